@@ -1,0 +1,30 @@
+"""Train a language model as code: the words of the recipe language."""
+
+from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, Quantize, RoundToNearest
+from llmrecipe.recipe.corpus import (
+    Corpus,
+    CsvFiles,
+    ExactDedup,
+    FixUnicode,
+    JsonlFiles,
+    ParquetFiles,
+    PythonStdlib,
+    TextFiles,
+)
+from llmrecipe.recipe.evaluation import Perplexity, Samples
+from llmrecipe.recipe.model import Llama, Ratio
+from llmrecipe.recipe.objective import CausalLM
+from llmrecipe.recipe.optimizer import SGD, AdamW, Constant, Cosine, Linear
+from llmrecipe.recipe.parallelism import Parallelism
+from llmrecipe.recipe.quantity import Fraction, Steps, Tokens
+from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer
+from llmrecipe.recipe.training import Training
+
+__all__ = [
+    "FP8", "GPTQ", "SGD", "W4A16", "W8A8", "W8A16", "AdamW", "ByteLevelBPE", "CausalLM", "Constant", "Corpus",
+    "Cosine", "CsvFiles", "ExactDedup", "FixUnicode", "Fraction", "JsonlFiles", "Linear", "Llama", "Parallelism",
+    "ParquetFiles", "Perplexity", "PretrainedTokenizer", "PythonStdlib", "Quantize", "Ratio", "Recipe",
+    "RoundToNearest", "Runtime", "Samples", "Steps", "TextFiles", "Tokens", "Training",
+]

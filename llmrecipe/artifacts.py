@@ -1,0 +1,113 @@
+"""What a stage leaves behind: directories that are whole or absent, with a manifest, the same bytes every time."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llmrecipe.errors import StageError
+
+MANIFEST = "manifest.json"
+
+
+def to_json(data: Any) -> str:
+    """JSON with sorted keys and a final newline: equal data give equal bytes."""
+    return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` in one step: a reader sees the old text or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Replace `path` in one step with `to_json(data)`."""
+    write_text(path, to_json(data))
+
+
+def seal(directory: Path, kind: str) -> None:
+    """Make `directory` an artifact: list every file in it with its size and SHA-256 in its manifest."""
+    files = {
+        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    write_json(directory / MANIFEST, {"files": files, "kind": kind})
+
+
+def open_artifact(directory: Path, kind: str) -> dict[str, Any]:
+    """The manifest of a whole artifact of this kind.
+
+    Raises:
+        StageError: it isn't there, is of another kind, or has a file that is missing or of another size.
+    """
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StageError(f"{directory}: no {kind} artifact here; `dvc repro` makes it") from None
+    except json.JSONDecodeError as error:
+        raise StageError(f"{directory / MANIFEST}: not JSON ({error}); delete the folder and run `dvc repro`") from None
+    if manifest["kind"] != kind:
+        raise StageError(f"{directory}: expected a {kind} artifact, found {manifest['kind']!r}")
+    for name, entry in manifest["files"].items():
+        path = directory / name
+        size = path.stat().st_size if path.exists() else None
+        if size != entry["bytes"]:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise StageError(
+                f"{path}: {found}, its manifest says {entry['bytes']} bytes; delete the folder and run `dvc repro`"
+            )
+    return manifest
+
+
+def identity(manifest: dict[str, Any]) -> str:
+    """A SHA-256 that two artifacts share exactly if they hold the same files."""
+    return hashlib.sha256(to_json(manifest).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing(directory: Path) -> Iterator[Path]:
+    """A temporary folder beside `directory` that takes its place at the end, or vanishes if the work fails."""
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync_tree(temporary)
+        if directory.exists():
+            shutil.rmtree(directory)
+        os.replace(temporary, directory)
+        sync(directory.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_tree(directory: Path) -> None:
+    """Force every file and folder below `directory` to the disk."""
+    for path in directory.rglob("*"):
+        sync(path)
+    sync(directory)
+
+
+def sync(path: Path) -> None:
+    """Force one file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

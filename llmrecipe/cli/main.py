@@ -1,0 +1,6 @@
+"""`llmrecipe`."""
+
+
+def main() -> int:
+    """Placeholder."""
+    return 0

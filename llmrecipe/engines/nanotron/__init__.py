@@ -1,0 +1,1 @@
+"""nanotron 0.4, made importable on any device and mended."""

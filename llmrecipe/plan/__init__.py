@@ -1,0 +1,1 @@
+"""Recipe to pipeline: pure, and blind to how a stage works."""

@@ -1,0 +1,76 @@
+"""How a trained model is made smaller."""
+
+import attrs
+
+from llmrecipe.recipe.schema import at_least, between, define, greater_than
+
+
+@define("gptq")
+class GPTQ:
+    """Round weights one column at a time, correcting the rest with second-order information (Frantar et al. 2023)."""
+
+    dampening_frac: float = attrs.field(default=0.01, validator=greater_than(0))
+    """Share of the Hessian's mean diagonal added to it for stability."""
+
+
+@define("round_to_nearest")
+class RoundToNearest:
+    """Round every weight by itself; fast, and less exact below 8 bits."""
+
+
+Rounding = GPTQ | RoundToNearest
+
+
+@define("w4a16")
+class W4A16:
+    """4-bit weights in groups with a scale each, 16-bit activations."""
+
+    group_size: int = attrs.field(default=128, validator=at_least(1))
+    """Weights of a row that share a scale; must divide the input width of every quantized layer."""
+
+    rounding: Rounding = GPTQ()
+    """How weights are rounded."""
+
+
+@define("w8a16")
+class W8A16:
+    """8-bit weights with a scale a row, 16-bit activations."""
+
+    rounding: Rounding = GPTQ()
+    """How weights are rounded."""
+
+
+@define("w8a8")
+class W8A8:
+    """8-bit weights and activations; SmoothQuant moves the activations' outliers into the weights (Xiao et al. 2023)."""
+
+    smoothing_strength: float = attrs.field(default=0.8, validator=between(0, 1))
+    """How much of the difficulty moves from activations to weights; 0.8 suits Llama models."""
+
+    rounding: Rounding = GPTQ()
+    """How weights are rounded."""
+
+
+@define("fp8")
+class FP8:
+    """8-bit floating-point weights with a scale a row, activations scaled at run time; needs no calibration."""
+
+
+Scheme = W4A16 | W8A16 | W8A8 | FP8
+
+
+@define("quantize")
+class Quantize:
+    """One-shot quantization of every linear layer except the output layer, saved as compressed-tensors."""
+
+    scheme: Scheme
+    """Number formats of weights and activations."""
+
+    calibration_samples: int = attrs.field(default=128, validator=at_least(1))
+    """Sequences of the training split that calibrate the scheme."""
+
+    seed: int = attrs.field(default=0, validator=at_least(0))
+    """Decides which sequences these are."""
+
+
+Compression = Quantize

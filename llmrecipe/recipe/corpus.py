@@ -1,0 +1,93 @@
+"""Where the text comes from, how it is cleaned and how it is split."""
+
+import attrs
+
+from llmrecipe.recipe.schema import at_least, between, define, not_empty
+
+
+@define("python_stdlib")
+class PythonStdlib:
+    """The source code of the running Python's own standard library, one document a module.
+
+    Real text that every machine has. Tests, generated tables and third-party packages are left out. The
+    selection and its order depend on the Python version alone.
+    """
+
+
+@define("text_files")
+class TextFiles:
+    """Plain UTF-8 text files, one document a file."""
+
+    paths: tuple[str, ...] = attrs.field(validator=not_empty)
+    """Glob patterns relative to the project, such as `data/books/**/*.txt.gz`; gzip, bzip2, xz and zstd by suffix."""
+
+
+@define("jsonl_files")
+class JsonlFiles:
+    """JSON lines, one document a line."""
+
+    paths: tuple[str, ...] = attrs.field(validator=not_empty)
+    """Glob patterns relative to the project; gzip, bzip2, xz and zstd by suffix."""
+
+    text_field: str = attrs.field(default="text", validator=not_empty)
+    """The key that holds the text; `text` is what most data sets use."""
+
+
+@define("parquet_files")
+class ParquetFiles:
+    """Parquet tables, one document a row."""
+
+    paths: tuple[str, ...] = attrs.field(validator=not_empty)
+    """Glob patterns relative to the project."""
+
+    text_field: str = attrs.field(default="text", validator=not_empty)
+    """The column that holds the text; `text` is what most data sets use."""
+
+
+@define("csv_files")
+class CsvFiles:
+    """Comma-separated files with a header line, one document a row."""
+
+    paths: tuple[str, ...] = attrs.field(validator=not_empty)
+    """Glob patterns relative to the project; gzip, bzip2, xz and zstd by suffix."""
+
+    text_field: str = attrs.field(default="text", validator=not_empty)
+    """The column that holds the text; `text` is what most data sets use."""
+
+
+Source = PythonStdlib | TextFiles | JsonlFiles | ParquetFiles | CsvFiles
+
+
+@define("fix_unicode")
+class FixUnicode:
+    """Repair mis-decoded text (mojibake, broken entities, control characters) with ftfy."""
+
+
+@define("exact_dedup")
+class ExactDedup:
+    """Keep the first of documents whose texts are equal."""
+
+
+Cleaner = FixUnicode | ExactDedup
+
+
+@define("corpus")
+class Corpus:
+    """A named body of text. Recipes that name the same corpus share its stages."""
+
+    name: str = attrs.field(validator=not_empty)
+    """Its name in stage names and folders: letters, digits, `_` and `-`."""
+
+    source: Source
+    """Where the documents come from."""
+
+    clean: tuple[Cleaner, ...] = ()
+    """What happens to them, in order."""
+
+    heldout_fraction: float = attrs.field(default=0.02, validator=between(0, 0.5))
+    """Share of the documents kept for evaluation, chosen by a hash of their text: equal texts never part."""
+
+    shards: int = attrs.field(default=4, validator=at_least(1))
+    """Number of files the documents are spread over, and the most workers that can share the work."""
+
+

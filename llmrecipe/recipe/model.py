@@ -1,0 +1,86 @@
+"""The network."""
+
+import math
+
+import attrs
+
+from llmrecipe.recipe.schema import at_least, define, greater_than, quantity
+
+
+@quantity("ratio")
+class Ratio:
+    """A width given as a multiple of `hidden_size`."""
+
+    of_hidden_size: float = attrs.field(validator=greater_than(0))
+    """The multiple."""
+
+    multiple_of: int = attrs.field(default=64, validator=at_least(1))
+    """The width is rounded up to a multiple of this."""
+
+
+@define("llama")
+class Llama:
+    """A decoder of the Llama family (Touvron et al. 2023): RMSNorm, rotary positions, SwiGLU, grouped-query attention."""
+
+    hidden_size: int = attrs.field(validator=at_least(2))
+    """Width of the residual stream."""
+
+    num_layers: int = attrs.field(validator=at_least(1))
+    """Decoder layers."""
+
+    num_attention_heads: int = attrs.field(validator=at_least(1))
+    """Query heads of a layer; each is `hidden_size / num_attention_heads` wide."""
+
+    num_key_value_heads: int = attrs.field(validator=at_least(1))
+    """Key and value heads of a layer (Ainslie et al. 2023); equal to `num_attention_heads` for multi-head attention."""
+
+    intermediate_size: int | Ratio = Ratio(8 / 3)
+    """Width of the feed-forward layer; 8/3 keeps a SwiGLU's parameters at those of a plain 4 × layer (Shazeer 2020)."""
+
+    max_position_embeddings: int = attrs.field(default=2048, validator=at_least(1))
+    """The longest sequence that the model declares it can read."""
+
+    rope_theta: float = attrs.field(default=10_000.0, validator=greater_than(0))
+    """Base of the rotary frequencies (Su et al. 2021)."""
+
+    rms_norm_eps: float = attrs.field(default=1e-5, validator=greater_than(0))
+    """Added to the mean square before its root is taken."""
+
+    tie_word_embeddings: bool = False
+    """Whether the output layer shares the input embedding's weights; saves parameters on small models."""
+
+    initializer_range: float = attrs.field(default=0.02, validator=greater_than(0))
+    """Standard deviation of the initial weights."""
+
+    make_vocab_size_divisible_by: int = attrs.field(default=64, validator=at_least(1))
+    """The vocabulary is padded to a multiple of this, once, so that it is the same for every tensor-parallel degree."""
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def feed_forward_size(self) -> int:
+        """`intermediate_size` as a number."""
+        if isinstance(self.intermediate_size, int):
+            return self.intermediate_size
+        ratio = self.intermediate_size
+        return math.ceil(self.hidden_size * ratio.of_hidden_size / ratio.multiple_of) * ratio.multiple_of
+
+    def padded_vocab_size(self, vocab_size: int) -> int:
+        """`vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`."""
+        multiple = self.make_vocab_size_divisible_by
+        return math.ceil(vocab_size / multiple) * multiple
+
+    def num_parameters(self, vocab_size: int) -> int:
+        """Weights of the model with a vocabulary of `vocab_size` tokens, padding included."""
+        embeddings = self.padded_vocab_size(vocab_size) * self.hidden_size
+        attention = 2 * self.hidden_size * self.head_dim * (self.num_attention_heads + self.num_key_value_heads)
+        feed_forward = 3 * self.hidden_size * self.feed_forward_size
+        norms = 2 * self.hidden_size
+        layers = self.num_layers * (attention + feed_forward + norms)
+        return embeddings * (1 if self.tie_word_embeddings else 2) + layers + self.hidden_size
+
+
+Model = Llama

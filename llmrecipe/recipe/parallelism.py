@@ -1,0 +1,42 @@
+"""How a training is spread over ranks."""
+
+from typing import Literal
+
+import attrs
+
+from llmrecipe.recipe.schema import at_least, define
+
+
+@define("parallelism")
+class Parallelism:
+    """Data, tensor and pipeline parallelism. Changes rounding, never the meaning of a training."""
+
+    data: int = attrs.field(default=1, validator=at_least(1))
+    """Replicas of the model, each reading its own part of a batch."""
+
+    tensor: int = attrs.field(default=1, validator=at_least(1))
+    """Ranks that share every matrix of a replica (Shoeybi et al. 2019)."""
+
+    pipeline: int = attrs.field(default=1, validator=at_least(1))
+    """Ranks that share the layers of a replica."""
+
+    micro_batch_size: int = attrs.field(default=1, validator=at_least(1))
+    """Sequences that one replica reads at once; smaller needs less memory, larger is faster."""
+
+    zero_stage: Literal[0, 1] = 0
+    """1 spreads the optimizer's state over the data-parallel ranks (Rajbhandari et al. 2020)."""
+
+    tensor_parallel_mode: Literal["all_reduce", "reduce_scatter"] = "all_reduce"
+    """`reduce_scatter` also spreads the activations between the matrices: sequence parallelism (Korthikanti et al. 2022)."""
+
+    pipeline_schedule: Literal["1f1b", "afab"] = "1f1b"
+    """One-forward-one-backward holds fewer activations than all-forward-all-backward (Narayanan et al. 2021)."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.data * self.tensor * self.pipeline
+
+    def accumulation(self, global_batch_size: int) -> int:
+        """Micro-batches that each replica adds up for one optimizer step."""
+        return global_batch_size // (self.data * self.micro_batch_size)

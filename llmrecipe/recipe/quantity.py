@@ -1,0 +1,33 @@
+"""Amounts that carry their unit."""
+
+import attrs
+
+from llmrecipe.recipe.schema import at_least, between, quantity
+
+
+@quantity("tokens")
+class Tokens:
+    """A number of training tokens."""
+
+    count: int = attrs.field(validator=at_least(1))
+    """How many; a training rounds it up to whole steps."""
+
+
+@quantity("steps")
+class Steps:
+    """A number of optimizer steps."""
+
+    count: int = attrs.field(validator=at_least(0))
+    """How many."""
+
+
+@quantity("fraction")
+class Fraction:
+    """A share of a whole that the field's owner names."""
+
+    of_total: float = attrs.field(validator=between(0, 1))
+    """Between 0 and 1."""
+
+
+Duration = Tokens | Steps
+Warmup = Steps | Fraction

@@ -1,0 +1,97 @@
+"""What a stage reads from `params.yaml`: one class for each kind of stage, holding exactly what changes its output.
+
+The planner writes these sections and the stages read them; this is the only place where the two meet. `revision`
+is raised when a stage's code changes what it produces, so that a refactoring never reruns a training and a
+correction always does.
+"""
+
+from llmrecipe.recipe.compression import Scheme
+from llmrecipe.recipe.corpus import Cleaner, Source
+from llmrecipe.recipe.evaluation import Measure
+from llmrecipe.recipe.model import Model
+from llmrecipe.recipe.objective import Objective
+from llmrecipe.recipe.parallelism import Parallelism
+from llmrecipe.recipe.schema import define
+from llmrecipe.recipe.tokenizer import Tokenizer
+from llmrecipe.recipe.training import Training
+
+
+@define("prepare")
+class PrepareSection:
+    """Raw text to clean documents, split into training and held-out."""
+
+    source: Source
+    clean: tuple[Cleaner, ...]
+    heldout_fraction: float
+    shards: int
+    revision: int = 1
+
+
+@define("tokenizer")
+class TokenizerSection:
+    """Documents to a tokenizer."""
+
+    tokenizer: Tokenizer
+    revision: int = 1
+
+
+@define("tokenize")
+class TokenizeSection:
+    """Documents to token files."""
+
+    revision: int = 1
+
+
+@define("pretrain")
+class PretrainSection:
+    """Token files to trained weights."""
+
+    model: Model
+    objective: Objective
+    training: Training
+    parallelism: Parallelism
+    revision: int = 1
+
+
+@define("export")
+class ExportSection:
+    """Trained weights to a directory in the transformers format."""
+
+    logits_tolerance: float = 1e-4
+    """Largest difference to the training engine's own logits, in float32, that is accepted."""
+
+    revision: int = 1
+
+
+@define("quantize")
+class QuantizeSection:
+    """A transformers model to a smaller one."""
+
+    scheme: Scheme
+    calibration_samples: int
+    sequence_length: int
+    seed: int
+    revision: int = 1
+
+
+@define("evaluate")
+class EvaluateSection:
+    """Models to numbers and samples."""
+
+    measures: tuple[Measure, ...]
+    sequence_length: int
+    revision: int = 1
+
+
+Section = (
+    PrepareSection
+    | TokenizerSection
+    | TokenizeSection
+    | PretrainSection
+    | ExportSection
+    | QuantizeSection
+    | EvaluateSection
+)
+
+SECTION_OF_KIND: dict[str, type[Section]] = {section.tag: section for section in Section.__args__}
+"""Kind of stage (`pretrain`) to the class of its section; the kind is also the stage's module in `llmrecipe.stages`."""

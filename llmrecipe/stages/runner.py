@@ -1,0 +1,125 @@
+"""Runs one stage: its section and inputs in, its outputs whole at the end, or an error and nothing."""
+
+import errno
+import importlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+
+from llmrecipe import artifacts, codec
+from llmrecipe.errors import StageError
+from llmrecipe.launch.process import die_with_parent
+from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.sections import SECTION_OF_KIND, Section
+
+SCRATCH = Path(".llmrecipe")
+"""State that outlives an interrupted stage; neither git nor DVC looks at it."""
+
+
+@attrs.frozen(kw_only=True)
+class StageContext:
+    """All that a stage knows."""
+
+    name: str
+    """The stage's name, `quickstart-pretrain`."""
+
+    section: Section
+    """Its section of `params.yaml`."""
+
+    inputs: Mapping[str, Path]
+    """Its input artifacts and files by role, `{"tokens": …}`."""
+
+    output: Path
+    """An empty folder to fill; it becomes the stage's output folder when the stage has succeeded."""
+
+    runtime: Runtime
+    """Choices that change no output byte."""
+
+    scratch: Path
+    """A folder of its own for state that should survive an interruption."""
+
+    measured: dict[str, Any] = attrs.field(factory=dict)
+    """What was measured about this very run (seconds, tokens per second), kept outside the hashed outputs."""
+
+
+def run_stage(
+    kind: str, *, name: str, runtime_key: str, inputs: Mapping[str, Path], output: Path, params: Path = Path("params.yaml")
+) -> None:
+    """Run the stage `name` of this kind.
+
+    Raises:
+        StageError: it can't do its work, or its section or inputs changed while it ran.
+        RecipeError: its section is not valid.
+    """
+    if "DVC_ROOT" in os.environ:
+        die_with_parent()
+    data = _read_params(params)
+    raw = _raw_section(data, name, params)
+    section = codec.structure(raw, SECTION_OF_KIND[kind], name)
+    runtime = codec.structure((data.get("runtime") or {}).get(runtime_key, {}), Runtime, f"runtime.{runtime_key}")
+    before = _fingerprint(inputs)
+    run: Callable[[StageContext], None] = importlib.import_module(f"llmrecipe.stages.{kind}").run
+    started = time.monotonic()
+    try:
+        with artifacts.replacing(output) as temporary:
+            context = StageContext(
+                name=name,
+                section=section,
+                inputs=inputs,
+                output=temporary,
+                runtime=runtime,
+                scratch=SCRATCH / name,
+            )
+            run(context)
+            _refuse_changes(before, inputs, raw, name, params)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StageError(f"{name}: the disk is full ({error}); free some space and run `dvc repro` again") from error
+        raise
+    measured = {"seconds": round(time.monotonic() - started, 3)} | context.measured
+    artifacts.write_json(output.with_name(f"{output.name}.run.json"), measured)
+
+
+def _read_params(params: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(params.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StageError(f"{params}: no such file; run `llmrecipe plan`") from None
+    except yaml.YAMLError as error:
+        raise StageError(f"{params}: not YAML: {error}") from None
+    return data or {}
+
+
+def _raw_section(data: dict[str, Any], name: str, params: Path) -> Any:
+    if name not in data:
+        raise StageError(f"{params}: no section {name!r}; run `llmrecipe plan`")
+    return data[name]
+
+
+def _refuse_changes(before: object, inputs: Mapping[str, Path], raw: Any, name: str, params: Path) -> None:
+    # DVC hashes parameters and dependencies again after the command and would pair this output with what they
+    # have become.
+    if _raw_section(_read_params(params), name, params) != raw:
+        raise StageError(
+            f"{name}: its section of {params} changed while it ran, so its output belongs to neither version; "
+            "run `dvc repro` again"
+        )
+    if _fingerprint(inputs) != before:
+        raise StageError(f"{name}: an input changed while it ran; run `dvc repro` again")
+
+
+def _fingerprint(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
+    found = {}
+    for role, path in inputs.items():
+        if not path.exists():
+            raise StageError(f"{path}: no such file or folder (the {role} input); `dvc repro` makes what a stage needs")
+        for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+            if file.is_file():
+                status = file.stat()
+                found[str(file)] = (status.st_size, status.st_mtime_ns)
+    return found
