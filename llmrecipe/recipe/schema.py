@@ -4,7 +4,7 @@ Validators raise at construction in ordinary Python. The loader builds a recipe 
 switched off and then calls `field_violations`, so that every wrong field is reported at once, with its path.
 """
 
-import math
+import sys
 import types
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
@@ -113,7 +113,17 @@ def describe(annotation: Any) -> str:
         if arguments[-1] is Ellipsis:
             return f"a tuple of {describe(arguments[0])}"
         return f"a tuple of {', '.join(map(describe, arguments))}"
-    return annotation.__name__
+    return "a finite float" if annotation is float else annotation.__name__
+
+
+def shown(value: object) -> str:
+    """A value that was given, with its type and at a readable length."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}; did you forget its parentheses?"
+    text = repr(value)
+    if len(text) > 80:
+        text = f"{text[:77]}…"
+    return text if value is None else f"{text} ({type(value).__name__})"
 
 
 def matches(value: object, annotation: Any) -> bool:
@@ -132,7 +142,7 @@ def matches(value: object, annotation: Any) -> bool:
             return all(matches(item, arguments[0]) for item in value)
         return len(value) == len(arguments) and all(map(matches, value, arguments))
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, annotation)
@@ -149,5 +159,4 @@ def _add_type_checks(cls: type, fields: list[attrs.Attribute]) -> list[attrs.Att
 
 def _check_type(owner: object, attribute: attrs.Attribute, value: Any) -> None:
     if not matches(value, attribute.type):
-        given = f"{value!r} ({type(value).__name__})"
-        raise FieldError(owner, attribute.name, f"must be {describe(attribute.type)}, got {given}")
+        raise FieldError(owner, attribute.name, f"must be {describe(attribute.type)}, got {shown(value)}")

@@ -1,0 +1,223 @@
+"""Recipes and sections as plain data and back: what `params.yaml` holds.
+
+Writing is total: every field is there, defaults included, so that a dropped option is a change like any other.
+Reading is strict: nothing is coerced, guessed or ignored, and everything that is wrong is reported at once.
+A member of a union of classes carries its class's tag under `type`; other classes carry none.
+"""
+
+import types
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import attrs
+from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError
+from cattrs.cols import homogenous_tuple_structure_factory
+from cattrs.gen import make_dict_structure_fn, override
+
+from llmrecipe.errors import RecipeError, Violation
+from llmrecipe.recipe.schema import describe, matches, shown
+
+T = TypeVar("T")
+
+TAG = "type"
+"""The key that holds the tag of a union's member."""
+
+
+def unstructure(value: object) -> Any:
+    """`value` as dictionaries, lists, texts and numbers, with every field."""
+    return _converter.unstructure(value)
+
+
+def structure(data: object, cls: type[T], path: str) -> T:
+    """The instance of `cls` that `data` describes; `path` is where `data` stands, for messages.
+
+    A field that has a default may be left out.
+
+    Raises:
+        RecipeError: with every violation: unknown or missing keys, wrong types and values, unknown tags.
+    """
+    try:
+        return _converter.structure(data, cls)
+    except (_Refused, ClassValidationError) as error:
+        raise RecipeError(_violations(error, path)) from None
+
+
+class _Refused(ValueError):
+    """Data that isn't what the annotation says; `key` is set when it is about something inside the data."""
+
+    def __init__(self, reason: str, key: str | None = None) -> None:
+        self.reason = reason
+        self.key = key
+        super().__init__(reason)
+
+
+def _violations(error: Exception, path: str) -> Iterator[Violation]:
+    if isinstance(error, ClassValidationError):
+        noted, bare = error.group_exceptions()
+        for inner, note in noted:
+            inner_path = f"{path}.{note.name}"
+            if isinstance(inner, KeyError):
+                yield Violation(inner_path, f"is missing; must be {_expected(note.type)}")
+            else:
+                yield from _violations(inner, inner_path)
+        for inner in bare:
+            if isinstance(inner, ForbiddenExtraKeysError):
+                yield from _unknown_keys(inner, path)
+    elif isinstance(error, IterableValidationError):
+        for inner, note in error.group_exceptions()[0]:
+            yield from _violations(inner, f"{path}[{note.index}]")
+    else:
+        yield Violation(path if getattr(error, "key", None) is None else f"{path}.{error.key}", error.reason)
+
+
+def _unknown_keys(error: ForbiddenExtraKeysError, path: str) -> Iterator[Violation]:
+    known = [field.name for field in attrs.fields(error.cl)]
+    for key in sorted(map(str, error.extra_fields)):
+        yield Violation(f"{path}.{key}", f"no such field{_suggestion(key, known)}")
+
+
+def _suggestion(given: object, known: list[str]) -> str:
+    near = get_close_matches(str(given), known, n=1)
+    listed = f"known: {', '.join(known)}" if known else "nothing is known here"
+    return f"; did you mean {near[0]!r}? ({listed})" if near else f"; {listed}"
+
+
+def _expected(annotation: Any) -> str:
+    """The annotation in the words of plain data."""
+    if _is_union(annotation):
+        return " or ".join(map(_member, get_args(annotation)))
+    if attrs.has(annotation):
+        return f"a mapping with the fields of {annotation.__name__}"
+    if get_origin(annotation) is tuple:
+        return f"a list, each {_expected(get_args(annotation)[0])}"
+    return describe(annotation)
+
+
+def _member(annotation: Any) -> str:
+    if attrs.has(annotation):
+        return f"a mapping with `{TAG}: {annotation.tag}`"
+    return _expected(annotation)
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def _is_tuple(annotation: Any) -> bool:
+    return get_origin(annotation) is tuple
+
+
+def _is_literal(annotation: Any) -> bool:
+    return get_origin(annotation) is Literal
+
+
+def _structure_plain(value: Any, annotation: Any) -> Any:
+    if not matches(value, annotation):
+        raise _Refused(f"must be {_expected(annotation)}, got {shown(value)}{_hint(value, annotation)}")
+    return _as(value, annotation)
+
+
+def _as(value: Any, annotation: Any) -> Any:
+    # One form for equal values: 1 in a field of floats is 1.0, so that equal recipes give equal bytes.
+    is_float = annotation is float or (_is_union(annotation) and float in get_args(annotation))
+    return float(value) if is_float and isinstance(value, int) else value
+
+
+def _hint(value: Any, annotation: Any) -> str:
+    if annotation is not float or not isinstance(value, str):
+        return ""
+    try:
+        text = repr(float(value))
+    except ValueError:
+        return ""
+    # YAML 1.1 takes a number for one only if it has a point: 1e-3 is a text.
+    return f"; write {text if '.' in text else text.replace('e', '.0e')}"
+
+
+def _structure_class(cls: type[T], converter: Converter) -> Callable[[Any, Any], T]:
+    blank = cls.__new__(cls)
+
+    def checked(attribute: attrs.Attribute) -> Callable[[Any, Any], Any]:
+        # Validators run field by field: the constructor would stop at the first, and never start when a field
+        # beside it can't be read.
+        inner = converter.get_structure_hook(attribute.type)
+
+        def structure_field(value: Any, annotation: Any) -> Any:
+            result = inner(value, annotation)
+            attribute.validator(blank, attribute, result)
+            return result
+
+        return structure_field
+
+    fields = {field.name: override(struct_hook=checked(field)) for field in attrs.fields(cls)}
+    structure_mapping = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **fields)
+
+    def structure_class(value: Any, _: Any) -> T:
+        if not isinstance(value, dict):
+            raise _Refused(f"must be {_expected(cls)}, got {shown(value)}")
+        return structure_mapping(value, cls)
+
+    return structure_class
+
+
+def _structure_tuple(annotation: Any, converter: Converter) -> Callable[[Any, Any], tuple]:
+    structure_items = homogenous_tuple_structure_factory(annotation, converter)
+
+    def structure_tuple(value: Any, _: Any) -> tuple:
+        if not isinstance(value, list):
+            raise _Refused(f"must be {_expected(annotation)}, got {shown(value)}")
+        return structure_items(value, annotation)
+
+    return structure_tuple
+
+
+def _structure_union(union: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    members = get_args(union)
+    classes = {member.tag: member for member in members if attrs.has(member)}
+    hooks = {tag: converter.get_structure_hook(cls) for tag, cls in classes.items()}
+
+    def structure_union(value: Any, _: Any) -> Any:
+        if isinstance(value, dict) and classes:
+            tag = value.get(TAG)
+            if TAG not in value:
+                raise _Refused(f"is missing; one of {', '.join(classes)}", TAG)
+            if not isinstance(tag, str) or tag not in classes:
+                raise _Refused(f"no such type {shown(tag)}{_suggestion(tag, list(classes))}", TAG)
+            return hooks[tag]({key: item for key, item in value.items() if key != TAG}, classes[tag])
+        if not any(matches(value, member) for member in members if not attrs.has(member)):
+            raise _Refused(f"must be {_expected(union)}, got {shown(value)}")
+        return _as(value, union)
+
+    return structure_union
+
+
+def _unstructure_union(union: Any, converter: Converter) -> Callable[[Any], Any]:
+    def unstructure_union(value: Any) -> Any:
+        if attrs.has(type(value)):
+            return {TAG: value.tag, **converter.unstructure(value)}
+        return _as(value, union)
+
+    return unstructure_union
+
+
+def _unstructure_tuple(annotation: Any, converter: Converter) -> Callable[[Any], list]:
+    unstructure_item = converter.get_unstructure_hook(get_args(annotation)[0])
+    return lambda value: [unstructure_item(item) for item in value]
+
+
+def _make_converter() -> Converter:
+    converter = Converter(detailed_validation=True)
+    converter.register_structure_hook_factory(attrs.has, _structure_class)
+    converter.register_structure_hook_factory(_is_tuple, _structure_tuple)
+    converter.register_structure_hook_factory(_is_union, _structure_union)
+    converter.register_structure_hook_func(_is_literal, _structure_plain)
+    for plain in (bool, int, float, str):
+        converter.register_structure_hook(plain, _structure_plain)
+    converter.register_unstructure_hook_factory(_is_tuple, _unstructure_tuple)
+    converter.register_unstructure_hook_factory(_is_union, _unstructure_union)
+    converter.register_unstructure_hook(float, float)
+    return converter
+
+
+_converter = _make_converter()
