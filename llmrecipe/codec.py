@@ -7,7 +7,6 @@ A member of a union of classes carries its class's tag under `type`; other class
 
 import types
 from collections.abc import Callable, Iterator
-from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
@@ -15,7 +14,7 @@ from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, Ite
 from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.gen import make_dict_structure_fn, override
 
-from llmrecipe.errors import RecipeError, Violation
+from llmrecipe.errors import RecipeError, Violation, suggestion
 from llmrecipe.recipe.schema import describe, matches, shown
 
 T = TypeVar("T")
@@ -44,11 +43,11 @@ def structure(data: object, cls: type[T], path: str) -> T:
 
 
 class _Refused(ValueError):
-    """Data that isn't what the annotation says; `key` is set when it is about something inside the data."""
+    """Data that isn't what the annotation says; `inside` is the path of the culprit within the data."""
 
-    def __init__(self, reason: str, key: str | None = None) -> None:
+    def __init__(self, reason: str, inside: str = "") -> None:
         self.reason = reason
-        self.key = key
+        self.inside = inside
         super().__init__(reason)
 
 
@@ -62,25 +61,19 @@ def _violations(error: Exception, path: str) -> Iterator[Violation]:
             else:
                 yield from _violations(inner, inner_path)
         for inner in bare:
-            if isinstance(inner, ForbiddenExtraKeysError):
-                yield from _unknown_keys(inner, path)
+            is_unknown = isinstance(inner, ForbiddenExtraKeysError)
+            yield from _unknown_keys(inner, path) if is_unknown else _violations(inner, path)
     elif isinstance(error, IterableValidationError):
         for inner, note in error.group_exceptions()[0]:
             yield from _violations(inner, f"{path}[{note.index}]")
     else:
-        yield Violation(path if getattr(error, "key", None) is None else f"{path}.{error.key}", error.reason)
+        yield Violation(f"{path}{getattr(error, 'inside', '')}", error.reason)
 
 
 def _unknown_keys(error: ForbiddenExtraKeysError, path: str) -> Iterator[Violation]:
     known = [field.name for field in attrs.fields(error.cl)]
     for key in sorted(map(str, error.extra_fields)):
-        yield Violation(f"{path}.{key}", f"no such field{_suggestion(key, known)}")
-
-
-def _suggestion(given: object, known: list[str]) -> str:
-    near = get_close_matches(str(given), known, n=1)
-    listed = f"known: {', '.join(known)}" if known else "nothing is known here"
-    return f"; did you mean {near[0]!r}? ({listed})" if near else f"; {listed}"
+        yield Violation(f"{path}.{key}", f"no such field{suggestion(key, known)}")
 
 
 def _expected(annotation: Any) -> str:
@@ -108,6 +101,10 @@ def _is_tuple(annotation: Any) -> bool:
     return get_origin(annotation) is tuple
 
 
+def _is_float(annotation: Any) -> bool:
+    return annotation is float or (_is_union(annotation) and float in get_args(annotation))
+
+
 def _is_literal(annotation: Any) -> bool:
     return get_origin(annotation) is Literal
 
@@ -120,18 +117,17 @@ def _structure_plain(value: Any, annotation: Any) -> Any:
 
 def _as(value: Any, annotation: Any) -> Any:
     # One form for equal values: 1 in a field of floats is 1.0, so that equal recipes give equal bytes.
-    is_float = annotation is float or (_is_union(annotation) and float in get_args(annotation))
-    return float(value) if is_float and isinstance(value, int) else value
+    return float(value) if isinstance(value, int) and _is_float(annotation) else value
 
 
 def _hint(value: Any, annotation: Any) -> str:
-    if annotation is not float or not isinstance(value, str):
+    # YAML 1.1 takes a number for one only if it has a point: 1e-3 is a text.
+    if not isinstance(value, str) or not _is_float(annotation):
         return ""
     try:
         text = repr(float(value))
     except ValueError:
         return ""
-    # YAML 1.1 takes a number for one only if it has a point: 1e-3 is a text.
     return f"; write {text if '.' in text else text.replace('e', '.0e')}"
 
 
@@ -181,12 +177,12 @@ def _structure_union(union: Any, converter: Converter) -> Callable[[Any, Any], A
         if isinstance(value, dict) and classes:
             tag = value.get(TAG)
             if TAG not in value:
-                raise _Refused(f"is missing; one of {', '.join(classes)}", TAG)
+                raise _Refused(f"is missing; one of {', '.join(classes)}", f".{TAG}")
             if not isinstance(tag, str) or tag not in classes:
-                raise _Refused(f"no such type {shown(tag)}{_suggestion(tag, list(classes))}", TAG)
+                raise _Refused(f"no such type {shown(tag)}{suggestion(str(tag), list(classes))}", f".{TAG}")
             return hooks[tag]({key: item for key, item in value.items() if key != TAG}, classes[tag])
         if not any(matches(value, member) for member in members if not attrs.has(member)):
-            raise _Refused(f"must be {_expected(union)}, got {shown(value)}")
+            raise _Refused(f"must be {_expected(union)}, got {shown(value)}{_hint(value, union)}")
         return _as(value, union)
 
     return structure_union

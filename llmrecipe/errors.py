@@ -1,8 +1,16 @@
 """What can go wrong, in the user's words."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 import attrs
+
+
+def suggestion(given: str, known: Sequence[str]) -> str:
+    """The end of a message about a name that isn't known: the nearest that is, and all of them."""
+    near = get_close_matches(given, known, n=1)
+    listed = f"known: {', '.join(known)}" if known else "there are none"
+    return f"; did you mean {near[0]!r}? ({listed})" if near else f"; {listed}"
 
 
 @attrs.frozen
