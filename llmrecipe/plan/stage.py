@@ -6,11 +6,19 @@ from llmrecipe.sections import Section
 
 
 @attrs.frozen(kw_only=True)
+class Plot:
+    """Curves drawn together over the steps of a training."""
+
+    title: str
+    """What they show: `learning rate`."""
+
+    curves: dict[str, str]
+    """Column by CSV file; every file also has a column `step`, and no blank values: a plot would show them as 0."""
+
+
+@attrs.frozen(kw_only=True)
 class Stage:
     """A kind of work with its section, what it reads and what it leaves."""
-
-    name: str
-    """`{owner}-{kind}`, unique in the pipeline and the name of its section of `params.yaml`."""
 
     kind: str
     """The kind of work: `pretrain`."""
@@ -24,14 +32,26 @@ class Stage:
     inputs: dict[str, str]
     """Paths by role: the artifacts and files that it reads."""
 
-    output: str
-    """Its folder, `artifacts/{owner}/{kind}`."""
-
-    outs: tuple[str, ...]
-    """Artifacts in its folder."""
+    outs: tuple[str, ...] = ()
+    """Artifacts and files in its folder."""
 
     metrics: tuple[str, ...] = ()
     """JSON files of numbers in its folder."""
 
-    plots: tuple[str, ...] = ()
-    """CSV files of curves in its folder."""
+    plots: tuple[Plot, ...] = ()
+    """What is drawn of it."""
+
+    @property
+    def name(self) -> str:
+        """Unique in the pipeline, and the name of its section of `params.yaml`."""
+        return f"{self.owner}-{self.kind}"
+
+    @property
+    def output(self) -> str:
+        """Its folder."""
+        return f"artifacts/{self.owner}/{self.kind}"
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """Paths of all that DVC keeps of it."""
+        return tuple(f"{self.output}/{product}" for product in self.outs + self.metrics)
