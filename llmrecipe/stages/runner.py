@@ -46,9 +46,18 @@ class StageContext:
     measured: dict[str, Any] = attrs.field(factory=dict)
     """What was measured about this very run (seconds, tokens per second), kept outside the hashed outputs."""
 
+    curves: dict[str, list[dict[str, Any]]] = attrs.field(factory=dict)
+    """Measured tables by name, each a list of rows, kept beside `measured`."""
+
 
 def run_stage(
-    kind: str, *, name: str, runtime_key: str, inputs: Mapping[str, Path], output: Path, params: Path = Path("params.yaml")
+    kind: str,
+    *,
+    name: str,
+    runtime_key: str,
+    inputs: Mapping[str, Path],
+    output: Path,
+    params: Path = Path("params.yaml"),
 ) -> None:
     """Run the stage `name` of this kind.
 
@@ -79,8 +88,12 @@ def run_stage(
             _refuse_changes(before, inputs, raw, name, params)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StageError(f"{name}: the disk is full ({error}); free some space and run `dvc repro` again") from error
+            raise StageError(
+                f"{name}: the disk is full ({error}); free some space and run `dvc repro` again"
+            ) from error
         raise
+    for curve, rows in context.curves.items():
+        artifacts.write_csv(output.with_name(f"{output.name}.{curve}.csv"), list(rows[0]), rows)
     measured = {"seconds": round(time.monotonic() - started, 3)} | context.measured
     artifacts.write_json(output.with_name(f"{output.name}.run.json"), measured)
 

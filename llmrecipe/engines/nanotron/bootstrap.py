@@ -1,0 +1,150 @@
+"""Makes the published nanotron 0.4 importable, on a GPU and without one.
+
+As published it can't be imported at all (an import cycle), needs flash-attn, and runs on CUDA only. A loader
+of its own compiles `nanotron.*` from unchanged sources with the few literal replacements listed in `_Rewriter`;
+nothing of torch is patched, and with a GPU nothing about devices is rewritten.
+"""
+
+import ast
+import importlib.abc
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Literal
+
+from llmrecipe.engines.nanotron import attention
+from llmrecipe.errors import StageError
+
+VERSION = "0.4"
+Device = Literal["cpu", "cuda"]
+
+
+def load(device: Device) -> None:
+    """Import nanotron for this device, with every mend in place; the first call of a process decides.
+
+    Raises:
+        StageError: another version is installed, or it is loaded for the other device already.
+    """
+    installed = importlib.metadata.version("nanotron")
+    if installed != VERSION:
+        raise StageError(
+            f"nanotron {installed} is installed, but the mends are made for {VERSION}: pip install nanotron=={VERSION}"
+        )
+    finder = next((finder for finder in sys.meta_path if isinstance(finder, _Finder)), None)
+    if finder is not None:
+        if finder.device != device:
+            raise StageError(
+                f"nanotron is loaded for {finder.device} in this process; use another process for {device}"
+            )
+        return
+    sys.meta_path.insert(0, _Finder(device))
+    # nanotron asserts it for overlapping communication; without a GPU it means nothing.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    with _flash_attention_or_stand_in():
+        importlib.import_module("nanotron.trainer")
+    from llmrecipe.engines.nanotron import mends
+
+    mends.apply(device)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds `nanotron.*` where Python does, and hands it to `_Loader`."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+
+    def find_spec(self, fullname: str, path=None, target=None) -> importlib.machinery.ModuleSpec | None:
+        if fullname.partition(".")[0] != "nanotron":
+            return None
+        found = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if found is None or not isinstance(found.loader, importlib.machinery.SourceFileLoader):
+            return found
+        return importlib.util.spec_from_file_location(
+            fullname,
+            found.origin,
+            loader=_Loader(fullname, found.origin, self.device),
+            submodule_search_locations=found.submodule_search_locations,
+        )
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Compiles the rewritten source; never reads or writes byte code, which would outlive the device."""
+
+    def __init__(self, fullname: str, path: str, device: Device) -> None:
+        super().__init__(fullname, path)
+        self.device = device
+
+    def get_code(self, fullname: str):
+        path = self.get_filename(fullname)
+        tree = _Rewriter(fullname, self.device).visit(ast.parse(self.get_data(path), path))
+        return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
+
+
+class _Rewriter(ast.NodeTransformer):
+    def __init__(self, module: str, device: Device) -> None:
+        self.module = module
+        self.device = device
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        # The cycle: nanotron.logging imports the configuration, which imports nanotron.logging, for one annotation.
+        if self.module == "nanotron.logging" and node.module == "nanotron.config.config":
+            return ast.parse("LoggingArgs = None").body[0]
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if self.device == "cpu" and node.value == "cuda":
+            return ast.copy_location(ast.Constant("cpu"), node)
+        return node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        self.generic_visit(node)
+        if (
+            self.device == "cpu"
+            and node.attr == "cuda"
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "torch"
+        ):
+            stand_in = ast.parse(
+                "__import__('llmrecipe.engines.nanotron.no_cuda', fromlist=['device'])", mode="eval"
+            ).body
+            return ast.copy_location(stand_in, node)
+        return node
+
+
+@contextmanager
+def _flash_attention_or_stand_in() -> Iterator[None]:
+    """flash-attn where it is installed; elsewhere torch's own attention under its name, while nanotron is imported.
+
+    The names go again afterwards: transformers would take the stand-ins for the real thing.
+    """
+    if importlib.util.find_spec("flash_attn") is not None:
+        yield
+        return
+    names = {
+        "flash_attn": {"bert_padding": None},
+        "flash_attn.bert_padding": {},
+        "flash_attn.flash_attn_interface": {
+            "flash_attn_varlen_func": attention.flash_attn_varlen_func,
+            "flash_attn_with_kvcache": None,
+        },
+        "flash_attn.layers": {},
+        "flash_attn.layers.rotary": {"RotaryEmbedding": attention.RotaryEmbedding},
+        "flash_attn.ops": {},
+        "flash_attn.ops.triton": {},
+        "flash_attn.ops.triton.layer_norm": {"layer_norm_fn": attention.layer_norm_fn},
+    }
+    for name, attributes in names.items():
+        module = ModuleType(name)
+        module.__path__ = []
+        module.__dict__.update(attributes)
+        sys.modules[name] = module
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]

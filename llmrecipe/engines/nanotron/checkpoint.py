@@ -1,0 +1,57 @@
+"""Resumable states of a training: whole or absent, newest first."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmrecipe import artifacts
+
+if TYPE_CHECKING:
+    from nanotron.trainer import DistributedTrainer
+
+KIND = "training-state"
+
+
+def save_whole(trainer: "DistributedTrainer", save: Callable[[], Path], keep: int) -> Path:
+    """Let nanotron's `save` write into a folder that is renamed when every rank has written.
+
+    nanotron writes in place, so that a kill leaves a part under the name of the whole.
+    """
+    from nanotron import distributed as dist
+
+    settings, world = trainer.config.checkpoints, trainer.parallel_context.world_pg
+    folder = settings.checkpoints_path
+    temporary = folder / ".writing"
+    is_first = dist.get_rank(world) == 0
+    if is_first:
+        shutil.rmtree(temporary, ignore_errors=True)
+    dist.barrier(world)
+    settings.checkpoints_path = temporary
+    try:
+        written = save()
+    finally:
+        settings.checkpoints_path = folder
+    dist.barrier(world)
+    final = folder / written.name
+    if is_first:
+        artifacts.seal(written, KIND)
+        artifacts.sync_tree(written)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(written, final)
+        artifacts.sync(folder)
+        shutil.rmtree(temporary)
+        for _, old in checkpoints(folder)[keep:]:
+            shutil.rmtree(old)
+    dist.barrier(world)
+    return final
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of the whole checkpoints, newest first."""
+    if not folder.exists():
+        return []
+    found = [(int(path.name), path) for path in folder.iterdir() if path.name.isdecimal()]
+    return sorted(found, reverse=True)

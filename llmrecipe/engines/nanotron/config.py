@@ -1,0 +1,70 @@
+"""A training in the words of nanotron's own configuration file."""
+
+from typing import Any
+
+from llmrecipe.engines.nanotron import llama
+from llmrecipe.engines.nanotron.job import Job, StateFolder
+
+
+def nanotron_configuration(job: Job, state: StateFolder) -> dict[str, Any]:
+    """The content of the YAML file from which nanotron's trainer starts.
+
+    Optimizer and schedule are ours (`optimizer.py`); nanotron still asks for theirs, so they are filled in neutrally.
+    """
+    section, training, parallelism = job.section, job.section.training, job.section.parallelism
+    nanotron_level = "info" if job.runtime.log_level == "debug" else "error"
+    return {
+        "general": {"project": "llmrecipe", "run": job.name, "seed": training.seed},
+        "parallelism": {
+            "dp": parallelism.data,
+            "tp": parallelism.tensor,
+            "pp": parallelism.pipeline,
+            "pp_engine": parallelism.pipeline_schedule,
+            "tp_mode": parallelism.tensor_parallel_mode,
+            "tp_linear_async_communication": False,
+        },
+        "model": {
+            "dtype": job.dtype,
+            # The vocabulary is padded already, the same for every layout.
+            "make_vocab_size_divisible_by": 1,
+            "init_method": {"path": str(state.initial_weights)},
+            "model_config": llama.nanotron_config(section.model, job.vocab_size, job.end_of_text_id),
+        },
+        "tokenizer": {"tokenizer_name_or_path": None},
+        "checkpoints": {
+            "checkpoints_path": str(state.checkpoints),
+            "checkpoint_interval": job.runtime.checkpoint_interval,
+            "checkpoints_path_is_shared_file_system": True,
+            "resume_checkpoint_path": job.resume,
+        },
+        "logging": {
+            "log_level": nanotron_level,
+            "log_level_replica": "error",
+            "iteration_step_info_interval": 1,
+        },
+        "tokens": {
+            "sequence_length": job.sequence_length,
+            "train_steps": job.num_steps,
+            "micro_batch_size": parallelism.micro_batch_size,
+            "batch_accumulation_per_replica": parallelism.accumulation(training.global_batch_size),
+        },
+        "optimizer": {
+            "zero_stage": parallelism.zero_stage,
+            # Without a limit the norm is still measured, and nothing is scaled.
+            "clip_grad": float("inf") if training.clip_grad_norm is None else float(training.clip_grad_norm),
+            "accumulate_grad_in_fp32": job.dtype != "float32",
+            "weight_decay": 0.0,
+            "adam_eps": 1e-8,
+            "adam_beta1": 0.9,
+            "adam_beta2": 0.95,
+            "torch_adam_is_fused": False,
+            "learning_rate_scheduler": {
+                "learning_rate": float(training.optimizer.learning_rate),
+                "lr_warmup_steps": 0,
+                "lr_warmup_style": "linear",
+                "lr_decay_style": "linear",
+                "lr_decay_steps": job.num_steps,
+                "min_decay_lr": 0.0,
+            },
+        },
+    }

@@ -1,0 +1,99 @@
+"""Batches for nanotron: which sequences a rank reads at a step, and what it hands to its part of the pipeline."""
+
+import functools
+from collections.abc import Iterator
+
+import attrs
+import numpy as np
+import torch
+from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
+
+from llmrecipe.engines.token_files import TokenFiles
+
+MicroBatch = dict[str, torch.Tensor | TensorPointer]
+
+
+@attrs.frozen(kw_only=True)
+class Shard:
+    """A rank's part of every batch."""
+
+    data_rank: int
+    """Its place among the data-parallel ranks."""
+
+    data_size: int
+    """Number of data-parallel ranks."""
+
+    micro_batch_size: int
+    """Sequences of a micro-batch."""
+
+    pipeline_rank: int
+    """Its place in the pipeline."""
+
+    input_rank: int
+    """The place in the pipeline that reads tokens."""
+
+    output_rank: int
+    """The place in the pipeline that reads labels."""
+
+
+def sample_order(num_windows: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch reads the windows, `int64[num_windows]`: the same for every layout."""
+    return np.random.default_rng([seed, epoch]).permutation(num_windows)
+
+
+_cached_order = functools.lru_cache(maxsize=2)(sample_order)
+
+
+def sample_ids(start: int, count: int, num_windows: int, seed: int) -> list[int]:
+    """The windows of the training's samples `start` to `start + count`, over as many epochs as it takes."""
+    positions = (divmod(sample, num_windows) for sample in range(start, start + count))
+    return [int(_cached_order(num_windows, seed, epoch)[index]) for epoch, index in positions]
+
+
+def training_batches(
+    files: TokenFiles, shard: Shard, *, sequence_length: int, global_batch_size: int, seed: int, consumed: int
+) -> Iterator[MicroBatch]:
+    """Micro-batches without end, from the sample that follows the `consumed` ones.
+
+    A step reads `global_batch_size` consecutive samples; its micro-batches go round the data-parallel ranks.
+    """
+    num_windows = files.num_windows(sequence_length)
+    stride = shard.data_size * shard.micro_batch_size
+    first = consumed + shard.data_rank * shard.micro_batch_size
+    while True:
+        ids = sample_ids(first, shard.micro_batch_size, num_windows, seed)
+        yield micro_batch(files, ids, shard, sequence_length)
+        first += stride
+
+
+def heldout_batches(files: TokenFiles, shard: Shard, *, sequence_length: int, sequences: int) -> Iterator[MicroBatch]:
+    """This rank's share of the first `sequences` windows; the last micro-batch may be smaller."""
+    count = min(sequences, files.num_windows(sequence_length))
+    stride = shard.data_size * shard.micro_batch_size
+    for first in range(shard.data_rank * shard.micro_batch_size, count, stride):
+        ids = list(range(first, min(first + shard.micro_batch_size, count)))
+        yield micro_batch(files, ids, shard, sequence_length)
+
+
+def micro_batch(files: TokenFiles, ids: list[int], shard: Shard, sequence_length: int) -> MicroBatch:
+    """The windows `ids` as `[len(ids), sequence_length]`; a rank holds only what its part of the pipeline reads."""
+    reads_input = shard.pipeline_rank == shard.input_rank
+    reads_labels = shard.pipeline_rank == shard.output_rank
+    batch: MicroBatch = {
+        "input_ids": TensorPointer(shard.input_rank),
+        "input_mask": TensorPointer(shard.input_rank),
+        "label_ids": TensorPointer(shard.output_rank),
+        "label_mask": TensorPointer(shard.output_rank),
+    }
+    if not (reads_input or reads_labels):
+        return batch
+    windows = np.empty((len(ids), sequence_length + 1), dtype=np.int64)
+    for row, index in enumerate(ids):
+        windows[row] = files.window(index, sequence_length)
+    tokens = torch.from_numpy(windows)
+    everywhere = torch.ones((len(ids), sequence_length), dtype=torch.bool)
+    if reads_input:
+        batch |= {"input_ids": tokens[:, :-1].contiguous(), "input_mask": everywhere}
+    if reads_labels:
+        batch |= {"label_ids": tokens[:, 1:].contiguous(), "label_mask": everywhere}
+    return batch

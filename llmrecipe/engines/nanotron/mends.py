@@ -1,0 +1,55 @@
+"""What nanotron 0.4 gets wrong outside its trainer, one named mend each."""
+
+from typing import Any
+
+import nanotron.distributed
+import torch
+import torch.distributed
+from nanotron.parallel.pipeline_parallel import p2p
+from nanotron.serialize.metadata import TensorMetadata
+
+_sends: list[tuple[torch.distributed.Work, torch.Tensor]] = []
+
+
+def apply(device: str) -> None:
+    """Put the mends in place, those for gloo on a CPU only."""
+    TensorMetadata.to_str_dict = _to_str_dict_of_plain_integers
+    if device == "cpu":
+        nanotron.distributed.initialize_torch_distributed = _initialize_gloo
+        nanotron.distributed.send = _buffered_send
+        p2p.P2P.send_tensors = _buffered_send_tensors
+
+
+def finish_sends() -> None:
+    """Wait for the pipeline's sends of this step and release their tensors.
+
+    A gloo send is not complete until it is waited for: without this every activation sent stays in memory.
+    """
+    for work, _ in _sends:
+        work.wait()
+    _sends.clear()
+
+
+_to_str_dict = TensorMetadata.to_str_dict
+
+
+def _to_str_dict_of_plain_integers(self: TensorMetadata) -> dict[str, str]:
+    # numpy 2 prints np.int64(256), which nanotron can't read back when the layout changes.
+    self.unsharded_shape = tuple(int(size) for size in self.unsharded_shape)
+    return _to_str_dict(self)
+
+
+def _initialize_gloo() -> bool:
+    # nanotron refuses to start without CUDA.
+    torch.distributed.init_process_group(backend="gloo", timeout=nanotron.distributed.default_pg_timeout)
+    return True
+
+
+def _buffered_send(tensor: torch.Tensor, dst: int, group: Any = None, tag: int = 0) -> None:
+    # A gloo send blocks until it is received, NCCL's does not: one-forward-one-backward would deadlock.
+    copy = tensor.detach().clone()
+    _sends.append((torch.distributed.isend(copy, dst=dst, group=group, tag=tag), copy))
+
+
+def _buffered_send_tensors(self: p2p.P2P, tensors: list[torch.Tensor], to_rank: int, tag: int = 0) -> None:
+    _sends.extend(zip(self.isend_tensors(tensors=tensors, to_rank=to_rank, tag=tag), tensors, strict=True))

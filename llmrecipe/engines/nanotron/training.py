@@ -1,0 +1,135 @@
+"""A training from its section to its last step: starts the ranks, and continues what an earlier run left."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+
+from llmrecipe import artifacts, codec
+from llmrecipe.engines import hf
+from llmrecipe.engines.nanotron import llama, weights
+from llmrecipe.engines.nanotron.checkpoint import KIND, checkpoints
+from llmrecipe.engines.nanotron.config import nanotron_configuration
+from llmrecipe.engines.nanotron.job import Job, StateFolder
+from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.errors import StageError
+from llmrecipe.launch.lock import exclusive, wait_until_free
+from llmrecipe.launch.torchrun import run_ranks
+from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.sections import PretrainSection
+
+
+@attrs.frozen(kw_only=True)
+class Trained:
+    """What a finished training left."""
+
+    job: Job
+    """The training."""
+
+    checkpoint: Path
+    """nanotron checkpoint of its last step."""
+
+    metrics: list[dict[str, Any]]
+    """A row a step: step, tokens, loss, learning_rate, grad_norm and, where measured, validation_loss."""
+
+    timings: list[dict[str, Any]]
+    """A row a step that this machine ran: step, seconds."""
+
+
+def train(section: PretrainSection, *, name: str, tokens: Path, runtime: Runtime, scratch: Path) -> Trained:
+    """Train, or finish training, and return the last state.
+
+    Raises:
+        StageError: the corpus is smaller than a batch, another process trains here, or a rank failed.
+    """
+    files = TokenFiles.open(tokens, "train")
+    _refuse_small_corpus(files, TokenFiles.open(tokens, "heldout"), section, name)
+    job = Job(
+        section=section,
+        runtime=attrs.evolve(runtime, device=hf.set_up(runtime).type),
+        name=name,
+        tokens=str(tokens),
+        vocab_size=files.vocab_size,
+        end_of_text_id=files.end_of_text_id,
+        state="",
+        resume=None,
+    )
+    state = StateFolder(scratch / _meaning(job, tokens))
+    state.root.mkdir(parents=True, exist_ok=True)
+    with exclusive(state.root / "launcher.lock", f"training {name}"):
+        # A rank whose launcher was killed follows it within moments.
+        wait_until_free(state.root / "ranks.lock", seconds=30)
+        step, checkpoint = _newest(state)
+        if step < job.num_steps:
+            job = attrs.evolve(job, state=str(state.root), resume=checkpoint and str(checkpoint))
+            _start(job, state, step)
+            _, checkpoint = _newest(state)
+            shutil.rmtree(state.initial_weights)
+        return Trained(job=job, checkpoint=checkpoint, metrics=_rows(state.metrics), timings=_rows(state.timings))
+
+
+def _start(job: Job, state: StateFolder, step: int) -> None:
+    section = job.section
+    if not state.initial_weights.exists():
+        initial = llama.initial_weights(section.model, job.vocab_size, job.end_of_text_id, section.training.seed)
+        with artifacts.replacing(state.initial_weights) as folder:
+            weights.write_unsharded(initial, section.model, folder)
+    for log in (state.metrics, state.timings):
+        artifacts.write_jsonl(log, [row for row in _rows(log) if row["step"] <= step])
+    artifacts.write_text(state.nanotron_config, yaml.safe_dump(nanotron_configuration(job, state)))
+    job.write(state.job)
+    run_ranks(
+        job.name,
+        "llmrecipe.engines.nanotron.worker",
+        [str(state.job)],
+        ranks=section.parallelism.world_size,
+        threads_per_rank=job.runtime.threads_per_rank,
+    )
+
+
+def _meaning(job: Job, tokens: Path) -> str:
+    """Names the state folder: trainings share one exactly if one may continue the other."""
+    manifest = artifacts.open_artifact(tokens, "tokens")
+    meaning = {"section": codec.unstructure(job.section), "tokens": artifacts.identity(manifest), "dtype": job.dtype}
+    return hashlib.sha256(artifacts.to_json(meaning).encode()).hexdigest()[:16]
+
+
+def _newest(state: StateFolder) -> tuple[int, Path | None]:
+    """Step and folder of the newest whole checkpoint; damaged ones are put aside, (0, None) is the start."""
+    for step, folder in checkpoints(state.checkpoints):
+        try:
+            artifacts.open_artifact(folder, KIND)
+        except StageError:
+            aside = folder.with_name(f"damaged-{step}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+        else:
+            return step, folder
+    return 0, None
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log of JSON lines; a kill can leave a part of one at its end."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def _refuse_small_corpus(train: TokenFiles, heldout: TokenFiles, section: PretrainSection, name: str) -> None:
+    length, batch = section.objective.sequence_length, section.training.global_batch_size
+    windows = train.num_windows(length)
+    if windows < batch:
+        raise StageError(
+            f"{name}: the training split has {train.num_tokens:,} tokens, {windows} sequences of {length}, fewer than one "
+            f"batch of {batch}; use more text, or a smaller training.global_batch_size or objective.sequence_length"
+        )
+    if heldout.num_windows(length) == 0:
+        raise StageError(
+            f"{name}: the held-out split has {heldout.num_tokens:,} tokens, less than one sequence of {length}; use more "
+            "text, a larger corpus.heldout_fraction or a smaller objective.sequence_length"
+        )

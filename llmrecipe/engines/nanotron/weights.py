@@ -1,0 +1,90 @@
+"""Whole weights in and out of nanotron's checkpoint folders, one file a tensor and shard, for any layout."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from llmrecipe.engines.nanotron import llama
+from llmrecipe.recipe.model import Model
+
+# nanotron 0.4's `CHECKPOINT_VERSION`
+_FORMAT = "1.2"
+
+
+def write_unsharded(weights: Mapping[str, torch.Tensor], model: Model, directory: Path) -> None:
+    """Write `weights` as the only shard of a nanotron checkpoint; nanotron cuts it for its layout when it loads."""
+    for name, tensor in weights.items():
+        *folders, leaf = name.split(".")
+        folder = directory.joinpath("model", *folders)
+        folder.mkdir(parents=True, exist_ok=True)
+        split = llama.split(name, tensor, model)
+        if split is None:
+            save_file({"data": tensor.contiguous()}, folder / f"model_{leaf}.safetensors")
+            continue
+        file = folder / f"model_{leaf}_pp-rank-0-of-1_tp-rank-0-of-1.safetensors"
+        save_file({"data": tensor.contiguous()}, file, metadata=_whole_shard(tensor.shape, split))
+
+
+def read_whole(directory: Path) -> dict[str, torch.Tensor]:
+    """Every weight of a nanotron checkpoint, its shards joined, under nanotron's names."""
+    files: dict[str, list[Path]] = {}
+    root = directory / "model"
+    for file in sorted(root.rglob("model_*.safetensors")):
+        leaf = re.match(r"model_(.+?)(_pp-rank-.*)?\.safetensors", file.name)[1]
+        files.setdefault(".".join((*file.relative_to(root).parts[:-1], leaf)), []).append(file)
+    return {name: _join(shards) for name, shards in files.items()}
+
+
+def save(weights: Mapping[str, torch.Tensor], directory: Path) -> None:
+    """Write whole weights as safetensors, in files of at most 5 GB: the same weights give the same bytes."""
+    contiguous = {name: weights[name].contiguous() for name in sorted(weights)}
+    save_torch_state_dict(contiguous, directory, max_shard_size="5GB")
+
+
+def load(directory: Path) -> dict[str, torch.Tensor]:
+    """Read what `save` wrote."""
+    loaded: dict[str, torch.Tensor] = {}
+    for file in sorted(directory.glob("*.safetensors")):
+        loaded |= load_file(file)
+    return loaded
+
+
+def _join(shards: list[Path]) -> torch.Tensor:
+    whole: torch.Tensor | None = None
+    for shard in shards:
+        with safe_open(shard, "pt") as file:
+            metadata, tensor = file.metadata(), file.get_tensor("data")
+        if not metadata:
+            return tensor
+        if whole is None:
+            whole = tensor.new_empty([int(size) for size in re.findall(r"\d+", metadata["unsharded_shape"])])
+        for pair in metadata["local_global_slices_pairs"].split(";"):
+            local, joined = pair.split("#")
+            whole[_slices(joined)] = tensor[_slices(local)]
+    return whole
+
+
+def _whole_shard(shape: torch.Size, split: llama.Split) -> dict[str, str]:
+    start, pairs = 0, []
+    for size in split.blocks:
+        ranges = ["None,None,None"] * len(shape)
+        ranges[split.dim] = f"{start},{start + size},None"
+        text = "|".join(ranges)
+        pairs.append(f"{text}#{text}")
+        start += size
+    return {
+        "version": _FORMAT,
+        "local_global_slices_pairs": ";".join(pairs),
+        "unsharded_shape": str(tuple(shape)),
+    }
+
+
+def _slices(text: str) -> tuple[slice, ...]:
+    return tuple(
+        slice(*(None if bound == "None" else int(bound) for bound in part.split(","))) for part in text.split("|")
+    )

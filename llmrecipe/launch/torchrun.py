@@ -1,0 +1,56 @@
+"""Ranks on this machine, through torch's elastic launcher."""
+
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from llmrecipe.errors import StageError
+
+
+def run_ranks(name: str, module: str, arguments: Sequence[str], *, ranks: int, threads_per_rank: int) -> None:
+    """Run `python -m module arguments…` as `ranks` processes that find each other, and wait for all.
+
+    Raises:
+        StageError: a rank failed or was killed; the others are ended first.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(threads_per_rank)
+    # torch repeats a failed rank's traceback, which the rank has printed itself.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(),
+        shutdown_timeout=5,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", module, *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise StageError(_explain(name, rank, failure)) from None
+
+
+def _explain(name: str, rank: int, failure) -> str:
+    if failure.exitcode < 0:
+        what = f"was killed by {failure.signal_name()}"
+        if failure.signal_name() == "SIGKILL":
+            what += " (out of memory, if nobody did it: a smaller parallelism.micro_batch_size needs less)"
+    else:
+        what = f"failed: {_last_line(failure.message)}"
+    return f"{name}: rank {rank} {what}; `dvc repro` continues from the last checkpoint"
+
+
+def _last_line(message) -> str:
+    text = message["message"] if isinstance(message, dict) else str(message)
+    return text.strip().splitlines()[-1]

@@ -1,0 +1,55 @@
+"""Token files to trained weights, with the curves of the training."""
+
+from llmrecipe import artifacts, codec
+from llmrecipe.engines.nanotron import weights
+from llmrecipe.engines.nanotron.training import Trained, train
+from llmrecipe.stages.runner import StageContext
+
+CURVES = ("step", "tokens", "loss", "validation_loss", "learning_rate", "grad_norm")
+
+
+def run(context: StageContext) -> None:
+    """Train with nanotron and keep the whole weights of the last step."""
+    trained = train(
+        context.section,
+        name=context.name,
+        tokens=context.inputs["tokens"],
+        runtime=context.runtime,
+        scratch=context.scratch,
+    )
+    job, section = trained.job, context.section
+    folder = context.output / "checkpoint"
+    folder.mkdir()
+    weights.save(weights.read_whole(trained.checkpoint), folder)
+    description = {
+        "model": codec.unstructure(section.model),
+        "vocab_size": job.vocab_size,
+        "end_of_text_id": job.end_of_text_id,
+    }
+    artifacts.write_json(folder / "model.json", description)
+    artifacts.write_jsonl(folder / "metrics.jsonl", trained.metrics)
+    artifacts.seal(folder, "checkpoint")
+    artifacts.write_csv(context.output / "curves.csv", CURVES, trained.metrics)
+    last = trained.metrics[-1]
+    artifacts.write_json(
+        context.output / "metrics.json",
+        {
+            "loss": last["loss"],
+            "validation_loss": last["validation_loss"],
+            "steps": last["step"],
+            "tokens": last["tokens"],
+            "parameters": section.model.num_parameters(job.vocab_size),
+        },
+    )
+    _measure(context, trained)
+
+
+def _measure(context: StageContext, trained: Trained) -> None:
+    tokens_per_step = trained.metrics[0]["tokens"]
+    context.curves["throughput"] = [
+        {"step": row["step"], "tokens_per_second": round(tokens_per_step / row["seconds"], 1)}
+        for row in trained.timings
+    ]
+    seconds = sum(row["seconds"] for row in trained.timings)
+    context.measured["tokens_per_second"] = round(tokens_per_step * len(trained.timings) / seconds, 1)
+    context.measured["ranks"] = context.section.parallelism.world_size
