@@ -1,6 +1,34 @@
-"""`llmrecipe`."""
+"""`llmrecipe`: the commands, and how their errors are shown."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from llmrecipe.cli import check, stage
+from llmrecipe.cli.render import show_error
+from llmrecipe.errors import LLMRecipeError
+
+COMMANDS = (check, stage)
 
 
-def main() -> int:
-    """Placeholder."""
-    return 0
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that `arguments` name (those of the process, if None); the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except LLMRecipeError as error:
+        show_error(error)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="llmrecipe", description="Train a language model as code.")
+    parser.add_argument("--version", action="version", version=f"llmrecipe {version('llmrecipe')}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser

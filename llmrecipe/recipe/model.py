@@ -4,7 +4,7 @@ import math
 
 import attrs
 
-from llmrecipe.recipe.schema import at_least, define, greater_than, quantity
+from llmrecipe.recipe.schema import FieldError, at_least, define, greater_than, quantity
 
 
 @quantity("ratio")
@@ -16,6 +16,11 @@ class Ratio:
 
     multiple_of: int = attrs.field(default=64, validator=at_least(1))
     """The width is rounded up to a multiple of this."""
+
+
+def _positive_width(owner: object, attribute: attrs.Attribute, value: int | Ratio) -> None:
+    if isinstance(value, int) and value < 1:
+        raise FieldError(owner, attribute.name, f"must be at least 1, got {value}")
 
 
 @define("llama")
@@ -34,7 +39,7 @@ class Llama:
     num_key_value_heads: int = attrs.field(validator=at_least(1))
     """Key and value heads of a layer (Ainslie et al. 2023); equal to `num_attention_heads` for multi-head attention."""
 
-    intermediate_size: int | Ratio = Ratio(8 / 3)
+    intermediate_size: int | Ratio = attrs.field(default=Ratio(8 / 3), validator=_positive_width)
     """Width of the feed-forward layer; 8/3 keeps a SwiGLU's parameters at those of a plain 4 × layer (Shazeer 2020)."""
 
     max_position_embeddings: int = attrs.field(default=2048, validator=at_least(1))

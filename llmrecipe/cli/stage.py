@@ -1,0 +1,43 @@
+"""`llmrecipe stage`: the work of one stage, as `dvc.yaml` calls it."""
+
+import argparse
+from pathlib import Path
+
+from llmrecipe.sections import SECTION_OF_KIND
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add `stage` to the commands."""
+    parser = subparsers.add_parser("stage", help="run one stage of a plan; `dvc repro` calls this")
+    parser.add_argument("kind", choices=SECTION_OF_KIND, metavar="KIND", help=", ".join(SECTION_OF_KIND))
+    parser.add_argument("--name", required=True, help="its section of the parameters")
+    parser.add_argument("--runtime", required=True, metavar="KEY", help="its entry of `runtime` in the parameters")
+    parser.add_argument(
+        "--input", action="append", default=[], type=_input, metavar="ROLE=PATH", help="what it reads; repeatable"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="the folder it leaves")
+    parser.add_argument("--params", default=Path("params.yaml"), type=Path, help="default: %(default)s")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the stage."""
+    # Only here: the other commands answer without what stages import.
+    from llmrecipe.stages.runner import run_stage
+
+    run_stage(
+        options.kind,
+        name=options.name,
+        runtime_key=options.runtime,
+        inputs=dict(options.input),
+        output=options.output,
+        params=options.params,
+    )
+    return 0
+
+
+def _input(text: str) -> tuple[str, Path]:
+    role, separator, path = text.partition("=")
+    if not (role and separator and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROLE=PATH")
+    return role, Path(path)

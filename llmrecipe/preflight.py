@@ -1,0 +1,115 @@
+"""What a recipe needs of this machine and this folder."""
+
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from llmrecipe.errors import Violation
+from llmrecipe.recipe.corpus import PythonStdlib
+from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.tokenizer import PretrainedTokenizer
+
+GPUS = Path("/proc/driver/nvidia/gpus")
+"""One folder for each NVIDIA GPU, with or without CUDA installed."""
+
+CPU_FLAGS = Path("/proc/cpuinfo")
+
+
+def violations(recipe: Recipe, root: Path) -> list[Violation]:
+    """The files that `recipe` names and that can't be read below `root`, the project's folder."""
+    found = []
+    source, tokenizer = recipe.corpus.source, recipe.tokenizer
+    if not isinstance(source, PythonStdlib):
+        for index, pattern in enumerate(source.paths):
+            found.extend(_pattern(f"{recipe.name}.corpus.source.paths[{index}]", pattern, root))
+    if isinstance(tokenizer, PretrainedTokenizer):
+        found.extend(_tokenizer(f"{recipe.name}.tokenizer.path", tokenizer.path, root))
+    return found
+
+
+def warnings(recipe: Recipe) -> list[Violation]:
+    """What will work, but badly, on this machine; or only on another."""
+    ranks, threads = recipe.parallelism.world_size, recipe.runtime.threads_per_rank
+    gpus, cores = num_gpus(), len(os.sched_getaffinity(0))
+    on_cpu = recipe.runtime.device == "cpu" or (recipe.runtime.device == "auto" and gpus == 0)
+    found = []
+    if not on_cpu and gpus == 0:
+        reason = "'cuda', and this machine has no NVIDIA GPU; run it where there is one, or use 'auto'"
+        found.append(Violation(f"{recipe.name}.runtime.device", reason))
+    elif not on_cpu and ranks > gpus:
+        reason = f"{_layout(recipe)}, each with a GPU of its own, and this machine has {_count(gpus, 'GPU')}"
+        found.append(
+            Violation(f"{recipe.name}.parallelism", f"{reason}; lower a degree, or run it on a larger machine")
+        )
+    elif on_cpu and ranks > cores:
+        reason = f"{_layout(recipe)} will wait for each other on {_count(cores, 'core')}"
+        found.append(
+            Violation(f"{recipe.name}.parallelism", f"{reason}; lower a degree, or run it on a larger machine")
+        )
+    elif on_cpu and ranks * threads > cores:
+        reason = f"{_count(ranks, 'rank')} of {threads} threads will wait for each other on {_count(cores, 'core')}"
+        found.append(Violation(f"{recipe.name}.runtime.threads_per_rank", f"{reason}; use {cores // ranks}"))
+    if on_cpu and recipe.training.precision == "bfloat16" and not _multiplies_bfloat16():
+        reason = "'bfloat16' is many times slower than 'float32' on this CPU, which lacks avx512_bf16; use 'by_device'"
+        found.append(Violation(f"{recipe.name}.training.precision", reason))
+    return found
+
+
+def num_gpus() -> int:
+    """NVIDIA GPUs in this machine, without asking CUDA."""
+    return len(list(GPUS.iterdir())) if GPUS.is_dir() else 0
+
+
+def _layout(recipe: Recipe) -> str:
+    parallelism = recipe.parallelism
+    degrees = f"{parallelism.data} × {parallelism.tensor} × {parallelism.pipeline}"
+    return f"data × tensor × pipeline = {degrees} = {parallelism.world_size} ranks"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _multiplies_bfloat16() -> bool:
+    return any(flag in CPU_FLAGS.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def _pattern(path: str, pattern: str, root: Path) -> Iterator[Violation]:
+    outside = _outside(pattern)
+    if outside:
+        yield Violation(path, outside)
+    elif not any((root / match).is_file() for match in glob.iglob(pattern, root_dir=root, recursive=True)):
+        yield Violation(path, f"no file matches {pattern!r}; {_what_is_there(pattern, root)}")
+
+
+def _tokenizer(path: str, directory: str, root: Path) -> Iterator[Violation]:
+    outside = _outside(directory)
+    if outside:
+        yield Violation(path, outside)
+    elif not (root / directory).is_dir():
+        yield Violation(path, f"there is no folder {directory!r}; save a tokenizer there in the transformers format")
+    elif not (root / directory / "tokenizer.json").is_file():
+        reason = f"{directory!r} holds no tokenizer.json; save the tokenizer there with save_pretrained"
+        yield Violation(path, reason)
+
+
+def _outside(path: str) -> str | None:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts:
+        return f"{path!r} leads out of the project; copy or link it into the project and name it from there (data/…)"
+    return None
+
+
+def _what_is_there(pattern: str, root: Path) -> str:
+    """The deepest folder of `pattern` that exists, with some of what it holds."""
+    folder = Path()
+    for part in PurePosixPath(pattern).parts[:-1]:
+        if glob.has_magic(part):
+            break
+        if not (root / folder / part).is_dir():
+            return f"there is no folder '{folder / part}'"
+        folder /= part
+    names = sorted(entry.name for entry in (root / folder).iterdir() if not entry.name.startswith("."))
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return f"'{folder}' holds {shown}" if names else f"'{folder}' is empty"
