@@ -47,8 +47,8 @@ def wait_until_free(path: Path, seconds: float) -> None:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise StageError(
-                        f"{path}: a process of an earlier run still holds this folder; find it with `fuser {path}`, end it "
-                        "and run `dvc repro` again"
+                        f"{path}: a process of an earlier run still holds this folder; find it with `fuser {path}`, "
+                        "end it and run `dvc repro` again"
                     ) from None
                 time.sleep(0.1)
     finally:

@@ -120,7 +120,7 @@ def to_transformers(weights: Mapping[str, torch.Tensor], model: Llama) -> Weight
 
 def split(name: str, tensor: torch.Tensor, model: Llama) -> Split | None:
     """How nanotron shards this weight over tensor-parallel ranks; None keeps it whole on each."""
-    if name.endswith("norm.weight") or name.endswith("layernorm.weight") or name == _FINAL_NORM:
+    if name == _FINAL_NORM or name.endswith("layernorm.weight"):
         return None
     if name.endswith("qkv_proj.weight"):
         return Split(0, _qkv_blocks(model))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import nanotron.distributed
+import nanotron.serialize.weights
 import torch
 import torch.distributed
 from nanotron.parallel.pipeline_parallel import p2p
@@ -13,6 +14,8 @@ _sends: list[tuple[torch.distributed.Work, torch.Tensor]] = []
 
 def apply(device: str) -> None:
     """Put the mends in place, those for gloo on a CPU only."""
+    # A bar for every checkpoint, across the training's own progress.
+    nanotron.serialize.weights.tqdm = lambda iterable, **_: iterable
     TensorMetadata.to_str_dict = _to_str_dict_of_plain_integers
     if device == "cpu":
         nanotron.distributed.initialize_torch_distributed = _initialize_gloo

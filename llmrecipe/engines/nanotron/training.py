@@ -125,11 +125,11 @@ def _refuse_small_corpus(train: TokenFiles, heldout: TokenFiles, section: Pretra
     windows = train.num_windows(length)
     if windows < batch:
         raise StageError(
-            f"{name}: the training split has {train.num_tokens:,} tokens, {windows} sequences of {length}, fewer than one "
-            f"batch of {batch}; use more text, or a smaller training.global_batch_size or objective.sequence_length"
+            f"{name}: the training split has {train.num_tokens:,} tokens, {windows} sequences of {length}, fewer "
+            f"than one batch of {batch}; use more text, or a smaller training.global_batch_size or objective.sequence_length"
         )
     if heldout.num_windows(length) == 0:
         raise StageError(
-            f"{name}: the held-out split has {heldout.num_tokens:,} tokens, less than one sequence of {length}; use more "
-            "text, a larger corpus.heldout_fraction or a smaller objective.sequence_length"
+            f"{name}: the held-out split has {heldout.num_tokens:,} tokens, less than one sequence of {length}; use "
+            "more text, a larger corpus.heldout_fraction or a smaller objective.sequence_length"
         )

@@ -26,8 +26,6 @@ def main() -> None:
     torch.set_num_threads(job.runtime.threads_per_rank)
     # Names of torch that will change one day, as nanotron calls them.
     warnings.simplefilter("ignore", FutureWarning)
-    # nanotron shows a bar for every rank and every checkpoint.
-    os.environ["TQDM_DISABLE"] = "1"
     bootstrap.load(job.runtime.device)
     from llmrecipe.engines.nanotron.trainer import Trainer
 
