@@ -1,7 +1,7 @@
 """Stages in the order in which they run."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 
 import attrs
@@ -16,7 +16,7 @@ class Pipeline:
     """All stages of one or more recipes, each after those whose products it reads.
 
     Raises:
-        PlanError: two stages have one name or one product, or a stage stands before one that it needs.
+        PlanError: two stages have one name or one product, or a stage reads what it or a later one makes.
     """
 
     stages: tuple[Stage, ...]
@@ -28,15 +28,23 @@ class Pipeline:
     def __attrs_post_init__(self) -> None:
         _refuse_twins("name", (stage.name for stage in self.stages))
         _refuse_twins("output", chain.from_iterable(stage.products for stage in self.stages))
-        made_later = {product for stage in self.stages for product in stage.products}
+        to_come = [product for stage in self.stages for product in stage.products]
         for stage in self.stages:
-            too_early = made_later.intersection(stage.inputs.values())
-            if too_early:
-                raise PlanError(f"{stage.name}: its input {min(too_early)} is made by this stage or a later one")
-            made_later.difference_update(stage.products)
+            for path in stage.inputs.values():
+                _refuse_future(stage.name, path, to_come)
+            to_come = to_come[len(stage.products) :]
 
 
-def _refuse_twins(what: str, values) -> None:
+def _refuse_twins(what: str, values: Iterable[str]) -> None:
     twins = sorted(value for value, count in Counter(values).items() if count > 1)
     if twins:
         raise PlanError(f"two stages have the {what} {', '.join(twins)}")
+
+
+def _refuse_future(name: str, path: str, to_come: Iterable[str]) -> None:
+    for product in to_come:
+        if path == "." or f"{product}/".startswith(f"{path}/"):
+            raise PlanError(
+                f"{name}: its input {path!r} holds {product}, which this stage or a later one makes; give input files "
+                "a folder of their own, such as data/"
+            )

@@ -1,6 +1,7 @@
 """Recipes to the stages that carry them out. Pure: reads and writes nothing."""
 
 import glob
+import itertools
 import posixpath
 from collections.abc import Iterator, Sequence
 
@@ -27,8 +28,8 @@ def plan(recipes: Sequence[Recipe]) -> Pipeline:
     """The stages of `recipes`; recipes that name the same corpus share its stage.
 
     Raises:
-        PlanError: two recipes have one name, one corpus name stands for two contents, or a source's files can't be
-            told from the project's own.
+        PlanError: two recipes have one name, one corpus name stands for two contents, or a corpus searches a folder
+            that stages write into.
     """
     _refuse_same_name(recipes)
     users = _first_users(recipes)
@@ -135,26 +136,15 @@ def _prepare(corpus: Corpus) -> Stage:
 
 
 def _source_paths(corpus: Corpus) -> list[str]:
-    """What to watch for changes: a named file itself, and the folder that a pattern searches, so that new files count."""
+    """What to watch for changes: a named file, and the folder that a pattern searches, so that new files count."""
     if isinstance(corpus.source, PythonStdlib):
         return []
-    paths = []
-    for index, pattern in enumerate(corpus.source.paths):
-        path = _searched_folder(pattern) if glob.has_magic(pattern) else posixpath.normpath(pattern)
-        if path.split("/")[-1] in (".", ".."):
-            raise PlanError(
-                f"{corpus.name}.source.paths[{index}]: {pattern!r} searches the project's own folder, where the stages "
-                "write; put the files into a folder of their own and start the pattern with it: 'data/*.txt'"
-            )
-        if path not in paths:
-            paths.append(path)
-    return paths
+    return list(dict.fromkeys(map(_watched, corpus.source.paths)))
 
 
-def _searched_folder(pattern: str) -> str:
-    parts = pattern.split("/")
-    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    return posixpath.normpath("/".join(parts[:first]) or ("/" if pattern.startswith("/") else "."))
+def _watched(pattern: str) -> str:
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.split("/"))
+    return posixpath.normpath("/".join(fixed))
 
 
 def _pretrain(recipe: Recipe, tokens: str) -> Stage:
