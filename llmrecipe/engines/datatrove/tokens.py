@@ -1,0 +1,139 @@
+"""From clean documents to token files."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from datatrove.pipeline.readers.jsonl import JsonlReader
+from datatrove.pipeline.tokens.tokenizer import DocumentTokenizer
+from tokenizers import Tokenizer
+
+from llmrecipe import artifacts
+from llmrecipe.engines.datatrove import documents, executor
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.runtime import Runtime
+
+_BATCH = 100
+"""Documents encoded at once; a batch takes some hundred bytes of memory for each of its tokens."""
+
+
+@attrs.frozen(kw_only=True)
+class Vocabulary:
+    """What token files need to know of a tokenizer."""
+
+    file: Path
+    """Its `tokenizer.json`."""
+
+    size: int
+    """Tokens, special ones included."""
+
+    end_of_text: str
+    """The token that ends each document."""
+
+    end_of_text_id: int
+    """Its id."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The narrower of `uint16` and `uint32` that holds every id."""
+        return np.dtype("<u2" if self.size <= 1 << 16 else "<u4")
+
+
+class SplitTokenizer(DocumentTokenizer):
+    """Writes a task's documents to a `.ds` file, in their order, and their ends to its `.index`."""
+
+    def __init__(self, directory: Path, vocabulary: Vocabulary) -> None:
+        super().__init__(
+            str(directory),
+            str(vocabulary.file),
+            eos_token=vocabulary.end_of_text,
+            # Holds the tokenizer's path, so it would differ from folder to folder.
+            save_final_metadata=False,
+            batch_size=_BATCH,
+            # A training permutes its sequences over all files.
+            shuffle_documents=False,
+        )
+        self.token_size = vocabulary.dtype.itemsize
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, set to encode every text as a whole and as text."""
+        tokenizer = super().tokenizer
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        # A text may quote a special token; only the end of a document may become one.
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
+
+def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, runtime: Runtime, work: Path) -> dict[str, Any]:
+    """Encode every split of a documents artifact.
+
+    Args:
+        source: the documents.
+        vocabulary: the tokenizer.
+        directory: gets, for each split, a `.ds` file of little-endian token ids for each file of documents, its
+            `.index` of document ends (in tokens, `uint64`), and `tokens.json`. The bytes don't depend on `runtime`.
+        runtime: number of workers and log level.
+        work: an empty folder for datatrove's logs.
+
+    Returns:
+        Tokens, documents and UTF-8 bytes per token by split.
+
+    Raises:
+        StageError: the files of documents don't hold what they did when they were written, or a text encodes to the
+            end-of-text token.
+    """
+    described, splits = documents.description(source), {}
+    for split in documents.SPLITS:
+        listed = described[split]
+        steps = [
+            ("read", JsonlReader(str(source / split))),
+            ("encode", SplitTokenizer(directory / split, vocabulary)),
+        ]
+        executor.run(f"tokenizing {split}", steps, tasks=len(listed["files"]), runtime=runtime, work=work / split)
+        splits[split] = _describe(directory, split, listed, vocabulary)
+    description = {
+        "dtype": vocabulary.dtype.name,
+        "vocab_size": vocabulary.size,
+        "end_of_text_id": vocabulary.end_of_text_id,
+        "splits": splits,
+    }
+    artifacts.write_json(directory / "tokens.json", description)
+    return {
+        split: {
+            "tokens": counts["tokens"],
+            "documents": counts["documents"],
+            "bytes_per_token": counts["text_bytes"] / counts["tokens"],
+        }
+        for split, counts in splits.items()
+    }
+
+
+def _describe(directory: Path, split: str, listed: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    paths = sorted((directory / split).glob("*.ds"))
+    tokens = found = ends = 0
+    for path in paths:
+        shard = np.memmap(path, vocabulary.dtype, mode="r")
+        tokens += len(shard)
+        ends += int(np.count_nonzero(shard == vocabulary.end_of_text_id))
+        found += path.with_name(f"{path.name}.index").stat().st_size // np.dtype("<u8").itemsize
+    # datatrove only warns of a line that it can't read.
+    if found != listed["documents"]:
+        raise StageError(
+            f"the {split} split has {found} readable documents, {listed['documents']} were written; "
+            "delete the documents and run `dvc repro`"
+        )
+    if ends != found:
+        raise StageError(
+            f"{ends - found} times a text of the {split} split encodes to {vocabulary.end_of_text!r}, which ends "
+            "documents; give the tokenizer an end-of-text token that occurs in no text, such as '<|endoftext|>'"
+        )
+    return {
+        "files": [path.relative_to(directory).as_posix() for path in paths],
+        "tokens": tokens,
+        "documents": found,
+        "text_bytes": listed["text_bytes"],
+    }

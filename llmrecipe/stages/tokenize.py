@@ -1,0 +1,37 @@
+"""Documents to token files."""
+
+import logging
+import shutil
+import time
+
+from llmrecipe import artifacts
+from llmrecipe.engines import tokenizers
+from llmrecipe.engines.datatrove import tokens
+from llmrecipe.stages.runner import StageContext
+
+log = logging.getLogger(__name__)
+
+
+def run(context: StageContext) -> None:
+    """Write the token files and how many tokens they hold."""
+    documents, tokenizer = context.inputs["documents"], context.inputs["tokenizer"]
+    artifacts.open_artifact(documents, "documents")
+    artifacts.open_artifact(tokenizer, "tokenizer")
+    loaded = tokenizers.load(tokenizer)
+    vocabulary = tokens.Vocabulary(
+        file=tokenizer / tokenizers.TOKENIZER_FILE,
+        size=len(loaded),
+        end_of_text=loaded.eos_token,
+        end_of_text_id=loaded.eos_token_id,
+    )
+    shutil.rmtree(context.scratch, ignore_errors=True)
+    context.scratch.mkdir(parents=True)
+    directory = context.output / "tokens"
+    started = time.monotonic()
+    metrics = tokens.tokenize(documents, vocabulary, directory, context.runtime, context.scratch)
+    rate = sum(split["tokens"] for split in metrics.values()) / (time.monotonic() - started)
+    shutil.rmtree(context.scratch)
+    artifacts.seal(directory, "tokens")
+    artifacts.write_json(context.output / "metrics.json", metrics)
+    context.measured["tokens_per_second"] = round(rate, 1)
+    log.info("%d training tokens, %.0f tokens/s", metrics["train"]["tokens"], rate)

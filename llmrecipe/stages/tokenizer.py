@@ -1,0 +1,31 @@
+"""Documents to a tokenizer, or an existing tokenizer taken over."""
+
+import logging
+
+from llmrecipe import artifacts
+from llmrecipe.engines import tokenizers
+from llmrecipe.engines.datatrove import documents
+from llmrecipe.recipe.tokenizer import ByteLevelBPE
+from llmrecipe.stages.runner import StageContext
+
+log = logging.getLogger(__name__)
+
+
+def run(context: StageContext) -> None:
+    """Write the tokenizer as a transformers directory."""
+    directory = context.output / "tokenizer"
+    wanted = context.section.tokenizer
+    if isinstance(wanted, ByteLevelBPE):
+        source = context.inputs["documents"]
+        artifacts.open_artifact(source, "documents")
+        tokenizer = tokenizers.train(wanted, documents.texts(source, "train"), directory)
+        if len(tokenizer) < wanted.vocab_size:
+            log.warning(
+                "the corpus gives only %d of the %d tokens asked for: no pair of tokens occurs twice any more",
+                len(tokenizer),
+                wanted.vocab_size,
+            )
+    else:
+        tokenizer = tokenizers.copy(context.inputs["source"], directory)
+    artifacts.seal(directory, "tokenizer")
+    context.measured["vocab_size"] = len(tokenizer)
