@@ -195,11 +195,12 @@ def _exchanged(
             dropped.update(gap)
     place = old[0].start if old else collection.first_line
     rest = [line for index, line in enumerate(lines[place:], place) if index not in dropped]
+    separate = not old and isinstance(entries, Mapping)
     yield from lines[:place]
-    if not old and place == len(lines):
+    if separate and place == len(lines):
         yield "\n"
     yield _blocks(entries, collection.indent)
-    if not old and rest and rest[0].strip():
+    if separate and rest and rest[0].strip():
         yield "\n"
     yield from rest
 
