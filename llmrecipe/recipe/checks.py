@@ -2,14 +2,13 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterator
 
 from llmrecipe.errors import Violation
 from llmrecipe.recipe.compression import W4A16
 from llmrecipe.recipe.evaluation import Perplexity, Samples
-from llmrecipe.recipe.model import Llama
 from llmrecipe.recipe.optimizer import SGD, AdamW
+from llmrecipe.recipe.proposals import choice, divisors, largest_group, multiples_near
 from llmrecipe.recipe.quantity import Steps
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import field_violations
@@ -85,7 +84,7 @@ def _head_width(recipe: Recipe) -> Findings:
         yield (
             "model.hidden_size",
             f"{model.hidden_size} does not give num_attention_heads = {model.num_attention_heads} heads of an equal "
-            f"and even width; use {_multiples_near(model.hidden_size, 2 * model.num_attention_heads)}",
+            f"and even width; use {choice(multiples_near(model.hidden_size, 2 * model.num_attention_heads))}",
         )
 
 
@@ -93,7 +92,7 @@ def _head_width(recipe: Recipe) -> Findings:
 def _key_value_heads(recipe: Recipe) -> Findings:
     heads, key_value_heads = recipe.model.num_attention_heads, recipe.model.num_key_value_heads
     if heads % key_value_heads:
-        counts = _choice(_divisors(heads, up_to=heads))
+        counts = choice(divisors(heads, up_to=heads))
         yield (
             "model.num_key_value_heads",
             f"{key_value_heads} does not divide num_attention_heads = {heads}; use {counts}",
@@ -110,15 +109,11 @@ def _tensor_degree(recipe: Recipe) -> Findings:
     }
     for name, size in shared.items():
         if size % tensor:
-            degrees = _divisors(size, up_to=model.num_attention_heads)
-            yield "parallelism.tensor", f"{tensor} does not divide {name} = {size}; use {_choice(degrees)}"
-
-
-@_rule("parallelism.tensor", "model.make_vocab_size_divisible_by")
-def _vocabulary(recipe: Recipe) -> Findings:
+            degrees = divisors(size, up_to=model.num_attention_heads)
+            yield "parallelism.tensor", f"{tensor} does not divide {name} = {size}; use {choice(degrees)}"
     # The vocabulary's size is known only when the tokenizer is there, so the padding alone has to make it divisible.
-    multiple, tensor = recipe.model.make_vocab_size_divisible_by, recipe.parallelism.tensor
-    if multiple % tensor:
+    multiple = model.make_vocab_size_divisible_by
+    if multiple % tensor and not model.num_attention_heads % tensor:
         yield (
             "model.make_vocab_size_divisible_by",
             f"{multiple} is not a multiple of tensor = {tensor}, so the ranks can't share the padded vocabulary "
@@ -135,26 +130,19 @@ def _pipeline_degree(recipe: Recipe) -> Findings:
             f"{pipeline} ranks can't share num_layers = {model.num_layers}; use at most {model.num_layers}",
         )
     elif isinstance(recipe.tokenizer, ByteLevelBPE):
-        vocab_size = recipe.tokenizer.vocab_size
-        if not _fills_pipeline(model, vocab_size, pipeline):
-            degree = max(degree for degree in range(1, pipeline) if _fills_pipeline(model, vocab_size, degree))
+        # nanotron (models/base.py, build_model) gives a rank blocks until its share of the work is passed. The output
+        # layer comes last: unless the layers pass the shares of all ranks but one, the last rank gets no weights.
+        layer = 4 * model.num_attention_heads * model.head_dim * model.hidden_size
+        layer += 3 * model.feed_forward_size * model.hidden_size
+        output = model.padded_vocab_size(recipe.tokenizer.vocab_size) * model.hidden_size
+        if layer * model.num_layers <= output * (pipeline - 1):
             yield (
                 "parallelism.pipeline",
-                f"{pipeline} ranks are given about equal work, and the output layer for vocab_size = {vocab_size} "
-                f"takes so much of it that num_layers = {model.num_layers} leave a rank without weights; use {degree}",
+                f"{pipeline} ranks are given about equal work, and the output layer for vocab_size = "
+                f"{recipe.tokenizer.vocab_size} takes so much of it that num_layers = {model.num_layers} leave a rank "
+                f"without weights; use {(layer * model.num_layers - 1) // output + 1}, or num_layers = "
+                f"{output * (pipeline - 1) // layer + 1}",
             )
-
-
-def _fills_pipeline(model: Llama, vocab_size: int, pipeline: int) -> bool:
-    # As nanotron shares out the blocks (models/base.py, build_model): a rank takes them until its share of the work
-    # is passed. Embedding and norms count as no work; the output layer is the last block that has weights.
-    layer = 4 * model.num_attention_heads * model.head_dim * model.hidden_size
-    layer += 3 * model.feed_forward_size * model.hidden_size
-    total = layer * model.num_layers + model.padded_vocab_size(vocab_size) * model.hidden_size
-    rank = 0
-    for work in accumulate([0, *[layer] * model.num_layers, 0]):
-        rank += work > total * ((rank + 1) / pipeline)
-    return rank == pipeline - 1
 
 
 @_rule("objective.sequence_length", "parallelism", "model.max_position_embeddings")
@@ -165,7 +153,7 @@ def _sequence_parallelism(recipe: Recipe) -> Findings:
         yield (
             "objective.sequence_length",
             f"{length} is not a multiple of tensor = {parallelism.tensor}, over which 'reduce_scatter' spreads the "
-            f"tokens of a sequence; use {_multiples_near(length, parallelism.tensor, longest)}",
+            f"tokens of a sequence; use {choice(multiples_near(length, parallelism.tensor, longest))}",
         )
 
 
@@ -188,7 +176,7 @@ def _global_batch(recipe: Recipe) -> Findings:
         yield (
             "training.global_batch_size",
             f"{size} is not a multiple of data × micro_batch_size = {parallelism.data} × "
-            f"{parallelism.micro_batch_size} = {at_once}; use {_multiples_near(size, at_once)}",
+            f"{parallelism.micro_batch_size} = {at_once}; use {choice(multiples_near(size, at_once))}",
         )
     elif parallelism.pipeline_schedule == "1f1b" and size // at_once < parallelism.pipeline - 1:
         least = at_once * (parallelism.pipeline - 1)
@@ -257,41 +245,25 @@ def _group_size(recipe: Recipe) -> Findings:
             undivided = [text for text, width in layers_of_width.items() if width % size]
             yield (
                 f"compression[{index}].scheme.group_size",
-                f"W4A16's group of {size} does not divide {' and '.join(undivided)}; use {_best_group(size, common)}",
+                f"W4A16's group of {size} does not divide {' and '.join(undivided)}; use {largest_group(size, common)}",
             )
 
 
-def _best_group(size: int, common: int) -> int:
-    """The largest power of two up to `size` that divides `common`: the sizes that inference kernels have."""
-    return math.gcd(common, 1 << (size.bit_length() - 1))
-
-
-@_rule("evaluation", "compression")
+@_rule("evaluation", "compression", "objective.sequence_length")
 def _evaluation(recipe: Recipe) -> Findings:
-    if recipe.compression and not any(isinstance(measure, Perplexity) for measure in recipe.evaluation):
-        yield (
-            "evaluation",
-            "holds no Perplexity, which says how much of the model the compression keeps; add Perplexity()",
-        )
-    for kind in (Perplexity, Samples):
-        again = [index for index, measure in enumerate(recipe.evaluation) if isinstance(measure, kind)][1:]
-        for index in again:
-            yield f"evaluation[{index}]", f"a second {kind.__name__}; keep one"
+    length = recipe.objective.sequence_length
+    perplexities = [index for index, measure in enumerate(recipe.evaluation) if isinstance(measure, Perplexity)]
+    if recipe.compression and not perplexities:
+        reason = "holds no Perplexity, which says how much of the model the compression keeps; add Perplexity()"
+        yield "evaluation", reason
+    for index in perplexities[1:]:
+        yield f"evaluation[{index}]", "a second Perplexity; keep one"
     for index, measure in enumerate(recipe.evaluation):
+        if isinstance(measure, Perplexity) and measure.max_tokens < length:
+            reason = (
+                f"{measure.max_tokens} is less than one sequence of sequence_length = {length}; use at least {length}"
+            )
+            yield f"evaluation[{index}].max_tokens", reason
         if isinstance(measure, Samples) and "" in measure.prompts:
             where = f"evaluation[{index}].prompts[{measure.prompts.index('')}]"
             yield where, "an empty prompt gives the model nothing to continue; write a beginning, such as 'def '"
-
-
-def _divisors(number: int, up_to: int) -> list[int]:
-    return [divisor for divisor in range(1, up_to + 1) if number % divisor == 0]
-
-
-def _multiples_near(number: int, step: int, up_to: float = math.inf) -> str:
-    below = number // step * step
-    return _choice([below + step] if below == 0 else [below] if below + step > up_to else [below, below + step])
-
-
-def _choice(numbers: Sequence[int]) -> str:
-    *first, last = map(str, numbers)
-    return f"{', '.join(first)} or {last}" if first else last

@@ -1,0 +1,254 @@
+"""Recipes that can work: a small one, and Hypothesis strategies for any and their parts."""
+
+import math
+
+from hypothesis import strategies as st
+
+from llmrecipe import (
+    FP8,
+    GPTQ,
+    SGD,
+    W4A16,
+    W8A8,
+    W8A16,
+    AdamW,
+    ByteLevelBPE,
+    CausalLM,
+    Constant,
+    Corpus,
+    Cosine,
+    CsvFiles,
+    ExactDedup,
+    FixUnicode,
+    Fraction,
+    JsonlFiles,
+    Linear,
+    Llama,
+    Parallelism,
+    ParquetFiles,
+    Perplexity,
+    PretrainedTokenizer,
+    PythonStdlib,
+    Quantize,
+    Ratio,
+    Recipe,
+    RoundToNearest,
+    Runtime,
+    Samples,
+    Steps,
+    TextFiles,
+    Tokens,
+    Training,
+)
+from llmrecipe.sections import (
+    EvaluateSection,
+    ExportSection,
+    PrepareSection,
+    PretrainSection,
+    QuantizeSection,
+    TokenizerSection,
+    TokenizeSection,
+)
+
+SMALL = Recipe(
+    name="small",
+    corpus=Corpus(name="stdlib", source=PythonStdlib()),
+    tokenizer=ByteLevelBPE(vocab_size=512),
+    model=Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2),
+    objective=CausalLM(sequence_length=32),
+    training=Training(duration=Steps(10), global_batch_size=4, optimizer=AdamW(learning_rate=1e-3)),
+    compression=(Quantize(scheme=W4A16(group_size=32)),),
+    evaluation=(Perplexity(), Samples(prompts=("def ",))),
+)
+
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,12}", fullmatch=True)
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+counts = st.integers(1, 64)
+seeds = st.integers(0, 2**32 - 1)
+shares = st.floats(0, 1)
+positive = st.floats(0, 1e9, exclude_min=True)
+
+
+def tuples(items, min_size=0):
+    return st.lists(items, min_size=min_size, max_size=3).map(tuple)
+
+
+sources = st.one_of(
+    st.builds(PythonStdlib),
+    st.builds(TextFiles, paths=tuples(texts, 1)),
+    *(st.builds(files, paths=tuples(texts, 1), text_field=texts) for files in (JsonlFiles, ParquetFiles, CsvFiles)),
+)
+cleaners = tuples(st.builds(FixUnicode) | st.builds(ExactDedup))
+heldout_fractions = st.floats(0, 0.5, exclude_min=True)
+corpora = st.builds(
+    Corpus, name=names, source=sources, clean=cleaners, heldout_fraction=heldout_fractions, shards=counts
+)
+tokenizers = st.builds(ByteLevelBPE, vocab_size=st.integers(257, 9_999), end_of_text=texts) | st.builds(
+    PretrainedTokenizer, path=texts
+)
+betas = st.floats(0, 1, exclude_max=True)
+weight_decays = st.floats(0, 10)
+optimizers = st.builds(
+    AdamW, learning_rate=positive, beta1=betas, beta2=betas, eps=positive, weight_decay=weight_decays
+) | st.builds(
+    SGD,
+    learning_rate=positive,
+    momentum=st.floats(0, 1, exclude_min=True),
+    nesterov=st.booleans(),
+    weight_decay=weight_decays,
+)
+roundings = st.builds(GPTQ, dampening_frac=positive) | st.builds(RoundToNearest)
+runtimes = st.builds(
+    Runtime,
+    device=st.sampled_from(["auto", "cpu", "cuda"]),
+    workers=counts,
+    threads_per_rank=counts,
+    checkpoint_interval=counts,
+    keep_checkpoints=counts,
+    log_interval=counts,
+    log_level=st.sampled_from(["debug", "info", "warning", "error"]),
+)
+
+
+def divisors(number):
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def schemes(group_sizes):
+    return st.one_of(
+        st.builds(W4A16, group_size=group_sizes, rounding=roundings),
+        st.builds(W8A16, rounding=roundings),
+        st.builds(W8A8, smoothing_strength=shares, rounding=roundings),
+        st.builds(FP8),
+    )
+
+
+@st.composite
+def schedules(draw, steps):
+    warmup = draw(st.integers(0, max(steps - 2, 0)))
+    kind = draw(st.sampled_from([Constant, Linear, Cosine]))
+    given = draw(st.sampled_from([Steps(warmup), Fraction(warmup / steps)]))
+    return kind(warmup=given) if kind is Constant else kind(warmup=given, final=Fraction(draw(shares)))
+
+
+@st.composite
+def trainings(draw, global_batch_size, sequence_length):
+    steps = draw(st.integers(1, 1000))
+    short = draw(st.integers(0, global_batch_size * sequence_length - 1))
+    return Training(
+        duration=draw(st.sampled_from([Steps(steps), Tokens(steps * global_batch_size * sequence_length - short)])),
+        global_batch_size=global_batch_size,
+        optimizer=draw(optimizers),
+        schedule=draw(schedules(steps)),
+        seed=draw(seeds),
+        clip_grad_norm=draw(st.none() | positive),
+        precision=draw(st.sampled_from(["by_device", "float32", "bfloat16"])),
+        validation_interval=draw(counts),
+        validation_sequences=draw(counts),
+    )
+
+
+@st.composite
+def models(draw, tensor):
+    key_value_heads = tensor * draw(st.integers(1, 3))
+    heads = key_value_heads * draw(st.integers(1, 3))
+    width = tensor * draw(st.integers(1, 200))
+    ratio = Ratio(draw(st.floats(0.5, 5)), multiple_of=tensor * draw(st.integers(1, 64)))
+    return Llama(
+        hidden_size=heads * 2 * draw(st.integers(1, 64)),
+        num_layers=draw(st.integers(1, 12)),
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        intermediate_size=draw(st.sampled_from([width, ratio])),
+        max_position_embeddings=4096,
+        rope_theta=draw(positive),
+        rms_norm_eps=draw(positive),
+        tie_word_embeddings=draw(st.booleans()),
+        initializer_range=draw(positive),
+        make_vocab_size_divisible_by=tensor * draw(st.integers(1, 32)),
+    )
+
+
+def filled_by_nanotron(model, vocab_size, pipeline):
+    """Whether every pipeline rank gets weights: the loop of nanotron.models.base.build_model, block by block."""
+    layer = 4 * model.num_attention_heads * model.head_dim * model.hidden_size
+    layer += 3 * model.feed_forward_size * model.hidden_size
+    output = model.padded_vocab_size(vocab_size) * model.hidden_size
+    costs = [0, *[layer] * model.num_layers, 0, output]
+    thresholds = [sum(costs) * ((rank + 1) / pipeline) for rank in range(pipeline)]
+    cumulative, rank, owners = 0, 0, set()
+    for cost in costs:
+        owners.add(rank)
+        cumulative += cost
+        if cumulative > thresholds[rank]:
+            rank += 1
+    return owners == set(range(pipeline))
+
+
+@st.composite
+def recipes(draw):
+    tensor, data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    model, tokenizer = draw(models(tensor)), draw(tokenizers)
+    vocab_size = getattr(tokenizer, "vocab_size", 1)
+    degrees = [d for d in range(1, min(4, model.num_layers) + 1) if filled_by_nanotron(model, vocab_size, d)]
+    pipeline, schedule = draw(st.sampled_from(degrees)), draw(st.sampled_from(["1f1b", "afab"]))
+    least = max(1, pipeline - 1) if schedule == "1f1b" else 1
+    batch = data * micro * draw(st.integers(least, least + 3))
+    length = tensor * draw(st.integers(2, 100))
+    groups = divisors(math.gcd(model.hidden_size, model.feed_forward_size))
+    quantize = st.builds(Quantize, scheme=schemes(st.sampled_from(groups)), calibration_samples=counts, seed=seeds)
+    measures = (
+        Perplexity(max_tokens=draw(st.integers(length, 10**6))),
+        *draw(tuples(st.builds(Samples, prompts=tuples(texts, 1), max_new_tokens=counts))),
+    )
+    return Recipe(
+        name=draw(names),
+        corpus=draw(corpora),
+        tokenizer=tokenizer,
+        model=model,
+        objective=CausalLM(sequence_length=length),
+        training=draw(trainings(batch, length)),
+        parallelism=Parallelism(
+            data=data,
+            tensor=tensor,
+            pipeline=pipeline,
+            micro_batch_size=micro,
+            zero_stage=draw(st.sampled_from([0, 1])),
+            tensor_parallel_mode=draw(st.sampled_from(["all_reduce", "reduce_scatter"])),
+            pipeline_schedule=schedule,
+        ),
+        compression=draw(st.just(()) | quantize.map(lambda step: (step,))),
+        evaluation=measures,
+        runtime=draw(runtimes),
+    )
+
+
+revisions = st.integers(1, 9)
+sections = st.one_of(
+    st.builds(
+        PrepareSection,
+        source=sources,
+        clean=cleaners,
+        heldout_fraction=heldout_fractions,
+        shards=counts,
+        revision=revisions,
+    ),
+    st.builds(TokenizerSection, tokenizer=tokenizers, revision=revisions),
+    st.builds(TokenizeSection, revision=revisions),
+    recipes().map(
+        lambda recipe: PretrainSection(
+            model=recipe.model,
+            objective=recipe.objective,
+            training=recipe.training,
+            parallelism=recipe.parallelism,
+        )
+    ),
+    st.builds(ExportSection, logits_tolerance=positive, revision=revisions),
+    st.builds(QuantizeSection, scheme=schemes(counts), calibration_samples=counts, sequence_length=counts, seed=seeds),
+    recipes().map(
+        lambda recipe: EvaluateSection(
+            measures=recipe.evaluation, sequence_length=recipe.objective.sequence_length, revision=2
+        )
+    ),
+)

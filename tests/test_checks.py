@@ -1,0 +1,294 @@
+import math
+import re
+
+import attrs
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from strategies import SMALL, filled_by_nanotron, recipes
+
+from llmrecipe import (
+    SGD,
+    W4A16,
+    AdamW,
+    ByteLevelBPE,
+    CausalLM,
+    Cosine,
+    Fraction,
+    Llama,
+    Perplexity,
+    Quantize,
+    Samples,
+    Steps,
+    Tokens,
+)
+from llmrecipe.recipe import checks
+
+
+def changed(recipe, **changes):
+    """`recipe` with fields set at paths written with `__`."""
+    for path, value in changes.items():
+        first, _, rest = path.partition("__")
+        recipe = attrs.evolve(recipe, **{first: changed(getattr(recipe, first), **{rest: value}) if rest else value})
+    return recipe
+
+
+def loaded(**changes):
+    """SMALL, changed as the loader would let a user change it: unchecked."""
+    with attrs.validators.disabled():
+        return changed(SMALL, **changes)
+
+
+def found(recipe):
+    violations = checks.violations(recipe)
+    assert len({(violation.path, violation.reason) for violation in violations}) == len(violations)
+    return {violation.path.removeprefix(f"{recipe.name}."): violation.reason for violation in violations}
+
+
+def proposals(reason):
+    """The numbers after the last `use`."""
+    return list(map(int, re.findall(r"\d+", reason.rpartition("use ")[2])))
+
+
+@given(recipes())
+def test_a_recipe_that_can_work_has_no_violations(recipe):
+    assert checks.violations(recipe) == []
+
+
+def test_the_message_of_a_tensor_degree_is_the_one_that_is_promised():
+    recipe = changed(SMALL, name="quickstart", parallelism__tensor=3, model__num_attention_heads=8)
+    assert str(checks.violations(recipe)[0]) == (
+        "quickstart.parallelism.tensor: 3 does not divide num_attention_heads = 8; use 1, 2, 4 or 8"
+    )
+
+
+def test_a_group_that_does_not_fit_names_the_layers_and_proposes_one_that_fits():
+    wide = Llama(hidden_size=576, num_layers=2, num_attention_heads=9, num_key_value_heads=3, intermediate_size=1536)
+    recipe = changed(SMALL, model=wide, compression=(Quantize(scheme=W4A16()),))
+    assert found(recipe) == {
+        "compression[0].scheme.group_size": "W4A16's group of 128 does not divide hidden_size = 576 (q_proj, k_proj, "
+        "v_proj, o_proj, gate_proj, up_proj); use 64"
+    }
+
+
+@given(recipes(), st.integers(2, 64))
+def test_each_proposed_tensor_degree_divides_what_the_given_one_did_not(recipe, tensor):
+    for violation in checks.violations(changed(recipe, parallelism__tensor=tensor)):
+        if violation.path.endswith("parallelism.tensor"):
+            size = int(re.search(r"= (\d+);", violation.reason)[1])
+            assert size % tensor != 0
+            assert proposals(violation.reason)
+            assert all(size % degree == 0 for degree in proposals(violation.reason))
+
+
+FIXABLE = {
+    "num_key_value_heads": ("model__num_key_value_heads", st.integers(1, 40)),
+    "hidden_size": ("model__hidden_size", st.integers(2, 600)),
+    "global_batch_size": ("training__global_batch_size", st.integers(1, 200)),
+    "sequence_length": ("objective__sequence_length", st.integers(2, 9000)),
+    "make_vocab_size_divisible_by": ("model__make_vocab_size_divisible_by", st.integers(1, 64)),
+}
+
+
+@pytest.mark.parametrize("name", FIXABLE)
+@given(recipe=recipes(), data=st.data())
+def test_each_proposed_number_mends_what_it_is_proposed_for(name, recipe, data):
+    path, values = FIXABLE[name]
+    dotted = path.replace("__", ".")
+    reason = found(changed(recipe, **{path: data.draw(values)})).get(dotted)
+    assume(reason is not None)
+    for number in proposals(reason.partition(", or a model")[0]):
+        assert dotted not in found(changed(recipe, **{path: number}))
+
+
+@given(recipes(), st.integers(1, 4096))
+def test_a_proposed_group_divides_the_input_width_of_every_quantized_layer(recipe, size):
+    recipe = changed(recipe, compression=(Quantize(scheme=W4A16(group_size=size)),))
+    reason = found(recipe).get("compression[0].scheme.group_size")
+    widths = (recipe.model.hidden_size, recipe.model.feed_forward_size)
+    assert (reason is None) == all(width % size == 0 for width in widths)
+    if reason:
+        assert all(width % proposals(reason)[0] == 0 for width in widths)
+        assert ("q_proj" in reason) == (widths[0] % size != 0)
+        assert ("down_proj" in reason) == (widths[1] % size != 0)
+
+
+@given(st.integers(1, 8), st.integers(1, 16), st.integers(1, 64), st.integers(257, 60_000), st.integers(1, 8))
+def test_a_pipeline_degree_is_refused_exactly_if_nanotron_would_leave_a_rank_without_weights(
+    layers, heads, width, vocab_size, pipeline
+):
+    model = Llama(
+        hidden_size=2 * width * heads, num_layers=layers, num_attention_heads=heads, num_key_value_heads=heads
+    )
+    recipe = changed(
+        SMALL,
+        model=model,
+        tokenizer=ByteLevelBPE(vocab_size=vocab_size),
+        parallelism__pipeline=pipeline,
+        parallelism__pipeline_schedule="afab",
+        compression=(),
+    )
+    reason = found(recipe).get("parallelism.pipeline")
+    assert (reason is None) == (filled_by_nanotron(model, vocab_size, pipeline) and pipeline <= layers)
+    if reason and pipeline <= layers:
+        degree, more_layers = proposals(reason)
+        assert filled_by_nanotron(model, vocab_size, degree)
+        assert not filled_by_nanotron(model, vocab_size, degree + 1)
+        assert filled_by_nanotron(changed(model, num_layers=more_layers), vocab_size, pipeline)
+        assert not filled_by_nanotron(changed(model, num_layers=more_layers - 1), vocab_size, pipeline)
+
+
+@given(recipes(), st.integers(2, 6), st.integers(1, 8))
+def test_1f1b_is_refused_exactly_if_nanotron_would_stop(recipe, pipeline, accumulation):
+    batch = recipe.parallelism.data * recipe.parallelism.micro_batch_size * accumulation
+    recipe = changed(
+        recipe,
+        parallelism__pipeline=pipeline,
+        parallelism__pipeline_schedule="1f1b",
+        training__global_batch_size=batch,
+    )
+    reason = found(recipe).get("parallelism.pipeline_schedule")
+    # nanotron.parallel.pipeline_parallel.engine: "must be at least PP_SIZE-1"
+    assert (reason is not None) == (accumulation < pipeline - 1)
+    if reason:
+        assert "parallelism.pipeline_schedule" not in found(changed(recipe, parallelism__pipeline_schedule="afab"))
+        mended = changed(recipe, training__global_batch_size=proposals(reason)[0])
+        assert not {"parallelism.pipeline_schedule", "training.global_batch_size"} & set(found(mended))
+
+
+@given(recipes(), st.integers(1, 50), st.integers(0, 60))
+def test_a_proposed_warm_up_is_shorter_than_the_training(recipe, steps, warmup):
+    recipe = changed(recipe, training__duration=Steps(steps), training__schedule=Cosine(warmup=Steps(warmup)))
+    reason = found(recipe).get("training.schedule.warmup")
+    assert (reason is None) == (warmup < steps)
+    if reason:
+        longest = proposals(reason)[0]
+        assert longest == steps - 1
+        assert found(changed(recipe, training__schedule=Cosine(warmup=Steps(longest)))) == {}
+
+
+def test_a_warm_up_given_as_a_share_counts_the_steps_of_its_training():
+    recipe = changed(SMALL, training__duration=Tokens(1), training__schedule=Cosine(warmup=Fraction(0.01)))
+    assert found(recipe) == {
+        "training.schedule.warmup": "this Fraction is 1 steps, and the whole training is 1; use at most Steps(0)"
+    }
+
+
+def test_everything_is_reported_at_once():
+    recipe = loaded(
+        corpus__name="my corpus",
+        corpus__shards=0,
+        model__hidden_size=250,
+        model__num_key_value_heads=3,
+        objective__sequence_length=5000,
+        training__global_batch_size=5,
+        training__duration=Steps(0),
+        training__optimizer=AdamW(learning_rate=1e-3, beta2=1.0),
+        training__seed=2**32,
+        parallelism__micro_batch_size=2,
+        compression=(Quantize(scheme=W4A16(group_size=48)), Quantize(scheme=W4A16(group_size=2))),
+        evaluation=(Samples(prompts=("def ", "")),),
+        runtime__device="tpu",
+    )
+    assert set(found(recipe)) == {
+        "corpus.name",
+        "corpus.shards",
+        "model.hidden_size",
+        "model.num_key_value_heads",
+        "objective.sequence_length",
+        "training.global_batch_size",
+        "training.duration",
+        "training.optimizer.beta2",
+        "training.seed",
+        "compression[0].scheme.group_size",
+        "compression[1]",
+        "evaluation",
+        "evaluation[0].prompts[1]",
+        "runtime.device",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"model__num_attention_heads": 0}, "model.num_attention_heads"),
+        ({"model__num_attention_heads": "8"}, "model.num_attention_heads"),
+        ({"model__intermediate_size": 0}, "model.intermediate_size"),
+        ({"model__intermediate_size": "wide"}, "model.intermediate_size"),
+        ({"model": None}, "model"),
+        ({"parallelism__data": 0}, "parallelism.data"),
+        ({"parallelism__tensor": 0}, "parallelism.tensor"),
+        ({"training__duration": 10}, "training.duration"),
+        ({"training__schedule": None}, "training.schedule"),
+        ({"training__optimizer": SGD}, "training.optimizer"),
+        ({"objective__sequence_length": None}, "objective.sequence_length"),
+        ({"compression": Quantize(scheme=W4A16())}, "compression"),
+        ({"evaluation": Perplexity()}, "evaluation"),
+        ({"corpus__name": 3}, "corpus.name"),
+        ({"tokenizer": "gpt2"}, "tokenizer"),
+    ],
+)
+def test_a_wrong_field_is_reported_alone_and_rules_that_need_it_keep_quiet(changes, path):
+    assert list(found(loaded(**changes))) == [path]
+
+
+def test_a_wrong_field_does_not_hide_what_other_fields_break():
+    recipe = loaded(model__rope_theta=-1.0, training__global_batch_size=5, parallelism__data=2)
+    assert set(found(recipe)) == {"model.rope_theta", "training.global_batch_size"}
+
+
+def test_a_class_without_its_parentheses_is_explained():
+    assert (
+        "the class SGD; did you forget its parentheses?" in found(loaded(training__optimizer=SGD))["training.optimizer"]
+    )
+
+
+@pytest.mark.parametrize("name", ["", "my model", "-x", "_x", "a.b", "a/b", "é", "a\n", 3, None])
+def test_a_name_that_dvc_or_a_file_system_would_not_take_is_refused(name):
+    with attrs.validators.disabled():
+        recipe = attrs.evolve(SMALL, name=name)
+    assert [violation.path.rpartition(".")[2] for violation in checks.violations(recipe)] == ["name"]
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_a_proposed_name_is_accepted(name):
+    reason = found(changed(SMALL, corpus__name=name)).get("corpus.name")
+    assume(reason is not None and "; use " in reason)
+    proposed = reason.rpartition("; use '")[2].removesuffix("'")
+    assert found(changed(SMALL, corpus__name=proposed)) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"corpus__heldout_fraction": 0.0}, "corpus.heldout_fraction"),
+        ({"evaluation": ()}, "evaluation"),
+        ({"evaluation": (Perplexity(), Perplexity())}, "evaluation[1]"),
+        ({"evaluation": (Perplexity(max_tokens=31),)}, "evaluation[0].max_tokens"),
+        ({"training__optimizer": SGD(learning_rate=1.0, momentum=0.0, nesterov=True)}, "training.optimizer.nesterov"),
+        ({"training__optimizer": AdamW(learning_rate=1.0, beta1=1.0)}, "training.optimizer.beta1"),
+        ({"compression": (Quantize(scheme=W4A16(group_size=32), seed=2**32),)}, "compression[0].seed"),
+        ({"objective": CausalLM(sequence_length=2049)}, "objective.sequence_length"),
+        ({"tokenizer__vocab_size": 256}, "tokenizer.vocab_size"),
+    ],
+)
+def test_what_an_engine_would_only_say_once_it_runs_is_refused(changes, path):
+    assert list(found(loaded(**changes))) == [path]
+
+
+def test_a_dense_recipe_may_go_without_perplexity():
+    assert found(changed(SMALL, compression=(), evaluation=())) == {}
+
+
+@given(recipes(), st.integers(2, 8))
+def test_reduce_scatter_needs_a_sequence_that_the_tensor_ranks_can_share(recipe, tensor):
+    recipe = changed(recipe, parallelism__tensor=tensor, parallelism__tensor_parallel_mode="reduce_scatter")
+    assert ("objective.sequence_length" in found(recipe)) == (recipe.objective.sequence_length % tensor != 0)
+
+
+@given(recipes(), st.integers(2, 8))
+def test_a_vocabulary_of_any_size_splits_over_the_tensor_ranks(recipe, tensor):
+    recipe = changed(recipe, parallelism__tensor=tensor)
+    assume(not any(path in found(recipe) for path in ("parallelism.tensor", "model.make_vocab_size_divisible_by")))
+    assert all(recipe.model.padded_vocab_size(size) % tensor == 0 for size in range(257, 400))
+    assert math.gcd(recipe.model.num_attention_heads, tensor) == tensor
