@@ -120,7 +120,7 @@ class YamlText:
             edited = YamlText(self.path, "".join([*lines, "\n" if lines else "", head, added]))
         else:
             edited = YamlText(self.path, "".join(_exchanged(lines, collection, names, entries)))
-        if edited._others(section, _names(entries)) != self._others(section, names):
+        if not edited._has_others(section, _names(entries), self._others(section, names)):
             raise PlanError(
                 f"{self.path}: can't write {section or 'sections'} here without touching what else is in the file; "
                 "use plain block form, without anchors that span entries, and end the file with a newline"
@@ -132,6 +132,12 @@ class YamlText:
         entries = self._collection(section).entries
         line = next(entry.start for entry in entries if entry.name == name) + 1
         return PlanError(f"{self.path}, line {line}: {reason}")
+
+    def _has_others(self, section: str | None, names: Collection[str], expected: dict[str, Any]) -> bool:
+        try:
+            return self._others(section, names) == expected
+        except PlanError:
+            return False
 
     def _others(self, section: str | None, names: Collection[str]) -> dict[str, Any]:
         if section is None:

@@ -1,0 +1,321 @@
+"""What the planner leaves in dvc.yaml and params.yaml, read by DVC itself, and what it leaves alone."""
+
+import shlex
+from copy import deepcopy
+
+import attrs
+import pytest
+import yaml
+from dvc.repo import Repo
+from dvc.schema import COMPILED_MULTI_STAGE_SCHEMA
+from dvc.utils.serialize import modify_yaml
+from tiny_recipe import RECIPE
+
+from llmrecipe import ByteLevelBPE, Corpus, Runtime, TextFiles, codec, dvcfiles
+from llmrecipe.errors import PlanError
+from llmrecipe.plan.planner import plan
+from llmrecipe.recipe.recipe import Recipe
+
+OTHER = attrs.evolve(RECIPE, name="other", tokenizer=ByteLevelBPE(vocab_size=400))
+
+HAND_DVC = """\
+# My own pipeline.
+vars:
+  - width : 3     # only this
+  - colours: [red,   green]
+
+plots:
+    - reports/own.csv:
+        x: step     # my axis
+
+stages:
+    # compare everything
+    report:
+        cmd: >-
+            python report.py
+            --all
+        deps: &needs
+            - report.py
+        outs:
+            - reports/out.html: {cache: false}   # small
+    each:
+        foreach: ${colours}
+        do:
+            cmd: echo ${item} > ${item}.txt
+            outs: [ '${item}.txt' ]
+    cross:
+        matrix: {a: [1, 2], b: [x, y]}
+        cmd: echo ${item.a}
+        deps: *needs
+
+artifacts:
+    best:
+        path: reports/out.html
+        type: model
+
+metrics: [reports/own.json]
+# the end
+"""
+
+HAND_PARAMS = """\
+# mine
+mine:   &mine
+  rate : 1e-3   # DVC reads a number
+  list: [ 1,2 ]
+copy: *mine
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """The root of a DVC project, as far as the planner looks."""
+    (tmp_path / ".dvc").mkdir()
+    return tmp_path
+
+
+def opened(project) -> Repo:
+    """The project as DVC understands it."""
+    return Repo.init(project, no_scm=True, force=True)
+
+
+def write(project, *recipes: Recipe) -> list[str]:
+    return [path.name for path in dvcfiles.write(plan(recipes), project)]
+
+
+def contents(project) -> dict[str, bytes]:
+    return {name: (project / name).read_bytes() for name in ("dvc.yaml", "params.yaml") if (project / name).exists()}
+
+
+def without_planned(project, *recipes: Recipe) -> tuple[dict, dict]:
+    """Both files without the stages, plots and sections of `recipes`, as PyYAML reads them."""
+    planned = {stage.name for stage in plan(recipes).stages}
+    dvc, params = (yaml.safe_load((project / name).read_text()) for name in ("dvc.yaml", "params.yaml"))
+    dvc["stages"] = {name: stage for name, stage in dvc["stages"].items() if name not in planned}
+    dvc["plots"] = [plot for plot in dvc["plots"] if next(iter(plot)).split()[0] not in planned]
+    return dvc, {name: section for name, section in params.items() if name not in {*planned, "runtime"}}
+
+
+def test_equal_recipes_give_equal_bytes_and_are_written_once(tmp_path):
+    projects = [tmp_path / name for name in "ab"]
+    for project in projects:
+        (project / ".dvc").mkdir(parents=True)
+        assert write(project, RECIPE, OTHER) == ["params.yaml", "dvc.yaml"]
+    assert contents(projects[0]) == contents(projects[1])
+    times = [path.stat().st_mtime_ns for path in projects[0].glob("*.yaml")]
+    assert write(projects[0], RECIPE, OTHER) == []
+    assert [path.stat().st_mtime_ns for path in projects[0].glob("*.yaml")] == times
+
+
+def test_dvc_accepts_the_pipeline_and_sees_its_graph(project):
+    write(project, RECIPE, OTHER)
+    COMPILED_MULTI_STAGE_SCHEMA(yaml.safe_load((project / "dvc.yaml").read_text()))
+    repo = opened(project)
+    repo.index.check_graph()
+    planned = {stage.name: stage for stage in plan([RECIPE, OTHER]).stages}
+    assert {stage.name for stage in repo.index.stages} == planned.keys()
+    for stage in repo.index.stages:
+        assert {out.def_path for out in stage.outs} == set(planned[stage.name].products)
+        assert {out.def_path for out in stage.outs if out.metric} == {
+            f"{planned[stage.name].output}/{name}" for name in planned[stage.name].metrics
+        }
+        assert all(out.use_cache for out in stage.outs)
+        files = {dep.def_path for dep in stage.deps if dep.def_path != "params.yaml"}
+        assert files == set(planned[stage.name].inputs.values())
+
+
+def test_each_stage_tracks_its_own_section_alone(project):
+    write(project, RECIPE, OTHER)
+    for stage in opened(project).index.stages:
+        (params,) = [dep for dep in stage.deps if dep.def_path == "params.yaml"]
+        assert params.params == [stage.name]
+
+
+def test_a_stage_reads_back_the_section_that_the_recipe_gave(project):
+    write(project, RECIPE)
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    for stage in plan([RECIPE]).stages:
+        assert codec.structure(params[stage.name], type(stage.section), stage.name) == stage.section
+
+
+def test_runtime_choices_are_there_for_every_owner(project):
+    write(project, attrs.evolve(RECIPE, runtime=Runtime(workers=7)))
+    runtime = yaml.safe_load((project / "params.yaml").read_text())["runtime"]
+    assert {owner: codec.structure(choices, Runtime, "") for owner, choices in runtime.items()} == {
+        "books": Runtime(workers=7),
+        "tiny": Runtime(workers=7),
+    }
+
+
+def test_a_command_says_all_that_a_stage_needs_to_know(project):
+    write(project, RECIPE)
+    (stage,) = [stage for stage in opened(project).index.stages if stage.name == "tiny-evaluate"]
+    assert shlex.split(stage.cmd) == [
+        *("llmrecipe", "stage", "evaluate", "--name", "tiny-evaluate", "--runtime", "tiny"),
+        *("--input", "tokens=artifacts/tiny/tokenize/tokens", "--input", "dense=artifacts/tiny/export/model"),
+        *("--input", "quantized=artifacts/tiny/quantize/model", "--output", "artifacts/tiny/evaluate"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", ["data/with space.txt", "data/it's.txt", 'data/"q".txt', "data/${x}.txt", "data/é $HOME"]
+)
+def test_odd_paths_reach_dvc_and_the_shell_as_they_are(project, path):
+    write(project, attrs.evolve(RECIPE, corpus=Corpus(name="books", source=TextFiles(paths=(path,)))))
+    (stage,) = [stage for stage in opened(project).index.stages if stage.name == "books-prepare"]
+    assert f"source0={path}" in shlex.split(stage.cmd)
+    assert path in {dep.def_path for dep in stage.deps}
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", "-a", "ä", "a.b", "a@b"])
+def test_a_name_that_dvc_can_not_take_is_refused(project, name):
+    with pytest.raises(PlanError, match="can't name stages"):
+        write(project, attrs.evolve(RECIPE, name=name))
+    assert contents(project) == {}
+
+
+@pytest.mark.parametrize("name", ["123", "true", "null", "1e3", "on"])
+def test_a_name_that_yaml_could_take_for_something_else_stays_a_name(project, name):
+    write(project, attrs.evolve(RECIPE, name=name))
+    assert set(yaml.safe_load((project / "params.yaml").read_text())["runtime"]) == {"books", name}
+    assert f"{name}-pretrain" in {stage.name for stage in opened(project).index.stages}
+
+
+def test_what_was_written_by_hand_stays_byte_for_byte(project):
+    (project / "dvc.yaml").write_text(HAND_DVC)
+    (project / "params.yaml").write_text(HAND_PARAMS)
+    write(project, RECIPE)
+    write(project, OTHER)
+    write(project, RECIPE, OTHER)
+    write(project, RECIPE)
+    # What is planned stands right below `plots:` and `stages:`.
+    head, rest = HAND_DVC.split("plots:\n", 1)
+    middle, tail = rest.split("stages:\n", 1)
+    dvc = (project / "dvc.yaml").read_text()
+    assert dvc.startswith(head + "plots:\n")
+    assert f"\n{middle}stages:\n" in dvc
+    assert dvc.endswith(f"\n{tail}")
+    assert (project / "params.yaml").read_text().startswith(HAND_PARAMS)
+    assert without_planned(project, RECIPE) == (yaml.safe_load(HAND_DVC), yaml.safe_load(HAND_PARAMS))
+
+
+def test_dvc_runs_hand_written_stages_beside_planned_ones(project):
+    (project / "dvc.yaml").write_text(HAND_DVC)
+    (project / "params.yaml").write_text(HAND_PARAMS)
+    write(project, RECIPE)
+    names = {stage.name for stage in opened(project).index.stages}
+    assert {"report", "each@red", "each@green", "cross@1-x", "cross@2-y", "tiny-pretrain"} <= names
+
+
+def test_stages_and_sections_of_an_earlier_plan_go(project):
+    write(project, OTHER)
+    fresh = contents(project)
+    write(project, RECIPE, OTHER)
+    write(project, OTHER)
+    assert contents(project) == fresh
+
+
+def test_a_plan_is_known_again_after_dvc_has_rewritten_the_files(project):
+    write(project, RECIPE)
+    with modify_yaml(project / "dvc.yaml") as data:
+        data["stages"]["mine"] = {"cmd": "echo mine"}
+        data["stages"]["tiny-pretrain"]["frozen"] = True
+    with modify_yaml(project / "params.yaml") as data:
+        data["tiny-pretrain"]["training"]["optimizer"]["learning_rate"] = 3e-4
+        data["mine"] = 1
+    write(project, RECIPE)
+    assert without_planned(project, RECIPE) == ({"stages": {"mine": {"cmd": "echo mine"}}, "plots": []}, {"mine": 1})
+    write(project, OTHER)
+    assert without_planned(project, OTHER) == ({"stages": {"mine": {"cmd": "echo mine"}}, "plots": []}, {"mine": 1})
+
+
+def test_a_copy_of_a_planned_stage_under_another_name_is_the_users(project):
+    write(project, RECIPE)
+    with modify_yaml(project / "dvc.yaml") as data:
+        copy = deepcopy(dict(data["stages"]["tiny-export"], outs=["elsewhere"]))
+        data["stages"]["mine"] = copy
+    write(project, RECIPE)
+    assert without_planned(project, RECIPE)[0]["stages"] == {"mine": copy}
+
+
+def test_a_crash_between_the_two_files_is_mended_by_planning_again(project, monkeypatch):
+    for before in ((), (OTHER,)):
+        for after in ((RECIPE,), (attrs.evolve(RECIPE, compression=()),)):
+            if before:
+                write(project, *before)
+            with monkeypatch.context() as patch:
+                written = []
+                real = dvcfiles.artifacts.write_text
+
+                def crash(path, text, written=written, real=real):
+                    if written:
+                        raise KeyboardInterrupt
+                    written.append(path)
+                    real(path, text)
+
+                patch.setattr(dvcfiles.artifacts, "write_text", crash)
+                with pytest.raises(KeyboardInterrupt):
+                    write(project, RECIPE)
+            write(project, *after)
+            mended = contents(project)
+            for path in project.glob("*.yaml"):
+                path.unlink()
+            write(project, *after)
+            assert contents(project) == mended
+            for path in project.glob("*.yaml"):
+                path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("dvc", "params", "message"),
+    [
+        (
+            "stages:\n  tiny-export:\n    cmd: x\n",
+            "",
+            r"dvc\.yaml, line 2: the stage 'tiny-export' was written by hand",
+        ),
+        ("", "a: 1\ntiny-export: 2\n", r"params\.yaml, line 2: the section 'tiny-export' was written by hand"),
+        ("", "a: 1\nruntime: fast\n", r"params\.yaml, line 2: the section 'runtime' isn't one"),
+        ("", "runtime:\n  tiny: {gpu: 1}\n", r"params\.yaml, line 1: the section 'runtime' isn't one"),
+        (
+            "stages:\n  a:\n    cmd: x\n    outs: [artifacts]\n",
+            "",
+            r"dvc\.yaml, line 2: the output artifacts of 'a' overlaps",
+        ),
+        (
+            "stages:\n  a:\n    cmd: x\n    metrics:\n    - artifacts/tiny/pretrain/x.json: {cache: false}\n",
+            "",
+            "overlaps",
+        ),
+        ("stages:\n  a:\n    cmd: x\n    wdir: artifacts\n    outs: [./tiny/export/]\n", "", "overlaps"),
+        ("stages:\n  a:\n    foreach: [1]\n    do:\n      cmd: x\n      outs: [artifacts/tiny]\n", "", "overlaps"),
+        ("stages:\n  a: [\n", "", r"dvc\.yaml, line \d: not YAML"),
+        ("", "a: 1\n b: 2\n", r"params\.yaml, line 2: not YAML"),
+    ],
+)
+def test_what_stands_in_the_way_is_named_and_nothing_is_written(project, dvc, params, message):
+    (project / "dvc.yaml").write_text(dvc)
+    (project / "params.yaml").write_text(params)
+    before = contents(project)
+    with pytest.raises(PlanError, match=message):
+        write(project, RECIPE)
+    assert contents(project) == before
+    assert sorted(path.name for path in project.iterdir() if path.suffix != ".dvc" and path.name[0] != ".") == [
+        "dvc.yaml",
+        "params.yaml",
+    ]
+
+
+def test_a_neighbour_with_a_similar_path_does_not_overlap(project):
+    (project / "dvc.yaml").write_text("stages:\n  a:\n    cmd: x\n    outs: [artifacts/tiny/exported]\n")
+    write(project, RECIPE)
+    assert "a" in without_planned(project, RECIPE)[0]["stages"]
+
+
+def test_outside_a_dvc_project_the_way_into_one_is_named(tmp_path):
+    with pytest.raises(PlanError, match="run `dvc init`"):
+        write(tmp_path, RECIPE)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(PlanError, match=f"root is {tmp_path}"):
+        write(tmp_path / "sub", RECIPE)
+    assert list((tmp_path / "sub").iterdir()) == []
