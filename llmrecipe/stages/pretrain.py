@@ -1,11 +1,15 @@
 """Token files to trained weights, with the curves of the training."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from llmrecipe import artifacts, codec
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.training import Trained, train
 from llmrecipe.stages.runner import StageContext
 
-CURVES = ("step", "tokens", "loss", "validation_loss", "learning_rate", "grad_norm")
+CURVES = ("step", "tokens", "loss", "learning_rate", "grad_norm")
+VALIDATION = ("step", "validation_loss")
 
 
 def run(context: StageContext) -> None:
@@ -29,7 +33,9 @@ def run(context: StageContext) -> None:
     artifacts.write_json(folder / "model.json", description)
     artifacts.write_jsonl(folder / "metrics.jsonl", trained.metrics)
     artifacts.seal(folder, "checkpoint")
-    artifacts.write_csv(context.output / "curves.csv", CURVES, trained.metrics)
+    # Two files, since DVC draws an empty cell as 0.
+    for name, columns in (("curves.csv", CURVES), ("validation.csv", VALIDATION)):
+        artifacts.write_csv(context.output / name, columns, _table(trained, columns))
     last = trained.metrics[-1]
     artifacts.write_json(
         context.output / "metrics.json",
@@ -42,6 +48,11 @@ def run(context: StageContext) -> None:
         },
     )
     _measure(context, trained)
+
+
+def _table(trained: Trained, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """These columns of the steps that have them all."""
+    return [{name: row[name] for name in columns} for row in trained.metrics if row.keys() >= set(columns)]
 
 
 def _measure(context: StageContext, trained: Trained) -> None:
