@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType, TracebackType
 
@@ -161,9 +162,9 @@ def _from_file(frames: TracebackType | None, filename: str) -> TracebackType | N
 def _failure(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return "is not valid Python"
-    if isinstance(error, ImportError):
-        return f"an import failed: {error}"
-    return f"failed with {type(error).__name__}: {error}"
+    word = re.search(r"name '(\w+)'", str(error)) if isinstance(error, NameError | ImportError) else None
+    near = get_close_matches(word[1], llmrecipe.__all__, n=1) if word else []
+    return f"failed with {type(error).__name__}: {error}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def _place(frames: TracebackType | None, path: Path) -> str:

@@ -7,6 +7,7 @@ from llmrecipe import preflight
 from llmrecipe.cli.render import parameters, show_error, show_warning
 from llmrecipe.errors import LLMRecipeError, RecipeError
 from llmrecipe.loader import load
+from llmrecipe.plan.planner import plan
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.tokenizer import ByteLevelBPE
@@ -26,17 +27,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check every recipe, even after one that is wrong."""
-    status = 0
+    """Check every recipe, even after one that is wrong, and then all of them together."""
+    recipes = []
     for reference in options.recipes:
         try:
-            recipe = load_valid(reference)
+            recipes.append(load_valid(reference))
         except LLMRecipeError as error:
             show_error(error)
-            status = 1
-        else:
-            print(f"{recipe.name}: fine. {_summary(recipe)}")
-    return status
+    if len(recipes) < len(options.recipes):
+        return 1
+    plan(recipes)
+    for recipe in recipes:
+        print(f"{recipe.name}: fine. {_summary(recipe)}")
+    return 0
 
 
 def load_valid(reference: str) -> Recipe:

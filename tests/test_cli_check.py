@@ -1,0 +1,178 @@
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmrecipe.cli.main import main
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+HEAVY = {"torch", "transformers", "dvc", "nanotron", "llmcompressor", "datatrove", "datasets", "numpy", "pyarrow"}
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """A folder with the project's own recipes, on a machine that suits them."""
+    shutil.copytree(RECIPES, tmp_path / "recipes", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / ".dvc").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    return tmp_path
+
+
+def test_a_recipe_that_can_work_is_summed_up_in_a_line(capsys):
+    assert main(["check"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("quickstart: fine. ")
+    assert out.count("\n") == 1
+    assert "M parameters" in out
+    assert "steps of" in out
+    assert out.endswith("2 ranks\n")
+    assert err == ""
+
+
+def test_the_large_recipe_lacks_nothing_but_its_files(capsys, project):
+    assert main(["check", "llama_7b"]) == 1
+    assert capsys.readouterr().err == (
+        "error: llama-7b.corpus.source.paths[0]: no file matches 'data/web/*.parquet'; there is no folder 'data'\n"
+    )
+    (project / "data/web").mkdir(parents=True)
+    (project / "data/web/0.parquet").touch()
+    assert main(["check", "llama_7b"]) == 0
+    assert "6.7 B parameters" in capsys.readouterr().out
+
+
+def test_check_writes_nothing(project):
+    before = sorted(project.rglob("*"))
+    assert main(["check"]) == 0
+    assert sorted(project.rglob("*")) == before
+
+
+def broken(project):
+    text = (project / "recipes/quickstart.py").read_text().replace("data=2, ", "data=2, tensor=3, ")
+    (project / "recipes/broken.py").write_text(text.replace("global_batch_size=32", "global_batch_size=30"))
+    return "recipes/broken.py:quickstart"
+
+
+def test_every_violation_is_printed_and_the_status_is_1(capsys, project):
+    assert main(["check", broken(project)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert "quickstart.parallelism.tensor: 3 does not divide num_attention_heads = 8; use 1, 2, 4 or 8" in lines
+    assert any(line.startswith("quickstart.training.global_batch_size: 30 is not a multiple of") for line in lines)
+
+
+def test_all_recipes_are_checked_even_after_one_that_is_wrong(capsys, project):
+    assert main(["check", "nope", broken(project), "quickstart"]) == 1
+    err = capsys.readouterr().err
+    assert "recipes/nope.py: no such recipe" in err
+    assert "quickstart.parallelism.tensor" in err
+
+
+def test_recipes_that_cannot_be_planned_together_are_refused(capsys, project):
+    assert main(["check", "quickstart", "recipes/quickstart.py"]) == 1
+    assert "two recipes are named 'quickstart'" in capsys.readouterr().err
+
+
+def test_warnings_are_printed_and_do_no_harm(capsys, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    assert main(["check"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("quickstart: fine.")
+    assert err.startswith("warning: quickstart.parallelism: ")
+
+
+def test_the_users_own_traceback_is_shown_before_the_message(capsys, project):
+    (project / "recipes/bad.py").write_text("def bad():\n    return 1 / 0\n")
+    assert main(["check", "bad"]) == 1
+    err = capsys.readouterr().err
+    assert "    return 1 / 0\n" in err
+    assert err.endswith("error: recipes/bad.py: failed with ZeroDivisionError: division by zero\n")
+
+
+def test_a_stage_without_parameters_says_what_to_do(capsys):
+    command = "stage tokenize --name x-tokenize --runtime x --output artifacts/x/tokenize"
+    assert main(command.split()) == 1
+    assert capsys.readouterr().err == "error: params.yaml: no such file; run `llmrecipe plan`\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "nope",
+        "check --nope",
+        "stage nope --name x --runtime x --output x",
+        "stage tokenize --name x --runtime x --output x --input tokens",
+        "stage tokenize --runtime x --output x",
+    ],
+)
+def test_wrong_usage_has_status_2(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(command.split())
+    assert caught.value.code == 2
+    assert "usage: llmrecipe" in capsys.readouterr().err
+
+
+def test_a_stage_gets_what_the_command_line_says(monkeypatch):
+    calls = []
+    monkeypatch.setattr("llmrecipe.stages.runner.run_stage", lambda *given, **named: calls.append((given, named)))
+    command = "stage pretrain --name q-pretrain --runtime q --input tokens=a/b=c --input x=d --output e --params p.yaml"
+    assert main(command.split()) == 0
+    assert calls == [
+        (
+            ("pretrain",),
+            {
+                "name": "q-pretrain",
+                "runtime_key": "q",
+                "inputs": {"tokens": Path("a/b=c"), "x": Path("d")},
+                "output": Path("e"),
+                "params": Path("p.yaml"),
+            },
+        )
+    ]
+
+
+def test_an_interruption_has_status_130(capsys, project):
+    (project / "recipes/stop.py").write_text("raise KeyboardInterrupt\n")
+    assert main(["check", "stop"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("llmrecipe 0.")
+
+
+@pytest.mark.parametrize("command", [["check"], ["plan"], ["--help"], ["plan", "--help"]])
+def test_no_heavy_library_is_imported(command):
+    program = f"""
+import json, sys
+from llmrecipe.cli.main import main
+try:
+    status = main({command!r})
+except SystemExit as stop:
+    status = stop.code
+assert status == 0, status
+print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("command", [["check"], ["plan"], ["--help"]])
+def test_the_answer_takes_less_than_half_a_second_of_cpu_time(command):
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "llmrecipe", *command], capture_output=True, check=True, env=os.environ)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.5

@@ -1,0 +1,264 @@
+import os
+import sys
+import textwrap
+
+import attrs
+import pytest
+from strategies import SMALL
+
+from llmrecipe.errors import LoadError
+from llmrecipe.loader import load
+from llmrecipe.recipe import checks
+
+WHOLE = """
+    from llmrecipe import *
+
+    def {name}(){annotation}:
+        return Recipe(
+            name="small",
+            corpus=Corpus(name="stdlib", source=PythonStdlib()),
+            tokenizer=ByteLevelBPE(vocab_size=512),
+            model=Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2),
+            objective=CausalLM(sequence_length=32),
+            training=Training(duration=Steps(10), global_batch_size=4, optimizer=AdamW(learning_rate=1e-3)),
+            compression=(Quantize(scheme=W4A16(group_size=32)),),
+            evaluation=(Perplexity(), Samples(prompts=("def ",))),
+        )
+"""
+
+
+def whole(name, annotation=" -> Recipe"):
+    return WHOLE.format(name=name, annotation=annotation)
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a file below an empty current folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_file(path, text):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(textwrap.dedent(text))
+
+    return write_file
+
+
+def refusal(reference):
+    with pytest.raises(LoadError) as caught:
+        load(reference)
+    return caught.value
+
+
+@pytest.mark.parametrize("reference", ["small", "small:small", "recipes/small.py", "recipes/small.py:small"])
+def test_a_recipe_is_found_by_name_and_by_file(write, reference):
+    write("recipes/small.py", whole("small"))
+    assert load(reference) == SMALL
+
+
+def test_a_name_is_looked_up_in_the_folder_that_is_given(write, tmp_path):
+    write("mine/small.py", whole("small"))
+    assert load("small", tmp_path / "mine") == SMALL
+
+
+def test_a_single_recipe_needs_no_name(write):
+    write("a.py", whole("other"))
+    assert load("a.py") == SMALL
+
+
+def test_functions_that_take_arguments_or_return_something_else_are_no_recipes(write):
+    write("a.py", whole("other") + "\n    def base(layers) -> Recipe: ...\n    def layers() -> int: return 3\n")
+    assert load("a.py") == SMALL
+
+
+def test_an_annotation_may_be_a_text(write):
+    write("a.py", "    from __future__ import annotations\n" + whole("other") + "\n    def layers() -> int: ...\n")
+    assert load("a.py") == SMALL
+
+
+def test_of_several_recipes_the_one_named_like_the_file_is_meant(write):
+    write("a.py", whole("a") + "\n    def b() -> Recipe: ...\n")
+    assert load("a.py") == SMALL
+
+
+def test_several_recipes_are_listed(write):
+    write("a.py", whole("b") + "\n    def c() -> Recipe: ...\n")
+    assert str(refusal("a.py")) == "a.py: has several recipes; name one, as in a.py:b (they are b, c)"
+
+
+def test_a_file_without_a_recipe_says_what_to_write(write):
+    write("a.py", "x = 1\n")
+    assert str(refusal("a.py")) == "a.py: has no recipe; write `def a() -> Recipe:`"
+
+
+def test_a_missing_name_gets_the_nearest_in_the_folder(write):
+    write("recipes/quickstart.py", "")
+    write("recipes/llama_7b.py", "")
+    assert str(refusal("quikstart")) == (
+        "recipes/quikstart.py: no such recipe; did you mean 'quickstart'? (known: llama_7b, quickstart)"
+    )
+    assert "did you mean 'recipes/llama_7b.py'?" in str(refusal("recipes/lama_7b.py"))
+
+
+def test_a_missing_folder_and_a_folder_in_place_of_a_file_are_refused(write, tmp_path):
+    (tmp_path / "a.py").mkdir(parents=True)
+    assert str(refusal("recipes/x.py")) == "recipes/x.py: no such file; there are none"
+    assert str(refusal("a.py")).startswith("a.py: no such file")
+
+
+def test_a_missing_function_gets_the_nearest(write):
+    write("a.py", whole("small"))
+    assert str(refusal("a.py:smal")) == "a.py: no function 'smal'; did you mean 'small'? (known: small)"
+
+
+def test_a_recipe_that_is_no_function_is_refused(write):
+    write("a.py", whole("f") + "\n    recipe = f()\n")
+    assert "recipe is Recipe(name='small'" in str(refusal("a.py:recipe"))
+
+
+def test_a_function_that_needs_arguments_is_refused_and_defaults_are_fine(write):
+    write("a.py", "    def a(layers, *, heads, width=3, **more): ...\n")
+    assert str(refusal("a.py")).startswith("a.py: a() needs layers, heads; a recipe is a function without arguments")
+    write("b.py", whole("inner") + "\n    def b(layers=2): return inner()\n")
+    assert load("b.py") == SMALL
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("pass", "None, not a Recipe; is its `return` missing?"),
+        ("return 3", "3 (int), not a Recipe"),
+        ("from llmrecipe import Recipe; return Recipe", "the class Recipe, not a recipe; write Recipe(…)"),
+    ],
+)
+def test_what_a_function_returned_instead_of_a_recipe_is_said(write, body, said):
+    write("a.py", f"def a(): {body}\n")
+    assert str(refusal("a.py")) == f"a.py: a() returned {said}"
+
+
+def test_a_syntax_error_is_shown_with_its_line(write):
+    write("a.py", "x = 1\ndef a(:\n")
+    error = refusal("a.py")
+    assert str(error) == "a.py: is not valid Python"
+    assert error.traceback.startswith('  File "a.py", line 2\n    def a(:\n')
+
+
+def test_a_null_byte_is_a_syntax_error(write):
+    write("a.py", "x = '\0'\n")
+    assert str(refusal("a.py")) == "a.py: is not valid Python"
+
+
+def test_an_import_error_is_shown(write):
+    write("a.py", "\nimport no_such_module\n")
+    error = refusal("a.py")
+    assert str(error) == "a.py: failed with ModuleNotFoundError: No module named 'no_such_module'"
+    assert 'File "a.py", line 2, in <module>' in error.traceback
+
+
+@pytest.mark.parametrize("text", ["from llmrecipe import Lama\n", "def a(): return Lama()\n"])
+def test_a_misspelt_word_of_the_language_gets_the_nearest(write, text):
+    write("a.py", text)
+    assert str(refusal("a.py")).endswith("; did you mean 'Llama'?")
+
+
+@pytest.mark.parametrize("exception", ["ZeroDivisionError('x')", "SystemExit(3)", "KeyError('x')"])
+def test_whatever_a_recipe_raises_is_shown_from_the_users_file_on(write, exception):
+    write("helper.py", f"def fail():\n    raise {exception}\n")
+    write("a.py", "import helper\n\ndef a():\n    return helper.fail()\n")
+    lines = refusal("a.py").traceback.splitlines()
+    files = [line.split('"')[1] for line in lines if line.startswith("  File")]
+    assert [os.path.basename(file) for file in files] == ["a.py", "helper.py"]
+    assert lines[-1].startswith(exception.partition("(")[0])
+
+
+def test_an_interruption_is_left_alone(write):
+    write("a.py", "raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        load("a.py")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("Llama(hiden_size=3)", "Llama has no field 'hiden_size'; did you mean 'hidden_size'? (known: hidden_size, "),
+        ("Llama(hidden_size=3)", "Llama needs num_layers, num_attention_heads, num_key_value_heads"),
+        ("CausalLM(256)", "CausalLM takes its fields by name: CausalLM(sequence_length=…)"),
+        ("Tokens()", "Tokens needs count"),
+        ("attrs.evolve(Parallelism(), tenser=2)", "Parallelism has no field 'tenser'; did you mean 'tensor'?"),
+    ],
+)
+def test_a_call_with_wrong_fields_is_explained_with_its_file_and_line(write, call, said):
+    write("a.py", f"import attrs\nfrom llmrecipe import *\n\ndef a():\n    return {call}\n")
+    assert str(refusal("a.py")).startswith(f"a.py:5: {said}")
+
+
+def test_a_wrong_field_in_a_sibling_is_placed_in_the_sibling(write, tmp_path):
+    write("recipes/base.py", "from llmrecipe import *\n\nmodel = Llama(hiden_size=3)\n")
+    write("recipes/a.py", "import base\n")
+    assert str(refusal("a")).startswith(f"{tmp_path}/recipes/base.py:3: Llama has no field")
+
+
+def test_a_type_error_of_the_users_own_keeps_its_traceback(write):
+    write("a.py", "def f(): ...\n\ndef a():\n    return f(x=1)\n")
+    error = refusal("a.py")
+    assert "failed with TypeError" in str(error)
+    assert "return f(x=1)" in error.traceback
+
+
+def test_wrong_fields_are_left_to_the_checks_which_report_all(write):
+    write(
+        "recipes/small.py",
+        whole("small").replace("hidden_size=64", "hidden_size='64'").replace("Steps(10)", "Steps(-1)"),
+    )
+    recipe = load("small")
+    paths = {violation.path for violation in checks.violations(recipe)}
+    assert paths == {"small.model.hidden_size", "small.training.duration.count"}
+    assert not attrs.validators.get_disabled()
+
+
+def test_validators_are_on_again_after_a_failure(write):
+    write("a.py", "1 / 0\n")
+    refusal("a.py")
+    assert not attrs.validators.get_disabled()
+
+
+def test_a_recipe_may_vary_a_sibling_and_each_load_reads_the_files_anew(write):
+    write("recipes/small.py", whole("small"))
+    write(
+        "recipes/deep.py",
+        """
+        import attrs
+        from llmrecipe import Recipe
+        from small import small
+
+        def deep() -> Recipe:
+            base = small()
+            return attrs.evolve(base, name="deep", model=attrs.evolve(base.model, num_layers=9))
+        """,
+    )
+    assert load("deep") == attrs.evolve(SMALL, name="deep", model=attrs.evolve(SMALL.model, num_layers=9))
+    write("recipes/small.py", whole("small").replace('"stdlib"', '"python"'))
+    assert load("deep").corpus.name == "python"
+
+
+def test_siblings_of_one_folder_are_not_taken_for_those_of_another(write):
+    for folder in ("one", "two"):
+        write(f"{folder}/base.py", f"name = '{folder}'\n")
+        write(f"{folder}/package/__init__.py", "")
+        write(f"{folder}/package/inner.py", f"name = '{folder}'\n")
+        named = whole("small").replace('name="small"', "name=base.name + package.inner.name")
+        write(f"{folder}/small.py", "import base\nimport package.inner\n" + textwrap.dedent(named))
+    assert [load(f"{folder}/small.py").name for folder in ("one", "two", "one")] == ["oneone", "twotwo", "oneone"]
+
+
+def test_a_load_leaves_no_trace_in_the_process(write, tmp_path):
+    write("recipes/base.py", "")
+    write("recipes/small.py", "import base\n" + textwrap.dedent(whole("small")))
+    path, modules, writes_bytecode = list(sys.path), set(sys.modules), sys.dont_write_bytecode
+    load("small")
+    assert (sys.path, set(sys.modules), sys.dont_write_bytecode) == (path, modules, writes_bytecode)
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_a_file_may_have_the_name_of_a_module(write):
+    write("json.py", "import json\nassert json.dumps([]) == '[]'\n" + textwrap.dedent(whole("json_")))
+    assert load("json.py") == SMALL

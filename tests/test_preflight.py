@@ -1,0 +1,109 @@
+import attrs
+import pytest
+from strategies import SMALL
+
+from llmrecipe import JsonlFiles, Parallelism, PretrainedTokenizer, Runtime, TextFiles, preflight
+
+
+def reading(*paths, kind=TextFiles):
+    return attrs.evolve(SMALL, corpus=attrs.evolve(SMALL.corpus, source=kind(paths=paths)))
+
+
+def found(recipe, root):
+    return {violation.path: violation.reason for violation in preflight.violations(recipe, root)}
+
+
+def warned(**changes):
+    return {warning.path: warning.reason for warning in preflight.warnings(attrs.evolve(SMALL, **changes))}
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """A machine with so many cores and GPUs."""
+
+    def make(cores, gpus, flags="avx2"):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+        for index in range(gpus):
+            (tmp_path / "gpus" / str(index)).mkdir(parents=True)
+        (tmp_path / "cpuinfo").write_text(flags)
+        monkeypatch.setattr(preflight, "GPUS", tmp_path / "gpus")
+        monkeypatch.setattr(preflight, "CPU_FLAGS", tmp_path / "cpuinfo")
+
+    return make
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "data/deep/er").mkdir(parents=True)
+    (tmp_path / "data/a.txt").touch()
+    (tmp_path / "data/deep/er/b.txt").touch()
+    return tmp_path
+
+
+def test_patterns_that_match_files_are_fine(project):
+    assert found(reading("data/a.txt", "data/*.txt", "data/**/b.txt"), project) == {}
+
+
+def test_a_pattern_that_matches_no_file_is_refused_with_what_is_there(project):
+    assert found(reading("data/*.txt", "data/x*.txt", "date/*.txt", "data/de*", kind=JsonlFiles), project) == {
+        "small.corpus.source.paths[1]": "no file matches 'data/x*.txt'; 'data' holds a.txt, deep",
+        "small.corpus.source.paths[2]": "no file matches 'date/*.txt'; there is no folder 'date'",
+        "small.corpus.source.paths[3]": "no file matches 'data/de*'; 'data' holds a.txt, deep",
+    }
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../a.txt", "data/../../a.txt"])
+def test_a_path_out_of_the_project_is_refused_even_if_it_exists(project, path):
+    (project / "a.txt").touch()
+    assert "leads out of the project" in found(reading(path), project / "data")["small.corpus.source.paths[0]"]
+    recipe = attrs.evolve(SMALL, tokenizer=PretrainedTokenizer(path=path))
+    assert "leads out of the project" in found(recipe, project / "data")["small.tokenizer.path"]
+
+
+def test_a_tokenizer_folder_must_hold_a_tokenizer(project):
+    recipe = attrs.evolve(SMALL, tokenizer=PretrainedTokenizer(path="data/tok"))
+    assert found(recipe, project)["small.tokenizer.path"].startswith("there is no folder 'data/tok'")
+    (project / "data/tok").mkdir()
+    assert found(recipe, project)["small.tokenizer.path"].startswith("'data/tok' holds no tokenizer.json")
+    (project / "data/tok/tokenizer.json").touch()
+    assert found(recipe, project) == {}
+
+
+def test_as_many_threads_as_cores_are_fine(machine):
+    machine(cores=4, gpus=0)
+    assert warned(parallelism=Parallelism(data=2), runtime=Runtime(threads_per_rank=2)) == {}
+
+
+def test_more_threads_than_cores_get_a_warning_with_a_number_that_fits(machine):
+    machine(cores=4, gpus=0)
+    assert warned(parallelism=Parallelism(tensor=2), runtime=Runtime(threads_per_rank=3)) == {
+        "small.runtime.threads_per_rank": "2 ranks of 3 threads will wait for each other on 4 cores; use 2"
+    }
+
+
+def test_more_ranks_than_cores_get_a_warning(machine):
+    machine(cores=2, gpus=0)
+    reason = warned(parallelism=Parallelism(data=2, pipeline=2))["small.parallelism"]
+    assert reason.startswith(
+        "data × tensor × pipeline = 2 × 1 × 2 = 4 ranks will wait for each other on 2 cores; lower"
+    )
+
+
+def test_more_ranks_than_gpus_get_a_warning_unless_they_run_on_the_cpu(machine):
+    machine(cores=64, gpus=1)
+    reason = warned(parallelism=Parallelism(data=4))["small.parallelism"]
+    assert reason.startswith("data × tensor × pipeline = 4 × 1 × 1 = 4 ranks, each with a GPU of its own, and this")
+    assert warned(parallelism=Parallelism(data=4), runtime=Runtime(device="cpu")) == {}
+
+
+def test_cuda_without_a_gpu_gets_a_warning(machine):
+    machine(cores=64, gpus=0)
+    assert list(warned(runtime=Runtime(device="cuda"))) == ["small.runtime.device"]
+
+
+def test_bfloat16_on_a_cpu_without_it_gets_a_warning(machine):
+    machine(cores=64, gpus=0)
+    training = attrs.evolve(SMALL.training, precision="bfloat16")
+    assert list(warned(training=training)) == ["small.training.precision"]
+    machine(cores=64, gpus=0, flags="avx512_bf16")
+    assert warned(training=training) == {}
