@@ -75,6 +75,8 @@ def prepare(section: PrepareSection, directory: Path, runtime: Runtime, work: Pa
     Raises:
         StageError: a source can't be read, nothing is left after cleaning or a split is empty.
     """
+    # As in `SourceReader`: fsspec takes a relative path for what it once was.
+    directory, work = directory.absolute(), work.absolute()
     totals: Counter[tuple[str, str]] = Counter()
     steps: list[tuple[str, PipelineStep]] = [("read", reader_of(section.source)), ("empty", LambdaFilter(has_text))]
     for number, cleaner in enumerate(section.clean):

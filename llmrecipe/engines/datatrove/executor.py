@@ -77,8 +77,8 @@ class Executor(PipelineExecutor):
             yield copy.deepcopy(self)._run_task(rank)
 
     def _in_processes(self) -> Iterable[PipelineStats]:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        # Not forkserver: its children have another parent, whose death they would not be told of.
+        context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker) as pool:
             try:
                 for future in as_completed([pool.submit(self._run_task, rank) for rank in range(self.tasks)]):

@@ -55,7 +55,8 @@ class SourceReader(BaseDiskReader):
         Raises:
             StageError: a file can't be of this format, or all are empty.
         """
-        super().__init__(str(root), text_key=text_field)
+        # fsspec keeps a folder for each path it was given, and for "." the first that it was.
+        super().__init__(str(root.absolute()), text_key=text_field)
         self.sizes = {path: (root / path).stat().st_size for path in paths}
         for path, size in self.sizes.items():
             self.check_file(path, size)

@@ -86,6 +86,8 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, runtime: Run
         StageError: the files of documents don't hold what they did when they were written, or a text encodes to the
             end-of-text token.
     """
+    # As in `SourceReader`: fsspec takes a relative path for what it once was.
+    source, directory, work = source.absolute(), directory.absolute(), work.absolute()
     described, splits = documents.description(source), {}
     for split in documents.SPLITS:
         listed = described[split]

@@ -1,0 +1,436 @@
+import ast
+import bz2
+import csv
+import gzip
+import hashlib
+import json
+import logging
+import lzma
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import yaml
+from backports import zstd
+from corpora import contents, read_documents, run, write_jsonl
+from datatrove.pipeline.base import PipelineStep
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmrecipe import artifacts
+from llmrecipe.engines.datatrove import executor, stdlib
+from llmrecipe.engines.datatrove.cleaning import split_of
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.corpus import CsvFiles, ExactDedup, FixUnicode, JsonlFiles, ParquetFiles, PythonStdlib, TextFiles
+from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.sections import PrepareSection
+from llmrecipe.stages.runner import run_stage
+
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd.compress}
+
+TEXTS = [f"document {number}, with a text of its own" for number in range(60)]
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def section(source, clean=(), heldout_fraction=0.3, shards=2):
+    return PrepareSection(source=source, clean=clean, heldout_fraction=heldout_fraction, shards=shards)
+
+
+def prepared(project: Path, *arguments, runtime: Runtime | None = None, folder: str = "out", **options):
+    """Documents of both splits by id, and the metrics."""
+    context = run("prepare", section(*arguments, **options), project / folder, runtime=runtime)
+    documents = context.output / "documents"
+    artifacts.open_artifact(documents, "documents")
+    found = {split: {d["id"]: d["text"] for d in read_documents(documents, split)} for split in ("train", "heldout")}
+    return found, json.loads((context.output / "metrics.json").read_text())
+
+
+def write_csv(path: Path, rows: list[list[str]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+# What comes out
+
+
+def test_every_document_lands_in_one_split_and_is_counted(project):
+    write_jsonl(project / "data/a.jsonl", TEXTS)
+    found, metrics = prepared(project, JsonlFiles(paths=("data/*.jsonl",)))
+    everything = found["train"] | found["heldout"]
+    assert everything == {f"data/a.jsonl:{number}": text for number, text in enumerate(TEXTS, 1)}
+    size = sum(len(text.encode()) for text in TEXTS)
+    assert metrics["read"] == {"documents": 60, "text_bytes": size}
+    assert metrics["train"]["documents"] == len(found["train"]) == 60 - metrics["heldout"]["documents"]
+    assert metrics["train"]["text_bytes"] + metrics["heldout"]["text_bytes"] == size
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_text_jsonl_and_csv_are_read_plain_and_compressed(project, suffix):
+    texts = ['first "quoted", text\nof two lines: é', *TEXTS]
+    (project / "data").mkdir()
+    for number, text in enumerate(texts):
+        (project / f"data/{number:02}.txt{suffix}").write_bytes(COMPRESS[suffix](text.encode()))
+    write_csv(project / "rows", [["id", "body"], *[[str(number), text] for number, text in enumerate(texts)]])
+    (project / f"data/rows.csv{suffix}").write_bytes(COMPRESS[suffix]((project / "rows").read_bytes()))
+    lines = "".join(json.dumps({"body": text, "other": 1}) + "\n" for text in texts)
+    (project / f"data/lines.jsonl{suffix}").write_bytes(COMPRESS[suffix](lines.encode()))
+    for number, source in enumerate(
+        (
+            TextFiles(paths=(f"data/*.txt{suffix}",)),
+            CsvFiles(paths=(f"data/*.csv{suffix}",), text_field="body"),
+            JsonlFiles(paths=(f"data/*.jsonl{suffix}",), text_field="body"),
+        )
+    ):
+        found, _ = prepared(project, source, folder=f"out{number}")
+        assert sorted((found["train"] | found["heldout"]).values()) == sorted(texts)
+
+
+def test_parquet_is_read_with_its_nulls_as_empty_documents(project):
+    pyarrow.parquet.write_table(pyarrow.table({"n": range(61), "text": [*TEXTS, None]}), "a.parquet")
+    found, metrics = prepared(project, ParquetFiles(paths=("*.parquet",)))
+    assert sorted((found["train"] | found["heldout"]).values()) == sorted(TEXTS)
+    assert metrics["dropped"] == {"empty": 1}
+
+
+def test_a_text_longer_than_csvs_own_limit_is_read_whole(project):
+    write_csv(project / "a.csv", [["text"], ["long " * 100_000], *[[text] for text in TEXTS]])
+    found, _ = prepared(project, CsvFiles(paths=("a.csv",)))
+    assert "long " * 100_000 in (found["train"] | found["heldout"]).values()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(project):
+    for number, text in enumerate(TEXTS):
+        (project / f"{number}.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    found, _ = prepared(project, TextFiles(paths=("*.txt",)))
+    assert sorted((found["train"] | found["heldout"]).values()) == sorted(TEXTS)
+
+
+def test_documents_keep_the_order_of_their_files(project):
+    for number, text in enumerate(TEXTS):
+        write_jsonl(project / f"data/{number:02}.jsonl", [text])
+    found, _ = prepared(project, JsonlFiles(paths=("data/*.jsonl",)), shards=4)
+    for split in found.values():
+        assert list(split) == sorted(split)
+
+
+def test_one_large_file_is_spread_evenly_over_the_shards(project):
+    write_jsonl(project / "a.jsonl", TEXTS)
+    context = run("prepare", section(JsonlFiles(paths=("a.jsonl",)), shards=5), project / "out")
+    for shard in range(5):
+        files = (context.output / "documents").rglob(f"{shard:05}.jsonl.zst")
+        assert sum(len(zstd.decompress(path.read_bytes()).splitlines()) for path in files) == 12
+
+
+# Cleaning and splitting
+
+
+def test_of_equal_texts_the_first_stays(project):
+    write_jsonl(project / "data/a.jsonl", ["other", "twin", *TEXTS])
+    write_jsonl(project / "data/b.jsonl", ["twin", *TEXTS[:30], "twin"])
+    source = JsonlFiles(paths=("data/*.jsonl",))
+    found, metrics = prepared(project, source, clean=(ExactDedup(),))
+    everything = found["train"] | found["heldout"]
+    assert sorted(everything.values()) == sorted({"other", "twin", *TEXTS})
+    assert all(name.startswith("data/a.jsonl") for name in everything)
+    assert metrics["dropped"] == {"empty": 0, "exact_dedup": 32}
+
+
+def test_cleaners_run_in_their_order(project):
+    write_jsonl(project / "a.jsonl", ["schÃ¶n", "schön", *TEXTS])
+    source = JsonlFiles(paths=("a.jsonl",))
+    repaired, metrics = prepared(project, source, clean=(FixUnicode(), ExactDedup()), folder="repaired")
+    assert metrics["dropped"]["exact_dedup"] == 1
+    assert list((repaired["train"] | repaired["heldout"]).values()).count("schön") == 1
+    late, metrics = prepared(project, source, clean=(ExactDedup(), FixUnicode()), folder="late")
+    assert metrics["dropped"]["exact_dedup"] == 0
+    assert list((late["train"] | late["heldout"]).values()).count("schön") == 2
+
+
+def test_what_a_cleaner_empties_counts_as_dropped_by_it(project):
+    write_jsonl(project / "a.jsonl", ["", " \n", "\x00\x01", *TEXTS])
+    _, metrics = prepared(project, JsonlFiles(paths=("a.jsonl",)), clean=(FixUnicode(),))
+    assert metrics["dropped"] == {"empty": 2, "fix_unicode": 1}
+
+
+@given(st.text(), st.floats(0, 0.5), st.floats(0, 0.5))
+def test_a_text_has_one_split_and_a_larger_fraction_only_adds(text, smaller, larger):
+    smaller, larger = sorted((smaller, larger))
+    assert split_of(text, smaller) == split_of(str(text), smaller)
+    if split_of(text, smaller) == "heldout":
+        assert split_of(text, larger) == "heldout"
+
+
+@given(st.lists(st.sampled_from(TEXTS), min_size=1))
+def test_duplicates_never_part(texts):
+    split = {}
+    for text in texts:
+        assert split.setdefault(text, split_of(text, 0.5)) == split_of(text, 0.5)
+
+
+def test_the_split_is_the_texts_sha256_against_the_fraction():
+    for text in TEXTS:
+        share = int(hashlib.sha256(text.encode()).hexdigest(), 16) / 2**256
+        assert split_of(text, 0.3) == ("heldout" if share < 0.3 else "train")
+    share = sum(split_of(f"text {number}", 0.1) == "heldout" for number in range(10_000)) / 10_000
+    assert abs(share - 0.1) < 0.01
+
+
+# Determinism
+
+
+def test_the_same_bytes_for_one_worker_or_three_in_any_folder(tmp_path, monkeypatch):
+    outputs = []
+    for name, workers in (("here", 1), ("there/deeper", 3)):
+        project = tmp_path / name
+        for number in range(7):
+            write_jsonl(project / f"data/{number}.jsonl", TEXTS[number * 5 : number * 5 + 15])
+        monkeypatch.chdir(project)
+        arguments = section(JsonlFiles(paths=("data/*.jsonl",)), clean=(FixUnicode(), ExactDedup()), shards=3)
+        context = run("prepare", arguments, project / "out", runtime=Runtime(workers=workers))
+        outputs.append(contents(context.output))
+        assert not context.scratch.exists()
+    assert outputs[0] == outputs[1]
+    assert {"metrics.json", "documents/manifest.json", "documents/documents.json"} < set(outputs[0])
+
+
+# The standard library
+
+
+def test_the_standard_library_is_hand_written_modules_only():
+    names = stdlib.modules(stdlib.folder())
+    assert names == sorted(set(names))
+    assert {"json/decoder.py", "argparse.py", "asyncio/tasks.py", "encodings/utf_8.py"} <= set(names)
+    for name in names:
+        assert not {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"} & set(Path(name).parts)
+        text = (stdlib.folder() / name).read_text(encoding="utf-8")
+        assert "gencodec.py" not in text[:500]
+        assert "decoding_table = (" not in text
+        ast.parse(text)
+    assert not {"pydoc_data/topics.py", "html/entities.py", "stringprep.py", "token.py", "keyword.py"} & set(names)
+    assert 8e6 < sum((stdlib.folder() / name).stat().st_size for name in names) < 13e6
+
+
+def test_what_a_distribution_adds_to_the_standard_library_is_left_out(tmp_path):
+    for name in (
+        "json/decoder.py",
+        "site-packages/numpy/core.py",
+        "dist-packages/apt/cache.py",
+        "sitecustomize.py",
+        "_distutils_system_mod.py",
+        "_sysconfigdata__x86_64-linux-gnu.py",
+        "config-3.11-x86_64-linux-gnu/python-config.py",
+        "unittest/test/test_case.py",
+        "test/test_json.py",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("pass\n")
+    assert stdlib.modules(tmp_path) == ["json/decoder.py"]
+
+
+def test_the_standard_library_becomes_a_corpus(project, capfd):
+    arguments = {"clean": (FixUnicode(), ExactDedup()), "heldout_fraction": 0.02, "shards": 4}
+    found, metrics = prepared(project, PythonStdlib(), **arguments)
+    assert "def " in found["train"]["argparse.py"] + found["heldout"].get("argparse.py", "")
+    assert metrics["train"]["text_bytes"] > 50 * metrics["heldout"]["text_bytes"] > 0
+    assert capfd.readouterr() == ("", "")
+
+
+# Bad input
+
+
+def bad(name, data, source, reason):
+    return pytest.param(name, data, source, reason, id=reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "source", "reason"),
+    [
+        bad("a.txt", b"x", TextFiles(paths=("*.txt", "*.text")), r"^\*\.text: no file matches this pattern"),
+        bad("a.txt", b"", TextFiles(paths=("*.txt",)), r"^a\.txt: empty, and so is every other file"),
+        bad("a.txt", b" \n", TextFiles(paths=("*.txt",)), r"corpus is empty: 1 documents read, dropped 1 by empty"),
+        bad("a.txt", b"caf\xe9", TextFiles(paths=("*.txt",)), r"^a\.txt: not UTF-8"),
+        bad("a.zip", b"PK", TextFiles(paths=("*",)), r"^a\.zip: '\.zip' is not a text file; unpack it"),
+        bad("a.tar.gz", b"x", TextFiles(paths=("*",)), r"^a\.tar\.gz: '\.tar' is not a text file"),
+        bad("a.txt", b"x", JsonlFiles(paths=("*",)), r"^a\.txt: a JSON lines file ends in \.jsonl or \.ndjson"),
+        bad("a.tsv", b"x", CsvFiles(paths=("*",)), r"^a\.tsv: a CSV file ends in \.csv"),
+        bad("a.parquet.gz", b"x", ParquetFiles(paths=("*",)), r"^a\.parquet\.gz: a Parquet file ends in \.parquet"),
+        bad("a.jsonl", b"", JsonlFiles(paths=("*",)), r"^a\.jsonl: empty \(0 bytes\)"),
+        bad("a.jsonl", b'{"text": "x"}\n{"text": ', JsonlFiles(paths=("*",)), r"^a\.jsonl:2: not JSON"),
+        bad("a.jsonl", b"[1]\n", JsonlFiles(paths=("*",)), r"^a\.jsonl:1: expected an object, found list"),
+        bad("a.jsonl", b'{"text": 3}', JsonlFiles(paths=("*",)), r"^a\.jsonl:1: 'text' holds int, not text"),
+        bad("a.jsonl", b'{"body": "x", "n": 1}', JsonlFiles(paths=("*",)), r"no 'text' here; .* one of 'body', 'n'"),
+        bad("a.jsonl", b'{"text": "\xff"}', JsonlFiles(paths=("*",)), r"^a\.jsonl: not UTF-8"),
+        bad("a.csv", b"body,n\nx,1\n", CsvFiles(paths=("*",)), r"^a\.csv: no 'text' here; .* one of 'body', 'n'"),
+        bad("a.csv", b"text,n\nx,1\nx,y,2\n", CsvFiles(paths=("*",)), r"^a\.csv:3: 3 columns under a header of 2"),
+        bad("a.csv", b'text\n"x\n', CsvFiles(paths=("*",)), r"^a\.csv:2: not CSV"),
+        bad("a.parquet", b"PAR1 no", ParquetFiles(paths=("*",)), r"^a\.parquet: can't be read as a Parquet file"),
+        bad("a.parquet", b"", ParquetFiles(paths=("*",)), r"^a\.parquet: empty \(0 bytes\)"),
+        *[
+            bad(f"a.txt{suffix}", COMPRESS[suffix](os.urandom(999))[:500], TextFiles(paths=("*",)), reason)
+            for suffix, reason in [
+                (suffix, rf"^a\.txt\{suffix}: can't be read as a text file .*cut short") for suffix in list(COMPRESS)[1:]
+            ]
+        ],
+    ],
+)
+def test_bad_input_is_named_with_its_file(project, name, data, source, reason):
+    (project / "data").mkdir()
+    os.chdir(project / "data")
+    Path(name).write_bytes(data)
+    with pytest.raises(StageError, match=reason):
+        run("prepare", section(source), project / "out")
+
+
+def test_a_parquet_without_the_text_column_lists_those_there_are(project):
+    pyarrow.parquet.write_table(pyarrow.table({"body": TEXTS, "n": range(60)}), "a.parquet")
+    with pytest.raises(StageError, match=r"^a\.parquet: no 'text' here; set `text_field` to one of 'body', 'n'"):
+        run("prepare", section(ParquetFiles(paths=("*.parquet",))), project / "out")
+
+
+def test_a_parquet_damaged_in_its_middle_is_an_error(project):
+    pyarrow.parquet.write_table(pyarrow.table({"text": [f"{n}" * 99 for n in range(9999)]}), "a.parquet")
+    data = bytearray(Path("a.parquet").read_bytes())
+    data[4:4000] = os.urandom(3996)
+    Path("a.parquet").write_bytes(data)
+    with pytest.raises(StageError, match=r"^a\.parquet: can't be read as a Parquet file"):
+        run("prepare", section(ParquetFiles(paths=("*.parquet",))), project / "out")
+
+
+@pytest.mark.parametrize(("fraction", "split", "change"), [(0.0, "heldout", "raise"), (0.5, "train", "lower")])
+def test_an_empty_split_is_an_error(project, fraction, split, change):
+    other = {"heldout": "train", "train": "heldout"}[split]
+    write_jsonl(project / "a.jsonl", [text for text in TEXTS if split_of(text, fraction) == other][:5])
+    with pytest.raises(StageError, match=rf"the {split} split is empty: all 5 documents .*; {change} it"):
+        run("prepare", section(JsonlFiles(paths=("a.jsonl",)), heldout_fraction=fraction), project / "out")
+
+
+def test_a_corpus_that_cleaning_empties_says_what_dropped_it(project):
+    write_jsonl(project / "a.jsonl", ["", "\x00", "\x01"])
+    expected = r"3 documents read, dropped 1 by empty, 2 by fix_unicode, 0 by exact_dedup"
+    with pytest.raises(StageError, match=expected):
+        run("prepare", section(JsonlFiles(paths=("a.jsonl",)), clean=(FixUnicode(), ExactDedup())), project / "out")
+
+
+# Workers
+
+
+def test_an_error_in_a_worker_process_keeps_its_reason(project):
+    for number in range(4):
+        write_jsonl(project / f"{number}.jsonl", TEXTS)
+    (project / "2.jsonl").write_text("no json\n" * 300)
+    with pytest.raises(StageError, match=r"^2\.jsonl:1: not JSON"):
+        run("prepare", section(JsonlFiles(paths=("*.jsonl",)), shards=4), project / "out", runtime=Runtime(workers=2))
+
+
+class Killed(PipelineStep):
+    """Ends as a process does when memory runs out."""
+
+    def run(self, data=None, rank=0, world_size=1):
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from ()
+
+
+def test_a_killed_worker_is_an_error_and_no_wait(tmp_path):
+    with pytest.raises(StageError, match=r"a worker process was killed.*lower `runtime.workers`"):
+        executor.run("killing", [("kill", Killed())], tasks=2, runtime=Runtime(workers=2), work=tmp_path)
+    assert multiprocessing.active_children() == []
+
+
+SLEEP = """
+import sys, time
+from datatrove.pipeline.base import PipelineStep
+from llmrecipe.engines.datatrove import executor
+from llmrecipe.recipe.runtime import Runtime
+from pathlib import Path
+
+class Sleep(PipelineStep):
+    def run(self, data=None, rank=0, world_size=1):
+        import os
+        Path(sys.argv[1], str(os.getpid())).touch()
+        time.sleep(600)
+        yield from ()
+
+if __name__ == "__main__":
+    work = Path(sys.argv[1], "work")
+    executor.run("sleeping", [("sleep", Sleep())], tasks=2, runtime=Runtime(workers=2), work=work)
+"""
+
+
+def test_workers_die_with_a_killed_stage(tmp_path):
+    script, pids = tmp_path / "sleep.py", tmp_path / "pids"
+    pids.mkdir()
+    script.write_text(SLEEP)
+    with subprocess.Popen([sys.executable, script, pids]) as stage:
+        wait_until(lambda: len([path for path in pids.iterdir() if path.name.isdigit()]) == 2)
+        stage.kill()
+    workers = [int(path.name) for path in pids.iterdir() if path.name.isdigit()]
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# As a stage
+
+
+def write_params(project: Path, log_level: str = "info") -> None:
+    data = {
+        "c-prepare": {
+            "source": {"type": "jsonl_files", "paths": ["data/*.jsonl"], "text_field": "text"},
+            "clean": [{"type": "exact_dedup"}],
+            "heldout_fraction": 0.3,
+            "shards": 2,
+            "revision": 1,
+        },
+        "runtime": {"c": {"workers": 1, "log_level": log_level}},
+    }
+    (project / "params.yaml").write_text(yaml.safe_dump(data))
+
+
+def run_prepare() -> Path:
+    run_stage("prepare", name="c-prepare", runtime_key="c", inputs={"source": Path("data")}, output=Path("prepare"))
+    return Path("prepare")
+
+
+def test_the_stage_leaves_its_outputs_or_nothing(project):
+    write_params(project)
+    write_jsonl(project / "data/a.jsonl", [*TEXTS, TEXTS[0]])
+    output = run_prepare()
+    assert {path.name for path in output.iterdir()} == {"documents", "metrics.json"}
+    measured = json.loads(Path("prepare.run.json").read_text())
+    assert measured["megabytes_per_second"] > 0
+    (project / "data/b.jsonl").write_text("broken")
+    before = contents(output)
+    with pytest.raises(StageError, match=r"^data/b\.jsonl:1: not JSON"):
+        run_prepare()
+    assert contents(output) == before
+    assert not list(project.glob(".prepare*"))
+
+
+def test_datatroves_own_log_shows_at_level_debug_only(project, capfd, caplog):
+    write_jsonl(project / "data/a.jsonl", TEXTS)
+    write_params(project)
+    with caplog.at_level(logging.INFO):
+        run_prepare()
+    assert capfd.readouterr() == ("", "")
+    assert "reading: 2 of 2 shards" in caplog.text
+    write_params(project, log_level="debug")
+    run_prepare()
+    assert "Reading input file" in capfd.readouterr().err
