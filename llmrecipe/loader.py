@@ -136,7 +136,7 @@ def _importable_siblings(folder: Path) -> Iterator[None]:
 
 def _is_in(module: ModuleType, folder: Path) -> bool:
     places = list(getattr(module, "__path__", [])) or [getattr(module, "__file__", None)]
-    return places[0] is not None and Path(places[0]).resolve().parent == folder
+    return places[0] is not None and _is_file_in(places[0], folder)
 
 
 @contextmanager
@@ -145,18 +145,18 @@ def _user_code(path: Path) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        frames = _from_file(error.__traceback__, str(path))
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+            frames = frames.tb_next
         misuse = _misuse(error)
         if misuse is not None:
-            raise LoadError(f"{_place(frames, path)}: {misuse}") from None
+            raise LoadError(f"{_place(frames, path.parent.resolve())}: {misuse}") from None
         shown_traceback = "".join(traceback.format_exception(type(error), error, frames))
         raise LoadError(f"{path}: {_failure(error)}", shown_traceback) from None
 
 
-def _from_file(frames: TracebackType | None, filename: str) -> TracebackType | None:
-    while frames is not None and frames.tb_frame.f_code.co_filename != filename:
-        frames = frames.tb_next
-    return frames
+def _is_file_in(filename: str, folder: Path) -> bool:
+    return Path(filename).resolve().parent == folder
 
 
 def _failure(error: BaseException) -> str:
@@ -167,12 +167,11 @@ def _failure(error: BaseException) -> str:
     return f"failed with {type(error).__name__}: {error}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
-def _place(frames: TracebackType | None, path: Path) -> str:
-    """The last line of the user's own files that was running."""
-    folder = path.parent.resolve()
+def _place(frames: TracebackType | None, folder: Path) -> str:
+    """The last line that was running in the user's folder, or else where the user's code went."""
     summaries = traceback.extract_tb(frames)
-    own = [summary for summary in summaries if Path(summary.filename).resolve().parent == folder]
-    return f"{own[-1].filename}:{own[-1].lineno}"
+    last = [summary for summary in summaries if _is_file_in(summary.filename, folder)] or summaries
+    return f"{last[-1].filename}:{last[-1].lineno}"
 
 
 def _misuse(error: BaseException) -> str | None:

@@ -197,6 +197,23 @@ def test_a_wrong_field_in_a_sibling_is_placed_in_the_sibling(write, tmp_path):
     assert str(refusal("a")).startswith(f"{tmp_path}/recipes/base.py:3: Llama has no field")
 
 
+def test_a_recipe_of_a_sibling_fails_as_one_of_the_file(write):
+    write(
+        "recipes/base.py",
+        "from llmrecipe import *\n\ndef one():\n    return Llama(3)\n\ndef two():\n    return 1 / 0\n",
+    )
+    write("recipes/a.py", "from base import one, two\n")
+    assert "recipes/base.py:4: Llama takes its fields by name" in str(refusal("a:one"))
+    assert refusal("a:two").traceback.splitlines()[1].endswith('recipes/base.py", line 7, in two')
+
+
+def test_a_recipe_of_an_installed_package_fails_where_it_is(write, monkeypatch, tmp_path):
+    write("installed/package_of_recipes.py", "from llmrecipe import *\n\ndef one():\n    return Llama(3)\n")
+    write("recipes/a.py", "from package_of_recipes import one\n")
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    assert "package_of_recipes.py:4: Llama takes its fields by name" in str(refusal("a:one"))
+
+
 def test_a_type_error_of_the_users_own_keeps_its_traceback(write):
     write("a.py", "def f(): ...\n\ndef a():\n    return f(x=1)\n")
     error = refusal("a.py")
