@@ -1,4 +1,3 @@
-import ast
 import bz2
 import csv
 import gzip
@@ -117,6 +116,15 @@ def test_a_byte_order_mark_is_no_part_of_the_text(project):
     assert sorted((found["train"] | found["heldout"]).values()) == sorted(TEXTS)
 
 
+def test_a_source_may_lie_outside_the_project(project, monkeypatch):
+    write_jsonl(project / "data/a.jsonl", TEXTS)
+    (project / "inner").mkdir()
+    monkeypatch.chdir(project / "inner")
+    for number, path in enumerate(("../data/*.jsonl", str(project / "data/*.jsonl"))):
+        found, _ = prepared(project, JsonlFiles(paths=(path,)), folder=f"out{number}")
+        assert sorted((found["train"] | found["heldout"]).values()) == sorted(TEXTS)
+
+
 def test_documents_keep_the_order_of_their_files(project):
     for number, text in enumerate(TEXTS):
         write_jsonl(project / f"data/{number:02}.jsonl", [text])
@@ -190,9 +198,9 @@ def test_the_split_is_the_texts_sha256_against_the_fraction():
 # Determinism
 
 
-def test_the_same_bytes_for_one_worker_or_three_in_any_folder(tmp_path, monkeypatch):
+def test_the_same_bytes_for_one_worker_or_two_in_any_folder(tmp_path, monkeypatch):
     outputs = []
-    for name, workers in (("here", 1), ("there/deeper", 3)):
+    for name, workers in (("here", 1), ("there/deeper", 2)):
         project = tmp_path / name
         for number in range(7):
             write_jsonl(project / f"data/{number}.jsonl", TEXTS[number * 5 : number * 5 + 15])
@@ -213,11 +221,12 @@ def test_the_standard_library_is_hand_written_modules_only():
     assert names == sorted(set(names))
     assert {"json/decoder.py", "argparse.py", "asyncio/tasks.py", "encodings/utf_8.py"} <= set(names)
     for name in names:
-        assert not {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"} & set(Path(name).parts)
+        assert not {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"} & set(
+            Path(name).parts
+        )
         text = (stdlib.folder() / name).read_text(encoding="utf-8")
         assert "gencodec.py" not in text[:500]
         assert "decoding_table = (" not in text
-        ast.parse(text)
     assert not {"pydoc_data/topics.py", "html/entities.py", "stringprep.py", "token.py", "keyword.py"} & set(names)
     assert 8e6 < sum((stdlib.folder() / name).stat().st_size for name in names) < 13e6
 
@@ -280,7 +289,8 @@ def bad(name, data, source, reason):
         *[
             bad(f"a.txt{suffix}", COMPRESS[suffix](os.urandom(999))[:500], TextFiles(paths=("*",)), reason)
             for suffix, reason in [
-                (suffix, rf"^a\.txt\{suffix}: can't be read as a text file .*cut short") for suffix in list(COMPRESS)[1:]
+                (suffix, rf"^a\.txt\{suffix}: can't be read as a text file .*cut short")
+                for suffix in list(COMPRESS)[1:]
             ]
         ],
     ],

@@ -7,7 +7,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
-from typing import Any, ClassVar, TextIO
+from typing import IO, Any, ClassVar, TextIO
 
 import orjson
 import pyarrow
@@ -49,15 +49,16 @@ class SourceReader(BaseDiskReader):
         """
         Args:
             root: folder of the files.
-            paths: relative POSIX paths in the order of reading; they also name the documents.
+            paths: POSIX paths below `root`, or absolute, in the order of reading; they also name the documents.
             text_field: column or key of the text.
 
         Raises:
             StageError: a file can't be of this format, or all are empty.
         """
         # fsspec keeps a folder for each path it was given, and for "." the first that it was.
-        super().__init__(str(root.absolute()), text_key=text_field)
-        self.sizes = {path: (root / path).stat().st_size for path in paths}
+        self.root = root.absolute()
+        super().__init__(str(self.root), text_key=text_field)
+        self.sizes = {path: (self.root / path).stat().st_size for path in paths}
         for path, size in self.sizes.items():
             self.check_file(path, size)
         if sum(self.sizes.values()) == 0:
@@ -106,7 +107,11 @@ class SourceReader(BaseDiskReader):
     def open_text(self, path: str, newline: str | None = None) -> TextIO:
         """Open a text file, compressed or not; a byte order mark is no part of the text."""
         compression = COMPRESSIONS.get(PurePath(path).suffix)
-        return self.data_folder.open(path, "r", compression=compression, encoding="utf-8-sig", newline=newline)
+        return self.open(path, "r", compression=compression, encoding="utf-8-sig", newline=newline)
+
+    def open(self, path: str, mode: str, **options: Any) -> IO:
+        """Open a file of the source; `options` as for fsspec."""
+        return self.data_folder.fs.open(str(self.root / path), mode, **options)
 
     def text_of(self, value: Any, place: str) -> str:
         """The text in a field; a missing value is an empty text."""
@@ -210,7 +215,7 @@ class ParquetReader(SourceReader):
 
     def read_file(self, filepath: str) -> Iterator[Document]:
         """Its rows, numbered from 1."""
-        with self.data_folder.open(filepath, "rb") as file, pyarrow.parquet.ParquetFile(file) as table:
+        with self.open(filepath, "rb") as file, pyarrow.parquet.ParquetFile(file) as table:
             self.require_text_field(table.schema_arrow.names, filepath)
             row = 0
             for batch in table.iter_batches(batch_size=1000, columns=[self.text_key]):

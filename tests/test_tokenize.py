@@ -1,0 +1,205 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from backports import zstd
+from corpora import contents, read_documents, run, write_jsonl
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from llmrecipe import artifacts
+from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.corpus import JsonlFiles
+from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.recipe.tokenizer import ByteLevelBPE
+from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
+from llmrecipe.stages.runner import run_stage
+
+END = "<|endoftext|>"
+
+TEXTS = [
+    *(f"def function_{n}(argument):\n    return argument + {n}  # été 🙂\n" for n in range(200)),
+    f"a text that quotes {END} in its middle",
+    END,
+    f"{END}{END} twice",
+]
+
+
+def prepare(folder: Path, texts: list[str], shards: int = 3) -> Path:
+    source = JsonlFiles(paths=(str(write_jsonl(folder / "a.jsonl", texts)),))
+    section = PrepareSection(source=source, clean=(), heldout_fraction=0.3, shards=shards)
+    return run("prepare", section, folder).output / "documents"
+
+
+def train(folder: Path, documents: Path, vocab_size: int = 320, end_of_text: str = END) -> Path:
+    section = TokenizerSection(tokenizer=ByteLevelBPE(vocab_size=vocab_size, end_of_text=end_of_text))
+    return run("tokenizer", section, folder, inputs={"documents": documents}).output / "tokenizer"
+
+
+def tokenize(folder: Path, documents: Path, tokenizer: Path, runtime: Runtime | None = None):
+    inputs = {"documents": documents, "tokenizer": tokenizer}
+    return run("tokenize", TokenizeSection(), folder, inputs=inputs, runtime=runtime)
+
+
+def rows(tokens: Path, split: str) -> list[list[int]]:
+    """Each document's tokens, read with nothing of the project."""
+    dtype = {"uint16": "<u2", "uint32": "<u4"}[json.loads((tokens / "tokens.json").read_text())["dtype"]]
+    found = []
+    for path in sorted((tokens / split).glob("*.ds")):
+        data = np.fromfile(path, dtype)
+        ends = np.fromfile(f"{path}.index", "<u8").astype(int)
+        assert ends[-1] == len(data)
+        found += [row.tolist() for row in np.split(data, ends[:-1])]
+    return found
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> tuple[Path, Path, Path]:
+    """Documents, a tokenizer trained on them and the tokenize stage's output."""
+    folder = tmp_path_factory.mktemp("corpus")
+    documents = prepare(folder, TEXTS)
+    tokenizer = train(folder, documents)
+    return documents, tokenizer, tokenize(folder, documents, tokenizer).output
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_each_document_is_its_text_and_the_end_of_text_token(corpus, split):
+    documents, tokenizer, output = corpus
+    decoder = AutoTokenizer.from_pretrained(tokenizer)
+    texts = [document["text"] for document in read_documents(documents, split)]
+    found = rows(output / "tokens", split)
+    assert [decoder.decode(row) for row in found] == [text + END for text in texts]
+    assert all(row[-1] == 0 and 0 not in row[:-1] for row in found)
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_the_tokens_are_what_the_tokenizer_gives_one_text_at_a_time(corpus, split):
+    documents, tokenizer, output = corpus
+    encoder = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    texts = [document["text"] for document in read_documents(documents, split)]
+    compared = 0
+    for text, row in zip(texts, rows(output / "tokens", split), strict=True):
+        if END not in text:
+            assert encoder.encode(text, add_special_tokens=False).ids == row[:-1]
+            compared += 1
+    assert compared > 30
+
+
+def test_a_quoted_end_of_text_token_ends_no_document(corpus):
+    documents, _, output = corpus
+    quoting = [
+        d["text"] for split in ("train", "heldout") for d in read_documents(documents, split) if END in d["text"]
+    ]
+    assert len(quoting) == 3
+    ends = sum(row.count(0) for split in ("train", "heldout") for row in rows(output / "tokens", split))
+    assert ends == len(TEXTS)
+
+
+def test_the_counts_are_right_and_training_reads_them(corpus):
+    documents, _, output = corpus
+    artifacts.open_artifact(output / "tokens", "tokens")
+    described = json.loads((output / "tokens/tokens.json").read_text())
+    assert (described["dtype"], described["vocab_size"], described["end_of_text_id"]) == ("uint16", 320, 0)
+    metrics = json.loads((output / "metrics.json").read_text())
+    for split, counts in described["splits"].items():
+        found = rows(output / "tokens", split)
+        texts = [document["text"] for document in read_documents(documents, split)]
+        assert counts["documents"] == len(found) == len(texts)
+        assert counts["tokens"] == sum(map(len, found))
+        assert counts["text_bytes"] == sum(len(text.encode()) for text in texts)
+        assert metrics[split]["bytes_per_token"] == counts["text_bytes"] / counts["tokens"]
+        assert counts["files"] == sorted(
+            p.relative_to(output / "tokens").as_posix() for p in (output / "tokens" / split).glob("*.ds")
+        )
+        opened = TokenFiles.open(output / "tokens", split)
+        assert np.concatenate(opened.shards).tolist() == [token for row in found for token in row]
+
+
+def test_there_is_a_token_file_for_each_file_of_documents(corpus):
+    documents, _, output = corpus
+    for split in ("train", "heldout"):
+        assert len(list((output / "tokens" / split).glob("*.ds"))) == len(list((documents / split).iterdir()))
+
+
+def test_the_same_bytes_for_one_worker_or_two_in_any_folder(corpus, tmp_path):
+    documents, tokenizer, output = corpus
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(documents, elsewhere / "documents")
+    shutil.copytree(tokenizer, elsewhere / "tokenizer")
+    context = tokenize(tmp_path, elsewhere / "documents", elsewhere / "tokenizer", runtime=Runtime(workers=2))
+    assert contents(context.output) == contents(output)
+    assert context.measured["tokens_per_second"] > 0
+    assert not context.scratch.exists()
+
+
+def test_a_large_vocabulary_takes_four_bytes_a_token(corpus, tmp_path):
+    documents = corpus[0]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [END, *(f"unused{n}" for n in range(65_536)), *alphabet]
+    tokenizer = Tokenizer(models.BPE({word: n for n, word in enumerate(words)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    # As tokenizers of sentence encoders are saved: every text would be cut and filled up to 8 tokens.
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=8)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, clean_up_tokenization_spaces=False)
+    fast.save_pretrained(tmp_path / "large")
+    artifacts.seal(tmp_path / "large", "tokenizer")
+    output = tokenize(tmp_path, documents, tmp_path / "large").output
+    assert json.loads((output / "tokens/tokens.json").read_text())["dtype"] == "uint32"
+    texts = [document["text"] for document in read_documents(documents, "train")]
+    assert [fast.decode(row) for row in rows(output / "tokens", "train")] == [text + END for text in texts]
+
+
+@pytest.mark.parametrize("end_of_text", ["the", "e"])
+def test_an_end_of_text_token_that_is_a_word_of_the_text_is_refused(tmp_path, end_of_text):
+    documents = prepare(tmp_path, [f"{end_of_text} {n}" for n in range(50)], shards=1)
+    tokenizer = train(tmp_path, documents, end_of_text=end_of_text)
+    expected = rf"a text of the train split encodes to '{end_of_text}'.*occurs in no text"
+    with pytest.raises(StageError, match=expected):
+        tokenize(tmp_path, documents, tokenizer)
+
+
+def test_a_line_of_documents_that_was_lost_is_an_error(corpus, tmp_path):
+    documents, tokenizer, _ = corpus
+    damaged = tmp_path / "documents"
+    shutil.copytree(documents, damaged)
+    shard = next(iter(sorted((damaged / "train").iterdir())))
+    lines = zstd.decompress(shard.read_bytes()).splitlines(keepends=True)
+    shard.write_bytes(zstd.compress(b"".join([b"lost\n", *lines[1:]])))
+    (damaged / artifacts.MANIFEST).unlink()
+    artifacts.seal(damaged, "documents")
+    with pytest.raises(StageError, match=r"the train split has (\d+) readable documents, (\d+) were written"):
+        tokenize(tmp_path, damaged, tokenizer)
+
+
+def test_the_three_stages_run_from_one_params_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(Path("data/a.jsonl"), TEXTS)
+    params = {
+        "c-prepare": {
+            "source": {"type": "jsonl_files", "paths": ["data/*.jsonl"]},
+            "clean": [{"type": "fix_unicode"}, {"type": "exact_dedup"}],
+            "heldout_fraction": 0.3,
+            "shards": 2,
+        },
+        "r-tokenizer": {"tokenizer": {"type": "byte_level_bpe", "vocab_size": 400}},
+        "r-tokenize": {"revision": 1},
+        "runtime": {"r": {"workers": 1}},
+    }
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    documents, tokenizer = Path("artifacts/c/prepare/documents"), Path("artifacts/r/tokenizer/tokenizer")
+    for name, inputs in (
+        ("c-prepare", {"data": Path("data")}),
+        ("r-tokenizer", {"documents": documents}),
+        ("r-tokenize", {"documents": documents, "tokenizer": tokenizer}),
+    ):
+        owner, kind = name.split("-")
+        run_stage(kind, name=name, runtime_key=owner, inputs=inputs, output=Path("artifacts", owner, kind))
+    opened = TokenFiles.open(Path("artifacts/r/tokenize/tokens"), "heldout")
+    assert opened.num_documents == len(read_documents(documents, "heldout"))
+    assert not list(tmp_path.glob(".llmrecipe/*"))
