@@ -1,0 +1,80 @@
+"""A transformers model to a smaller one."""
+
+import logging
+
+from llmrecipe import artifacts
+from llmrecipe.engines import compressor, hf
+from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.errors import StageError
+from llmrecipe.sections import QuantizeSection
+from llmrecipe.stages.runner import StageContext
+
+LOGITS_TOLERANCE = 1e-3
+"""Largest difference between the logits of the quantized model in memory and as saved, over the largest logit.
+
+Both compute with the same numbers, so that they are usually equal; a wrong scale or weight moves them by far more.
+"""
+
+log = logging.getLogger(__name__)
+
+
+def run(context: StageContext) -> None:
+    """Quantize `model`, calibrated on the training split of `tokens`, into `model/`.
+
+    `metrics.json`: the `calibration_sequences` that were read, `dense_bytes` and `quantized_bytes` of the weights
+    files, their `ratio`, and `bits_per_weight`: bits of the quantized files over the number of the dense model's
+    weights.
+    """
+    section: QuantizeSection = context.section
+    source, directory = context.inputs["model"], context.output / "model"
+    device = hf.set_up(context.runtime)
+    compressor.show_log(context.runtime.log_level)
+    tokens = TokenFiles.open(context.inputs["tokens"], "train")
+    model = hf.load_model(source)
+    hf.check_vocabulary(model, tokens, source)
+    indices = _draw_sequences(context, tokens)
+    sequences = hf.windows(tokens, indices, section.sequence_length)[:, :-1]
+    calibration = sequences if compressor.needs_calibration(section.scheme) else sequences[:0]
+
+    compressor.quantize(model, hf.load_tokenizer(source), section.scheme, calibration, device)
+    probe = sequences[:1].to(device)
+    expected = hf.logits(model, probe)
+    compressor.save_compressed(model, directory)
+    hf.copy_tokenizer(source, directory)
+    artifacts.seal(directory, "model")
+    difference = hf.largest_difference(hf.logits(hf.load_model(directory).to(device), probe), expected)
+    # Not `>`, which is false for NaN.
+    if not difference <= LOGITS_TOLERANCE:
+        raise StageError(
+            f"{context.name}: the saved model is not the quantized one: its logits differ by {difference:.3g} of the "
+            f"largest logit, {LOGITS_TOLERANCE:.3g} is accepted"
+        )
+
+    dense, quantized = hf.weights_bytes(source), hf.weights_bytes(directory)
+    metrics = {
+        "bits_per_weight": 8 * quantized / hf.num_weights(source),
+        "calibration_sequences": len(calibration),
+        "dense_bytes": dense,
+        "quantized_bytes": quantized,
+        "ratio": dense / quantized,
+    }
+    artifacts.write_json(context.output / "metrics.json", metrics)
+
+
+def _draw_sequences(context: StageContext, tokens: TokenFiles) -> list[int]:
+    section: QuantizeSection = context.section
+    available = tokens.num_windows(section.sequence_length)
+    if available == 0:
+        raise StageError(
+            f"{context.inputs['tokens']}: the training split has {tokens.num_tokens} tokens, too few for one sequence "
+            f"of {section.sequence_length}; use more text or a shorter objective.sequence_length"
+        )
+    if available < section.calibration_samples:
+        log.warning(
+            "%s: the training split has only %d sequences of %d tokens; they are all used, instead of %d",
+            f"{context.name}.calibration_samples",
+            available,
+            section.sequence_length,
+            section.calibration_samples,
+        )
+    return compressor.draw(available, section.calibration_samples, section.seed)
