@@ -93,7 +93,8 @@ def _plots(stage: Stage) -> Iterator[dict[str, Any]]:
     # Declared at the top, not with the stage's outputs: DVC loads one plot of a stage's file, and no file that
     # isn't an output. Lines as they are, because DVC's default smooths them.
     for plot in stage.plots:
-        yield {f"{stage.name} {plot.title}": {"template": "simple", "x": "step", "y": plot.curves}}
+        drawn = {"template": "simple", "x": "step", "y": plot.curves, "y_label": plot.title}
+        yield {f"{stage.name} {plot.title}": drawn}
 
 
 def _literal(text: str) -> str:

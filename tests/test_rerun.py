@@ -1,0 +1,200 @@
+"""What `dvc repro` runs again after a recipe has changed, with real DVC and the real stages."""
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from tiny_recipe import RECIPE
+
+from llmrecipe import AdamW, ByteLevelBPE, ExactDedup, FixUnicode, Parallelism, Perplexity, Runtime, Samples, dvcfiles
+from llmrecipe.plan.planner import plan
+from llmrecipe.recipe.recipe import Recipe
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+BASE = attrs.evolve(
+    RECIPE,
+    corpus=attrs.evolve(RECIPE.corpus, clean=(FixUnicode(), ExactDedup()), heldout_fraction=0.1),
+    evaluation=(Perplexity(max_tokens=512), Samples(prompts=("one",), max_new_tokens=4)),
+)
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "OMP_NUM_THREADS": "1",
+    **{f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+}
+
+
+def run(project: Path, *command: str) -> str:
+    environment = {**ENVIRONMENT, "DVC_SITE_CACHE_DIR": str(project.parent / "site")}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def repro(project: Path) -> list[str]:
+    """The stages that DVC ran, in order."""
+    return re.findall(r"^Running stage '(.+)':$", run(project, "dvc", "repro"), re.MULTILINE)
+
+
+def stale(project: Path) -> set[str]:
+    """The stages that are stale in DVC's eyes for a reason of their own."""
+    return set(json.loads(run(project, "dvc", "status", "--json")))
+
+
+def write(project: Path, recipe: Recipe) -> None:
+    dvcfiles.write(plan([recipe]), project)
+
+
+def training(**changes: Any) -> Recipe:
+    return attrs.evolve(BASE, training=attrs.evolve(BASE.training, **changes))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A project whose pipeline has run once and been committed."""
+    project = tmp_path_factory.mktemp("finished") / "project"
+    books = project / "data" / "books"
+    books.mkdir(parents=True)
+    words = random.Random(0)
+    for number in range(60):
+        text = " ".join(
+            words.choices(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], k=400)
+        )
+        (books / f"{number}.txt").write_text(text)
+    for name in (".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
+        (project / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, project / name)
+    write(project, BASE)
+    run(project, "git", "init", "--quiet")
+    assert repro(project) == [stage.name for stage in plan([BASE]).stages]
+    run(project, "git", "add", ".")
+    run(project, "git", "commit", "--quiet", "--message", "Run")
+    return project
+
+
+@pytest.fixture
+def project(finished, tmp_path) -> Path:
+    """A copy of the finished project for one test."""
+    return shutil.copytree(finished, tmp_path / "project", symlinks=True)
+
+
+def test_right_after_a_run_nothing_runs(project):
+    assert repro(project) == []
+
+
+def test_a_run_leaves_nothing_for_git_but_the_lock(finished):
+    assert run(finished, "git", "show", "--name-only", "--format=").split() == [
+        ".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "dvc.lock", "dvc.yaml", "params.yaml"
+    ]  # fmt: skip
+    assert run(finished, "git", "status", "--porcelain") == ""
+
+
+def test_another_quantization_reruns_quantize_and_evaluate_only(project):
+    scheme = attrs.evolve(BASE.compression[0].scheme, group_size=16)
+    write(project, attrs.evolve(BASE, compression=(attrs.evolve(BASE.compression[0], scheme=scheme),)))
+    assert repro(project) == ["tiny-quantize", "tiny-evaluate"]
+    assert repro(project) == []
+
+
+def test_another_learning_rate_reruns_pretrain_and_what_follows_and_shows_in_metrics_and_plots(project):
+    write(project, training(optimizer=AdamW(learning_rate=3e-3)))
+    assert repro(project) == ["tiny-pretrain", "tiny-export", "tiny-quantize", "tiny-evaluate"]
+
+    metrics = json.loads(run(project, "dvc", "metrics", "diff", "--json"))
+    assert metrics.keys() >= {f"artifacts/tiny/{kind}/metrics.json" for kind in ("pretrain", "evaluate")}
+    loss = metrics["artifacts/tiny/pretrain/metrics.json"]["loss"]
+    assert loss["old"] != loss["new"]
+    shown = json.loads(run(project, "dvc", "metrics", "show", "--json"))[""]["data"]
+    assert shown["artifacts/tiny/pretrain/metrics.json"]["data"]["loss"] == loss["new"]
+
+    revisions = {
+        title: {revision for plot in plots for revision in plot["revisions"]}
+        for title, plots in json.loads(run(project, "dvc", "plots", "diff", "--json"))["data"].items()
+    }
+    both = {"HEAD", "workspace"}
+    assert revisions == {
+        "tiny-pretrain loss": both,
+        "tiny-pretrain learning rate": both,
+        "tiny-pretrain gradient norm": both,
+        "tiny-pretrain throughput": {"workspace"},
+    }
+
+
+def test_every_curve_is_drawn_from_numbers(finished):
+    plots = json.loads(run(finished, "dvc", "plots", "show", "--json"))["data"]
+    assert all(len(drawn) == 1 for drawn in plots.values())
+    points = {title: drawn[0]["content"]["data"]["values"] for title, drawn in plots.items()}
+    steps = BASE.training.duration.count
+    assert {title: len(values) for title, values in points.items()} == {
+        "tiny-pretrain loss": steps + 1,
+        "tiny-pretrain learning rate": steps,
+        "tiny-pretrain gradient norm": steps,
+        "tiny-pretrain throughput": steps,
+    }
+    for drawn in plots.values():
+        axes = [drawn[0]["content"]["encoding"][axis]["field"] for axis in "xy"]
+        for point in drawn[0]["content"]["data"]["values"]:
+            assert all(float(point[axis]) > 0 for axis in axes)
+
+
+def test_other_runtime_choices_rerun_nothing(project):
+    write(project, attrs.evolve(BASE, runtime=Runtime(workers=1, log_level="debug", log_interval=1, device="cpu")))
+    assert stale(project) == set()
+    assert repro(project) == []
+
+
+def test_a_dropped_measure_reruns_what_it_affected(project):
+    write(project, attrs.evolve(BASE, evaluation=BASE.evaluation[:1]))
+    assert repro(project) == ["tiny-evaluate"]
+    assert repro(project) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (training(clip_grad_norm=None), {"tiny-pretrain"}),
+        (attrs.evolve(BASE, parallelism=Parallelism(data=2)), {"tiny-pretrain"}),
+        (attrs.evolve(BASE, corpus=attrs.evolve(BASE.corpus, clean=())), {"books-prepare"}),
+        (attrs.evolve(BASE, corpus=attrs.evolve(BASE.corpus, clean=BASE.corpus.clean[:1])), {"books-prepare"}),
+        (attrs.evolve(BASE, tokenizer=ByteLevelBPE(vocab_size=280)), {"tiny-tokenizer"}),
+        (attrs.evolve(BASE, compression=()), {"tiny-evaluate"}),
+    ],
+)  # fmt: skip
+def test_a_changed_or_dropped_field_makes_its_own_stage_stale(project, changed, expected):
+    write(project, changed)
+    assert stale(project) == expected
+    write(project, BASE)
+    assert stale(project) == set()
+
+
+def test_a_key_deleted_from_a_section_by_hand_makes_its_stage_stale(project):
+    params = project / "params.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("    clip_grad_norm: 1.0\n", ""))
+    assert params.read_text() != text
+    assert stale(project) == {"tiny-pretrain"}
+
+
+def test_a_new_file_where_a_corpus_searches_makes_prepare_stale(project):
+    (project / "data" / "books" / "new.txt").write_text("eleven")
+    assert stale(project) == {"books-prepare"}
+
+
+def test_metrics_and_plots_can_be_asked_for_before_anything_has_run(project):
+    shutil.rmtree(project / "artifacts")
+    shutil.rmtree(project / ".dvc" / "cache")
+    (project / "dvc.lock").unlink()
+    run(project, "git", "commit", "--quiet", "--all", "--message", "Forget")
+    for command in (("metrics", "show"), ("metrics", "diff"), ("plots", "show"), ("plots", "diff")):
+        run(project, "dvc", *command)
+    assert run(project, "git", "status", "--porcelain") == ""
