@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow
@@ -379,13 +380,24 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_die_with_a_killed_stage(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_their_stage(tmp_path, number):
     script, pids = tmp_path / "sleep.py", tmp_path / "pids"
     pids.mkdir()
     script.write_text(SLEEP)
-    with subprocess.Popen([sys.executable, script, pids]) as stage:
+    # A shell that runs the tests in the background would have it ignore Ctrl-C.
+    restore = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, script, pids]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0, preexec_fn=restore) as stage:
         wait_until(lambda: len([path for path in pids.iterdir() if path.name.isdigit()]) == 2)
-        stage.kill()
+        if number == signal.SIGINT:
+            os.killpg(stage.pid, number)
+        else:
+            stage.send_signal(number)
+        error = stage.communicate(timeout=30)[1]
+    assert stage.returncode == -number
+    assert ("KeyboardInterrupt" in error) == (number == signal.SIGINT)
+    assert "memory" not in error
     workers = [int(path.name) for path in pids.iterdir() if path.name.isdigit()]
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 

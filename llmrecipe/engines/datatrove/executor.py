@@ -131,5 +131,6 @@ def run(
 
 def _start_worker() -> None:
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A Ctrl-C reaches the stage too, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
