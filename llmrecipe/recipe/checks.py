@@ -146,25 +146,21 @@ def _pipeline_degree(recipe: Recipe) -> Findings:
 
 
 @_rule("objective.sequence_length", "parallelism", "model.max_position_embeddings")
-def _sequence_parallelism(recipe: Recipe) -> Findings:
-    length, parallelism = recipe.objective.sequence_length, recipe.parallelism
-    longest = recipe.model.max_position_embeddings
-    if parallelism.tensor_parallel_mode == "reduce_scatter" and length % parallelism.tensor:
-        yield (
-            "objective.sequence_length",
-            f"{length} is not a multiple of tensor = {parallelism.tensor}, over which 'reduce_scatter' spreads the "
-            f"tokens of a sequence; use {choice(multiples_near(length, parallelism.tensor, longest))}",
-        )
-
-
-@_rule("objective.sequence_length", "model.max_position_embeddings")
 def _sequence_length(recipe: Recipe) -> Findings:
     length, longest = recipe.objective.sequence_length, recipe.model.max_position_embeddings
+    parallelism = recipe.parallelism
+    step = parallelism.tensor if parallelism.tensor_parallel_mode == "reduce_scatter" else 1
     if length > longest:
         yield (
             "objective.sequence_length",
-            f"{length} exceeds the model's max_position_embeddings = {longest}; use at most {longest}, or a model "
-            f"with max_position_embeddings = {length}",
+            f"{length} exceeds the model's max_position_embeddings = {longest}; use at most {longest // step * step}, "
+            f"or a model with max_position_embeddings = {length}",
+        )
+    if length % step:
+        yield (
+            "objective.sequence_length",
+            f"{length} is not a multiple of tensor = {step}, over which 'reduce_scatter' spreads the tokens of a "
+            f"sequence; use {choice(multiples_near(min(length, longest), step, longest))}",
         )
 
 
