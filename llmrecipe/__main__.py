@@ -1,4 +1,4 @@
-"""`python -m llmrecipe`: the same as the command `llmrecipe`."""
+"""`python -m llmrecipe`."""
 
 import sys
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import yaml
+from ruamel.yaml import YAML, YAMLError
 
 from llmrecipe import artifacts, codec
 from llmrecipe.errors import StageError
+from llmrecipe.launch.lock import exclusive
 from llmrecipe.launch.process import die_with_parent
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.sections import SECTION_OF_KIND, Section
@@ -74,15 +75,17 @@ def run_stage(
     before = _fingerprint(inputs)
     run: Callable[[StageContext], None] = importlib.import_module(f"llmrecipe.stages.{kind}").run
     started = time.monotonic()
+    scratch = SCRATCH / name
+    scratch.mkdir(parents=True, exist_ok=True)
     try:
-        with artifacts.replacing(output) as temporary:
+        with exclusive(scratch / "lock", f"running {name}"), artifacts.replacing(output) as temporary:
             context = StageContext(
                 name=name,
                 section=section,
                 inputs=inputs,
                 output=temporary,
                 runtime=runtime,
-                scratch=SCRATCH / name,
+                scratch=scratch,
             )
             run(context)
             _refuse_changes(before, inputs, raw, name, params)
@@ -100,10 +103,11 @@ def run_stage(
 
 def _read_params(params: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(params.read_text(encoding="utf-8"))
+        # As DVC reads it: `dvc exp run -S …=3e-5` writes 3e-05, which is a text to YAML 1.1 and so to PyYAML.
+        data = YAML(typ="safe").load(params)
     except FileNotFoundError:
         raise StageError(f"{params}: no such file; run `llmrecipe plan`") from None
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise StageError(f"{params}: not YAML: {error}") from None
     return data or {}
 

@@ -55,7 +55,9 @@ class RotaryEmbedding(torch.nn.Module):
         table = self._table
         if table is None or table.shape[0] < length or table.device != device:
             exponents = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
-            angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), self.base**-exponents)
+            # As flash-attn and transformers round it: another form of the same power is off by 2e-5 in the logits.
+            frequencies = 1.0 / (self.base**exponents)
+            angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), frequencies)
             self._table = table = torch.polar(torch.ones_like(angles), angles)
         return table[:length, None, :]
 

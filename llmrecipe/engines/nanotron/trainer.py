@@ -16,7 +16,8 @@ from llmrecipe.engines.nanotron import data, mends
 from llmrecipe.engines.nanotron.checkpoint import save_whole
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.network import set_rope_theta
-from llmrecipe.engines.nanotron.optimizer import init_optimizer_and_grad_accumulator, learning_rate_scheduler
+from llmrecipe.engines.nanotron.optimizer import init_optimizer_and_grad_accumulator
+from llmrecipe.engines.nanotron.schedule import learning_rate_scheduler
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
 from llmrecipe.progress import TrainingProgress

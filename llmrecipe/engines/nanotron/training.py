@@ -17,7 +17,7 @@ from llmrecipe.engines.nanotron.config import nanotron_configuration
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
-from llmrecipe.launch.lock import exclusive, wait_until_free
+from llmrecipe.launch.lock import wait_until_free
 from llmrecipe.launch.torchrun import run_ranks
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.sections import PretrainSection
@@ -44,7 +44,7 @@ def train(section: PretrainSection, *, name: str, tokens: Path, runtime: Runtime
     """Train, or finish training, and return the last state.
 
     Raises:
-        StageError: the corpus is smaller than a batch, another process trains here, or a rank failed.
+        StageError: the corpus is smaller than a batch, ranks of an earlier run are alive, or a rank failed.
     """
     files = TokenFiles.open(tokens, "train")
     _refuse_small_corpus(files, TokenFiles.open(tokens, "heldout"), section, name)
@@ -60,16 +60,15 @@ def train(section: PretrainSection, *, name: str, tokens: Path, runtime: Runtime
     )
     state = StateFolder(scratch / _meaning(job, tokens))
     state.root.mkdir(parents=True, exist_ok=True)
-    with exclusive(state.root / "launcher.lock", f"training {name}"):
-        # A rank whose launcher was killed follows it within moments.
-        wait_until_free(state.root / "ranks.lock", seconds=30)
-        step, checkpoint = _newest(state)
-        if step < job.num_steps:
-            job = attrs.evolve(job, state=str(state.root), resume=checkpoint and str(checkpoint))
-            _start(job, state, step)
-            _, checkpoint = _newest(state)
-            shutil.rmtree(state.initial_weights)
-        return Trained(job=job, checkpoint=checkpoint, metrics=_rows(state.metrics), timings=_rows(state.timings))
+    # A rank whose launcher was killed follows it within moments.
+    wait_until_free(state.root / "ranks.lock", seconds=30)
+    step, checkpoint = _newest(state)
+    if step < job.num_steps:
+        job = attrs.evolve(job, state=str(state.root), resume=checkpoint and str(checkpoint))
+        _start(job, state, step)
+        _, checkpoint = _newest(state)
+        shutil.rmtree(state.initial_weights)
+    return Trained(job=job, checkpoint=checkpoint, metrics=_rows(state.metrics), timings=_rows(state.timings))
 
 
 def _start(job: Job, state: StateFolder, step: int) -> None:
@@ -126,7 +125,8 @@ def _refuse_small_corpus(train: TokenFiles, heldout: TokenFiles, section: Pretra
     if windows < batch:
         raise StageError(
             f"{name}: the training split has {train.num_tokens:,} tokens, {windows} sequences of {length}, fewer "
-            f"than one batch of {batch}; use more text, or a smaller training.global_batch_size or objective.sequence_length"
+            f"than one batch of {batch}; use more text, a smaller training.global_batch_size or a shorter "
+            "objective.sequence_length"
         )
     if heldout.num_windows(length) == 0:
         raise StageError(

@@ -1,0 +1,388 @@
+"""The pretrain stage on real torchrun ranks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import attrs
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+from transformers import LlamaForCausalLM
+
+from llmrecipe import (
+    SGD,
+    AdamW,
+    CausalLM,
+    Constant,
+    Cosine,
+    Fraction,
+    Linear,
+    Llama,
+    Parallelism,
+    Runtime,
+    Steps,
+    Training,
+    artifacts,
+    codec,
+)
+from llmrecipe.engines.nanotron import bootstrap, llama, weights
+from llmrecipe.engines.nanotron.schedule import learning_rate_factor
+from llmrecipe.engines.nanotron.training import train
+from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.errors import StageError
+from llmrecipe.sections import PretrainSection
+
+VOCAB_SIZE = 500
+MODEL = Llama(hidden_size=64, num_layers=4, num_attention_heads=4, num_key_value_heads=2, rope_theta=50_000.0)
+TRAINING = Training(
+    duration=Steps(10),
+    global_batch_size=8,
+    optimizer=AdamW(learning_rate=1e-3),
+    schedule=Cosine(warmup=Steps(3)),
+    seed=1,
+    validation_interval=5,
+    validation_sequences=10,
+)
+LENGTH = 64
+
+
+def write_tokens(directory: Path, **counts: int) -> Path:
+    """A tokens artifact of a language that can be learned: rising runs from random starts."""
+    splits = {}
+    for name, count in counts.items():
+        (directory / name).mkdir(parents=True)
+        starts = np.random.default_rng(len(name)).integers(0, 64, (count // 50 + 1, 1))
+        row = ((starts + np.arange(50)) % VOCAB_SIZE).reshape(-1)[:count].astype("<u2")
+        row.tofile(directory / name / "00000.ds")
+        splits[name] = {"files": [f"{name}/00000.ds"], "tokens": count, "documents": 1, "text_bytes": count}
+    description = {"dtype": "uint16", "vocab_size": VOCAB_SIZE, "end_of_text_id": 0, "splits": splits}
+    artifacts.write_json(directory / "tokens.json", description)
+    artifacts.seal(directory, "tokens")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory) -> Path:
+    return write_tokens(tmp_path_factory.mktemp("data") / "tokens", train=20_000, heldout=2_000)
+
+
+def section(parallelism: Parallelism | None = None, model: Llama = MODEL, training: Training = TRAINING):
+    return PretrainSection(
+        model=model,
+        objective=CausalLM(sequence_length=LENGTH),
+        training=training,
+        parallelism=parallelism or Parallelism(micro_batch_size=4),
+    )
+
+
+def trained(what: PretrainSection, tokens: Path, scratch: Path, **runtime):
+    return train(what, name="t-pretrain", tokens=tokens, runtime=Runtime(device="cpu", **runtime), scratch=scratch)
+
+
+def column(result, name: str) -> list[float]:
+    return [row[name] for row in result.metrics if name in row]
+
+
+@pytest.fixture(scope="module")
+def one_rank(tokens, tmp_path_factory):
+    return trained(section(), tokens, tmp_path_factory.mktemp("one"))
+
+
+LAYOUTS = {
+    "data": Parallelism(data=2, micro_batch_size=2),
+    "tensor": Parallelism(tensor=2, micro_batch_size=4),
+    "sequence": Parallelism(tensor=2, micro_batch_size=4, tensor_parallel_mode="reduce_scatter"),
+    "pipeline": Parallelism(pipeline=2, micro_batch_size=2),
+    "all-forward": Parallelism(pipeline=2, micro_batch_size=2, pipeline_schedule="afab"),
+    "zero": Parallelism(data=2, micro_batch_size=4, zero_stage=1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_changes_neither_losses_nor_weights(tokens, tmp_path, one_rank, layout):
+    result = trained(section(LAYOUTS[layout]), tokens, tmp_path)
+
+    assert column(result, "loss") == pytest.approx(column(one_rank, "loss"), rel=1e-5)
+    assert column(result, "validation_loss") == pytest.approx(column(one_rank, "validation_loss"), rel=1e-5)
+    assert column(result, "grad_norm") == pytest.approx(column(one_rank, "grad_norm"), rel=1e-4)
+    expected, found = weights.read_whole(one_rank.checkpoint), weights.read_whole(result.checkpoint)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_tied_embeddings_train_alike_on_four_ranks(tokens, tmp_path):
+    tied = attrs.evolve(MODEL, tie_word_embeddings=True)
+    alone = trained(section(model=tied), tokens, tmp_path)
+    spread = trained(section(Parallelism(tensor=2, pipeline=2, micro_batch_size=2), model=tied), tokens, tmp_path)
+
+    assert column(spread, "loss") == pytest.approx(column(alone, "loss"), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_plain_transformers_loop_has_the_same_losses(tokens, one_rank):
+    losses = _plain_losses(tokens, AdamW(learning_rate=1e-3))
+
+    assert column(one_rank, "loss") == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_sgd_is_torchs_sgd(tokens, tmp_path):
+    sgd = SGD(learning_rate=0.05, momentum=0.9, nesterov=True, weight_decay=0.01)
+    result = trained(section(training=attrs.evolve(TRAINING, optimizer=sgd)), tokens, tmp_path)
+
+    assert column(result, "loss") == pytest.approx(_plain_losses(tokens, sgd), rel=1e-4)
+
+
+def _plain_losses(tokens: Path, optimizer: AdamW | SGD) -> list[float]:
+    """The training of `section()`, written down by hand."""
+    torch.manual_seed(TRAINING.seed)
+    model = LlamaForCausalLM(llama.transformers_config(MODEL, VOCAB_SIZE, 0))
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    groups = [
+        {"params": matrices, "weight_decay": optimizer.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if isinstance(optimizer, AdamW):
+        step_taker = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-8)
+    else:
+        step_taker = torch.optim.SGD(groups, lr=1.0, momentum=0.9, nesterov=True)
+    row = np.fromfile(tokens / "train" / "00000.ds", "<u2").astype(np.int64)
+    order = np.random.default_rng([TRAINING.seed, 0]).permutation((len(row) - 1) // LENGTH)
+    # Three steps up, seven along half a cosine from the peak to a tenth of it.
+    cosine = [0.1 + 0.9 * (1 + np.cos(np.pi * i / 7)) / 2 for i in range(1, 8)]
+    losses = []
+    for step, factor in enumerate([1 / 3, 2 / 3, 1.0, *cosine]):
+        batch = torch.stack([torch.from_numpy(row[i * LENGTH : (i + 1) * LENGTH + 1]) for i in order[step * 8 :][:8]])
+        logits = model(input_ids=batch[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        step_taker.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in step_taker.param_groups:
+            group["lr"] = optimizer.learning_rate * factor
+        step_taker.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (Constant(warmup=Steps(2)), [0.5, 1, 1, 1, 1]),
+        (Linear(warmup=Steps(1), final=Fraction(0.2)), [1, 0.8, 0.6, 0.4, 0.2]),
+        (Linear(warmup=Steps(0), final=Fraction(0.0)), [1, 0.75, 0.5, 0.25, 0]),
+        (Cosine(warmup=Fraction(0.2), final=Fraction(0.0)), [1, 0.8535533905932737, 0.5, 0.14644660940672627, 0]),
+        (Cosine(warmup=Steps(4), final=Fraction(0.1)), [0.25, 0.5, 0.75, 1, 0.1]),
+    ],
+)
+def test_learning_rate_follows_its_schedule(schedule, expected):
+    training = attrs.evolve(TRAINING, duration=Steps(5), schedule=schedule)
+
+    assert [learning_rate_factor(training, LENGTH, step) for step in range(5)] == pytest.approx(expected)
+
+
+def test_weights_survive_the_way_to_nanotron_and_back():
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(llama.transformers_config(MODEL, VOCAB_SIZE, 0))
+    state = model.state_dict()
+
+    back = llama.to_transformers(llama.from_transformers(state, MODEL), MODEL)
+
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_the_initial_weights_are_those_of_transformers():
+    torch.manual_seed(3)
+    expected = LlamaForCausalLM(llama.transformers_config(MODEL, VOCAB_SIZE, 0)).state_dict()
+
+    found = llama.to_transformers(llama.initial_weights(MODEL, VOCAB_SIZE, 0, seed=3), MODEL)
+
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_rank_reads_its_part_of_every_batch(tokens):
+    bootstrap.load("cpu")
+    from llmrecipe.engines.nanotron import data
+
+    files = TokenFiles.open(tokens, "train")
+    options = {"sequence_length": LENGTH, "global_batch_size": 8, "seed": 5, "consumed": 16}
+    order = data.sample_order(files.num_windows(LENGTH), 5, 0)[16:32]
+    expected = np.stack([files.window(index, LENGTH) for index in order])
+    for data_size, micro_batch_size in ((1, 8), (2, 2), (4, 1)):
+        rows: dict[int, list[int]] = {}
+        for rank in range(data_size):
+            shard = data.Shard(
+                data_rank=rank,
+                data_size=data_size,
+                micro_batch_size=micro_batch_size,
+                pipeline_rank=0,
+                input_rank=0,
+                output_rank=0,
+            )
+            batches = data.training_batches(files, shard, **options)
+            for index in range(16 // (data_size * micro_batch_size)):
+                batch = next(batches)
+                for row in range(micro_batch_size):
+                    position = (index * data_size + rank) * micro_batch_size + row
+                    rows[position] = [*batch["input_ids"][row].tolist(), batch["label_ids"][row, -1].item()]
+        assert [rows[position] for position in range(16)] == expected.tolist()
+
+
+def test_every_epoch_reads_every_sequence_in_another_order(tokens):
+    bootstrap.load("cpu")
+    from llmrecipe.engines.nanotron import data
+
+    two_epochs = data.sample_ids(0, 40, 20, seed=5)
+
+    assert sorted(two_epochs[:20]) == sorted(two_epochs[20:]) == list(range(20))
+    assert two_epochs[:20] != two_epochs[20:]
+    assert data.sample_ids(15, 10, 20, seed=5) == two_epochs[15:25]
+
+
+def test_a_corpus_smaller_than_a_batch_is_refused(tmp_path):
+    tokens = write_tokens(tmp_path / "tokens", train=500, heldout=200)
+
+    with pytest.raises(StageError, match="7 sequences of 64, fewer than one batch of 8"):
+        trained(section(), tokens, tmp_path / "scratch")
+
+
+def test_a_heldout_split_shorter_than_a_sequence_is_refused(tmp_path):
+    tokens = write_tokens(tmp_path / "tokens", train=2_000, heldout=60)
+
+    with pytest.raises(StageError, match="held-out split has 60 tokens, less than one sequence of 64"):
+        trained(section(), tokens, tmp_path / "scratch")
+
+
+class Project:
+    """A folder in which `llmrecipe stage pretrain` runs as DVC runs it."""
+
+    def __init__(self, root: Path, tokens: Path, parallelism: Parallelism) -> None:
+        self.root = root
+        root.mkdir()
+        runtime = Runtime(device="cpu", checkpoint_interval=5)
+        parameters = {
+            "t-pretrain": codec.unstructure(section(parallelism, training=attrs.evolve(TRAINING, duration=Steps(30)))),
+            "runtime": {"t": codec.unstructure(runtime)},
+        }
+        (root / "params.yaml").write_text(yaml.safe_dump(parameters))
+        self.command = [sys.executable, "-m", "llmrecipe", "stage", "pretrain", "--name", "t-pretrain"]
+        self.command += ["--runtime", "t", "--input", f"tokens={tokens}", "--output", "artifacts/t/pretrain"]
+
+    def start(self) -> subprocess.Popen:
+        environment = os.environ | {"DVC_ROOT": str(self.root)}
+        return subprocess.Popen(self.command, cwd=self.root, stderr=subprocess.PIPE, text=True, env=environment)
+
+    def finish(self) -> str:
+        process = self.start()
+        message = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, message
+        return message
+
+    def steps_done(self) -> int:
+        logs = list(self.root.glob(".llmrecipe/t-pretrain/*/metrics.jsonl"))
+        return logs[0].read_text().count("\n") if logs else 0
+
+    def wait_for_step(self, step: int, process: subprocess.Popen) -> None:
+        deadline = time.monotonic() + 120
+        while self.steps_done() < step:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def outputs(self) -> dict[str, str]:
+        folder = self.root / "artifacts" / "t" / "pretrain"
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return {str(path.relative_to(folder)): artifacts.file_digest(path) for path in files}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tokens, tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("project") / "straight", tokens, Parallelism(data=2, micro_batch_size=4))
+    project.finish()
+    return project.outputs()
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_named_and_the_training_continues_to_the_same_bytes(tokens, tmp_path, uninterrupted):
+    project = Project(tmp_path / "killed", tokens, Parallelism(data=2, micro_batch_size=4))
+    process = project.start()
+    project.wait_for_step(8, process)
+    ranks = {rank.environ()["RANK"]: rank for rank in psutil.Process(process.pid).children()}
+    ranks["1"].send_signal(signal.SIGKILL)
+    message = process.communicate(timeout=120)[1]
+
+    assert process.returncode == 1
+    assert "t-pretrain: rank 1 was killed by SIGKILL" in message
+    assert "continues from the last checkpoint" in message
+    assert project.outputs() == {}
+
+    assert "step 1/30" not in project.finish()
+    assert project.outputs() == uninterrupted
+
+
+@pytest.mark.slow
+def test_ranks_die_with_their_launcher_and_the_training_continues_to_the_same_bytes(tokens, tmp_path, uninterrupted):
+    project = Project(tmp_path / "orphans", tokens, Parallelism(data=2, micro_batch_size=4))
+    process = project.start()
+    project.wait_for_step(12, process)
+    ranks = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+
+    assert len(ranks) == 2
+    assert alive == []
+
+    project.finish()
+    assert project.outputs() == uninterrupted
+    rows = [json.loads(line) for line in (project.root / "artifacts/t/pretrain/checkpoint/metrics.jsonl").open()]
+    assert [row["step"] for row in rows] == list(range(1, 31))
+
+
+@pytest.mark.slow
+def test_a_second_writer_is_refused_and_an_edited_section_fails_the_stage(tokens, tmp_path):
+    project = Project(tmp_path / "busy", tokens, Parallelism(data=1, micro_batch_size=4))
+    process = project.start()
+    project.wait_for_step(1, process)
+    second = project.start()
+    message = second.communicate(timeout=120)[1]
+
+    assert second.returncode == 1
+    assert f"process {process.pid} is running t-pretrain" in message
+
+    parameters = yaml.safe_load((project.root / "params.yaml").read_text())
+    parameters["t-pretrain"]["training"]["seed"] = 2
+    (project.root / "params.yaml").write_text(yaml.safe_dump(parameters))
+    message = process.communicate(timeout=120)[1]
+
+    assert process.returncode == 1
+    assert "its section of params.yaml changed while it ran" in message
+    assert project.outputs() == {}
+
+
+@pytest.mark.slow
+def test_a_truncated_checkpoint_is_put_aside_for_the_one_before(tokens, tmp_path, uninterrupted):
+    project = Project(tmp_path / "damaged", tokens, Parallelism(data=2, micro_batch_size=4))
+    process = project.start()
+    project.wait_for_step(16, process)
+    process.kill()
+    process.wait()
+    newest = max(project.root.glob(".llmrecipe/t-pretrain/*/checkpoints/*[0-9]"), key=lambda path: int(path.name))
+    shard = next((newest / "model").rglob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-8])
+
+    project.finish()
+    assert project.outputs() == uninterrupted
+    assert (newest.parent / f"damaged-{newest.name}").exists()
