@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from llmrecipe.cli import check, plan, stage
+from llmrecipe.cli import check, plan, report, stage
 from llmrecipe.cli.render import show_error
 from llmrecipe.errors import LLMRecipeError
 
-COMMANDS = (check, plan, stage)
+COMMANDS = (check, plan, report, stage)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
