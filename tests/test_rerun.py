@@ -41,9 +41,10 @@ def run(project: Path, *command: str) -> str:
     return done.stdout
 
 
-def repro(project: Path) -> list[str]:
+def repro(project: Path, *command: str) -> list[str]:
     """The stages that DVC ran, in order."""
-    return re.findall(r"^Running stage '(.+)':$", run(project, "dvc", "repro"), re.MULTILINE)
+    output = run(project, "dvc", *(command or ("repro",)))
+    return re.findall(r"^Running stage '(.+)':$", output, re.MULTILINE)
 
 
 def stale(project: Path) -> set[str]:
@@ -183,6 +184,12 @@ def test_a_key_deleted_from_a_section_by_hand_makes_its_stage_stale(project):
     params.write_text(text.replace("    clip_grad_norm: 1.0\n", ""))
     assert params.read_text() != text
     assert stale(project) == {"tiny-pretrain"}
+
+
+def test_an_experiment_can_set_a_field_without_a_recipe(project):
+    # DVC writes 9e-05, a number to it and to YAML 1.2, a text to YAML 1.1.
+    assert repro(project, "exp", "run", "--set-param", "tiny-export.logits_tolerance=9e-5") == ["tiny-export"]
+    assert "logits_tolerance: 9e-05\n" in (project / "params.yaml").read_text()
 
 
 def test_a_new_file_where_a_corpus_searches_makes_prepare_stale(project):
