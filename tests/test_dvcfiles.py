@@ -228,6 +228,15 @@ def test_a_plan_is_known_again_after_dvc_has_rewritten_the_files(project):
     assert without_planned(project, OTHER) == ({"stages": {"mine": {"cmd": "echo mine"}}, "plots": []}, {"mine": 1})
 
 
+def test_sections_are_known_again_after_the_runtime_choices_were_deleted(project):
+    write(project, RECIPE)
+    fresh = contents(project)
+    params = project / "params.yaml"
+    params.write_text(params.read_text().split("runtime:")[0])
+    write(project, RECIPE)
+    assert contents(project) == fresh
+
+
 def test_a_copy_of_a_planned_stage_under_another_name_is_the_users(project):
     write(project, RECIPE)
     with modify_yaml(project / "dvc.yaml") as data:
