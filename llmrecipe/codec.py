@@ -2,7 +2,7 @@
 
 Writing is total: every field is there, defaults included, so that a dropped option is a change like any other.
 Reading is strict: nothing is coerced, guessed or ignored, and everything that is wrong is reported at once.
-A member of a union of classes carries its class's tag under `type`; other classes carry none.
+A member of a union of classes, and a variant, carries its class's tag under `type`; other classes carry none.
 """
 
 import types
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import attrs
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError
 from cattrs.cols import homogenous_tuple_structure_factory
-from cattrs.gen import make_dict_structure_fn, override
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from llmrecipe.errors import RecipeError, Violation, suggestion
 from llmrecipe.recipe.schema import describe, matches, shown
@@ -97,6 +97,10 @@ def _is_union(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, types.UnionType)
 
 
+def _is_variant(annotation: Any) -> bool:
+    return attrs.has(annotation) and annotation.variant
+
+
 def _is_tuple(annotation: Any) -> bool:
     return get_origin(annotation) is tuple
 
@@ -169,9 +173,9 @@ def _structure_tuple(annotation: Any, converter: Converter) -> Callable[[Any, An
 
 
 def _structure_union(union: Any, converter: Converter) -> Callable[[Any, Any], Any]:
-    members = get_args(union)
+    members = get_args(union) or (union,)
     classes = {member.tag: member for member in members if attrs.has(member)}
-    hooks = {tag: converter.get_structure_hook(cls) for tag, cls in classes.items()}
+    hooks = {tag: _structure_class(cls, converter) for tag, cls in classes.items()}
 
     def structure_union(value: Any, _: Any) -> Any:
         if isinstance(value, dict) and classes:
@@ -197,6 +201,11 @@ def _unstructure_union(union: Any, converter: Converter) -> Callable[[Any], Any]
     return unstructure_union
 
 
+def _unstructure_variant(cls: type, converter: Converter) -> Callable[[Any], Any]:
+    unstructure_class = make_dict_unstructure_fn(cls, converter)
+    return lambda value: {TAG: cls.tag, **unstructure_class(value)}
+
+
 def _unstructure_tuple(annotation: Any, converter: Converter) -> Callable[[Any], list]:
     unstructure_item = converter.get_unstructure_hook(get_args(annotation)[0])
     return lambda value: [unstructure_item(item) for item in value]
@@ -205,11 +214,13 @@ def _unstructure_tuple(annotation: Any, converter: Converter) -> Callable[[Any],
 def _make_converter() -> Converter:
     converter = Converter(detailed_validation=True)
     converter.register_structure_hook_factory(attrs.has, _structure_class)
+    converter.register_structure_hook_factory(_is_variant, _structure_union)
     converter.register_structure_hook_factory(_is_tuple, _structure_tuple)
     converter.register_structure_hook_factory(_is_union, _structure_union)
     converter.register_structure_hook_func(_is_literal, _structure_plain)
     for plain in (bool, int, float, str):
         converter.register_structure_hook(plain, _structure_plain)
+    converter.register_unstructure_hook_factory(_is_variant, _unstructure_variant)
     converter.register_unstructure_hook_factory(_is_tuple, _unstructure_tuple)
     converter.register_unstructure_hook_factory(_is_union, _unstructure_union)
     converter.register_unstructure_hook(float, float)

@@ -5,7 +5,9 @@ def quickstart() -> Recipe:
     """A small code model trained on the Python standard library; minutes on two cores."""
     return Recipe(
         name="quickstart",
-        corpus=Corpus(name="python-stdlib", source=PythonStdlib(), clean=(FixUnicode(), ExactDedup())),
+        corpus=Corpus(
+            name="python-stdlib", source=PythonStdlib(), clean=(FixUnicode(), ExactDedup()), heldout_fraction=0.05
+        ),
         tokenizer=ByteLevelBPE(vocab_size=4096),
         model=Llama(
             hidden_size=256,

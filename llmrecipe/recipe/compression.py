@@ -42,7 +42,7 @@ class W8A16:
 
 @define("w8a8")
 class W8A8:
-    """8-bit weights and activations; SmoothQuant moves the activations' outliers into the weights (Xiao et al. 2023)."""
+    """8-bit weights and activations; SmoothQuant evens out the activations first (Xiao et al. 2023)."""
 
     smoothing_strength: float = attrs.field(default=0.8, validator=between(0, 1))
     """How much of the difficulty moves from activations to weights; 0.8 suits Llama models."""
@@ -59,7 +59,7 @@ class FP8:
 Scheme = W4A16 | W8A16 | W8A8 | FP8
 
 
-@define("quantize")
+@define("quantize", variant=True)
 class Quantize:
     """One-shot quantization of every linear layer except the output layer, saved as compressed-tensors."""
 

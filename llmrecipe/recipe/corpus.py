@@ -89,5 +89,3 @@ class Corpus:
 
     shards: int = attrs.field(default=4, validator=at_least(1))
     """Number of files the documents are spread over, and the most workers that can share the work."""
-
-

@@ -23,9 +23,9 @@ def _positive_width(owner: object, attribute: attrs.Attribute, value: int | Rati
         raise FieldError(owner, attribute.name, f"must be at least 1, got {value}")
 
 
-@define("llama")
+@define("llama", variant=True)
 class Llama:
-    """A decoder of the Llama family (Touvron et al. 2023): RMSNorm, rotary positions, SwiGLU, grouped-query attention."""
+    """A decoder (Touvron et al. 2023): RMSNorm, rotary positions, SwiGLU and grouped-query attention."""
 
     hidden_size: int = attrs.field(validator=at_least(2))
     """Width of the residual stream."""

@@ -5,7 +5,7 @@ import attrs
 from llmrecipe.recipe.schema import at_least, define
 
 
-@define("causal_lm")
+@define("causal_lm", variant=True)
 class CausalLM:
     """Predict every token from those before it; documents are packed end to end."""
 

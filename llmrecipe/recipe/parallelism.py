@@ -27,7 +27,7 @@ class Parallelism:
     """1 spreads the optimizer's state over the data-parallel ranks (Rajbhandari et al. 2020)."""
 
     tensor_parallel_mode: Literal["all_reduce", "reduce_scatter"] = "all_reduce"
-    """`reduce_scatter` also spreads the activations between the matrices: sequence parallelism (Korthikanti et al. 2022)."""
+    """`reduce_scatter` also spreads the activations: sequence parallelism (Korthikanti et al. 2022)."""
 
     pipeline_schedule: Literal["1f1b", "afab"] = "1f1b"
     """One-forward-one-backward holds fewer activations than all-forward-all-backward (Narayanan et al. 2021)."""

@@ -25,12 +25,17 @@ class FieldError(ValueError):
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(attrs.field,))
-def define(tag: str):
-    """Declare a class of the language; `tag` is its short stable name in `params.yaml`."""
+def define(tag: str, *, variant: bool = False):
+    """Declare a class of the language; `tag` is its short stable name in `params.yaml`.
+
+    A `variant` is one of several kinds of a thing even while it is the only one: its plain form always carries the
+    tag, so that a second kind changes nothing for the first.
+    """
 
     def wrap(cls: type[T]) -> type[T]:
         defined = attrs.frozen(cls, kw_only=True, field_transformer=_add_type_checks)
         defined.tag = tag
+        defined.variant = variant
         return defined
 
     return wrap
@@ -43,6 +48,7 @@ def quantity(tag: str):
     def wrap(cls: type[T]) -> type[T]:
         defined = attrs.frozen(cls, field_transformer=_add_type_checks)
         defined.tag = tag
+        defined.variant = False
         return defined
 
     return wrap

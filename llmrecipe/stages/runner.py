@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -72,6 +73,7 @@ def run_stage(
     raw = _raw_section(data, name, params)
     section = codec.structure(raw, SECTION_OF_KIND[kind], name)
     runtime = codec.structure((data.get("runtime") or {}).get(runtime_key, {}), Runtime, f"runtime.{runtime_key}")
+    _set_up_log(name, runtime)
     before = _fingerprint(inputs)
     run: Callable[[StageContext], None] = importlib.import_module(f"llmrecipe.stages.{kind}").run
     started = time.monotonic()
@@ -99,6 +101,12 @@ def run_stage(
         artifacts.write_csv(output.with_name(f"{output.name}.{curve}.csv"), list(rows[0]), rows)
     measured = {"seconds": round(time.monotonic() - started, 3)} | context.measured
     artifacts.write_json(output.with_name(f"{output.name}.run.json"), measured)
+
+
+def _set_up_log(name: str, runtime: Runtime) -> None:
+    """Show our own messages from `runtime.log_level` on, and those of the libraries from warnings on."""
+    logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s")
+    logging.getLogger("llmrecipe").setLevel(runtime.log_level.upper())
 
 
 def _read_params(params: Path) -> dict[str, Any]:
