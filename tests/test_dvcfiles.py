@@ -232,7 +232,7 @@ def test_sections_are_known_again_after_the_runtime_choices_were_deleted(project
     write(project, RECIPE)
     fresh = contents(project)
     params = project / "params.yaml"
-    params.write_text(params.read_text().split("runtime:")[0])
+    params.write_text(params.read_text().split("\nruntime:")[0])
     write(project, RECIPE)
     assert contents(project) == fresh
 
