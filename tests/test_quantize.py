@@ -1,0 +1,293 @@
+"""Quantized models are what their scheme says, close to the dense one, and the same in every run."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_model
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llmrecipe import artifacts, codec
+from llmrecipe.engines import compressor
+from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.compression import FP8, W4A16, W8A8, W8A16, RoundToNearest
+from llmrecipe.sections import QuantizeSection
+from llmrecipe.stages import quantize
+
+LENGTH = tiny_model.SEQUENCE_LENGTH
+NEAREST = RoundToNearest()
+SCHEMES = {
+    "w4a16": W4A16(group_size=32),
+    "w4a16-nearest": W4A16(group_size=32, rounding=NEAREST),
+    "w8a16": W8A16(),
+    "w8a8": W8A8(),
+    "w8a8-nearest": W8A8(rounding=NEAREST),
+    "fp8": FP8(),
+}
+LAYER = "model.layers.1.mlp.down_proj"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return tiny_model.make(tmp_path_factory.mktemp("made"))
+
+
+def section(scheme, **changes) -> QuantizeSection:
+    fields = {"calibration_samples": 32, "sequence_length": LENGTH, "seed": 1}
+    return QuantizeSection(scheme=scheme, **fields | changes)
+
+
+def quantized(made, output: Path, scheme, **changes) -> Path:
+    quantize.run(tiny_model.stage_context(section(scheme, **changes), made, output))
+    return output
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "model.safetensors")
+
+
+def heldout_logits(directory: Path, tokens: Path) -> torch.Tensor:
+    row = torch.from_numpy(np.fromfile(tokens / "heldout/00000.ds", "<u2")[: 16 * LENGTH].astype(np.int64))
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
+    with torch.no_grad():
+        return model(row.view(16, LENGTH)).logits.float()
+
+
+def error(directory: Path, made) -> float:
+    """Mean squared error of the logits, as a share of their variance."""
+    dense = heldout_logits(made["model"], made["tokens"])
+    return ((heldout_logits(directory, made["tokens"]) - dense).square().mean() / dense.var()).item()
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_saves_a_smaller_model_that_transformers_loads_with_nearly_the_same_logits(made, tmp_path, name):
+    output = quantized(made, tmp_path / "out", SCHEMES[name])
+    model = output / "model"
+    artifacts.open_artifact(model, "model")
+    assert 0 < error(model, made) < {"w4": 3e-2, "w8": 2e-3, "fp": 1e-2}[name[:2]]
+    metrics = json.loads((output / "metrics.json").read_text())
+    dense, small = (directory / "model.safetensors" for directory in (made["model"], model))
+    count = sum(tensor.numel() for tensor in weights(made["model"]).values())
+    assert metrics == {
+        "bits_per_weight": 8 * small.stat().st_size / count,
+        "calibration_sequences": 0 if name in ("w4a16-nearest", "fp8") else 32,
+        "dense_bytes": dense.stat().st_size,
+        "quantized_bytes": small.stat().st_size,
+        "ratio": dense.stat().st_size / small.stat().st_size,
+    }
+    assert metrics["ratio"] > 1.5
+    text = "def wrap(self):"
+    assert AutoTokenizer.from_pretrained(model)(text) == AutoTokenizer.from_pretrained(made["model"])(text)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "dtype", "scales"),
+    [
+        (W4A16(group_size=32), torch.int32, (64, 4)),
+        (W8A16(), torch.int32, (64, 1)),
+        (W8A8(), torch.int8, (64, 1)),
+        (FP8(), torch.float8_e4m3fn, (64, 1)),
+    ],
+    ids=["w4a16", "w8a16", "w8a8", "fp8"],
+)
+def test_weights_are_stored_in_the_format_of_the_scheme_and_the_output_layer_as_it_was(
+    made, tmp_path, scheme, dtype, scales
+):
+    dense, small = weights(made["model"]), weights(quantized(made, tmp_path / "out", scheme) / "model")
+    stored = small.get(f"{LAYER}.weight_packed", small.get(f"{LAYER}.weight"))
+    assert stored.dtype == dtype
+    bits = 4 if isinstance(scheme, W4A16) else 8
+    assert stored.numel() * stored.element_size() * 8 == dense[f"{LAYER}.weight"].numel() * bits
+    assert tuple(small[f"{LAYER}.weight_scale"].shape) == scales
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        assert torch.equal(small[name], dense[name])
+
+
+@pytest.mark.parametrize("scheme", [W4A16(group_size=32, rounding=NEAREST), W8A16(rounding=NEAREST)])
+def test_round_to_nearest_is_what_it_says(made, tmp_path, scheme):
+    output = quantized(made, tmp_path / "out", scheme)
+    model = AutoModelForCausalLM.from_pretrained(output / "model", dtype="auto")
+    model(torch.tensor([[1]]))  # Its weights are expanded when they are first needed.
+    loaded = model.get_submodule(LAYER).weight
+    dense = weights(made["model"])[f"{LAYER}.weight"]
+    bits, group = (4, 32) if isinstance(scheme, W4A16) else (8, dense.shape[1])
+    groups = dense.view(len(dense), -1, group)
+    scale = groups.abs().amax(-1, keepdim=True) / ((2**bits - 1) / 2)
+    integers = (groups / scale).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    torch.testing.assert_close(loaded, (integers * scale).view_as(dense), rtol=1e-5, atol=1e-7)
+
+
+def test_gptq_loses_less_than_rounding_to_nearest(made, tmp_path):
+    gptq = quantized(made, tmp_path / "gptq", W4A16(group_size=32)) / "model"
+    nearest = quantized(made, tmp_path / "nearest", W4A16(group_size=32, rounding=NEAREST)) / "model"
+    assert error(gptq, made) < 0.8 * error(nearest, made)
+
+
+def test_smoothing_moves_scale_from_activations_to_weights(made, tmp_path):
+    name = "model.layers.0.input_layernorm.weight"
+    dense = weights(made["model"])[name]
+    strong, weak = (
+        weights(quantized(made, tmp_path / str(strength), W8A8(smoothing_strength=strength)) / "model")[name]
+        for strength in (0.8, 0.2)
+    )
+    assert not torch.equal(strong, dense)
+    # At full strength every channel's activation has the same range.
+    assert not torch.equal(strong, weak)
+    model = quantized(made, tmp_path / "w8a8", W8A8()) / "model"
+    activations = json.loads((model / "config.json").read_text())["quantization_config"]["config_groups"]["group_0"]
+    assert activations["input_activations"]["num_bits"] == 8
+    assert activations["input_activations"]["dynamic"] is True
+
+
+@pytest.mark.parametrize("scheme", [W4A16(group_size=32), FP8()], ids=["w4a16", "fp8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tied_embeddings_stay_tied_in_either_number_format(made, tmp_path, scheme, dtype):
+    model = tiny_model.new_model(tie_word_embeddings=True).to(getattr(torch, dtype))
+    tied = made | {"model": tiny_model.write_model(model, made["model"], tmp_path / "tied")}
+    output = quantized(tied, tmp_path / "out", scheme) / "model"
+    small = weights(output)
+    assert "lm_head.weight" not in small
+    assert small["model.embed_tokens.weight"].dtype == getattr(torch, dtype)
+    loaded = AutoModelForCausalLM.from_pretrained(output, dtype="auto")
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    assert error(output, tied) < 5e-2
+
+
+def test_calibration_reads_different_sequences_of_the_training_split_as_the_seed_decides(made, tmp_path, monkeypatch):
+    seen = []
+    real = compressor.quantize
+
+    def spy(model, tokenizer, scheme, calibration, device):
+        seen.append(calibration)
+        real(model, tokenizer, scheme, calibration, device)
+
+    monkeypatch.setattr(compressor, "quantize", spy)
+    for index, seed in enumerate((1, 1, 2)):
+        quantized(made, tmp_path / str(index), W4A16(group_size=32), calibration_samples=4, seed=seed)
+    row = np.concatenate([np.fromfile(path, "<u2") for path in sorted((made["tokens"] / "train").glob("*.ds"))])
+    places = [tuple(row[start : start + LENGTH].tolist()) for start in range(0, len(row) - LENGTH, LENGTH)]
+    for calibration in seen:
+        assert calibration.shape == (4, LENGTH)
+        assert len(set(map(tuple, calibration.tolist())) & set(places)) == 4
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+
+
+def test_a_split_with_too_few_sequences_is_used_whole_and_said(made, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        output = quantized(made, tmp_path / "out", W8A16(), sequence_length=200, calibration_samples=10_000)
+    available = (TokenFiles.open(made["tokens"], "train").num_tokens - 1) // 200
+    assert json.loads((output / "metrics.json").read_text())["calibration_sequences"] == available
+    assert f"only {available} sequences of 200 tokens" in caplog.text
+
+
+def test_a_split_shorter_than_one_sequence_is_refused(made, tmp_path):
+    with pytest.raises(StageError, match=r"tokens, too few for one sequence of 1000000.*sequence_length"):
+        quantized(made, tmp_path / "out", FP8(), sequence_length=1_000_000)
+
+
+def test_a_group_that_does_not_divide_a_layer_is_refused_by_name(made, tmp_path):
+    with pytest.raises(StageError, match=r"(?s)can't quantize.*down_proj \(columns=128, group_size=48\)"):
+        quantized(made, tmp_path / "out", W4A16(group_size=48))
+
+
+def test_a_model_for_another_tokenizer_is_refused(made, tmp_path):
+    model = tiny_model.write_model(tiny_model.new_model(vocab_size=64), made["model"], tmp_path / "small")
+    with pytest.raises(StageError, match=r"knows 64 tokens.*vocabulary of 320"):
+        quantized(made | {"model": model}, tmp_path / "out", FP8())
+
+
+def damage_absence(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+
+
+def damage_weights(model: Path) -> None:
+    size = (model / "model.safetensors").stat().st_size
+    (model / "model.safetensors").write_bytes(b"\xff" * size)
+
+
+def damage_names(model: Path) -> None:
+    tensors = weights(model)
+    del tensors[f"{LAYER}.weight"]
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+
+
+def damage_config(model: Path) -> None:
+    (model / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "sealed", "message"),
+    [
+        (damage_absence, False, "model.safetensors: is missing"),
+        (damage_weights, False, "can't load this model"),
+        (damage_names, True, f"missing .*{LAYER}"),
+        (damage_config, True, "can't load this model: .*config"),
+    ],
+)
+def test_a_damaged_model_is_refused(made, tmp_path, damage, sealed, message):
+    model = tiny_model.write_model(tiny_model.new_model(), made["model"], tmp_path / "model")
+    damage(model)
+    if sealed:
+        (model / artifacts.MANIFEST).unlink()
+        artifacts.seal(model, "model")
+    with pytest.raises(StageError, match=message):
+        quantized(made | {"model": model}, tmp_path / "out", FP8())
+
+
+def test_a_saved_model_that_computes_something_else_is_refused(made, tmp_path, monkeypatch):
+    real = compressor.save_compressed
+
+    def save_wrongly(model, directory):
+        real(model, directory)
+        tensors = weights(directory)
+        tensors[f"{LAYER}.weight_scale"] *= 1.5
+        save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+
+    monkeypatch.setattr(compressor, "save_compressed", save_wrongly)
+    with pytest.raises(StageError, match="the saved model is not the quantized one: its logits differ by"):
+        quantized(made, tmp_path / "out", W4A16(group_size=32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["w4a16", "w8a8", "fp8"])
+def test_two_projects_get_the_same_bytes_and_nothing_beside_them(made, tmp_path, name):
+    manifests = []
+    for place in ("here", "some/where/else"):
+        project, home = tmp_path / place, tmp_path / place / "home"
+        home.mkdir(parents=True)
+        sections = {"tiny-quantize": codec.unstructure(section(SCHEMES[name]))}
+        (project / "params.yaml").write_text(yaml.safe_dump(sections))
+        command = [sys.executable, "-m", "llmrecipe", "stage", "quantize", "--name", "tiny-quantize"]
+        command += ["--runtime", "tiny", "--output", "out/quantize"]
+        for role, path in made.items():
+            command += ["--input", f"{role}={path}"]
+        environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONHASHSEED": str(len(place))}
+        subprocess.run(command, cwd=project, env=environment, check=True)
+        files = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}
+        assert {name for name in files if "/model/" not in name} == {
+            ".llmrecipe/tiny-quantize/lock",
+            "params.yaml",
+            "out/quantize.run.json",
+            "out/quantize/metrics.json",
+        }
+        manifest = artifacts.open_artifact(project / "out/quantize/model", "model")
+        assert str(project) not in (project / "out/quantize/model/config.json").read_text()
+        manifests.append(manifest)
+    assert manifests[0] == manifests[1]
+    assert set(manifests[0]["files"]) == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
