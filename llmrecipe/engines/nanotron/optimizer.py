@@ -20,9 +20,8 @@ def init_optimizer_and_grad_accumulator(optimizer: Optimizer, **arguments: Any) 
             for decay, weight_decay in ((True, optimizer.weight_decay), (False, 0.0))
         ]
         if isinstance(optimizer, AdamW):
-            return torch.optim.AdamW(
-                split, lr=optimizer.learning_rate, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps
-            )
+            betas = (optimizer.beta1, optimizer.beta2)
+            return torch.optim.AdamW(split, lr=optimizer.learning_rate, betas=betas, eps=optimizer.eps, fused=True)
         return torch.optim.SGD(
             split, lr=optimizer.learning_rate, momentum=optimizer.momentum, nesterov=optimizer.nesterov
         )

@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from llmrecipe.engines.nanotron import bootstrap
 from llmrecipe.engines.nanotron.job import Job
-from llmrecipe.launch.process import die_with_parent
+from llmrecipe.launch.process import die_with_parent, keep_freed_memory
 
 
 @record
@@ -23,6 +23,7 @@ def main() -> None:
     # Held until this process is gone, however it ends: the next run waits for it before it writes.
     lock = os.open(Path(job.state) / "ranks.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_SH)
+    keep_freed_memory()
     torch.set_num_threads(job.runtime.threads_per_rank)
     # Names of torch that will change one day, as nanotron calls them.
     warnings.simplefilter("ignore", FutureWarning)
