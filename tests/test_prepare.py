@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrecipe import artifacts
-from llmrecipe.engines.datatrove import executor, stdlib
+from llmrecipe.engines.datatrove import cleaning, executor, stdlib
 from llmrecipe.engines.datatrove.cleaning import split_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.corpus import CsvFiles, ExactDedup, FixUnicode, JsonlFiles, ParquetFiles, PythonStdlib, TextFiles
@@ -444,6 +444,22 @@ def test_the_stage_leaves_its_outputs_or_nothing(project):
         run_prepare()
     assert contents(output) == before
     assert not list(project.glob(".prepare*"))
+
+
+def test_a_second_writer_is_refused_while_the_stage_works(project, monkeypatch):
+    write_params(project)
+    write_jsonl(project / "data/a.jsonl", TEXTS)
+    prepare, second = cleaning.prepare, []
+
+    def prepare_beside_another(*arguments):
+        with pytest.raises(StageError, match=f"process {os.getpid()} is running c-prepare") as refused:
+            run_prepare()
+        second.append(refused)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(cleaning, "prepare", prepare_beside_another)
+    assert (run_prepare() / "metrics.json").exists()
+    assert len(second) == 1
 
 
 def test_datatroves_own_log_shows_at_level_debug_only(project, capfd, caplog):

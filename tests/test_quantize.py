@@ -275,7 +275,7 @@ def test_two_projects_get_the_same_bytes_and_nothing_beside_them(made, tmp_path,
         subprocess.run(command, cwd=project, env=environment, check=True)
         files = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}
         assert {name for name in files if "/model/" not in name} == {
-            ".llmrecipe/tiny-quantize/lock",
+            ".llmrecipe/tiny-quantize.lock",
             "params.yaml",
             "out/quantize.run.json",
             "out/quantize/metrics.json",

@@ -80,7 +80,8 @@ def run_stage(
     scratch = SCRATCH / name
     scratch.mkdir(parents=True, exist_ok=True)
     try:
-        with exclusive(scratch / "lock", f"running {name}"), artifacts.replacing(output) as temporary:
+        # Beside the scratch folder, which a stage may clear.
+        with exclusive(SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
             context = StageContext(
                 name=name,
                 section=section,
