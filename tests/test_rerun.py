@@ -1,59 +1,31 @@
 """What `dvc repro` runs again after a recipe has changed, with real DVC and the real stages."""
 
 import json
-import os
-import random
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+from dvc_project import create, repro, run, write
 from tiny_recipe import RECIPE
 
-from llmrecipe import AdamW, ByteLevelBPE, ExactDedup, FixUnicode, Parallelism, Perplexity, Runtime, Samples, dvcfiles
+from llmrecipe import AdamW, ByteLevelBPE, ExactDedup, FixUnicode, Parallelism, Perplexity, Runtime, Samples
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe.recipe import Recipe
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 BASE = attrs.evolve(
     RECIPE,
     corpus=attrs.evolve(RECIPE.corpus, clean=(FixUnicode(), ExactDedup()), heldout_fraction=0.1),
     evaluation=(Perplexity(max_tokens=512), Samples(prompts=("one",), max_new_tokens=4)),
 )
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    "OMP_NUM_THREADS": "1",
-    **{f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-}
-
-
-def run(project: Path, *command: str) -> str:
-    environment = {**ENVIRONMENT, "DVC_SITE_CACHE_DIR": str(project.parent / "site")}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def repro(project: Path, *command: str) -> list[str]:
-    """The stages that DVC ran, in order."""
-    output = run(project, "dvc", *(command or ("repro",)))
-    return re.findall(r"^Running stage '(.+)':$", output, re.MULTILINE)
 
 
 def stale(project: Path) -> set[str]:
     """The stages that are stale in DVC's eyes for a reason of their own."""
     return set(json.loads(run(project, "dvc", "status", "--json")))
-
-
-def write(project: Path, recipe: Recipe) -> None:
-    dvcfiles.write(plan([recipe]), project)
 
 
 def training(**changes: Any) -> Recipe:
@@ -63,20 +35,7 @@ def training(**changes: Any) -> Recipe:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A project whose pipeline has run once and been committed."""
-    project = tmp_path_factory.mktemp("finished") / "project"
-    books = project / "data" / "books"
-    books.mkdir(parents=True)
-    words = random.Random(0)
-    for number in range(60):
-        text = " ".join(
-            words.choices(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], k=400)
-        )
-        (books / f"{number}.txt").write_text(text)
-    for name in (".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
-        (project / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, project / name)
-    write(project, BASE)
-    run(project, "git", "init", "--quiet")
+    project = create(tmp_path_factory.mktemp("finished") / "project", BASE)
     assert repro(project) == [stage.name for stage in plan([BASE]).stages]
     run(project, "git", "add", ".")
     run(project, "git", "commit", "--quiet", "--message", "Run")

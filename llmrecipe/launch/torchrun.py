@@ -2,11 +2,12 @@
 
 import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
 
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -17,11 +18,14 @@ def run_ranks(name: str, module: str, arguments: Sequence[str], *, ranks: int, t
     """Run `python -m module arguments…` as `ranks` processes that find each other, and wait for all.
 
     Raises:
-        StageError: a rank failed or was killed; the others are ended first.
+        StageError: a rank failed or was killed, or this process was told to stop; all ranks are ended first.
+        KeyboardInterrupt: Ctrl-C; likewise.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads_per_rank)
     # torch repeats a failed rank's traceback, which the rank has printed itself.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for logger in list(logging.root.manager.loggerDict):
+        if logger.startswith("torch.distributed.elastic"):
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -36,21 +40,30 @@ def run_ranks(name: str, module: str, arguments: Sequence[str], *, ranks: int, t
     )
     try:
         elastic_launch(config, sys.executable)("-u", "-m", module, *arguments)
+    except SignalException as stopped:
+        if stopped.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise StageError(f"{name}: stopped by {stopped.sigval.name}; `dvc repro` continues") from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode == -signal.SIGINT:
+            raise KeyboardInterrupt from None
         raise StageError(_explain(name, rank, failure)) from None
 
 
 def _explain(name: str, rank: int, failure) -> str:
+    reason = _reason(failure.message)
+    if reason.startswith("StageError: "):
+        return reason.removeprefix("StageError: ")
     if failure.exitcode < 0:
         what = f"was killed by {failure.signal_name()}"
         if failure.signal_name() == "SIGKILL":
             what += " (out of memory, if nobody did it: a smaller parallelism.micro_batch_size needs less)"
     else:
-        what = f"failed: {_last_line(failure.message)}"
+        what = f"failed: {reason}"
     return f"{name}: rank {rank} {what}; `dvc repro` continues from the last checkpoint"
 
 
-def _last_line(message) -> str:
-    text = message["message"] if isinstance(message, dict) else str(message)
+def _reason(message: str | dict) -> str:
+    text = message["message"] if isinstance(message, dict) else message
     return text.strip().splitlines()[-1]

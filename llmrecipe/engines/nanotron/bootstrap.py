@@ -49,7 +49,7 @@ def load(device: Device) -> None:
         importlib.import_module("nanotron.trainer")
     from llmrecipe.engines.nanotron import mends
 
-    mends.apply(device)
+    mends.apply(device, flash_attention=has_flash_attention())
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -116,22 +116,28 @@ class _Rewriter(ast.NodeTransformer):
         return node
 
 
+def has_flash_attention() -> bool:
+    """Whether flash-attn is installed."""
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+def _absent() -> None:
+    """Stands for a kernel whose signature nanotron inspects and that nothing calls."""
+
+
 @contextmanager
 def _flash_attention_or_stand_in() -> Iterator[None]:
     """flash-attn where it is installed; elsewhere torch's own attention under its name, while nanotron is imported.
 
     The names go again afterwards: transformers would take the stand-ins for the real thing.
     """
-    if importlib.util.find_spec("flash_attn") is not None:
+    if has_flash_attention():
         yield
         return
     names = {
         "flash_attn": {"bert_padding": None},
         "flash_attn.bert_padding": {},
-        "flash_attn.flash_attn_interface": {
-            "flash_attn_varlen_func": attention.flash_attn_varlen_func,
-            "flash_attn_with_kvcache": None,
-        },
+        "flash_attn.flash_attn_interface": {"flash_attn_varlen_func": _absent, "flash_attn_with_kvcache": None},
         "flash_attn.layers": {},
         "flash_attn.layers.rotary": {"RotaryEmbedding": attention.RotaryEmbedding},
         "flash_attn.ops": {},

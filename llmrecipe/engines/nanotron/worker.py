@@ -4,21 +4,28 @@ import fcntl
 import os
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 
 import torch
-from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
 from llmrecipe.engines.nanotron import bootstrap
 from llmrecipe.engines.nanotron.job import Job
+from llmrecipe.errors import StageError
 from llmrecipe.launch.process import die_with_parent, keep_freed_memory
+
+_PATIENCE = 5.0
+"""Seconds that a rank with an error of its own waits for the launcher."""
 
 
 @record
 def main() -> None:
     """Train as the job file given on the command line says."""
     die_with_parent(signal.SIGKILL)
+    # Ctrl-C reaches every process of a terminal, and the launcher answers for all.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     job = Job.read(Path(sys.argv[1]))
     # Held until this process is gone, however it ends: the next run waits for it before it writes.
     lock = os.open(Path(job.state) / "ranks.lock", os.O_RDWR | os.O_CREAT)
@@ -30,7 +37,16 @@ def main() -> None:
     bootstrap.load(job.runtime.device)
     from llmrecipe.engines.nanotron.trainer import Trainer
 
-    Trainer(job).run()
+    try:
+        Trainer(job).run()
+    except StageError as error:
+        # The launcher shows what it says; a traceback would bury it.
+        get_error_handler().record_exception(error)
+        sys.exit(1)
+    except RuntimeError:
+        # Usually a peer is gone: then the launcher, which knows the cause, ends this rank before it says a word.
+        time.sleep(_PATIENCE)
+        raise
     torch.distributed.destroy_process_group()
 
 

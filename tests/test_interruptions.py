@@ -1,0 +1,99 @@
+"""`dvc repro` after Ctrl-C, and after DVC was killed."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import attrs
+import psutil
+import pytest
+import yaml
+from dvc_project import create, environment, repro
+from tiny_recipe import RECIPE
+
+from llmrecipe import Parallelism, Runtime, Steps
+
+pytestmark = pytest.mark.slow
+
+# Steps of a fifth of a second: slow enough to be interrupted at a chosen one.
+LONG = attrs.evolve(
+    RECIPE,
+    corpus=attrs.evolve(RECIPE.corpus, heldout_fraction=0.1),
+    training=attrs.evolve(RECIPE.training, duration=Steps(40), global_batch_size=64),
+    parallelism=Parallelism(data=2, micro_batch_size=2),
+    runtime=Runtime(device="cpu", checkpoint_interval=5),
+)
+
+
+def hashes(project: Path) -> dict[str, str]:
+    """DVC's hash of every output."""
+    stages = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
+
+def steps_done(project: Path) -> int:
+    logs = list(project.glob(".llmrecipe/tiny-pretrain/*/metrics.jsonl"))
+    return logs[0].read_text().count("\n") if logs else 0
+
+
+def start_until_step(project: Path, step: int) -> subprocess.Popen:
+    """`dvc repro`, at work on its training's step."""
+    dvc = subprocess.Popen(
+        ["dvc", "repro"],
+        cwd=project,
+        env=environment(project),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 180
+    while steps_done(project) < step:
+        assert dvc.poll() is None, dvc.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return dvc
+
+
+def family(process: subprocess.Popen) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> dict[str, str]:
+    project = create(tmp_path_factory.mktemp("straight") / "project", LONG)
+    repro(project)
+    return hashes(project)
+
+
+def test_a_training_continues_after_ctrl_c_and_after_a_killed_dvc(tmp_path, uninterrupted):
+    project = create(tmp_path / "project", LONG)
+
+    dvc = start_until_step(project, 8)
+    children = family(dvc)
+    os.killpg(dvc.pid, signal.SIGINT)
+    output = dvc.communicate(timeout=60)[0]
+    assert dvc.returncode != 0
+    assert "Traceback" not in output
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert not (project / "artifacts" / "tiny" / "pretrain").exists()
+
+    dvc = start_until_step(project, 25)
+    children = family(dvc)
+    assert len(children) >= 3
+    dvc.kill()
+    dvc.communicate(timeout=60)
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+
+    assert repro(project) == ["tiny-pretrain", "tiny-export", "tiny-quantize", "tiny-evaluate"]
+    assert hashes(project) == uninterrupted
+    assert repro(project) == []
+
+
+def test_another_folder_and_other_runtime_choices_give_the_same_hashes(tmp_path, uninterrupted):
+    other = Runtime(device="cpu", workers=1, checkpoint_interval=100, log_level="debug", log_interval=1)
+    project = create(tmp_path / "another folder" / "project", attrs.evolve(LONG, runtime=other))
+    repro(project)
+    assert hashes(project) == uninterrupted
