@@ -2,7 +2,11 @@ from llmrecipe import *
 
 
 def llama_7b() -> Recipe:
-    """Llama 2 7B (Touvron et al. 2023) on text of your own; 64 GPUs of 80 GB."""
+    """A recipe of the size of Llama 2 7B (Touvron et al. 2023), with its published settings, on text of your own.
+
+    Nobody has run it: its 64 ranks, each with a GPU, need more than one machine, and llmrecipe can't start those yet.
+    Not Llama 2's are the text, the byte-level tokenizer and the layout.
+    """
     return Recipe(
         name="llama-7b",
         corpus=Corpus(
@@ -25,7 +29,7 @@ def llama_7b() -> Recipe:
         training=Training(
             duration=Tokens(2_000_000_000_000),
             global_batch_size=1024,
-            optimizer=AdamW(learning_rate=3e-4),
+            optimizer=AdamW(learning_rate=3e-4, eps=1e-5),
             schedule=Cosine(warmup=Steps(2000)),
             validation_interval=1000,
         ),
