@@ -156,6 +156,15 @@ def test_a_new_file_where_a_corpus_searches_makes_prepare_stale(project):
     assert stale(project) == {"books-prepare"}
 
 
+def test_text_can_be_kept_with_the_project_and_reruns_nothing(project):
+    run(project, "dvc", "add", "--quiet", "data/books")
+    assert run(project, "git", "status", "--porcelain", "--untracked-files=all").split() == ["??", "data/books.dvc"]
+    shutil.rmtree(project / "data" / "books")
+    run(project, "dvc", "checkout", "--quiet")
+    assert len(list((project / "data" / "books").iterdir())) == 60
+    assert repro(project) == []
+
+
 def test_metrics_and_plots_can_be_asked_for_before_anything_has_run(project):
     shutil.rmtree(project / "artifacts")
     shutil.rmtree(project / ".dvc" / "cache")
