@@ -15,6 +15,8 @@ from llmrecipe.errors import StageError
 
 MANIFEST = "manifest.json"
 
+_REMEDY = "delete the folder and run `dvc repro`, or `dvc repro --force` if DVC's cache gives back the same"
+
 
 def to_json(data: Any) -> str:
     """JSON with sorted keys and a final newline: equal data give equal bytes."""
@@ -55,7 +57,7 @@ def seal(directory: Path, kind: str) -> None:
     files = {
         path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
         for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path != directory / MANIFEST
     }
     write_json(directory / MANIFEST, {"files": files, "kind": kind})
 
@@ -68,20 +70,19 @@ def open_artifact(directory: Path, kind: str) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found_kind, files = manifest["kind"], manifest["files"]
+    except (FileNotFoundError, NotADirectoryError):
         raise StageError(f"{directory}: no {kind} artifact here; `dvc repro` makes it") from None
-    except json.JSONDecodeError as error:
-        raise StageError(f"{directory / MANIFEST}: not JSON ({error}); delete the folder and run `dvc repro`") from None
-    if manifest["kind"] != kind:
-        raise StageError(f"{directory}: expected a {kind} artifact, found {manifest['kind']!r}")
-    for name, entry in manifest["files"].items():
+    except (ValueError, TypeError, KeyError):
+        raise StageError(f"{directory / MANIFEST}: not the manifest of an artifact; {_REMEDY}") from None
+    if found_kind != kind:
+        raise StageError(f"{directory}: expected a {kind} artifact, found {found_kind!r}")
+    for name, entry in files.items():
         path = directory / name
         size = path.stat().st_size if path.exists() else None
         if size != entry["bytes"]:
             found = "is missing" if size is None else f"has {size} bytes"
-            raise StageError(
-                f"{path}: {found}, its manifest says {entry['bytes']} bytes; delete the folder and run `dvc repro`"
-            )
+            raise StageError(f"{path}: {found}, its manifest says {entry['bytes']} bytes; {_REMEDY}")
     return manifest
 
 

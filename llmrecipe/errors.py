@@ -1,5 +1,8 @@
 """What can go wrong, in the user's words."""
 
+import errno
+import os
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -53,3 +56,29 @@ class PlanError(LLMRecipeError):
 
 class StageError(LLMRecipeError):
     """A stage can't do its work with this section and these inputs."""
+
+
+_WAYS_OUT = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "give yourself the permission",
+    errno.EPERM: "give yourself the permission",
+    errno.ENOTDIR: "a file is where a folder should be, move it away",
+    errno.EISDIR: "a folder is where a file should be, move it away",
+}
+
+
+def refusal(error: BaseException | None) -> str | None:
+    """What the operating system refused and what to do about it, if that is the cause of `error`: a full disk, say.
+
+    Libraries written in Rust turn the system's errors into ones of their own, with the number in their text.
+    """
+    while error is not None:
+        quoted = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else quoted and int(quoted[1])
+        if number in _WAYS_OUT:
+            place = f"{error.filename}: " if getattr(error, "filename", None) else ""
+            return f"{place}{os.strerror(number)}; {_WAYS_OUT[number]}, then run this again"
+        error = error.__cause__ or error.__context__
+    return None

@@ -5,15 +5,24 @@ is raised when a stage's code changes what it produces, so that a refactoring ne
 correction always does.
 """
 
-from llmrecipe.recipe.compression import Scheme
-from llmrecipe.recipe.corpus import Cleaner, Source
+from typing import Any
+
+import attrs
+
+from llmrecipe.recipe.compression import Quantize, Scheme
+from llmrecipe.recipe.corpus import Cleaner, Corpus, Source
 from llmrecipe.recipe.evaluation import Measure
 from llmrecipe.recipe.model import Model
-from llmrecipe.recipe.objective import Objective
+from llmrecipe.recipe.objective import CausalLM, Objective
 from llmrecipe.recipe.parallelism import Parallelism
-from llmrecipe.recipe.schema import define
+from llmrecipe.recipe.schema import define, greater_than
 from llmrecipe.recipe.tokenizer import Tokenizer
 from llmrecipe.recipe.training import Training
+
+
+def _as_in(cls: type, name: str) -> Any:
+    """A field that obeys the rules of the field `name` of a recipe's class, and has no default."""
+    return attrs.field(validator=getattr(attrs.fields(cls), name).validator)
 
 
 @define("prepare")
@@ -22,8 +31,8 @@ class PrepareSection:
 
     source: Source
     clean: tuple[Cleaner, ...]
-    heldout_fraction: float
-    shards: int
+    heldout_fraction: float = _as_in(Corpus, "heldout_fraction")
+    shards: int = _as_in(Corpus, "shards")
     revision: int = 1
 
 
@@ -57,7 +66,7 @@ class PretrainSection:
 class ExportSection:
     """Trained weights to a directory in the transformers format."""
 
-    logits_tolerance: float = 1e-4
+    logits_tolerance: float = attrs.field(default=1e-4, validator=greater_than(0))
     """Largest difference to the training engine's own logits, in float32, that is accepted."""
 
     revision: int = 1
@@ -68,9 +77,9 @@ class QuantizeSection:
     """A transformers model to a smaller one."""
 
     scheme: Scheme
-    calibration_samples: int
-    sequence_length: int
-    seed: int
+    calibration_samples: int = _as_in(Quantize, "calibration_samples")
+    sequence_length: int = _as_in(CausalLM, "sequence_length")
+    seed: int = _as_in(Quantize, "seed")
     revision: int = 1
 
 
@@ -79,7 +88,7 @@ class EvaluateSection:
     """Models to numbers and samples."""
 
     measures: tuple[Measure, ...]
-    sequence_length: int
+    sequence_length: int = _as_in(CausalLM, "sequence_length")
     revision: int = 1
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from llmrecipe.cli import check, plan, report, stage
 from llmrecipe.cli.render import show_error
-from llmrecipe.errors import LLMRecipeError
+from llmrecipe.errors import LLMRecipeError, refusal
 
 COMMANDS = (check, plan, report, stage)
 
@@ -23,6 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        reason = refusal(error)
+        if reason is None:
+            raise
+        print(f"error: {reason}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

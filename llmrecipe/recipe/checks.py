@@ -2,10 +2,10 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from llmrecipe.errors import Violation
-from llmrecipe.recipe.compression import W4A16
+from llmrecipe.recipe.compression import W4A16, Scheme
 from llmrecipe.recipe.evaluation import Perplexity, Samples
 from llmrecipe.recipe.optimizer import SGD, AdamW
 from llmrecipe.recipe.proposals import choice, divisors, largest_group, multiples_near
@@ -32,11 +32,24 @@ def violations(recipe: Recipe) -> list[Violation]:
     """Everything that is wrong with `recipe`: fields first, then the rules whose fields are right."""
     root = recipe.name if isinstance(recipe.name, str) and recipe.name else "recipe"
     found = list(field_violations(recipe, root))
-    broken = [violation.path.removeprefix(f"{root}.") for violation in found]
+    wrong = [violation.path.removeprefix(f"{root}.") for violation in found]
+    return [*found, *_broken_rules(recipe, root, wrong)]
+
+
+def section_violations(section: object, path: str) -> list[Violation]:
+    """What is wrong with a section of `params.yaml`, whose fields are right, by the rules that need no more than it.
+
+    A section holds parts of a recipe under the recipe's own names, so that rules take the one for the other.
+    """
+    return list(_broken_rules(section, path, wrong=()))
+
+
+def _broken_rules(whole: object, root: str, wrong: Sequence[str]) -> Iterator[Violation]:
+    """What the rules say of which `whole` has all that they need, and nothing of it in the fields that are `wrong`."""
     for needs, find in _rules:
-        if not any(_is_within(path, need) or _is_within(need, path) for path in broken for need in needs):
-            found.extend(Violation(f"{root}.{path}", reason) for path, reason in find(recipe))
-    return found
+        is_there = all(hasattr(whole, need.partition(".")[0]) for need in needs)
+        if is_there and not any(_is_within(path, need) or _is_within(need, path) for path in wrong for need in needs):
+            yield from (Violation(f"{root}.{path}", reason) for path, reason in find(whole))
 
 
 def _is_within(inner: str, outer: str) -> bool:
@@ -121,15 +134,17 @@ def _tensor_degree(recipe: Recipe) -> Findings:
         )
 
 
-@_rule("parallelism.pipeline", "model", "tokenizer")
+@_rule("parallelism.pipeline", "model.num_layers")
 def _pipeline_degree(recipe: Recipe) -> Findings:
+    num_layers, pipeline = recipe.model.num_layers, recipe.parallelism.pipeline
+    if pipeline > num_layers:
+        yield "parallelism.pipeline", f"{pipeline} ranks can't share num_layers = {num_layers}; use at most {num_layers}"
+
+
+@_rule("parallelism.pipeline", "model", "tokenizer")
+def _pipeline_shares(recipe: Recipe) -> Findings:
     model, pipeline = recipe.model, recipe.parallelism.pipeline
-    if pipeline > model.num_layers:
-        yield (
-            "parallelism.pipeline",
-            f"{pipeline} ranks can't share num_layers = {model.num_layers}; use at most {model.num_layers}",
-        )
-    elif isinstance(recipe.tokenizer, ByteLevelBPE):
+    if pipeline <= model.num_layers and isinstance(recipe.tokenizer, ByteLevelBPE):
         # nanotron (models/base.py, build_model) gives a rank blocks until its share of the work is passed. The output
         # layer comes last: unless the layers pass the shares of all ranks but one, the last rank gets no weights.
         layer = 4 * model.num_attention_heads * model.head_dim * model.hidden_size
@@ -230,19 +245,25 @@ def _seed(path: str, seed: int) -> Findings:
 @_rule("compression", "model")
 def _group_size(recipe: Recipe) -> Findings:
     model = recipe.model
+    for index, step in enumerate(recipe.compression):
+        for path, reason in scheme_findings(step.scheme, model.hidden_size, model.feed_forward_size):
+            yield f"compression[{index}].scheme.{path}", reason
+
+
+def scheme_findings(scheme: Scheme, hidden_size: int, intermediate_size: int) -> Findings:
+    """What a quantization scheme can't do with a model of these widths; paths below the scheme."""
     layers_of_width = {
-        f"hidden_size = {model.hidden_size} (q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj)": model.hidden_size,
-        f"intermediate_size = {model.feed_forward_size} (down_proj)": model.feed_forward_size,
+        f"hidden_size = {hidden_size} (q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj)": hidden_size,
+        f"intermediate_size = {intermediate_size} (down_proj)": intermediate_size,
     }
     common = math.gcd(*layers_of_width.values())
-    for index, step in enumerate(recipe.compression):
-        if isinstance(step.scheme, W4A16) and common % step.scheme.group_size:
-            size = step.scheme.group_size
-            undivided = [text for text, width in layers_of_width.items() if width % size]
-            yield (
-                f"compression[{index}].scheme.group_size",
-                f"W4A16's group of {size} does not divide {' and '.join(undivided)}; use {largest_group(size, common)}",
-            )
+    if isinstance(scheme, W4A16) and common % scheme.group_size:
+        size = scheme.group_size
+        undivided = [text for text, width in layers_of_width.items() if width % size]
+        yield (
+            "group_size",
+            f"W4A16's group of {size} does not divide {' and '.join(undivided)}; use {largest_group(size, common)}",
+        )
 
 
 @_rule("evaluation", "compression", "objective.sequence_length")
