@@ -143,6 +143,16 @@ def test_sgd_is_torchs_sgd(tokens, tmp_path):
     assert column(result, "loss") == pytest.approx(_plain_losses(tokens, sgd), rel=1e-4)
 
 
+@pytest.mark.slow
+def test_bfloat16_accumulates_in_float32_under_zero(tokens, tmp_path, one_rank):
+    """What a GPU does by default, on a CPU."""
+    layout = Parallelism(data=2, micro_batch_size=2, zero_stage=1)
+    result = trained(section(layout, training=attrs.evolve(TRAINING, precision="bfloat16")), tokens, tmp_path)
+
+    assert all(weight.dtype == torch.bfloat16 for weight in weights.read_whole(result.checkpoint).values())
+    assert column(result, "loss") == pytest.approx(column(one_rank, "loss"), rel=5e-3)
+
+
 def _plain_losses(tokens: Path, optimizer: AdamW | SGD) -> list[float]:
     """The training of `section()`, written down by hand."""
     torch.manual_seed(TRAINING.seed)

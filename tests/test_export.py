@@ -1,0 +1,94 @@
+"""Trained weights to a transformers directory, checked against nanotron's own forward pass."""
+
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from tiny_model import stage_context, write_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from llmrecipe import Llama, artifacts, codec
+from llmrecipe.engines.nanotron import llama, weights
+from llmrecipe.errors import StageError
+from llmrecipe.sections import ExportSection
+from llmrecipe.stages import export
+
+VOCAB_SIZE = 320
+MODEL = Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.1)
+MODELS = {
+    "grouped": MODEL,
+    "tied": attrs.evolve(MODEL, tie_word_embeddings=True),
+    "multi-head": attrs.evolve(MODEL, num_key_value_heads=4),
+    "long-range": attrs.evolve(MODEL, rope_theta=500_000.0, rms_norm_eps=1e-6),
+}
+
+
+def checkpoint(directory: Path, model: Llama, network: LlamaForCausalLM) -> Path:
+    """A checkpoint artifact with this network's weights."""
+    directory.mkdir()
+    weights.save(llama.from_transformers(network.state_dict(), model), directory)
+    description = {"model": codec.unstructure(model), "vocab_size": VOCAB_SIZE, "end_of_text_id": 0}
+    artifacts.write_json(directory / "model.json", description)
+    artifacts.seal(directory, "checkpoint")
+    return directory
+
+
+def inputs(directory: Path, model: Llama, network: LlamaForCausalLM) -> dict[str, Path]:
+    write_tokenizer(directory / "tokenizer")
+    artifacts.seal(directory / "tokenizer", "tokenizer")
+    return {
+        "checkpoint": checkpoint(directory / "checkpoint", model, network),
+        "tokenizer": directory / "tokenizer",
+    }
+
+
+def new_network(model: Llama) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(llama.transformers_config(model, VOCAB_SIZE, 0))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_exported_model_is_the_trained_one(tmp_path, kind):
+    model = MODELS[kind]
+    network = new_network(model)
+    context = stage_context(ExportSection(), inputs(tmp_path, model, network), tmp_path / "out")
+    export.run(context)
+
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "model")
+    tokens = tokenizer("def main():", return_tensors="pt")["input_ids"]
+    assert torch.equal(exported(tokens).logits, network(tokens).logits)
+    assert exported.config.rope_parameters["rope_theta"] == model.rope_theta
+    assert exported.config.eos_token_id == tokenizer.eos_token_id
+    assert 0 < context.measured["logits_difference"] < 1e-4
+
+
+def test_bfloat16_weights_stay_bfloat16(tmp_path):
+    context = stage_context(ExportSection(), inputs(tmp_path, MODEL, new_network(MODEL).bfloat16()), tmp_path / "out")
+    export.run(context)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").dtype == torch.bfloat16
+
+
+def test_a_conversion_that_changes_the_logits_fails_the_stage(tmp_path, monkeypatch):
+    context = stage_context(ExportSection(), inputs(tmp_path, MODEL, new_network(MODEL)), tmp_path / "out")
+    monkeypatch.setattr(llama, "_deinterleave", lambda weight, _: weight.contiguous())
+    with pytest.raises(StageError, match=r"differ from nanotron's by .*, more than logits_tolerance = 1e-04"):
+        export.run(context)
+
+
+def test_the_same_weights_export_to_the_same_bytes(tmp_path):
+    digests = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        files = inputs(tmp_path / name, MODEL, new_network(MODEL))
+        export.run(stage_context(ExportSection(), files, tmp_path / name / "out"))
+        digests.append(artifacts.identity(artifacts.open_artifact(tmp_path / name / "out" / "model", "model")))
+    assert digests[0] == digests[1]
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
+    files = inputs(tmp_path, MODEL, new_network(MODEL))
+    files["checkpoint"] = files["tokenizer"]
+    with pytest.raises(StageError, match="expected a checkpoint artifact, found 'tokenizer'"):
+        export.run(stage_context(ExportSection(), files, tmp_path / "out"))
