@@ -27,4 +27,4 @@ __all__ = [
     "Cosine", "CsvFiles", "ExactDedup", "FixUnicode", "Fraction", "JsonlFiles", "Linear", "Llama", "Parallelism",
     "ParquetFiles", "Perplexity", "PretrainedTokenizer", "PythonStdlib", "Quantize", "Ratio", "Recipe",
     "RoundToNearest", "Runtime", "Samples", "Steps", "TextFiles", "Tokens", "Training",
-]
+]  # fmt: skip

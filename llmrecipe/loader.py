@@ -30,9 +30,10 @@ def load(reference: str, recipes_dir: Path = Path("recipes")) -> Recipe:
         LoadError: the file or the function isn't there, the user's code fails, or what it returns is no recipe.
     """
     target, _, function = reference.partition(":")
-    path = Path(target) if target.endswith(".py") else recipes_dir / f"{target}.py"
+    is_path = target.endswith(".py") or "/" in target
+    path = Path(target) if is_path else recipes_dir / f"{target}.py"
     if not path.is_file():
-        raise LoadError(_not_found(path, is_name=not target.endswith(".py")))
+        raise LoadError(_not_found(path, is_path))
     with _importable_siblings(path.parent), attrs.validators.disabled():
         module = _run(path)
         factory = _factory(module, path, function)
@@ -43,11 +44,14 @@ def load(reference: str, recipes_dir: Path = Path("recipes")) -> Recipe:
     return recipe
 
 
-def _not_found(path: Path, is_name: bool) -> str:
-    files = sorted(path.parent.glob("*.py")) if path.parent.is_dir() else []
-    if is_name:
-        return f"{path}: no such recipe{suggestion(path.stem, [file.stem for file in files])}"
-    return f"{path}: no such file{suggestion(str(path), list(map(str, files)))}"
+def _not_found(path: Path, is_path: bool) -> str:
+    what = "file" if is_path else "recipe"
+    if not path.parent.is_dir():
+        return f"{path}: no such {what}, and no folder {path.parent} here; go to the project's folder"
+    files = sorted(path.parent.glob("*.py"))
+    if is_path:
+        return f"{path}: no such {what}{suggestion(str(path), list(map(str, files)))}"
+    return f"{path}: no such {what}{suggestion(path.stem, [file.stem for file in files])}"
 
 
 def _returned(value: object) -> str:

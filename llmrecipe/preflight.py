@@ -102,7 +102,9 @@ def _outside(path: str) -> str | None:
 
 
 def _what_is_there(pattern: str, root: Path) -> str:
-    """The deepest folder of `pattern` that exists, with some of what it holds."""
+    """What is wrong with `pattern`, or the deepest folder of it that exists, with some of what it holds."""
+    if (root / pattern).is_dir():
+        return f"that is a folder; name the files in it, as in '{PurePosixPath(pattern) / '*'}'"
     folder = Path()
     for part in PurePosixPath(pattern).parts[:-1]:
         if glob.has_magic(part):

@@ -3,7 +3,7 @@ import re
 
 import attrs
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from strategies import SMALL, filled_by_nanotron, recipes
 
@@ -286,6 +286,7 @@ def test_reduce_scatter_needs_a_sequence_that_the_tensor_ranks_can_share(recipe,
     assert ("objective.sequence_length" in found(recipe)) == (recipe.objective.sequence_length % tensor != 0)
 
 
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
 @given(recipes(), st.integers(2, 8))
 def test_a_vocabulary_of_any_size_splits_over_the_tensor_ranks(recipe, tensor):
     recipe = changed(recipe, parallelism__tensor=tensor)

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -53,8 +54,15 @@ def test_check_writes_nothing(project):
 
 
 def broken(project):
-    text = (project / "recipes/quickstart.py").read_text().replace("data=2, ", "data=2, tensor=3, ")
-    (project / "recipes/broken.py").write_text(text.replace("global_batch_size=32", "global_batch_size=30"))
+    text = (project / "recipes/quickstart.py").read_text()
+    for pattern, replacement in (
+        (r"num_attention_heads=\d+", "num_attention_heads=8"),
+        (r"Parallelism\(data=2, ", "Parallelism(data=2, tensor=3, "),
+        (r"global_batch_size=\d+", "global_batch_size=31"),
+    ):
+        text, count = re.subn(pattern, replacement, text)
+        assert count == 1
+    (project / "recipes/broken.py").write_text(text)
     return "recipes/broken.py:quickstart"
 
 
@@ -64,7 +72,7 @@ def test_every_violation_is_printed_and_the_status_is_1(capsys, project):
     assert out == ""
     lines = err.splitlines()
     assert "quickstart.parallelism.tensor: 3 does not divide num_attention_heads = 8; use 1, 2, 4 or 8" in lines
-    assert any(line.startswith("quickstart.training.global_batch_size: 30 is not a multiple of") for line in lines)
+    assert any(line.startswith("quickstart.training.global_batch_size: 31 is not a multiple of") for line in lines)
 
 
 def test_all_recipes_are_checked_even_after_one_that_is_wrong(capsys, project):

@@ -1,6 +1,7 @@
 """`llmrecipe plan` as a user runs it."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -73,7 +74,8 @@ def test_several_recipes_are_planned_together_and_one_alone_afterwards(project):
 
 def test_everything_wrong_with_every_recipe_is_said_at_once_and_nothing_is_written(project, capsys):
     recipes = project / "recipes"
-    wrong = QUICKSTART.replace("num_attention_heads=8", "num_attention_heads=7").replace("seed=7", "seed=-1")
+    wrong = re.sub(r"num_attention_heads=\d+", "num_attention_heads=7", QUICKSTART)
+    wrong = re.sub(r"seed=\d+", "seed=-1", wrong)
     (recipes / "wrong.py").write_text(wrong)
     (recipes / "broken.py").write_text("def broken(:\n")
     assert main(["plan", "wrong", "quickstart", "broken", "missing"]) == 1

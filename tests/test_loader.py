@@ -101,7 +101,8 @@ def test_a_missing_name_gets_the_nearest_in_the_folder(write):
 
 def test_a_missing_folder_and_a_folder_in_place_of_a_file_are_refused(write, tmp_path):
     (tmp_path / "a.py").mkdir(parents=True)
-    assert str(refusal("recipes/x.py")) == "recipes/x.py: no such file; there are none"
+    gone = "no such file, and no folder recipes here; go to the project's folder"
+    assert str(refusal("recipes/x.py")) == f"recipes/x.py: {gone}"
     assert str(refusal("a.py")).startswith("a.py: no such file")
 
 

@@ -323,7 +323,7 @@ def test_a_parquet_damaged_in_its_middle_is_an_error(project):
 def test_an_empty_split_is_an_error(project, fraction, split, change):
     other = {"heldout": "train", "train": "heldout"}[split]
     write_jsonl(project / "a.jsonl", [text for text in TEXTS if split_of(text, fraction) == other][:5])
-    with pytest.raises(StageError, match=rf"the {split} split is empty: all 5 documents .*; {change} it"):
+    with pytest.raises(StageError, match=rf"the {split} split is empty: 5 of 5 documents .*; {change} it"):
         run("prepare", section(JsonlFiles(paths=("a.jsonl",)), heldout_fraction=fraction), project / "out")
 
 

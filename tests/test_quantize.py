@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmrecipe import artifacts, codec
 from llmrecipe.engines import compressor
 from llmrecipe.engines.token_files import TokenFiles
-from llmrecipe.errors import StageError
+from llmrecipe.errors import RecipeError, StageError
 from llmrecipe.recipe.compression import FP8, W4A16, W8A8, W8A16, RoundToNearest
 from llmrecipe.sections import QuantizeSection
 from llmrecipe.stages import quantize
@@ -196,7 +196,7 @@ def test_a_split_shorter_than_one_sequence_is_refused(made, tmp_path):
 
 
 def test_a_group_that_does_not_divide_a_layer_is_refused_by_name(made, tmp_path):
-    with pytest.raises(StageError, match=r"(?s)can't quantize.*down_proj \(columns=128, group_size=48\)"):
+    with pytest.raises(RecipeError, match=r"scheme\.group_size: W4A16's group of 48 .* \(down_proj\); use 32"):
         quantized(made, tmp_path / "out", W4A16(group_size=48))
 
 

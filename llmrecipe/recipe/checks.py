@@ -138,7 +138,10 @@ def _tensor_degree(recipe: Recipe) -> Findings:
 def _pipeline_degree(recipe: Recipe) -> Findings:
     num_layers, pipeline = recipe.model.num_layers, recipe.parallelism.pipeline
     if pipeline > num_layers:
-        yield "parallelism.pipeline", f"{pipeline} ranks can't share num_layers = {num_layers}; use at most {num_layers}"
+        yield (
+            "parallelism.pipeline",
+            f"{pipeline} ranks can't share num_layers = {num_layers}; use at most {num_layers}",
+        )
 
 
 @_rule("parallelism.pipeline", "model", "tokenizer")

@@ -1,4 +1,8 @@
-"""How and where a recipe runs. Nothing here changes an output byte, and no stage reruns for it."""
+"""How and where a recipe runs. No stage reruns for it.
+
+Most choices change no output byte. `device` and `threads_per_rank` change the order in which numbers are added, and
+so their rounding; and on a GPU `precision="by_device"` trains in another number format than on a CPU.
+"""
 
 from typing import Literal
 

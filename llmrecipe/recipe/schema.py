@@ -165,4 +165,9 @@ def _add_type_checks(cls: type, fields: list[attrs.Attribute]) -> list[attrs.Att
 
 def _check_type(owner: object, attribute: attrs.Attribute, value: Any) -> None:
     if not matches(value, attribute.type):
-        raise FieldError(owner, attribute.name, f"must be {describe(attribute.type)}, got {shown(value)}")
+        reason = f"must be {describe(attribute.type)}, got {shown(value)}"
+        if get_origin(attribute.type) is tuple and matches((value,), attribute.type):
+            reason += "; a tuple of one needs a comma: (…,)"
+        elif get_origin(attribute.type) is tuple and isinstance(value, list):
+            reason += "; write (…) in place of […]"
+        raise FieldError(owner, attribute.name, reason)

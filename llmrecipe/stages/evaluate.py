@@ -15,7 +15,7 @@ from llmrecipe.sections import EvaluateSection
 from llmrecipe.stages.runner import StageContext
 
 REFERENCE = "dense"
-"""The role of the model that the others are compared with; it comes before them."""
+"""The role of the model that the others are compared with, and so comes before them."""
 
 
 def run(context: StageContext) -> None:
@@ -35,7 +35,7 @@ def run(context: StageContext) -> None:
     heldout = TokenFiles.open(directory, "heldout")
     metrics: dict[str, dict[str, float]] = {}
     samples: dict[str, list[dict[str, str]]] = {}
-    for role, source in context.inputs.items():
+    for role, source in ({REFERENCE: context.inputs[REFERENCE]} | context.inputs).items():
         if role == "tokens":
             continue
         model = hf.load_model(source).to(device)

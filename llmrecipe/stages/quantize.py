@@ -2,10 +2,13 @@
 
 import logging
 
+from transformers import PretrainedConfig
+
 from llmrecipe import artifacts
 from llmrecipe.engines import compressor, hf
 from llmrecipe.engines.token_files import TokenFiles
-from llmrecipe.errors import StageError
+from llmrecipe.errors import RecipeError, StageError, Violation
+from llmrecipe.recipe import checks
 from llmrecipe.sections import QuantizeSection
 from llmrecipe.stages.runner import StageContext
 
@@ -32,6 +35,7 @@ def run(context: StageContext) -> None:
     tokens = TokenFiles.open(context.inputs["tokens"], "train")
     model = hf.load_model(source)
     hf.check_vocabulary(model, tokens, source)
+    _refuse_scheme(context, model.config)
     indices = _draw_sequences(context, tokens)
     sequences = hf.windows(tokens, indices, section.sequence_length)[:, :-1]
     calibration = sequences if compressor.needs_calibration(section.scheme) else sequences[:0]
@@ -39,6 +43,11 @@ def run(context: StageContext) -> None:
     compressor.quantize(model, hf.load_tokenizer(source), section.scheme, calibration, device)
     probe = sequences[:1].to(device)
     expected = hf.logits(model, probe)
+    if not expected.isfinite().all():
+        raise StageError(
+            f"{context.name}: the quantized model computes numbers that aren't finite; the weights in {source} are "
+            "too large, most often by a learning rate that is too high"
+        )
     compressor.save_compressed(model, directory)
     hf.copy_tokenizer(source, directory)
     artifacts.seal(directory, "model")
@@ -59,6 +68,13 @@ def run(context: StageContext) -> None:
         "ratio": dense / quantized,
     }
     artifacts.write_json(context.output / "metrics.json", metrics)
+
+
+def _refuse_scheme(context: StageContext, config: PretrainedConfig) -> None:
+    found = checks.scheme_findings(context.section.scheme, config.hidden_size, config.intermediate_size)
+    violations = [Violation(f"{context.name}.scheme.{path}", reason) for path, reason in found]
+    if violations:
+        raise RecipeError(violations)
 
 
 def _draw_sequences(context: StageContext, tokens: TokenFiles) -> list[int]:

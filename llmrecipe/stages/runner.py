@@ -1,6 +1,5 @@
 """Runs one stage: its section and inputs in, its outputs whole at the end, or an error and nothing."""
 
-import errno
 import importlib
 import logging
 import os
@@ -13,14 +12,24 @@ import attrs
 from ruamel.yaml import YAML, YAMLError
 
 from llmrecipe import artifacts, codec
-from llmrecipe.errors import StageError
+from llmrecipe.errors import RecipeError, StageError
 from llmrecipe.launch.lock import exclusive
 from llmrecipe.launch.process import die_with_parent
+from llmrecipe.recipe import checks
 from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.recipe.schema import shown
 from llmrecipe.sections import SECTION_OF_KIND, Section
 
 SCRATCH = Path(".llmrecipe")
 """State that outlives an interrupted stage; neither git nor DVC looks at it."""
+
+
+class Inputs(dict[str, Path]):
+    """Input artifacts and files by role."""
+
+    def __missing__(self, role: str) -> Path:
+        given = ", ".join(self) or "nothing"
+        raise StageError(f"--input {role}=PATH is missing, and the stage needs it; given: {given}")
 
 
 @attrs.frozen(kw_only=True)
@@ -40,7 +49,7 @@ class StageContext:
     """An empty folder to fill; it becomes the stage's output folder when the stage has succeeded."""
 
     runtime: Runtime
-    """Choices that change no output byte."""
+    """Choices of the machine, not of the result."""
 
     scratch: Path
     """A folder of its own for state that should survive an interruption."""
@@ -71,33 +80,31 @@ def run_stage(
         die_with_parent()
     data = _read_params(params)
     raw = _raw_section(data, name, params)
-    section = codec.structure(raw, SECTION_OF_KIND[kind], name)
-    runtime = codec.structure((data.get("runtime") or {}).get(runtime_key, {}), Runtime, f"runtime.{runtime_key}")
+    # Named as DVC names parameters.
+    section = codec.structure(raw, SECTION_OF_KIND[kind], f"{params}:{name}")
+    broken = checks.section_violations(section, f"{params}:{name}")
+    if broken:
+        raise RecipeError(broken)
+    runtime = codec.structure(_raw_runtime(data, runtime_key, params), Runtime, f"{params}:runtime.{runtime_key}")
     _set_up_log(name, runtime)
+    _refuse_output(output, inputs)
     before = _fingerprint(inputs)
     run: Callable[[StageContext], None] = importlib.import_module(f"llmrecipe.stages.{kind}").run
     started = time.monotonic()
     scratch = SCRATCH / name
     scratch.mkdir(parents=True, exist_ok=True)
-    try:
-        # Beside the scratch folder, which a stage may clear.
-        with exclusive(SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
-            context = StageContext(
-                name=name,
-                section=section,
-                inputs=inputs,
-                output=temporary,
-                runtime=runtime,
-                scratch=scratch,
-            )
-            run(context)
-            _refuse_changes(before, inputs, raw, name, params)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StageError(
-                f"{name}: the disk is full ({error}); free some space and run `dvc repro` again"
-            ) from error
-        raise
+    # Beside the scratch folder, which a stage may clear.
+    with exclusive(SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
+        context = StageContext(
+            name=name,
+            section=section,
+            inputs=Inputs(inputs),
+            output=temporary,
+            runtime=runtime,
+            scratch=scratch,
+        )
+        run(context)
+        _refuse_changes(before, inputs, raw, name, params)
     for curve, rows in context.curves.items():
         artifacts.write_csv(output.with_name(f"{output.name}.{curve}.csv"), list(rows[0]), rows)
     measured = {"seconds": round(time.monotonic() - started, 3)} | context.measured
@@ -118,7 +125,17 @@ def _read_params(params: Path) -> dict[str, Any]:
         raise StageError(f"{params}: no such file; run `llmrecipe plan`") from None
     except YAMLError as error:
         raise StageError(f"{params}: not YAML: {error}") from None
+    if not isinstance(data or {}, dict):
+        raise StageError(f"{params}: must be a mapping of sections; run `llmrecipe plan`")
     return data or {}
+
+
+def _raw_runtime(data: dict[str, Any], key: str, params: Path) -> Any:
+    runtimes = data.get("runtime") or {}
+    if not isinstance(runtimes, dict):
+        reason = f"must be a mapping of choices for each recipe, got {shown(runtimes)}; run `llmrecipe plan`"
+        raise StageError(f"{params}:runtime: {reason}")
+    return runtimes.get(key, {})
 
 
 def _raw_section(data: dict[str, Any], name: str, params: Path) -> Any:
@@ -137,6 +154,14 @@ def _refuse_changes(before: object, inputs: Mapping[str, Path], raw: Any, name: 
         )
     if _fingerprint(inputs) != before:
         raise StageError(f"{name}: an input changed while it ran; run `dvc repro` again")
+
+
+def _refuse_output(output: Path, inputs: Mapping[str, Path]) -> None:
+    if output.exists() and not output.is_dir():
+        raise StageError(f"{output}: a file, where the stage's output folder goes; move it away")
+    for path in (Path(), *inputs.values()):
+        if path.resolve().is_relative_to(output.resolve()):
+            raise StageError(f"--output {output}: its content is replaced, and {path} is in it; name another folder")
 
 
 def _fingerprint(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:

@@ -157,15 +157,16 @@ _DEDUP = ExactDedupConfig(content_getter=_content, document_priority=_priority)
 
 def _refuse_empty(metrics: dict[str, Any], heldout_fraction: float) -> None:
     train, heldout = metrics["train"]["documents"], metrics["heldout"]["documents"]
-    if train + heldout == 0:
+    total = train + heldout
+    if total == 0:
         dropped = ", ".join(f"{count} by {reason}" for reason, count in metrics["dropped"].items())
         raise StageError(
-            f"the corpus is empty: {metrics['read']['documents']} documents read, dropped {dropped}; "
+            f"corpus.source: the corpus is empty: {metrics['read']['documents']} documents read, dropped {dropped}; "
             "check that the source holds text"
         )
     for split, count, change in (("heldout", heldout, "raise"), ("train", train, "lower")):
         if count == 0:
             raise StageError(
-                f"the {split} split is empty: all {train + heldout} documents fell into the other one at "
-                f"heldout_fraction = {heldout_fraction}; {change} it, or add documents"
+                f"corpus.heldout_fraction: the {split} split is empty: {total} of {total} documents fell into the "
+                f"other one at {heldout_fraction}; {change} it, or add documents"
             )

@@ -118,7 +118,9 @@ class SourceReader(BaseDiskReader):
         if value is None:
             return ""
         if not isinstance(value, str):
-            raise StageError(f"{place}: {self.text_key!r} holds {type(value).__name__}, not text")
+            raise StageError(
+                f"{place}: {self.text_key!r} holds {type(value).__name__}, not text; set `text_field` to what holds it"
+            )
         return value
 
     def require_text_field(self, names: Iterable[str], place: str) -> None:
