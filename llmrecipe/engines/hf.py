@@ -15,7 +15,6 @@ from transformers.utils import logging as transformers_logging
 from llmrecipe import artifacts
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.runtime import Runtime
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -33,18 +32,6 @@ TOKENIZER_FILES = (
 _LOGITS_PER_BATCH = 1 << 22
 
 transformers_logging.disable_progress_bar()
-
-
-def set_up(runtime: Runtime) -> torch.device:
-    """Give PyTorch the threads that `runtime` grants, and find the device that it means on this machine.
-
-    Raises:
-        StageError: `cuda` was asked for and PyTorch sees no GPU.
-    """
-    torch.set_num_threads(runtime.threads_per_rank)
-    if runtime.device == "cuda" and not torch.cuda.is_available():
-        raise StageError("runtime.device: 'cuda' was asked for and PyTorch sees no GPU; use 'cpu' or 'auto'")
-    return torch.device("cuda" if runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def load_model(directory: Path) -> PreTrainedModel:

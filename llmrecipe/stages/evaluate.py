@@ -8,6 +8,7 @@ import numpy as np
 
 from llmrecipe import artifacts
 from llmrecipe.engines import hf
+from llmrecipe.engines.device import set_up
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.evaluation import Perplexity, Samples
@@ -30,7 +31,7 @@ def run(context: StageContext) -> None:
     nothing was lost; since less perplexity is better, the ratio is the inverse of the usual one of accuracies.
     """
     section: EvaluateSection = context.section
-    device = hf.set_up(context.runtime)
+    device = set_up(context.runtime)
     directory = context.inputs["tokens"]
     heldout = TokenFiles.open(directory, "heldout")
     metrics: dict[str, dict[str, float]] = {}

@@ -6,6 +6,7 @@ from transformers import PretrainedConfig
 
 from llmrecipe import artifacts
 from llmrecipe.engines import compressor, hf
+from llmrecipe.engines.device import set_up
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import RecipeError, StageError, Violation
 from llmrecipe.recipe import checks
@@ -30,7 +31,7 @@ def run(context: StageContext) -> None:
     """
     section: QuantizeSection = context.section
     source, directory = context.inputs["model"], context.output / "model"
-    device = hf.set_up(context.runtime)
+    device = set_up(context.runtime)
     compressor.show_log(context.runtime.log_level)
     tokens = TokenFiles.open(context.inputs["tokens"], "train")
     model = hf.load_model(source)

@@ -10,7 +10,7 @@ import attrs
 import yaml
 
 from llmrecipe import artifacts, codec
-from llmrecipe.engines import hf
+from llmrecipe.engines.device import set_up
 from llmrecipe.engines.nanotron import llama, weights
 from llmrecipe.engines.nanotron.checkpoint import KIND, checkpoints
 from llmrecipe.engines.nanotron.config import nanotron_configuration
@@ -50,7 +50,7 @@ def train(section: PretrainSection, *, name: str, tokens: Path, runtime: Runtime
     _refuse_small_corpus(files, TokenFiles.open(tokens, "heldout"), section, name)
     job = Job(
         section=section,
-        runtime=attrs.evolve(runtime, device=hf.set_up(runtime).type),
+        runtime=attrs.evolve(runtime, device=set_up(runtime).type),
         name=name,
         tokens=str(tokens),
         vocab_size=files.vocab_size,
