@@ -106,3 +106,9 @@ def test_reporting_imports_no_heavy_library(project):
     done = subprocess.run([sys.executable, "-c", program], cwd=project, capture_output=True, text=True)
     assert done.stderr == "set()\n"
     assert "quantized" in done.stdout
+
+
+def test_a_pipe_whose_reader_has_left_is_no_error(project):
+    command = f"{sys.executable} -m llmrecipe report file | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=project, capture_output=True, text=True)
+    assert done.stderr == ""

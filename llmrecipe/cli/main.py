@@ -1,6 +1,7 @@
 """`llmrecipe`: the commands, and how their errors are shown."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -16,7 +17,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` name (those of the process, if None); the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader of a pipe, `… | head`, has enough; nothing more can be said to it, at the exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except LLMRecipeError as error:
         show_error(error)
         return 1

@@ -2,8 +2,6 @@
 
 import logging
 
-from transformers import PretrainedConfig
-
 from llmrecipe import artifacts
 from llmrecipe.engines import compressor, hf
 from llmrecipe.engines.device import set_up
@@ -36,7 +34,7 @@ def run(context: StageContext) -> None:
     tokens = TokenFiles.open(context.inputs["tokens"], "train")
     model = hf.load_model(source)
     hf.check_vocabulary(model, tokens, source)
-    _refuse_scheme(context, model.config)
+    _refuse_scheme(context, model.config.hidden_size, model.config.intermediate_size)
     indices = _draw_sequences(context, tokens)
     sequences = hf.windows(tokens, indices, section.sequence_length)[:, :-1]
     calibration = sequences if compressor.needs_calibration(section.scheme) else sequences[:0]
@@ -71,8 +69,8 @@ def run(context: StageContext) -> None:
     artifacts.write_json(context.output / "metrics.json", metrics)
 
 
-def _refuse_scheme(context: StageContext, config: PretrainedConfig) -> None:
-    found = checks.scheme_findings(context.section.scheme, config.hidden_size, config.intermediate_size)
+def _refuse_scheme(context: StageContext, hidden_size: int, intermediate_size: int) -> None:
+    found = checks.scheme_findings(context.section.scheme, hidden_size, intermediate_size)
     violations = [Violation(f"{context.name}.scheme.{path}", reason) for path, reason in found]
     if violations:
         raise RecipeError(violations)

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
@@ -21,7 +21,7 @@ from datatrove.pipeline.writers.jsonl import JsonlWriter
 from llmrecipe.engines.datatrove import documents, executor
 from llmrecipe.engines.datatrove.sources import reader_of
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.corpus import ExactDedup
+from llmrecipe.recipe.corpus import ExactDedup, FixUnicode
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.sections import PrepareSection
 
@@ -80,15 +80,18 @@ def prepare(section: PrepareSection, directory: Path, runtime: Runtime, work: Pa
     totals: Counter[tuple[str, str]] = Counter()
     steps: list[tuple[str, PipelineStep]] = [("read", reader_of(section.source)), ("empty", LambdaFilter(has_text))]
     for number, cleaner in enumerate(section.clean):
-        if isinstance(cleaner, ExactDedup):
-            folder = work / f"clean{number}"
-            totals += _find_duplicates(steps, section.shards, folder, runtime)
-            steps = [
-                ("cleaned", _reader(folder)),
-                (cleaner.tag, ExactDedupFilter(str(folder / "duplicates"), _DEDUP)),
-            ]
-        else:
-            steps += [(cleaner.tag, FTFYFormatter()), (cleaner.tag, LambdaFilter(has_text))]
+        match cleaner:
+            case FixUnicode():
+                steps += [(cleaner.tag, FTFYFormatter()), (cleaner.tag, LambdaFilter(has_text))]
+            case ExactDedup():
+                folder = work / f"clean{number}"
+                totals += _find_duplicates(steps, section.shards, folder, runtime)
+                steps = [
+                    ("cleaned", _reader(folder)),
+                    (cleaner.tag, ExactDedupFilter(str(folder / "duplicates"), _DEDUP)),
+                ]
+            case _:
+                assert_never(cleaner)
     steps += [("split", SplitByHash(section.heldout_fraction)), ("write", documents.DocumentWriter(directory))]
     totals += executor.run("splitting", steps, tasks=section.shards, runtime=runtime, work=work / "split")
 

@@ -13,7 +13,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Literal
 
@@ -45,11 +45,12 @@ def load(device: Device) -> None:
     sys.meta_path.insert(0, _Finder(device))
     # nanotron asserts it for overlapping communication; without a GPU it means nothing.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
-    with _flash_attention_or_stand_in():
+    flash_attention = device == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    with nullcontext() if flash_attention else _flash_attention_stand_in():
         importlib.import_module("nanotron.trainer")
     from llmrecipe.engines.nanotron import mends
 
-    mends.apply(device, flash_attention=has_flash_attention())
+    mends.apply(device, flash_attention=flash_attention)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -116,24 +117,16 @@ class _Rewriter(ast.NodeTransformer):
         return node
 
 
-def has_flash_attention() -> bool:
-    """Whether flash-attn is installed."""
-    return importlib.util.find_spec("flash_attn") is not None
-
-
 def _absent() -> None:
     """Stands for a kernel whose signature nanotron inspects and that nothing calls."""
 
 
 @contextmanager
-def _flash_attention_or_stand_in() -> Iterator[None]:
-    """flash-attn where it is installed; elsewhere torch's own attention under its name, while nanotron is imported.
+def _flash_attention_stand_in() -> Iterator[None]:
+    """torch's own attention under the names of flash-attn, while nanotron is imported.
 
     The names go again afterwards: transformers would take the stand-ins for the real thing.
     """
-    if has_flash_attention():
-        yield
-        return
     names = {
         "flash_attn": {"bert_padding": None},
         "flash_attn.bert_padding": {},
@@ -144,6 +137,7 @@ def _flash_attention_or_stand_in() -> Iterator[None]:
         "flash_attn.ops.triton": {},
         "flash_attn.ops.triton.layer_norm": {"layer_norm_fn": attention.layer_norm_fn},
     }
+    real = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "flash_attn"}
     for name, attributes in names.items():
         module = ModuleType(name)
         module.__path__ = []
@@ -154,3 +148,4 @@ def _flash_attention_or_stand_in() -> Iterator[None]:
     finally:
         for name in names:
             del sys.modules[name]
+        sys.modules |= real

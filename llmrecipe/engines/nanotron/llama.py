@@ -118,6 +118,18 @@ def to_transformers(weights: Mapping[str, torch.Tensor], model: Llama) -> Weight
     return state
 
 
+def transformers_network(
+    weights: Mapping[str, torch.Tensor], model: Llama, vocab_size: int, end_of_text_id: int
+) -> LlamaForCausalLM:
+    """transformers' network with nanotron's weights, in the number format that they have."""
+    dtype = next(iter(weights.values())).dtype
+    with torch.device("meta"):
+        network = LlamaForCausalLM(transformers_config(model, vocab_size, end_of_text_id)).to(dtype)
+    network.load_state_dict(to_transformers(weights, model), assign=True)
+    network.tie_weights()
+    return network
+
+
 def split(name: str, tensor: torch.Tensor, model: Llama) -> Split | None:
     """How nanotron shards this weight over tensor-parallel ranks; None keeps it whole on each."""
     if name == _FINAL_NORM or name.endswith("layernorm.weight"):

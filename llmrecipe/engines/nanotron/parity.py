@@ -1,0 +1,29 @@
+"""Whether an exported model computes what nanotron computes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from llmrecipe.engines import hf
+from llmrecipe.engines.nanotron import bootstrap
+from llmrecipe.recipe.model import Model
+
+_LENGTH = 128
+
+
+def logits_difference(
+    weights: Mapping[str, torch.Tensor], model: Model, vocab_size: int, end_of_text_id: int, exported: Path
+) -> float:
+    """Largest difference between the float32 logits of nanotron with these weights and of the model in `exported`.
+
+    On a CPU, for two sequences that are the same in every run: any tokens do that reach many positions.
+    """
+    bootstrap.load("cpu")
+    from llmrecipe.engines.nanotron import network
+
+    length = min(model.max_position_embeddings, _LENGTH)
+    tokens = torch.randint(0, vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
+    expected = network.logits(weights, model, vocab_size, end_of_text_id, tokens)
+    found = hf.logits(hf.load_model(exported).float(), tokens)
+    return (expected - found).abs().max().item()
