@@ -1,0 +1,401 @@
+"""What can't work is said in the user's words, with what to do, and leaves nothing that looks whole."""
+
+import errno
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import attrs
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from corpora import contents, read_documents, run
+from dvc_project import create, repro
+from tiny_recipe import RECIPE
+from tokenizers import Tokenizer, models
+
+from llmrecipe import CsvFiles, JsonlFiles, TextFiles, artifacts, dvcfiles
+from llmrecipe.cli.main import main
+from llmrecipe.errors import RecipeError, StageError, refusal
+from llmrecipe.plan.planner import plan
+from llmrecipe.recipe import checks
+from llmrecipe.sections import PrepareSection, PretrainSection
+from llmrecipe.stages.runner import run_stage
+
+TINY = (Path(__file__).parent / "tiny_recipe.py").read_text() + "\n\ndef tiny():\n    return RECIPE\n"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A planned project, with text in it, of which nothing has run."""
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/tiny.py").write_text(TINY)
+    (tmp_path / "data/books").mkdir(parents=True)
+    for number in range(200):
+        (tmp_path / f"data/books/{number}.txt").write_text(f"the text number {number}")
+    dvcfiles.write(plan([RECIPE]), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def set_param(project: Path, path: str, value: object) -> None:
+    """What `dvc exp run -S path=value` does to params.yaml; anything may be set."""
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    *parents, last = path.split(".")
+    section = params
+    for parent in parents:
+        section = section[parent]
+    section[last] = value
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def stage(kind: str, *inputs: str, output: str | None = None) -> int:
+    owner = "books" if kind == "prepare" else "tiny"
+    command = ["stage", kind, "--name", f"{owner}-{kind}", "--runtime", owner]
+    for item in inputs:
+        command += ["--input", item]
+    return main([*command, "--output", output or f"artifacts/{owner}/{kind}"])
+
+
+# Parameters edited by hand, or by `dvc exp run --set-param`
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("parallelism.tensor", 3, "parallelism.tensor: 3 does not divide num_attention_heads = 4; use 1, 2 or 4"),
+        ("parallelism.pipeline", 3, "parallelism.pipeline: 3 ranks can't share num_layers = 2; use at most 2"),
+        ("model.hidden_size", 66, "model.hidden_size: 66 does not give num_attention_heads = 4 heads of"),
+        ("training.global_batch_size", 0, "training.global_batch_size: must be at least 1, got 0"),
+        ("parallelism.micro_batch_size", 3, "training.global_batch_size: 4 is not a multiple of data × micro"),
+        ("objective.sequence_length", 4096, "objective.sequence_length: 4096 exceeds the model's"),
+        ("training.schedule.warmup", {"type": "steps", "count": 20}, "training.schedule.warmup: this Steps is 20"),
+        ("training.optimizer.type", "adam", "training.optimizer.type: no such type 'adam' (str); did you mean 'adamw'"),
+        ("training.sed", 3, "training.sed: no such field; did you mean 'seed'?"),
+        ("model", None, "model: must be a mapping with the fields of Llama, got None"),
+    ],
+)
+def test_an_edited_section_that_can_not_work_is_refused_before_any_rank_starts(project, capsys, path, value, message):
+    Path("tokens").mkdir()
+    set_param(project, f"tiny-pretrain.{path}", value)
+    assert stage("pretrain", "tokens=tokens") == 1
+    assert f"params.yaml:tiny-pretrain.{message}" in capsys.readouterr().err
+    assert not Path("artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parallelism": {"tensor": 3}},
+        {"parallelism": {"pipeline": 4, "data": 3}, "model": {"num_attention_heads": 6}},
+        {"objective": {"sequence_length": 5000}, "training": {"seed": 2**33}},
+        {"model": {"make_vocab_size_divisible_by": 3}, "parallelism": {"tensor": 2}},
+    ],
+)
+def test_a_section_breaks_the_rules_that_its_recipe_breaks(changes):
+    recipe = attrs.evolve(
+        RECIPE, **{part: attrs.evolve(getattr(RECIPE, part), **fields) for part, fields in changes.items()}
+    )
+    parts = ("model", "objective", "training", "parallelism")
+    section = PretrainSection(**{part: getattr(recipe, part) for part in parts})
+    of_recipe = [(v.path, v.reason) for v in checks.violations(recipe) if v.path.split(".")[1] in parts]
+    assert [(v.path, v.reason) for v in checks.section_violations(section, "tiny")] == of_recipe
+    assert of_recipe
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("prepare", "heldout_fraction", 0.6),
+        ("prepare", "shards", 0),
+        ("export", "logits_tolerance", 0),
+        ("quantize", "sequence_length", 0),
+        ("quantize", "calibration_samples", 0),
+        ("quantize", "seed", -1),
+        ("evaluate", "sequence_length", 1),
+    ],
+)
+def test_the_fields_of_a_section_have_the_limits_of_the_recipes(project, kind, field, value):
+    name = f"{'books' if kind == 'prepare' else 'tiny'}-{kind}"
+    set_param(project, f"{name}.{field}", value)
+    with pytest.raises(RecipeError, match=rf"^params\.yaml:{name}\.{field}: must be .*, got {value}"):
+        run_stage(kind, name=name, runtime_key="tiny", inputs={}, output=Path("out"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("runtime: fast", "params.yaml:runtime: must be a mapping of choices for each recipe, got 'fast' (str)"),
+        ("runtime: {books: [1]}", "params.yaml:runtime.books: must be a mapping with the fields of Runtime"),
+        ("runtime: {books: {device: tpu}}", "params.yaml:runtime.books.device: must be 'auto' or 'cpu' or 'cuda'"),
+        ("runtime: {books: {wrkers: 3}}", "params.yaml:runtime.books.wrkers: no such field; did you mean 'workers'?"),
+        ("runtime: [", "params.yaml: not YAML"),
+    ],
+)
+def test_wrong_runtime_choices_are_refused(project, capsys, text, message):
+    planned = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(planned[: planned.index("\nruntime:")] + f"\n{text}\n")
+    assert stage("prepare") == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["- a list", "text", "\x00", "a: 1\na: 2"])
+def test_parameters_that_are_no_mapping_are_refused(project, capsys, text):
+    (project / "params.yaml").write_text(text)
+    assert stage("prepare") == 1
+    assert capsys.readouterr().err.startswith("error")
+
+
+# Inputs and outputs of a stage
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [
+        ("tokenizer", "documents"),
+        ("tokenize", "documents"),
+        ("pretrain", "tokens"),
+        ("export", "checkpoint"),
+        ("quantize", "model"),
+        ("evaluate", "tokens"),
+    ],
+)
+def test_a_stage_without_an_input_that_it_needs_names_it(project, capsys, kind, missing):
+    assert stage(kind, "other=data") == 1
+    assert f"--input {missing}=PATH is missing, and the stage needs it; given: other" in capsys.readouterr().err
+    assert not list(project.glob("artifacts/*/*"))
+
+
+def test_an_input_that_was_deleted_is_named(project, capsys):
+    shutil.rmtree(project / "data")
+    assert stage("prepare", "source0=data/books") == 1
+    assert "error: data/books: no such file or folder" in capsys.readouterr().err
+
+
+def test_a_pattern_that_matches_nothing_any_more_is_named(project, capsys):
+    for path in (project / "data/books").iterdir():
+        path.unlink()
+    assert stage("prepare", "source0=data/books") == 1
+    assert "error: data/books/**/*.txt: no file matches this pattern" in capsys.readouterr().err
+    assert not list(project.glob("artifacts/books/*"))
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("data", "--output data: its content is replaced, and data/books is in it; name another folder"),
+        ("data/books", "its content is replaced, and data/books is in it"),
+        (".", "its content is replaced, and . is in it"),
+        ("params.yaml", "params.yaml: a file, where the stage's output folder goes; move it away"),
+    ],
+)
+def test_an_output_never_replaces_what_a_user_has_there(project, capsys, output, message):
+    before = contents(project / "data")
+    assert stage("prepare", "source0=data/books", output=output) == 1
+    assert message in capsys.readouterr().err
+    assert contents(project / "data") == before
+
+
+# Artifacts
+
+
+def test_an_artifact_that_is_sealed_twice_has_the_same_manifest(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/part.bin").write_bytes(b"12345")
+    artifacts.seal(tmp_path, "model")
+    once = (tmp_path / artifacts.MANIFEST).read_bytes()
+    artifacts.seal(tmp_path, "model")
+    assert (tmp_path / artifacts.MANIFEST).read_bytes() == once
+    assert json.loads(once)["files"].keys() == {"a/part.bin"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "no model artifact here; `dvc repro` makes it"),
+        (lambda folder: (shutil.rmtree(folder), folder.write_text("")), "no model artifact here"),
+        (lambda folder: (folder / "manifest.json").unlink(), "no model artifact here"),
+        (lambda folder: (folder / "manifest.json").write_text(""), r"manifest\.json: not the manifest of an artifact"),
+        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff"), "not the manifest of an artifact"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "not the manifest of an artifact"),
+        (lambda folder: (folder / "manifest.json").write_text('{"kind": "model"}'), "not the manifest of an artifact"),
+        (lambda folder: artifacts.seal(folder, "tokens"), "expected a model artifact, found 'tokens'"),
+        (lambda folder: (folder / "a.bin").unlink(), r"a\.bin: is missing, .* 5 bytes; .*`dvc repro`"),
+        (
+            lambda folder: (folder / "a.bin").write_bytes(b"1"),
+            r"a\.bin: has 1 bytes, .* 5 bytes; .*`dvc repro --force`",
+        ),
+    ],
+)
+def test_a_damaged_artifact_is_refused_with_its_place(tmp_path, damage, message):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "a.bin").write_bytes(b"12345")
+    artifacts.seal(folder, "model")
+    artifacts.open_artifact(folder, "model")
+    damage(folder)
+    with pytest.raises(StageError, match=f"^{re.escape(str(folder))}.*{message}"):
+        artifacts.open_artifact(folder, "model")
+
+
+# What the operating system refuses
+
+
+@pytest.fixture
+def full(tmp_path) -> Path:
+    """A file on a full disk: the kernel refuses every write."""
+    link = tmp_path / "full"
+    link.symlink_to("/dev/full")
+    return link
+
+
+def refused(act) -> str | None:
+    with pytest.raises(Exception) as caught:
+        act()
+    return refusal(caught.value)
+
+
+def test_a_full_disk_is_known_in_whatever_library_meets_it(full, tmp_path):
+    assert refused(lambda: full.write_text("x")) == "No space left on device; free some space, then run this again"
+    assert refused(lambda: Tokenizer(models.BPE()).save(str(full))).startswith("No space left on device")
+
+    def wrapped():
+        try:
+            full.write_text("x")
+        except OSError as error:
+            raise RuntimeError("the library's own words") from error
+
+    assert refused(wrapped).startswith("No space left on device")
+
+
+def test_a_place_that_can_not_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    assert refused((tmp_path / "file/below").mkdir) == (
+        f"{tmp_path}/file/below: Not a directory; a file is where a folder should be, move it away, then run this again"
+    )
+    missing = tmp_path / "missing/file"
+    assert refused(lambda: safetensors.torch.save_file({"a": torch.ones(1)}, missing)) is None
+    assert refusal(OSError(errno.EROFS, os.strerror(errno.EROFS), "a")).startswith("a: Read-only file system; make it")
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "x", "y"), ValueError("x"), RuntimeError("(os error 2)"), None])
+def test_other_errors_keep_their_traceback(error):
+    assert refusal(error) is None
+
+
+def test_planning_on_a_full_disk_leaves_the_files_as_they_were(project, capsys):
+    (project / "recipes/tiny.py").write_text(TINY.replace("num_layers=2", "num_layers=3"))
+    before = {name: (project / name).read_bytes() for name in ("dvc.yaml", "params.yaml")}
+    (project / ".params.yaml.tmp").symlink_to("/dev/full")
+    assert main(["plan", "tiny"]) == 1
+    assert capsys.readouterr().err == "error: No space left on device; free some space, then run this again\n"
+    assert {name: (project / name).read_bytes() for name in before} == before
+    (project / ".params.yaml.tmp").unlink()
+    assert main(["plan", "tiny"]) == 0
+
+
+def test_a_file_in_place_of_the_scratch_folder_is_named(project, capsys):
+    (project / ".llmrecipe").touch()
+    assert stage("prepare", "source0=data/books") == 1
+    assert "error: .llmrecipe/books-prepare: Not a directory; a file is where" in capsys.readouterr().err
+
+
+# Recipes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('paths=("data/books/**/*.txt",)', 'paths="data/books/*.txt"', "paths: must be a tuple of str, got 'data"),
+        ('("data/books/**/*.txt",)', '"a"', "tiny.corpus.source.paths: .*; a tuple of one needs a comma: (…,)"),
+        ('("data/books/**/*.txt",)', '["a"]', "got ['a'] (list); write (…) in place of […]"),
+        ("data/books/**/*.txt", "data/books", "that is a folder; name the files in it, as in 'data/books/*'"),
+        ("data/books/**/*.txt", "data/novels/*.txt", "no file matches 'data/novels/*.txt'; there is no folder"),
+        ("(Quantize(", "Quantize(", "a tuple of one needs a comma"),
+    ],
+)
+def test_a_common_slip_is_explained(project, capsys, old, new, message):
+    text = TINY.replace(old, new)
+    if old == "(Quantize(":
+        text = text.replace("seed=3),)", "seed=3)")
+    assert text != TINY
+    (project / "recipes/tiny.py").write_text(text)
+    assert main(["check", "tiny"]) == 1
+    assert re.search(re.escape(message).replace(r"\.\*", ".*"), capsys.readouterr().err)
+
+
+def test_a_path_without_its_suffix_gets_the_file(project, capsys):
+    assert main(["check", "recipes/tiny"]) == 1
+    assert "recipes/tiny: no such file; did you mean 'recipes/tiny.py'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "report"])
+def test_outside_a_project_every_command_says_where_to_go(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    assert main([command]) == 1
+    error = "error: recipes/quickstart.py: no such recipe, and no folder recipes here; go to the project's folder\n"
+    assert capsys.readouterr().err == error
+    assert not list(tmp_path.iterdir())
+
+
+# Text files from elsewhere
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "lines"),
+    [
+        ("a.txt", TextFiles(paths=("a.txt",)), ["one", "two, three", ""]),
+        ("a.csv", CsvFiles(paths=("a.csv",)), ["n,text", *(f'{n},"text, {n}"' for n in range(50))]),
+        ("a.jsonl", JsonlFiles(paths=("a.jsonl",)), [json.dumps({"text": f"text, {n}"}) for n in range(50)]),
+    ],
+)
+def test_windows_line_ends_and_a_byte_order_mark_change_no_text(tmp_path, monkeypatch, name, source, lines):
+    read = []
+    for start, end in ((b"", "\n"), (b"\xef\xbb\xbf", "\r\n")):
+        folder = tmp_path / end.encode().hex()
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        (folder / name).write_bytes(start + end.join(lines).encode())
+        if name == "a.txt":
+            for number in range(50):
+                (folder / f"{number}.txt").write_bytes(start + end.join([*lines, str(number)]).encode())
+            source = TextFiles(paths=("*.txt",))
+        section = PrepareSection(source=source, clean=(), heldout_fraction=0.3, shards=1)
+        output = run("prepare", section, folder / "out").output
+        read.append([read_documents(output / "documents", split) for split in ("train", "heldout")])
+    assert read[0] == read[1]
+    assert len(read[0][0]) + len(read[0][1]) >= 50
+
+
+# With real DVC
+
+
+@pytest.mark.slow
+def test_a_failed_run_works_once_its_input_is_mended_and_damage_is_undone(tmp_path):
+    """One project through the errors of a first day."""
+    recipe = attrs.evolve(RECIPE, corpus=attrs.evolve(RECIPE.corpus, heldout_fraction=0.1))
+    project = create(tmp_path / "Größe – 日本" / "my project", recipe)
+    book = project / "data/books/7.txt"
+    text = book.read_bytes()
+    book.write_bytes(b"caf\xe9")
+    with pytest.raises(AssertionError, match=r"error: data/books/7\.txt: not UTF-8") as failed:
+        repro(project)
+    assert "Traceback" not in str(failed.value)
+    assert not list(project.glob("artifacts/books/prepare*"))
+    book.write_bytes(text)
+    assert repro(project)[0] == "books-prepare"
+    assert repro(project) == []
+
+    before = contents(project / "artifacts")
+    (project / "artifacts/tiny/export/model/manifest.json").unlink()
+    weights = project / "artifacts/tiny/pretrain/checkpoint/model.safetensors"
+    short = weights.read_bytes()[:-1]
+    # A new file: the old one may be linked to DVC's cache, and an administrator may write into it.
+    weights.unlink()
+    weights.write_bytes(short)
+    assert repro(project) == []
+    assert contents(project / "artifacts") == before
