@@ -86,6 +86,17 @@ def open_artifact(directory: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
+def verify(directory: Path, kind: str) -> None:
+    """Compare every file of an artifact with its digest in the manifest.
+
+    Raises:
+        StageError: as `open_artifact`, or a file of the right size has other content.
+    """
+    for name, entry in open_artifact(directory, kind)["files"].items():
+        if file_digest(directory / name) != entry["sha256"]:
+            raise StageError(f"{directory / name}: its content is not what its manifest says; it was damaged")
+
+
 def identity(manifest: dict[str, Any]) -> str:
     """A SHA-256 that two artifacts share exactly if they hold the same files."""
     return hashlib.sha256(to_json(manifest).encode()).hexdigest()

@@ -14,80 +14,31 @@ import psutil
 import pytest
 import torch
 import yaml
+from tiny_training import LENGTH, MODEL, TRAINING, VOCAB_SIZE, column, section, trained, write_tokens
 from transformers import LlamaForCausalLM
 
 from llmrecipe import (
     SGD,
     AdamW,
-    CausalLM,
     Constant,
     Cosine,
     Fraction,
     Linear,
-    Llama,
     Parallelism,
     Runtime,
     Steps,
-    Training,
     artifacts,
     codec,
 )
 from llmrecipe.engines.nanotron import bootstrap, llama, weights
 from llmrecipe.engines.nanotron.schedule import learning_rate_factor
-from llmrecipe.engines.nanotron.training import train
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
-from llmrecipe.sections import PretrainSection
-
-VOCAB_SIZE = 500
-MODEL = Llama(hidden_size=64, num_layers=4, num_attention_heads=4, num_key_value_heads=2, rope_theta=50_000.0)
-TRAINING = Training(
-    duration=Steps(10),
-    global_batch_size=8,
-    optimizer=AdamW(learning_rate=1e-3),
-    schedule=Cosine(warmup=Steps(3)),
-    seed=1,
-    validation_interval=5,
-    validation_sequences=10,
-)
-LENGTH = 64
-
-
-def write_tokens(directory: Path, **counts: int) -> Path:
-    """A tokens artifact of a language that can be learned: rising runs from random starts."""
-    splits = {}
-    for name, count in counts.items():
-        (directory / name).mkdir(parents=True)
-        starts = np.random.default_rng(len(name)).integers(0, 64, (count // 50 + 1, 1))
-        row = ((starts + np.arange(50)) % VOCAB_SIZE).reshape(-1)[:count].astype("<u2")
-        row.tofile(directory / name / "00000.ds")
-        splits[name] = {"files": [f"{name}/00000.ds"], "tokens": count, "documents": 1, "text_bytes": count}
-    description = {"dtype": "uint16", "vocab_size": VOCAB_SIZE, "end_of_text_id": 0, "splits": splits}
-    artifacts.write_json(directory / "tokens.json", description)
-    artifacts.seal(directory, "tokens")
-    return directory
 
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory) -> Path:
     return write_tokens(tmp_path_factory.mktemp("data") / "tokens", train=20_000, heldout=2_000)
-
-
-def section(parallelism: Parallelism | None = None, model: Llama = MODEL, training: Training = TRAINING):
-    return PretrainSection(
-        model=model,
-        objective=CausalLM(sequence_length=LENGTH),
-        training=training,
-        parallelism=parallelism or Parallelism(micro_batch_size=4),
-    )
-
-
-def trained(what: PretrainSection, tokens: Path, scratch: Path, **runtime):
-    return train(what, name="t-pretrain", tokens=tokens, runtime=Runtime(device="cpu", **runtime), scratch=scratch)
-
-
-def column(result, name: str) -> list[float]:
-    return [row[name] for row in result.metrics if name in row]
 
 
 @pytest.fixture(scope="module")

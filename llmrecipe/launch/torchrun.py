@@ -22,9 +22,9 @@ def run_ranks(name: str, module: str, arguments: Sequence[str], *, ranks: int, t
         KeyboardInterrupt: Ctrl-C; likewise.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads_per_rank)
-    # torch repeats a failed rank's traceback, which the rank has printed itself.
+    # torch keeps a record of every event, and repeats a failed rank's traceback, which the rank has printed itself.
     for logger in list(logging.root.manager.loggerDict):
-        if logger.startswith("torch.distributed.elastic"):
+        if logger.startswith(("torch.distributed.elastic", "torchelastic")):
             logging.getLogger(logger).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,

@@ -17,6 +17,7 @@ from llmrecipe.engines.nanotron.checkpoint import save_whole
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.network import set_rope_theta
 from llmrecipe.engines.nanotron.optimizer import init_optimizer_and_grad_accumulator
+from llmrecipe.engines.nanotron.optimizer_state import load_optimizer
 from llmrecipe.engines.nanotron.schedule import learning_rate_scheduler
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
@@ -31,7 +32,8 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         self.state = StateFolder(Path(job.state))
         self.heldout = TokenFiles.open(Path(job.tokens), "heldout")
         self.seconds_of_step = 0.0
-        # nanotron's trainer looks both up in its module and offers no other way in.
+        # nanotron's trainer looks these up in its module and offers no other way in.
+        nanotron.trainer.load_optimizer = load_optimizer
         nanotron.trainer.init_optimizer_and_grad_accumulator = functools.partial(
             init_optimizer_and_grad_accumulator, job.section.training.optimizer
         )

@@ -1,7 +1,7 @@
 """A training from its section to its last step: starts the ranks, and continues what an earlier run left."""
 
-import hashlib
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,21 @@ from typing import Any
 import attrs
 import yaml
 
-from llmrecipe import artifacts, codec
+from llmrecipe import artifacts
 from llmrecipe.engines.device import set_up
 from llmrecipe.engines.nanotron import llama, weights
 from llmrecipe.engines.nanotron.checkpoint import KIND, checkpoints
 from llmrecipe.engines.nanotron.config import nanotron_configuration
 from llmrecipe.engines.nanotron.job import Job, StateFolder
+from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of, others
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
 from llmrecipe.launch.lock import wait_until_free
 from llmrecipe.launch.torchrun import run_ranks
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.sections import PretrainSection
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)
@@ -58,11 +61,16 @@ def train(section: PretrainSection, *, name: str, tokens: Path, runtime: Runtime
         state="",
         resume=None,
     )
-    state = StateFolder(scratch / _meaning(job, tokens))
-    state.root.mkdir(parents=True, exist_ok=True)
+    meaning = meaning_of(job)
+    state = StateFolder(folder_of(meaning, scratch))
     # A rank whose launcher was killed follows it within moments.
     wait_until_free(state.root / "ranks.lock", seconds=30)
     step, checkpoint = _newest(state)
+    if checkpoint is None:
+        for folder, differences in others(state.root, meaning):
+            log.info("starts afresh; an earlier training is kept in %s, with %s", folder, ", ".join(differences))
+    else:
+        log.info("continues after step %d of %d", step, job.num_steps)
     if step < job.num_steps:
         job = attrs.evolve(job, state=str(state.root), resume=checkpoint and str(checkpoint))
         _start(job, state, step)
@@ -90,22 +98,16 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
     )
 
 
-def _meaning(job: Job, tokens: Path) -> str:
-    """Names the state folder: trainings share one exactly if one may continue the other."""
-    manifest = artifacts.open_artifact(tokens, "tokens")
-    meaning = {"section": codec.unstructure(job.section), "tokens": artifacts.identity(manifest), "dtype": job.dtype}
-    return hashlib.sha256(artifacts.to_json(meaning).encode()).hexdigest()[:16]
-
-
 def _newest(state: StateFolder) -> tuple[int, Path | None]:
     """Step and folder of the newest whole checkpoint; damaged ones are put aside, (0, None) is the start."""
     for step, folder in checkpoints(state.checkpoints):
         try:
-            artifacts.open_artifact(folder, KIND)
-        except StageError:
+            artifacts.verify(folder, KIND)
+        except StageError as damage:
             aside = folder.with_name(f"damaged-{step}")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
+            log.warning("the checkpoint of step %d is damaged and put aside as %s: %s", step, aside, damage)
         else:
             return step, folder
     return 0, None

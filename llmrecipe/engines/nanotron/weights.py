@@ -32,12 +32,25 @@ def write_unsharded(weights: Mapping[str, torch.Tensor], model: Model, directory
 
 def read_whole(directory: Path) -> dict[str, torch.Tensor]:
     """Every weight of a nanotron checkpoint, its shards joined, under nanotron's names."""
-    files: dict[str, list[Path]] = {}
     root = directory / "model"
-    for file in sorted(root.rglob("model_*.safetensors")):
-        leaf = re.match(r"model_(.+?)(_pp-rank-.*)?\.safetensors", file.name)[1]
-        files.setdefault(".".join((*file.relative_to(root).parts[:-1], leaf)), []).append(file)
-    return {name: _join(shards) for name, shards in files.items()}
+    names = {
+        ".".join(
+            (*file.relative_to(root).parts[:-1], re.match(r"model_(.+?)(_pp-rank-.*)?\.safetensors", file.name)[1])
+        )
+        for file in root.rglob("model_*.safetensors")
+    }
+    return {name: _join(_shard_files(directory, name), {}) for name in sorted(names)}
+
+
+def join_like(directory: Path, name: str, shards: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """Tensors that are sharded as the weight `name` of a nanotron checkpoint is, joined.
+
+    Args:
+        directory: the checkpoint.
+        name: the weight.
+        shards: by tensor-parallel rank, each with as many elements as that rank's shard of the weight.
+    """
+    return _join(_shard_files(directory, name), shards)
 
 
 def save(weights: Mapping[str, torch.Tensor], directory: Path) -> None:
@@ -54,11 +67,25 @@ def load(directory: Path) -> dict[str, torch.Tensor]:
     return loaded
 
 
-def _join(shards: list[Path]) -> torch.Tensor:
+def _shard_files(directory: Path, name: str) -> dict[int, Path]:
+    """The files of a weight by tensor-parallel rank; one that is not sharded has one file."""
+    *folders, leaf = name.split(".")
+    folder = directory.joinpath("model", *folders)
+    whole = folder / f"model_{leaf}.safetensors"
+    if whole.exists():
+        return {0: whole}
+    files = sorted(folder.glob(f"model_{leaf}_pp-rank-*.safetensors"))
+    return {int(re.search(r"tp-rank-(\d+)-of", file.name)[1]): file for file in files}
+
+
+def _join(files: Mapping[int, Path], contents: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """The whole tensor of the shards in `files`, or of `contents` in their place."""
     whole: torch.Tensor | None = None
-    for shard in shards:
-        with safe_open(shard, "pt") as file:
-            metadata, tensor = file.metadata(), file.get_tensor("data")
+    for rank, path in files.items():
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            shape = file.get_slice("data").get_shape()
+            tensor = contents[rank].view(shape) if contents else file.get_tensor("data")
         if not metadata:
             return tensor
         if whole is None:

@@ -1,0 +1,45 @@
+"""What a training means: its layout left out, all that decides its result up to rounding."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmrecipe import artifacts, codec
+from llmrecipe.engines.nanotron.job import Job
+
+Meaning = dict[str, Any]
+
+_FILE = "meaning.json"
+
+
+def meaning_of(job: Job) -> Meaning:
+    """The meaning of a job: trainings of equal meaning continue each other, whatever their layouts."""
+    section = codec.unstructure(job.section)
+    del section["parallelism"]
+    tokens = artifacts.identity(artifacts.open_artifact(Path(job.tokens), "tokens"))
+    return section | {"precision": job.dtype, "tokens": tokens}
+
+
+def folder_of(meaning: Meaning, scratch: Path) -> Path:
+    """The folder below `scratch` that holds the state of trainings of this meaning; made if it isn't there."""
+    folder = scratch / hashlib.sha256(artifacts.to_json(meaning).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts.write_json(folder / _FILE, meaning)
+    return folder
+
+
+def others(folder: Path, meaning: Meaning) -> Iterator[tuple[Path, list[str]]]:
+    """The folders of other meanings beside `folder`, each with what differs: `training.seed: 1 → 2`."""
+    for file in sorted(folder.parent.glob(f"*/{_FILE}")):
+        if file.parent != folder:
+            yield file.parent, list(_differences(json.loads(file.read_text(encoding="utf-8")), meaning))
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield f"{path}: {json.dumps(old)} → {json.dumps(new)}"

@@ -1,0 +1,56 @@
+"""A training of seconds on made tokens, through the engine that the pretrain stage uses."""
+
+from pathlib import Path
+
+import numpy as np
+
+from llmrecipe import AdamW, CausalLM, Cosine, Llama, Parallelism, Runtime, Steps, Training, artifacts
+from llmrecipe.engines.nanotron.training import Trained, train
+from llmrecipe.sections import PretrainSection
+
+VOCAB_SIZE = 500
+MODEL = Llama(hidden_size=64, num_layers=4, num_attention_heads=4, num_key_value_heads=2, rope_theta=50_000.0)
+TRAINING = Training(
+    duration=Steps(10),
+    global_batch_size=8,
+    optimizer=AdamW(learning_rate=1e-3),
+    schedule=Cosine(warmup=Steps(3)),
+    seed=1,
+    validation_interval=5,
+    validation_sequences=10,
+)
+LENGTH = 64
+
+
+def write_tokens(directory: Path, **counts: int) -> Path:
+    """A tokens artifact of a language that can be learned: rising runs from random starts."""
+    splits = {}
+    for name, count in counts.items():
+        (directory / name).mkdir(parents=True)
+        starts = np.random.default_rng(len(name)).integers(0, 64, (count // 50 + 1, 1))
+        row = ((starts + np.arange(50)) % VOCAB_SIZE).reshape(-1)[:count].astype("<u2")
+        row.tofile(directory / name / "00000.ds")
+        splits[name] = {"files": [f"{name}/00000.ds"], "tokens": count, "documents": 1, "text_bytes": count}
+    description = {"dtype": "uint16", "vocab_size": VOCAB_SIZE, "end_of_text_id": 0, "splits": splits}
+    artifacts.write_json(directory / "tokens.json", description)
+    artifacts.seal(directory, "tokens")
+    return directory
+
+
+def section(
+    parallelism: Parallelism | None = None, model: Llama = MODEL, training: Training = TRAINING
+) -> PretrainSection:
+    return PretrainSection(
+        model=model,
+        objective=CausalLM(sequence_length=LENGTH),
+        training=training,
+        parallelism=parallelism or Parallelism(micro_batch_size=4),
+    )
+
+
+def trained(what: PretrainSection, tokens: Path, scratch: Path, **runtime) -> Trained:
+    return train(what, name="t-pretrain", tokens=tokens, runtime=Runtime(device="cpu", **runtime), scratch=scratch)
+
+
+def column(result, name: str) -> list[float]:
+    return [row[name] for row in result.metrics if name in row]
