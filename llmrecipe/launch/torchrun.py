@@ -39,7 +39,8 @@ def run_ranks(name: str, module: str, arguments: Sequence[str], *, ranks: int, t
         shutdown_timeout=5,
     )
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", module, *arguments)
+        # -P: the working folder, the user's project, is no place to import libraries from.
+        elastic_launch(config, sys.executable)("-u", "-P", "-m", module, *arguments)
     except SignalException as stopped:
         if stopped.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None
@@ -66,4 +67,4 @@ def _explain(name: str, rank: int, failure) -> str:
 
 def _reason(message: str | dict) -> str:
     text = message["message"] if isinstance(message, dict) else message
-    return text.strip().splitlines()[-1]
+    return text.strip().splitlines()[0]

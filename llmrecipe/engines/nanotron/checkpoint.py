@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrecipe import artifacts
+from llmrecipe.errors import StageError, refusal
 
 if TYPE_CHECKING:
     from nanotron.trainer import DistributedTrainer
@@ -31,6 +32,13 @@ def save_whole(trainer: "DistributedTrainer", save: Callable[[], Path], keep: in
     settings.checkpoints_path = temporary
     try:
         written = save()
+    except Exception as error:
+        # torch tells of a full disk as of a wrong position in its file.
+        is_full = shutil.disk_usage(folder).free < 1 << 20
+        reason = refusal(error) or ("the disk is full; free some space, then run this again" if is_full else None)
+        if reason is None:
+            raise
+        raise StageError(f"{folder}: the checkpoint of step {trainer.iteration_step}: {reason}") from error
     finally:
         settings.checkpoints_path = folder
     dist.barrier(world)

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -130,11 +131,6 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         if not self.is_logger:
             return
         loss = loss_avg.item()
-        if not math.isfinite(loss):
-            raise StageError(
-                f"{self.job.name}: the loss of step {step} is {loss}; lower training.optimizer.learning_rate or "
-                "training.clip_grad_norm, or lengthen the warm-up, and run `dvc repro` again"
-            )
         row = {
             "step": step,
             "tokens": step * self.global_batch_size * self.sequence_length,
@@ -144,6 +140,12 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         }
         if validation_loss is not None:
             row["validation_loss"] = validation_loss
+        broken = [f"{name} = {value}" for name, value in row.items() if not math.isfinite(value)]
+        if broken:
+            raise StageError(
+                f"{self.job.name}: step {step} has {', '.join(broken)}; lower training.optimizer.learning_rate or "
+                "training.clip_grad_norm, or lengthen the warm-up, and run `dvc repro` again"
+            )
         _append(self.metrics_file, row)
         _append(self.timings_file, {"step": step, "seconds": self.seconds_of_step})
         self.progress.step(step, self.seconds_of_step, loss=loss, validation_loss=validation_loss)
@@ -178,8 +180,9 @@ class Trainer(nanotron.trainer.DistributedTrainer):
     def save_checkpoint(self) -> Path:
         """Write a checkpoint that is whole or absent, and drop those beyond the number to keep."""
         if self.is_logger:
-            self.metrics_file.flush()
-            self.timings_file.flush()
+            # A checkpoint may not outlive the rows of its steps.
+            os.fsync(self.metrics_file.fileno())
+            os.fsync(self.timings_file.fileno())
         return save_whole(self, super().save_checkpoint, keep=self.job.runtime.keep_checkpoints)
 
     def post_training(self) -> None:
