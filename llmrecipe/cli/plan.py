@@ -5,35 +5,21 @@ import inspect
 from pathlib import Path
 
 from llmrecipe import dvcfiles
-from llmrecipe.cli.check import load_valid
-from llmrecipe.cli.render import show_error
-from llmrecipe.errors import LLMRecipeError
+from llmrecipe.cli.recipes import add_argument, load_all
 from llmrecipe.plan.planner import plan
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `plan` to the commands."""
     parser = subparsers.add_parser("plan", help="write the stages of recipes to dvc.yaml and params.yaml")
-    parser.add_argument(
-        "recipes",
-        nargs="*",
-        default=["quickstart"],
-        metavar="RECIPE",
-        help="file.py, file.py:function, or the name of a file in recipes/ (default: quickstart); "
-        "stages of recipes that aren't named are taken out",
-    )
+    add_argument(parser, "; stages of recipes that aren't named are taken out")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Plan all recipes together, or report everything that is wrong with them and write nothing."""
-    recipes = []
-    for reference in options.recipes:
-        try:
-            recipes.append(load_valid(reference))
-        except LLMRecipeError as error:
-            show_error(error)
-    if len(recipes) < len(options.recipes):
+    recipes = load_all(options.recipes)
+    if recipes is None:
         return 1
     pipeline = plan(recipes)
     changed = dvcfiles.write(pipeline, Path())
