@@ -236,12 +236,14 @@ def test_a_training_that_runs_away_names_its_step_and_what_to_lower(tokens, tmp_
 class Project:
     """A folder in which `llmrecipe stage pretrain` runs as DVC runs it."""
 
-    def __init__(self, root: Path, tokens: Path, parallelism: Parallelism) -> None:
+    def __init__(self, root: Path, tokens: Path, parallelism: Parallelism, steps: int = 30) -> None:
         self.root = root
         root.mkdir()
         runtime = Runtime(device="cpu", checkpoint_interval=5)
+        # Steps slow enough to be interrupted at a chosen one.
+        training = attrs.evolve(TRAINING, duration=Steps(steps), global_batch_size=32)
         parameters = {
-            "t-pretrain": codec.unstructure(section(parallelism, training=attrs.evolve(TRAINING, duration=Steps(30)))),
+            "t-pretrain": codec.unstructure(section(parallelism, training=training)),
             "runtime": {"t": codec.unstructure(runtime)},
         }
         (root / "params.yaml").write_text(yaml.safe_dump(parameters))
@@ -321,7 +323,7 @@ def test_ranks_die_with_their_launcher_and_the_training_continues_to_the_same_by
 
 @pytest.mark.slow
 def test_a_second_writer_is_refused_and_an_edited_section_fails_the_stage(tokens, tmp_path):
-    project = Project(tmp_path / "busy", tokens, Parallelism(data=1, micro_batch_size=4))
+    project = Project(tmp_path / "busy", tokens, Parallelism(data=1, micro_batch_size=4), steps=120)
     process = project.start()
     project.wait_for_step(1, process)
     second = project.start()

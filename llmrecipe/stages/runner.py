@@ -89,12 +89,13 @@ def run_stage(
     _set_up_log(name, runtime)
     _refuse_output(output, inputs)
     before = _fingerprint(inputs)
-    run: Callable[[StageContext], None] = importlib.import_module(f"llmrecipe.stages.{kind}").run
     started = time.monotonic()
     scratch = SCRATCH / name
     scratch.mkdir(parents=True, exist_ok=True)
     # Beside the scratch folder, which a stage may clear.
     with exclusive(SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
+        # Only now: a second writer shouldn't wait for the heavy libraries to be refused.
+        run: Callable[[StageContext], None] = importlib.import_module(f"llmrecipe.stages.{kind}").run
         context = StageContext(
             name=name,
             section=section,
