@@ -20,11 +20,11 @@ from llmrecipe.recipe.quantity import Fraction, Steps, Tokens
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer
-from llmrecipe.recipe.training import Training
+from llmrecipe.recipe.training import Anomalies, Dropout, Training
 
 __all__ = [
-    "FP8", "GPTQ", "SGD", "W4A16", "W8A8", "W8A16", "AdamW", "ByteLevelBPE", "CausalLM", "Constant", "Corpus",
-    "Cosine", "CsvFiles", "ExactDedup", "FixUnicode", "Fraction", "JsonlFiles", "Linear", "Llama", "Parallelism",
-    "ParquetFiles", "Perplexity", "PretrainedTokenizer", "PythonStdlib", "Quantize", "Ratio", "Recipe",
-    "RoundToNearest", "Runtime", "Samples", "Steps", "TextFiles", "Tokens", "Training",
+    "FP8", "GPTQ", "SGD", "W4A16", "W8A8", "W8A16", "AdamW", "Anomalies", "ByteLevelBPE", "CausalLM", "Constant",
+    "Corpus", "Cosine", "CsvFiles", "Dropout", "ExactDedup", "FixUnicode", "Fraction", "JsonlFiles", "Linear",
+    "Llama", "Parallelism", "ParquetFiles", "Perplexity", "PretrainedTokenizer", "PythonStdlib", "Quantize",
+    "Ratio", "Recipe", "RoundToNearest", "Runtime", "Samples", "Steps", "TextFiles", "Tokens", "Training",
 ]  # fmt: skip

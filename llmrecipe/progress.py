@@ -33,8 +33,8 @@ class TrainingProgress:
             self._task = self._bar.add_task(name, total=total, completed=done, status="")
             self._bar.start()
 
-    def step(self, step: int, seconds: float, *, loss: float, validation_loss: float | None) -> None:
-        """A step is done: it took `seconds` and had this loss."""
+    def step(self, step: int, seconds: float, *, loss: float | None, validation_loss: float | None) -> None:
+        """A step is done: it took `seconds` and had this loss, if any."""
         if validation_loss is not None:
             self._validation_loss = validation_loss
         status = self._status(step, seconds, loss)
@@ -48,11 +48,12 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def _status(self, step: int, seconds: float, loss: float) -> str:
+    def _status(self, step: int, seconds: float, loss: float | None) -> str:
         elapsed = time.monotonic() - self._started
         left = elapsed / (step - self._first) * (self._total - step)
         validation = "" if self._validation_loss is None else f"  validation {self._validation_loss:.4f}"
-        return f"loss {loss:.4f}{validation}  {self._tokens_per_step / seconds:,.0f} tokens/s  {_clock(left)} left"
+        shown = "none" if loss is None else f"{loss:.4f}"
+        return f"loss {shown}{validation}  {self._tokens_per_step / seconds:,.0f} tokens/s  {_clock(left)} left"
 
 
 def _clock(seconds: float) -> str:

@@ -12,12 +12,14 @@ from llmrecipe import (
     W8A8,
     W8A16,
     AdamW,
+    Anomalies,
     ByteLevelBPE,
     CausalLM,
     Constant,
     Corpus,
     Cosine,
     CsvFiles,
+    Dropout,
     ExactDedup,
     FixUnicode,
     Fraction,
@@ -67,6 +69,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1
 counts = st.integers(1, 64)
 seeds = st.integers(0, 2**32 - 1)
 shares = st.floats(0, 1)
+below_one = st.floats(0, 1, exclude_max=True)
 positive = st.floats(0, 1e9, exclude_min=True)
 
 
@@ -87,10 +90,9 @@ corpora = st.builds(
 tokenizers = st.builds(ByteLevelBPE, vocab_size=st.integers(257, 9_999), end_of_text=texts) | st.builds(
     PretrainedTokenizer, path=texts
 )
-betas = st.floats(0, 1, exclude_max=True)
 weight_decays = st.floats(0, 10)
 optimizers = st.builds(
-    AdamW, learning_rate=positive, beta1=betas, beta2=betas, eps=positive, weight_decay=weight_decays
+    AdamW, learning_rate=positive, beta1=below_one, beta2=below_one, eps=positive, weight_decay=weight_decays
 ) | st.builds(
     SGD,
     learning_rate=positive,
@@ -143,9 +145,20 @@ def trainings(draw, global_batch_size, sequence_length):
         schedule=draw(schedules(steps)),
         seed=draw(seeds),
         clip_grad_norm=draw(st.none() | positive),
+        dropout=draw(st.builds(Dropout, residual=below_one, attention=below_one, embedding=below_one)),
+        z_loss=draw(st.just(0.0) | positive),
+        anomalies=draw(
+            st.builds(
+                Anomalies,
+                action=st.sampled_from(["stop", "skip"]),
+                spike_sigmas=st.none() | positive,
+                window=st.integers(2, 1000),
+            )
+        ),
         precision=draw(st.sampled_from(["by_device", "float32", "bfloat16"])),
         validation_interval=draw(counts),
         validation_sequences=draw(counts),
+        select=draw(st.sampled_from(["last", "best"])),
     )
 
 
@@ -217,6 +230,7 @@ def recipes(draw):
             zero_stage=draw(st.sampled_from([0, 1])),
             tensor_parallel_mode=draw(st.sampled_from(["all_reduce", "reduce_scatter"])),
             pipeline_schedule=schedule,
+            recompute_activations=draw(st.booleans()),
         ),
         compression=draw(st.just(()) | quantize.map(lambda step: (step,))),
         evaluation=measures,

@@ -178,7 +178,7 @@ def test_a_rank_reads_its_part_of_every_batch(tokens):
     from llmrecipe.engines.nanotron import data
 
     files = TokenFiles.open(tokens, "train")
-    options = {"sequence_length": LENGTH, "global_batch_size": 8, "seed": 5, "consumed": 16}
+    options = {"sequence_length": LENGTH, "seed": 5, "consumed": 16}
     order = data.sample_order(files.num_windows(LENGTH), 5, 0)[16:32]
     expected = np.stack([files.window(index, LENGTH) for index in order])
     for data_size, micro_batch_size in ((1, 8), (2, 2), (4, 1)):
@@ -192,7 +192,7 @@ def test_a_rank_reads_its_part_of_every_batch(tokens):
                 input_rank=0,
                 output_rank=0,
             )
-            batches = data.training_batches(files, shard, **options)
+            batches = data.TrainingBatches(files, shard, **options)
             for index in range(16 // (data_size * micro_batch_size)):
                 batch = next(batches)
                 for row in range(micro_batch_size):

@@ -32,6 +32,9 @@ class Parallelism:
     pipeline_schedule: Literal["1f1b", "afab"] = "1f1b"
     """One-forward-one-backward holds fewer activations than all-forward-all-backward (Narayanan et al. 2021)."""
 
+    recompute_activations: bool = False
+    """Keep only the input of each layer, and compute the layer again in the backward pass (Chen et al. 2016)."""
+
     @property
     def world_size(self) -> int:
         """Number of ranks."""

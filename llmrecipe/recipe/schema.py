@@ -74,6 +74,16 @@ def greater_than(bound: float):
     return attrs.validators.optional(check)
 
 
+def below(bound: float):
+    """A validator: `0 <= value < bound`."""
+
+    def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
+        if not 0 <= value < bound:
+            raise FieldError(owner, attribute.name, f"must be at least 0 and less than {bound}, got {value!r}")
+
+    return check
+
+
 def between(low: float, high: float):
     """A validator: `low <= value <= high`."""
 

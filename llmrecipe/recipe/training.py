@@ -7,7 +7,38 @@ import attrs
 
 from llmrecipe.recipe.optimizer import Cosine, Optimizer, Schedule
 from llmrecipe.recipe.quantity import Duration, Fraction, Steps
-from llmrecipe.recipe.schema import at_least, define, greater_than
+from llmrecipe.recipe.schema import at_least, below, define, greater_than
+
+
+@define("dropout")
+class Dropout:
+    """Shares of a network's values that a training step sets to zero (Srivastava et al. 2014), others scaled up.
+
+    What is dropped depends on the seed, the sample and the place in the network: every layout drops the same.
+    """
+
+    residual: float = attrs.field(default=0.0, validator=below(1))
+    """Of what attention and feed-forward layers add to the residual stream."""
+
+    attention: float = attrs.field(default=0.0, validator=below(1))
+    """Of the attention weights; more than 0 holds them all in memory, and is slower."""
+
+    embedding: float = attrs.field(default=0.0, validator=below(1))
+    """Of the embedded tokens."""
+
+
+@define("anomalies")
+class Anomalies:
+    """Which steps are not learned from: those with a loss or gradient that isn't finite, and spikes on request."""
+
+    action: Literal["stop", "skip"] = "stop"
+    """`stop` ends the training before the step and keeps its checkpoints; `skip` goes on with the next batch."""
+
+    spike_sigmas: float | None = attrs.field(default=None, validator=greater_than(0))
+    """A loss or gradient norm so many standard deviations above its mean is a spike too, 6 say; None knows none."""
+
+    window: int = attrs.field(default=128, validator=at_least(2))
+    """Steps before a step that the mean and deviation are taken of; with less than half of them nothing is a spike."""
 
 
 @define("training")
@@ -32,6 +63,15 @@ class Training:
     clip_grad_norm: float | None = attrs.field(default=1.0, validator=greater_than(0))
     """Gradients with a larger global norm are scaled down to it; None leaves them alone."""
 
+    dropout: Dropout = Dropout()
+    """What a training step leaves out."""
+
+    z_loss: float = attrs.field(default=0.0, validator=at_least(0))
+    """Weight of the mean squared logarithm of the softmax's denominator (Chowdhery et al. 2022); 1e-4 is usual."""
+
+    anomalies: Anomalies = Anomalies()
+    """What happens at a step that would do harm."""
+
     precision: Literal["by_device", "float32", "bfloat16"] = "by_device"
     """Type of weights and activations; `by_device` is float32 on a CPU and bfloat16 (float32 accumulation) on a GPU."""
 
@@ -40,6 +80,9 @@ class Training:
 
     validation_sequences: int = attrs.field(default=64, validator=at_least(1))
     """Held-out sequences a measurement reads (fewer, if the split is smaller)."""
+
+    select: Literal["last", "best"] = "last"
+    """The weights that are handed on: the last step's, or those with the lowest loss of all measurements."""
 
     def num_steps(self, sequence_length: int) -> int:
         """Optimizer steps of the whole training."""

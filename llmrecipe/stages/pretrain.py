@@ -13,7 +13,7 @@ VALIDATION = ("step", "validation_loss")
 
 
 def run(context: StageContext) -> None:
-    """Train with nanotron and keep the whole weights of the last step."""
+    """Train with nanotron and keep the whole weights of the selected step."""
     trained = train(
         context.section,
         name=context.name,
@@ -36,13 +36,16 @@ def run(context: StageContext) -> None:
     # Two files, since DVC draws an empty cell as 0.
     for name, columns in (("curves.csv", CURVES), ("validation.csv", VALIDATION)):
         artifacts.write_csv(context.output / name, columns, _table(trained, columns))
-    last = trained.metrics[-1]
+    last, selected = trained.metrics[-1], trained.metrics[trained.step - 1]
     artifacts.write_json(
         context.output / "metrics.json",
         {
-            "loss": last["loss"],
-            "validation_loss": last["validation_loss"],
+            # A step that was skipped may have had no loss to speak of.
+            "loss": selected.get("loss"),
+            "validation_loss": selected["validation_loss"],
+            "selected_step": trained.step,
             "steps": last["step"],
+            "skipped_steps": sum("skipped" in row for row in trained.metrics),
             "tokens": last["tokens"],
             "parameters": section.model.num_parameters(job.vocab_size),
         },

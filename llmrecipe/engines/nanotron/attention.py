@@ -1,9 +1,11 @@
 """torch's own attention, rotary positions and norms, where nanotron expects flash-attn's.
 
-nanotron 0.4 is written around flash-attn's kernels, which exist for GPUs only. Its attention layer's forward pass is
-replaced as a whole, because the copies that it makes to suit those kernels cost more than the rotation itself.
+nanotron 0.4 is written around flash-attn's kernels, which exist for GPUs only. torch has as fast ones for GPUs and for
+CPUs, and they take the tensors as they are: the copies that nanotron makes to suit flash-attn cost more than the
+rotation itself.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,22 +39,39 @@ class RotaryEmbedding(torch.nn.Module):
         return torch.polar(torch.ones_like(angles), angles)[:, None, None, :]
 
 
-def forward(layer: Any, hidden_states: torch.Tensor, sequence_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The forward pass of nanotron's `CausalSelfAttention` in training.
+def causal_self_attention(
+    layer: Any, hidden_states: torch.Tensor, drop: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> torch.Tensor:
+    """The forward pass of nanotron's `CausalSelfAttention` in training, `[length, batch, hidden]` to the same.
 
     Args:
         layer: the attention layer.
-        hidden_states: `[length, batch, hidden]`.
-        sequence_mask: `[batch, length]`, handed on; every token of a training sequence counts.
+        hidden_states: what it reads; every token of a training sequence counts.
+        drop: applied to the attention weights `[batch, heads, length, length]`, which are made only for it: without
+            it torch's kernel never holds them all.
     """
     query_heads, key_heads = layer.n_local_q_heads, layer.n_local_kv_heads
     heads = layer.qkv_proj(hidden_states).unflatten(-1, (-1, layer.d_qk))
     rotating, value = heads.split((query_heads + key_heads, key_heads), dim=2)
     query, key = layer.flash_rotary_embedding(rotating).split((query_heads, key_heads), dim=2)
-    output = functional.scaled_dot_product_attention(
-        *(x.permute(1, 2, 0, 3) for x in (query, key, value)), is_causal=True, enable_gqa=layer.is_gqa
-    )
-    return {"hidden_states": layer.o_proj(output.permute(2, 0, 1, 3).flatten(2)), "sequence_mask": sequence_mask}
+    query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
+    if drop is None:
+        output = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=layer.is_gqa)
+    else:
+        output = _attention_with_weights(query, key, value, drop)
+    return layer.o_proj(output.permute(2, 0, 1, 3).flatten(2))
+
+
+def _attention_with_weights(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, drop: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Causal attention of `[batch, heads, length, dim]`, grouped queries included, with its weights in sight."""
+    group = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    weights = scores.float().masked_fill(later, float("-inf")).softmax(-1).to(query.dtype)
+    return drop(weights) @ value
 
 
 def layer_norm_fn(

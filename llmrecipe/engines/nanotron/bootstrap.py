@@ -13,7 +13,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Literal
 
@@ -45,12 +45,11 @@ def load(device: Device) -> None:
     sys.meta_path.insert(0, _Finder(device))
     # nanotron asserts it for overlapping communication; without a GPU it means nothing.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
-    flash_attention = device == "cuda" and importlib.util.find_spec("flash_attn") is not None
-    with nullcontext() if flash_attention else _flash_attention_stand_in():
+    with _flash_attention_stand_in():
         importlib.import_module("nanotron.trainer")
     from llmrecipe.engines.nanotron import mends
 
-    mends.apply(device, flash_attention=flash_attention)
+    mends.apply(device)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -123,7 +122,7 @@ def _absent() -> None:
 
 @contextmanager
 def _flash_attention_stand_in() -> Iterator[None]:
-    """torch's own attention under the names of flash-attn, while nanotron is imported.
+    """torch's own layers under the names of flash-attn, while nanotron is imported.
 
     The names go again afterwards: transformers would take the stand-ins for the real thing.
     """

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 KIND = "training-state"
 
 
-def save_whole(trainer: "DistributedTrainer", save: Callable[[], Path], keep: int) -> Path:
+def save_whole(trainer: "DistributedTrainer", save: Callable[[], Path], keep: int, best: int | None) -> None:
     """Let nanotron's `save` write into a folder that is renamed when every rank has written.
 
-    nanotron writes in place, so that a kill leaves a part under the name of the whole.
+    nanotron writes in place, so that a kill leaves a part under the name of the whole. The newest `keep` checkpoints
+    stay, and that of step `best`.
     """
     from nanotron import distributed as dist
 
@@ -51,10 +52,10 @@ def save_whole(trainer: "DistributedTrainer", save: Callable[[], Path], keep: in
         os.replace(written, final)
         artifacts.sync(folder)
         shutil.rmtree(temporary)
-        for _, old in checkpoints(folder)[keep:]:
-            shutil.rmtree(old)
+        for step, old in checkpoints(folder)[keep:]:
+            if step != best:
+                shutil.rmtree(old)
     dist.barrier(world)
-    return final
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -1,6 +1,7 @@
 """Batches for nanotron: which sequences a rank reads at a step, and what it hands to its part of the pipeline."""
 
 import functools
+import hashlib
 from collections.abc import Iterator
 
 import attrs
@@ -10,7 +11,8 @@ from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
 
 from llmrecipe.engines.token_files import TokenFiles
 
-MicroBatch = dict[str, torch.Tensor | TensorPointer]
+MicroBatch = dict[str, torch.Tensor | TensorPointer | range]
+"""The network's arguments: its tensors, or where in the pipeline they are, and the numbers of the samples."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,20 +52,38 @@ def sample_ids(start: int, count: int, num_windows: int, seed: int) -> list[int]
     return [int(_cached_order(num_windows, seed, epoch)[index]) for epoch, index in positions]
 
 
-def training_batches(
-    files: TokenFiles, shard: Shard, *, sequence_length: int, global_batch_size: int, seed: int, consumed: int
-) -> Iterator[MicroBatch]:
-    """Micro-batches without end, from the sample that follows the `consumed` ones.
+class TrainingBatches(Iterator[MicroBatch]):
+    """Micro-batches without end.
 
     A step reads `global_batch_size` consecutive samples; its micro-batches go round the data-parallel ranks.
     """
-    num_windows = files.num_windows(sequence_length)
-    stride = shard.data_size * shard.micro_batch_size
-    first = consumed + shard.data_rank * shard.micro_batch_size
-    while True:
-        ids = sample_ids(first, shard.micro_batch_size, num_windows, seed)
-        yield micro_batch(files, ids, shard, sequence_length)
-        first += stride
+
+    def __init__(self, files: TokenFiles, shard: Shard, *, sequence_length: int, seed: int, consumed: int) -> None:
+        """Start at the sample that follows the `consumed` ones."""
+        self._files = files
+        self._shard = shard
+        self._sequence_length = sequence_length
+        self._seed = seed
+        self._first = consumed + shard.data_rank * shard.micro_batch_size
+        self._digest = 0
+
+    def __next__(self) -> MicroBatch:
+        shard, num_windows = self._shard, self._files.num_windows(self._sequence_length)
+        samples = range(self._first, self._first + shard.micro_batch_size)
+        self._first += shard.data_size * shard.micro_batch_size
+        windows = sample_ids(samples.start, len(samples), num_windows, self._seed)
+        for sample, window in zip(samples, windows, strict=True):
+            key = hashlib.blake2b(f"{sample}, {window}".encode(), digest_size=8).digest()
+            self._digest += int.from_bytes(key, signed=True)
+        return micro_batch(self._files, windows, shard, self._sequence_length) | {"samples": samples}
+
+    def take_digest(self) -> int:
+        """Which window each sample read, since the last call, as a number in 64 bits, signed.
+
+        The numbers of all data-parallel ranks, added up in 64 bits, are those of one rank that read it all.
+        """
+        digest, self._digest = self._digest, 0
+        return (digest + 2**63) % 2**64 - 2**63
 
 
 def heldout_batches(files: TokenFiles, shard: Shard, *, sequence_length: int, sequences: int) -> Iterator[MicroBatch]:
@@ -84,6 +104,7 @@ def micro_batch(files: TokenFiles, ids: list[int], shard: Shard, sequence_length
         "input_mask": TensorPointer(shard.input_rank),
         "label_ids": TensorPointer(shard.output_rank),
         "label_mask": TensorPointer(shard.output_rank),
+        "samples": range(0),
     }
     if not (reads_input or reads_labels):
         return batch

@@ -84,6 +84,10 @@ class StateFolder:
         """Checkpoints by step; each is whole, since it is renamed into place."""
         return self.root / "checkpoints"
 
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return self.checkpoints / str(step)
+
     @property
     def metrics(self) -> Path:
         """JSON lines, one a step, that depend on the recipe alone."""

@@ -4,21 +4,19 @@ from typing import Any
 
 import nanotron.distributed
 import nanotron.serialize.weights
+import nanotron.trainer
 import torch
 import torch.distributed
-from nanotron.models.llama import CausalSelfAttention
 from nanotron.parallel.pipeline_parallel import p2p
 from nanotron.serialize.metadata import TensorMetadata
-
-from llmrecipe.engines.nanotron import attention
 
 _sends: list[tuple[torch.distributed.Work, torch.Tensor]] = []
 
 
-def apply(device: str, *, flash_attention: bool) -> None:
+def apply(device: str) -> None:
     """Put the mends in place, those for gloo on a CPU only."""
-    if not flash_attention:
-        CausalSelfAttention.forward = attention.forward
+    # Nothing draws random numbers as it trains, so that there is no state of them to keep.
+    nanotron.trainer.save_random_states = lambda **_: None
     # A bar for every checkpoint, across the training's own progress.
     nanotron.serialize.weights.tqdm = lambda iterable, **_: iterable
     TensorMetadata.to_str_dict = _to_str_dict_of_plain_integers

@@ -1,24 +1,138 @@
-"""nanotron's Llama network: the base of its rotary positions, and its forward pass in one process."""
+"""nanotron's Llama with what it lacks: rotary base, dropout, recomputation, z-loss; and its logits in one process."""
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from nanotron.config import LlamaConfig, ParallelismArgs
 from nanotron.models import build_model
-from nanotron.models.llama import CausalSelfAttention, LlamaForTraining, RotaryEmbedding
+from nanotron.models.llama import Embedding, LlamaDecoderLayer, LlamaForTraining
 from nanotron.parallel import ParallelContext
+from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
+from torch.utils.checkpoint import checkpoint
 
 from llmrecipe.engines.nanotron import llama
+from llmrecipe.engines.nanotron.attention import RotaryEmbedding, causal_self_attention
+from llmrecipe.engines.nanotron.dropout import Dropout
+from llmrecipe.engines.nanotron.loss import Loss
+from llmrecipe.recipe import training
 from llmrecipe.recipe.model import Llama
 
+Placed = torch.Tensor | TensorPointer
 
-def set_rope_theta(network: torch.nn.Module, rope_theta: float) -> None:
-    """Give every attention layer this base; nanotron 0.4 has no key for it and trains with 10,000."""
-    for module in network.modules():
-        if isinstance(module, CausalSelfAttention):
-            rotary = type(module.flash_rotary_embedding)
-            module.flash_rotary_embedding = rotary(dim=module.d_qk, base=float(rope_theta), interleaved=True)
+
+class LlamaNetwork(LlamaForTraining):
+    """nanotron's pipeline of blocks, with some of the blocks replaced by those of this module."""
+
+    def __init__(
+        self,
+        *,
+        config: LlamaConfig,
+        parallel_context: ParallelContext,
+        parallel_config: ParallelismArgs,
+        random_states: Any = None,
+        rope_theta: float,
+        dropout: training.Dropout,
+        seed: int,
+        z_loss: float,
+        recompute: bool,
+    ) -> None:
+        super().__init__(config=config, parallel_context=parallel_context, parallel_config=parallel_config)
+        self.batch = MicroBatchInFlight()
+        shared = {
+            "batch": self.batch,
+            "dropout": Dropout(
+                rates=dropout,
+                seed=seed,
+                tp_pg=parallel_context.tp_pg,
+                is_sequence_parallel=parallel_config.tp_mode.name == "REDUCE_SCATTER",
+            ),
+        }
+        self.model.token_position_embeddings.module_builder = EmbeddingWithDropout
+        self.model.token_position_embeddings.module_kwargs |= shared
+        rotary = RotaryEmbedding(config.hidden_size // config.num_attention_heads, rope_theta, interleaved=True)
+        for block in self.model.decoder:
+            block.module_builder = DecoderLayer
+            block.module_kwargs |= shared | {"rotary": rotary, "recompute": recompute}
+        self.loss.module_builder = Loss
+        self.loss.module_kwargs["z_loss"] = z_loss
+        self.loss.module_output_keys = {"loss", "cross_entropy", "z_loss"}
+
+    def forward(
+        self,
+        input_ids: Placed,
+        input_mask: Placed,
+        label_ids: Placed,
+        label_mask: Placed,
+        samples: Sequence[int],
+    ) -> dict[str, Placed]:
+        """The loss and its parts; `samples` are the numbers of the batch's samples, known on every rank."""
+        self.batch.samples = samples
+        logits = self.model(input_ids=input_ids, input_mask=input_mask)
+        return self.loss(sharded_logits=logits, label_ids=label_ids, label_mask=label_mask)
+
+    def get_block_compute_costs(self) -> dict[Any, int]:
+        """nanotron's costs, by which it spreads the blocks over a pipeline."""
+        costs = super().get_block_compute_costs()
+        return costs | {DecoderLayer: costs[LlamaDecoderLayer]}
+
+
+class MicroBatchInFlight:
+    """Which samples the network is reading; nanotron's blocks pass on tensors alone."""
+
+    samples: Sequence[int] = ()
+
+
+class EmbeddingWithDropout(Embedding):
+    """nanotron's embedding, with dropout."""
+
+    def __init__(self, *, dropout: Dropout, batch: MicroBatchInFlight, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.dropout = dropout
+        self.batch = batch
+
+    def forward(self, input_ids: torch.Tensor, input_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`[batch, length]` to `[length, batch, hidden]`."""
+        embedded = super().forward(input_ids, input_mask)["input_embeds"]
+        rate = self.dropout.rates.embedding
+        return {"input_embeds": self.dropout.of_tokens(embedded, rate, "embedding", self.batch.samples)}
+
+
+class DecoderLayer(LlamaDecoderLayer):
+    """nanotron's decoder layer, with dropout and recomputation."""
+
+    def __init__(
+        self, *, dropout: Dropout, batch: MicroBatchInFlight, rotary: RotaryEmbedding, recompute: bool, **arguments: Any
+    ) -> None:
+        super().__init__(**arguments)
+        self.place = f"layer {arguments['layer_idx']}"
+        self.dropout = dropout
+        self.batch = batch
+        self.recompute = recompute
+        # nanotron has no key for the base of the rotary positions, and keeps a second table for generation.
+        self.attn.flash_rotary_embedding = rotary
+        del self.attn.rotary_embedding
+
+    def forward(self, hidden_states: torch.Tensor, sequence_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`[length, batch, hidden]` to the same; the mask is handed on."""
+        # Bound now: at the time of a recomputation the network may be reading another micro-batch.
+        layer = functools.partial(self._layer, samples=self.batch.samples)
+        if self.recompute and torch.is_grad_enabled():
+            hidden_states = checkpoint(layer, hidden_states, use_reentrant=False, preserve_rng_state=False)
+        else:
+            hidden_states = layer(hidden_states)
+        return {"hidden_states": hidden_states, "sequence_mask": sequence_mask}
+
+    def _layer(self, states: torch.Tensor, samples: Sequence[int]) -> torch.Tensor:
+        rates, drop_attention = self.dropout.rates, None
+        if rates.attention and torch.is_grad_enabled():
+            drop_attention = functools.partial(self.dropout.of_attention, place=self.place, samples=samples)
+        attended = causal_self_attention(self.attn, self.input_layernorm(states), drop_attention)
+        states = states + self.dropout.of_tokens(attended, rates.residual, f"{self.place}, attention", samples)
+        fed_forward = self.mlp(self.post_attention_layernorm(states))["hidden_states"]
+        return states + self.dropout.of_tokens(fed_forward, rates.residual, f"{self.place}, feed-forward", samples)
 
 
 @torch.no_grad()
@@ -28,19 +142,20 @@ def logits(
     """nanotron's float32 logits for `input_ids` `[batch, length]`: `[batch, length, padded vocabulary]`."""
     context = _single_process_context()
     network = build_model(
-        model_builder=lambda: LlamaForTraining(
+        model_builder=lambda: LlamaNetwork(
             config=LlamaConfig(**llama.nanotron_config(model, vocab_size, end_of_text_id)),
             parallel_context=context,
             parallel_config=ParallelismArgs(dp=1, pp=1, tp=1),
+            rope_theta=model.rope_theta,
+            dropout=training.Dropout(),
+            seed=0,
+            z_loss=0.0,
+            recompute=False,
         ),
         parallel_context=context,
         dtype=torch.float32,
         device=torch.device("cpu"),
     )
-    for module in network.modules():
-        if isinstance(module, RotaryEmbedding):
-            module.init_rotary_embeddings()
-    set_rope_theta(network, model.rope_theta)
     parameters = dict(network.named_parameters())
     for name, tensor in weights.items():
         parameters.pop(name).copy_(tensor)
@@ -48,7 +163,6 @@ def logits(
         network.model.lm_head.pp_block.weight.copy_(
             network.model.token_position_embeddings.pp_block.token_embedding.weight
         )
-    network.eval()
     return network.model(input_ids=input_ids, input_mask=torch.ones_like(input_ids, dtype=torch.bool)).transpose(0, 1)
 
 

@@ -1,22 +1,25 @@
-"""nanotron's trainer with the recipe's data, optimizer and schedule, whole checkpoints and exact metrics."""
+"""nanotron's trainer with the recipe's data, network, optimizer and schedule, whole checkpoints and exact metrics."""
 
 import functools
-import json
+import logging
 import math
-import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nanotron.trainer
 import torch
 from nanotron import distributed as dist
+from nanotron.parallel.data_parallel.utils import sync_gradients_across_dp
 from nanotron.parallel.pipeline_parallel.utils import get_input_output_pp_ranks
+from nanotron.parallel.tied_parameters import sync_tied_weights_gradients
+from torch.nn.parallel import DistributedDataParallel
 
-from llmrecipe.engines.nanotron import data, mends
+from llmrecipe.engines.nanotron import anomalies, data, gradients, mends, metrics
 from llmrecipe.engines.nanotron.checkpoint import save_whole
 from llmrecipe.engines.nanotron.job import Job, StateFolder
-from llmrecipe.engines.nanotron.network import set_rope_theta
+from llmrecipe.engines.nanotron.network import LlamaNetwork
 from llmrecipe.engines.nanotron.optimizer import init_optimizer_and_grad_accumulator
 from llmrecipe.engines.nanotron.optimizer_state import load_optimizer
 from llmrecipe.engines.nanotron.schedule import learning_rate_scheduler
@@ -24,36 +27,46 @@ from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
 from llmrecipe.progress import TrainingProgress
 
+log = logging.getLogger(__name__)
+
+_MOST_SKIPPED = 10
+"""Steps in a row that may be skipped: if more are broken, it isn't the batch."""
+
 
 class Trainer(nanotron.trainer.DistributedTrainer):
     """One rank of a training."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self.training = job.section.training
         self.state = StateFolder(Path(job.state))
         self.heldout = TokenFiles.open(Path(job.tokens), "heldout")
-        self.seconds_of_step = 0.0
         # nanotron's trainer looks these up in its module and offers no other way in.
         nanotron.trainer.load_optimizer = load_optimizer
         nanotron.trainer.init_optimizer_and_grad_accumulator = functools.partial(
-            init_optimizer_and_grad_accumulator, job.section.training.optimizer
+            init_optimizer_and_grad_accumulator, self.training.optimizer
         )
         nanotron.trainer.lr_scheduler_builder = self._build_scheduler
-        super().__init__(str(self.state.nanotron_config))
+        network = functools.partial(
+            LlamaNetwork,
+            rope_theta=job.section.model.rope_theta,
+            dropout=self.training.dropout,
+            seed=self.training.seed,
+            z_loss=self.training.z_loss,
+            recompute=job.section.parallelism.recompute_activations,
+        )
+        super().__init__(str(self.state.nanotron_config), model_class=network)
 
     def run(self) -> None:
         """Train to the last step."""
-        files = TokenFiles.open(Path(self.job.tokens), "train")
-        self.train(
-            data.training_batches(
-                files,
-                self.shard,
-                sequence_length=self.sequence_length,
-                global_batch_size=self.global_batch_size,
-                seed=self.job.section.training.seed,
-                consumed=self.consumed_train_samples,
-            )
+        self.batches = data.TrainingBatches(
+            TokenFiles.open(Path(self.job.tokens), "train"),
+            self.shard,
+            sequence_length=self.sequence_length,
+            seed=self.training.seed,
+            consumed=self.consumed_train_samples,
         )
+        self.train(self.batches)
 
     @property
     def is_logger(self) -> bool:
@@ -74,14 +87,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         )
 
     def _build_scheduler(self, optimizer: Any, **_: Any) -> torch.optim.lr_scheduler.LambdaLR:
-        return learning_rate_scheduler(
-            self.job.section.training, self.job.sequence_length, optimizer.get_base_optimizer()
-        )
-
-    def _init_model(self, *args: Any, **kwargs: Any) -> torch.nn.Module:
-        model = super()._init_model(*args, **kwargs)
-        set_rope_theta(model, self.job.section.model.rope_theta)
-        return model
+        return learning_rate_scheduler(self.training, self.job.sequence_length, optimizer.get_base_optimizer())
 
     def _load_model_checkpoint(self, model: torch.nn.Module) -> torch.nn.Module:
         # nanotron copies into leaf parameters, which autograd forbids.
@@ -89,16 +95,21 @@ class Trainer(nanotron.trainer.DistributedTrainer):
             return super()._load_model_checkpoint(model)
 
     def post_init(self) -> None:
-        """Mend the learning rate of a resumed run and open the metrics."""
+        """Mend the learning rate of a resumed run, and take up the metrics where they end."""
         if self.init_checkpoint_path is not None:
             # nanotron builds the scheduler after it has loaded the optimizer, which leaves the first resumed step
             # with the learning rate of step 0.
             groups = self.optimizer.get_base_optimizer().param_groups
             for group, learning_rate in zip(groups, self.lr_scheduler.get_last_lr(), strict=True):
                 group["lr"] = learning_rate
+        rows = metrics.read(self.state.metrics)
+        self.watch = anomalies.Watch(self.training.anomalies, rows)
+        self.best_step = metrics.best_step(rows)
+        self.lowest_validation_loss = min((row.get("validation_loss", math.inf) for row in rows), default=math.inf)
+        self.saved_step = self.start_iteration_step
         if self.is_logger:
-            self.metrics_file = open(self.state.metrics, "a", encoding="utf-8")  # noqa: SIM115
-            self.timings_file = open(self.state.timings, "a", encoding="utf-8")  # noqa: SIM115
+            self.metrics_log = metrics.MetricsLog(self.state.metrics)
+            self.timings_log = metrics.MetricsLog(self.state.timings)
 
     def pre_training(self, *args: Any, **kwargs: Any) -> None:
         """Start the progress; nanotron would start a hosted tracker here."""
@@ -111,94 +122,196 @@ class Trainer(nanotron.trainer.DistributedTrainer):
                 interval=self.job.runtime.log_interval,
             )
 
-    def training_step(self, dataloader: Any) -> tuple[Any, torch.Tensor | None]:
-        """nanotron's step, timed."""
+    def training_step(self, dataloader: Any) -> tuple[Any, None]:
+        """One step: gradients of the whole batch on every rank, then, unless they are broken, the update.
+
+        As nanotron's, but what the step says of itself is looked at before the weights learn from it.
+        """
         started = time.perf_counter()
-        self.learning_rate = self.optimizer.get_base_optimizer().param_groups[0]["lr"]
-        result = super().training_step(dataloader)
+        learning_rate = self.optimizer.get_base_optimizer().param_groups[0]["lr"]
+        outputs = self.pipeline_engine.train_batch_iter(
+            model=self.model,
+            pg=self.parallel_context.pp_pg,
+            batch=self._placed(next(self.batches) for _ in range(self.n_micro_batches_per_batch)),
+            nb_microbatches=self.n_micro_batches_per_batch,
+            grad_accumulator=self.grad_accumulator,
+        )
         mends.finish_sends()
-        if self.job.runtime.device == "cuda":
+        self._add_up_gradients()
+        found = gradients.gradients_of(self.unwrapped_model, self.grad_accumulator)
+        norm = gradients.global_norm(self.unwrapped_model, found, self.parallel_context)
+        losses = self._losses(outputs)
+        self.row = {
+            "step": self.iteration_step,
+            "tokens": self.iteration_step * self.global_batch_size * self.sequence_length,
+            "samples": self._samples(),
+            "learning_rate": learning_rate,
+            "grad_norm": norm.item(),
+            **self._mean_over_replicas(losses),
+        }
+        if self._is_sound(losses | found):
+            gradients.clip(found, norm, self.config.optimizer.clip_grad)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.lr_scheduler.step()
+        if self._device == "cuda":
             torch.cuda.synchronize()
         self.seconds_of_step = time.perf_counter() - started
-        return result
+        return outputs, None
 
-    def train_step_logs(self, outputs: Any, loss_avg: torch.Tensor | None) -> None:
-        """Write this step's metrics; called on every rank, known on one."""
-        training, step = self.job.section.training, self.iteration_step
-        validation_loss = None
-        if step % training.validation_interval == 0 or step == self.config.tokens.train_steps:
-            validation_loss = self.validation_loss()
-        if not self.is_logger:
-            return
-        loss = loss_avg.item()
-        row = {
-            "step": step,
-            "tokens": step * self.global_batch_size * self.sequence_length,
-            "loss": loss,
-            "learning_rate": self.learning_rate,
-            "grad_norm": self.grad_norm_unclipped.item(),
-        }
-        if validation_loss is not None:
-            row["validation_loss"] = validation_loss
-        broken = [f"{name} = {value}" for name, value in row.items() if not math.isfinite(value)]
-        if broken:
-            raise StageError(
-                f"{self.job.name}: step {step} has {', '.join(broken)}; lower training.optimizer.learning_rate or "
-                "training.clip_grad_norm, or lengthen the warm-up, and run `dvc repro` again"
-            )
-        _append(self.metrics_file, row)
-        _append(self.timings_file, {"step": step, "seconds": self.seconds_of_step})
-        self.progress.step(step, self.seconds_of_step, loss=loss, validation_loss=validation_loss)
-
-    @torch.no_grad()
-    def validation_loss(self) -> float | None:
-        """Mean loss over the held-out sequences; None on the ranks that see no loss."""
-        context, network = self.parallel_context, self.unwrapped_model
-        total = torch.zeros(2, dtype=torch.float64, device=self._device)
-        network.eval()
-        for batch in data.heldout_batches(
-            self.heldout,
-            self.shard,
-            sequence_length=self.sequence_length,
-            sequences=self.job.section.training.validation_sequences,
-        ):
-            placed = {
+    def _placed(self, batches: Iterator[data.MicroBatch]) -> Iterator[data.MicroBatch]:
+        for batch in batches:
+            yield {
                 key: value.to(self._device) if isinstance(value, torch.Tensor) else value
                 for key, value in batch.items()
             }
-            loss = network(**placed)["loss"]
+
+    def _add_up_gradients(self) -> None:
+        """Over the replicas, where that is still to be done, and over the ranks that hold the same weights."""
+        if isinstance(self.model, DistributedDataParallel):
+            if self.grad_accumulator is not None:
+                self.grad_accumulator.fp32_grads_allreduce_handle.wait()
+        elif self.parallel_context.dp_pg.size() > 1:
+            sync_gradients_across_dp(
+                module=self.model,
+                dp_pg=self.parallel_context.dp_pg,
+                reduce_op=dist.ReduceOp.AVG,
+                reduce_scatter=False,
+                grad_accumulator=self.grad_accumulator,
+            )
+        sync_tied_weights_gradients(
+            module=self.unwrapped_model,
+            parallel_context=self.parallel_context,
+            grad_accumulator=self.grad_accumulator,
+        )
+
+    def _losses(self, outputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Means over this replica's micro-batches, on the ranks that see the loss."""
+        if not isinstance(outputs[0]["loss"], torch.Tensor):
+            return {}
+        # The engine has divided the loss itself, which is the sum of the others.
+        parts = {"loss": "cross_entropy"} | ({"z_loss": "z_loss"} if self.training.z_loss else {})
+        return {name: torch.stack([output[key] for output in outputs]).mean() for name, key in parts.items()}
+
+    def _mean_over_replicas(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
+        if not losses:
+            return {}
+        means = torch.stack(list(losses.values()))
+        if self.parallel_context.dp_pg.size() > 1:
+            dist.all_reduce(means, op=dist.ReduceOp.AVG, group=self.parallel_context.dp_pg)
+        return dict(zip(losses, means.tolist(), strict=True))
+
+    def _samples(self) -> str:
+        """Which windows the whole batch read, as a digest that is the same for every layout."""
+        digest = torch.tensor(self.batches.take_digest(), device=self._device)
+        if self.parallel_context.dp_pg.size() > 1:
+            dist.all_reduce(digest, group=self.parallel_context.dp_pg)
+        return f"{digest.item() % 2**64:016x}"
+
+    def _is_sound(self, tensors: dict[str, torch.Tensor]) -> bool:
+        """Whether the weights may learn from this step, the same on every rank.
+
+        Raises:
+            StageError: they may not, and the recipe wants to stop at such a step, or too many came in a row.
+        """
+        context = self.parallel_context
+        wrong = self.watch.verdict(self.row) if self.is_logger else None
+        wrong = anomalies.share(wrong, self.logger_ranks[0], context, self._device)
+        self.watch.count(is_skipped=wrong is not None)
+        if wrong is None:
+            return True
+        ranks = anomalies.broken_on(tensors, context)
+        where = f" ({ranks})" if ranks else ""
+        what = f"step {self.iteration_step} has {wrong}{where}"
+        if self.training.anomalies.action == "stop":
+            self._stop(
+                f"{what}; its batch is not learned from. To pass over such batches: training.anomalies.action = 'skip'"
+            )
+        if self.watch.skipped_in_a_row > _MOST_SKIPPED:
+            self._stop(f"{what}, and the {_MOST_SKIPPED} steps before it were broken too")
+        if self.is_logger:
+            log.warning("%s; skipped", what)
+        self.row = {
+            name: value for name, value in self.row.items() if not isinstance(value, float) or math.isfinite(value)
+        } | {"skipped": wrong}
+        return False
+
+    def _stop(self, reason: str) -> None:
+        raise StageError(
+            f"{self.job.name}: {reason}. A lower training.optimizer.learning_rate or training.clip_grad_norm, or a "
+            f"longer warm-up, may help; the checkpoints before this step are kept in {self.state.checkpoints}"
+        )
+
+    def train_step_logs(self, outputs: Any, loss_avg: None) -> None:
+        """Write this step's metrics; called on every rank."""
+        step, last = self.iteration_step, self.config.tokens.train_steps
+        validation_loss = None
+        if step % self.training.validation_interval == 0 or step == last:
+            validation_loss = self.validation_loss()
+            self.row["validation_loss"] = validation_loss
+        if self.is_logger:
+            self.metrics_log.append(self.row)
+            self.timings_log.append({"step": step, "seconds": self.seconds_of_step})
+            self.progress.step(step, self.seconds_of_step, loss=self.row.get("loss"), validation_loss=validation_loss)
+        if validation_loss is not None and validation_loss < self.lowest_validation_loss:
+            self.lowest_validation_loss, self.best_step = validation_loss, step
+            if self.training.select == "best":
+                self.save_checkpoint()
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Mean cross-entropy over the held-out sequences, on every rank."""
+        total, count = 0.0, 0
+        batches = data.heldout_batches(
+            self.heldout,
+            self.shard,
+            sequence_length=self.sequence_length,
+            sequences=self.training.validation_sequences,
+        )
+        for batch in self._placed(batches):
+            loss = self.unwrapped_model(**batch)["cross_entropy"]
             if isinstance(loss, torch.Tensor):
-                count = placed["label_mask"].sum()
-                total += torch.stack((loss.double() * count, count.double()))
-        network.train()
+                total += loss.item() * batch["label_ids"].numel()
+                count += batch["label_ids"].numel()
         mends.finish_sends()
-        dist.all_reduce(total, group=context.dp_pg)
-        return (total[0] / total[1]).item() if total[1] else None
+        sums = torch.tensor([total, count], dtype=torch.float64, device=self._device)
+        # The ranks of a replica that see the loss see the same: counted alike, they don't change the mean.
+        dist.all_reduce(sums, group=self.parallel_context.world_pg)
+        return (sums[0] / sums[1]).item()
 
     # nanotron compares parameters over ranks as it saves.
     @torch.no_grad()
-    def save_checkpoint(self) -> Path:
-        """Write a checkpoint that is whole or absent, and drop those beyond the number to keep."""
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint that is whole or absent, once a step, and drop those beyond the number to keep.
+
+        Raises:
+            StageError: the weights aren't finite.
+        """
+        if self.saved_step == self.iteration_step:
+            return
+        self.saved_step = self.iteration_step
+        broken = anomalies.broken_on(dict(self.unwrapped_model.named_parameters()), self.parallel_context)
+        if broken:
+            self._stop(f"after step {self.iteration_step} weights are not finite ({broken})")
         if self.is_logger:
             # A checkpoint may not outlive the rows of its steps.
-            os.fsync(self.metrics_file.fileno())
-            os.fsync(self.timings_file.fileno())
-        return save_whole(self, super().save_checkpoint, keep=self.job.runtime.keep_checkpoints)
+            self.metrics_log.sync()
+            self.timings_log.sync()
+        save_whole(
+            self,
+            super().save_checkpoint,
+            keep=self.job.runtime.keep_checkpoints,
+            best=self.best_step if self.training.select == "best" else None,
+        )
 
     def post_training(self) -> None:
         """Keep the last state, whatever the interval."""
-        if self.iteration_step % self.config.checkpoints.checkpoint_interval != 0:
-            self.save_checkpoint()
+        self.save_checkpoint()
         if self.is_logger:
-            self.metrics_file.close()
-            self.timings_file.close()
+            self.metrics_log.close()
+            self.timings_log.close()
             self.progress.close()
 
     @property
     def _device(self) -> str:
         return self.job.runtime.device
-
-
-def _append(file: Any, row: dict[str, Any]) -> None:
-    file.write(json.dumps(row, sort_keys=True) + "\n")
-    file.flush()

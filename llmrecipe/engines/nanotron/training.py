@@ -1,17 +1,15 @@
 """A training from its section to its last step: starts the ranks, and continues what an earlier run left."""
 
-import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 import attrs
 import yaml
 
 from llmrecipe import artifacts
 from llmrecipe.engines.device import set_up
-from llmrecipe.engines.nanotron import llama, weights
+from llmrecipe.engines.nanotron import llama, metrics, weights
 from llmrecipe.engines.nanotron.checkpoint import KIND, checkpoints
 from llmrecipe.engines.nanotron.config import nanotron_configuration
 from llmrecipe.engines.nanotron.job import Job, StateFolder
@@ -34,12 +32,15 @@ class Trained:
     """The training."""
 
     checkpoint: Path
-    """nanotron checkpoint of its last step."""
+    """nanotron checkpoint of the step that `training.select` wants."""
 
-    metrics: list[dict[str, Any]]
-    """A row a step: step, tokens, loss, learning_rate, grad_norm and, where measured, validation_loss."""
+    step: int
+    """That step."""
 
-    timings: list[dict[str, Any]]
+    metrics: list[metrics.Row]
+    """A row a step: step, tokens, samples, loss, learning_rate, grad_norm and, where there is one, validation_loss."""
+
+    timings: list[metrics.Row]
     """A row a step that this machine ran: step, seconds."""
 
 
@@ -65,7 +66,8 @@ def train(section: PretrainSection, *, name: str, tokens: Path, runtime: Runtime
     state = StateFolder(folder_of(meaning, scratch))
     # A rank whose launcher was killed follows it within moments.
     wait_until_free(state.root / "ranks.lock", seconds=30)
-    step, checkpoint = _newest(state)
+    select = section.training.select
+    step, checkpoint = _newest(state, select)
     if checkpoint is None:
         for folder, differences in others(state.root, meaning):
             log.info("starts afresh; an earlier training is kept in %s, with %s", folder, ", ".join(differences))
@@ -74,9 +76,13 @@ def train(section: PretrainSection, *, name: str, tokens: Path, runtime: Runtime
     if step < job.num_steps:
         job = attrs.evolve(job, state=str(state.root), resume=checkpoint and str(checkpoint))
         _start(job, state, step)
-        _, checkpoint = _newest(state)
+        step, checkpoint = _newest(state, select)
         shutil.rmtree(state.initial_weights)
-    return Trained(job=job, checkpoint=checkpoint, metrics=_rows(state.metrics), timings=_rows(state.timings))
+    rows = metrics.read(state.metrics)
+    if select == "best":
+        step = metrics.best_step(rows)
+        checkpoint = state.checkpoint(step)
+    return Trained(job=job, checkpoint=checkpoint, step=step, metrics=rows, timings=metrics.read(state.timings))
 
 
 def _start(job: Job, state: StateFolder, step: int) -> None:
@@ -86,7 +92,7 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
         with artifacts.replacing(state.initial_weights) as folder:
             weights.write_unsharded(initial, section.model, folder)
     for log in (state.metrics, state.timings):
-        artifacts.write_jsonl(log, [row for row in _rows(log) if row["step"] <= step])
+        artifacts.write_jsonl(log, [row for row in metrics.read(log) if row["step"] <= step])
     artifacts.write_text(state.nanotron_config, yaml.safe_dump(nanotron_configuration(job, state)))
     job.write(state.job)
     run_ranks(
@@ -98,27 +104,31 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
     )
 
 
-def _newest(state: StateFolder) -> tuple[int, Path | None]:
-    """Step and folder of the newest whole checkpoint; damaged ones are put aside, (0, None) is the start."""
+def _newest(state: StateFolder, select: str) -> tuple[int, Path | None]:
+    """Step and folder of the newest whole checkpoint to continue from; (0, None) is the start.
+
+    Damaged ones are put aside. If the best is to be selected, that of the steps so far has to be there as well.
+    """
+    rows = metrics.read(state.metrics)
     for step, folder in checkpoints(state.checkpoints):
-        try:
-            artifacts.verify(folder, KIND)
-        except StageError as damage:
-            aside = folder.with_name(f"damaged-{step}")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-            log.warning("the checkpoint of step %d is damaged and put aside as %s: %s", step, aside, damage)
-        else:
+        best = metrics.best_step(row for row in rows if row["step"] <= step) if select == "best" else None
+        if _is_whole(folder, step) and (best is None or _is_whole(state.checkpoint(best), best)):
             return step, folder
     return 0, None
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log of JSON lines; a kill can leave a part of one at its end."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+def _is_whole(folder: Path, step: int) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        artifacts.verify(folder, KIND)
+    except StageError as damage:
+        aside = folder.with_name(f"damaged-{step}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        log.warning("the checkpoint of step %d is damaged and put aside as %s: %s", step, aside, damage)
+        return False
+    return True
 
 
 def _refuse_small_corpus(train: TokenFiles, heldout: TokenFiles, section: PretrainSection, name: str) -> None:
