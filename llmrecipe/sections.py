@@ -59,7 +59,7 @@ class PretrainSection:
     objective: Objective
     training: Training
     parallelism: Parallelism
-    revision: int = 1
+    revision: int = 2
 
 
 @define("export")
