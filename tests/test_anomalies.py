@@ -49,7 +49,7 @@ def test_what_is_not_finite_is_wrong_and_named():
     assert watch(Anomalies()).verdict(row(math.nan, math.inf)) == "loss = nan, grad_norm = inf"
 
 
-def test_a_spike_is_measured_against_the_window_of_good_steps():
+def test_a_spike_is_measured_against_the_steps_of_the_window():
     judge = watch(Anomalies(spike_sigmas=3.0, window=4))
     assert judge.verdict(row(1.0)) is None
     assert judge.verdict(row(90.0)) is None, "a single step is less than half a window"
@@ -58,7 +58,7 @@ def test_a_spike_is_measured_against_the_window_of_good_steps():
     limit = 2.5 + 3 * statistics.pstdev((2, 3, 2, 3))
     assert "loss = 4.1, a spike above 4" in judge.verdict(row(limit + 0.1))
     assert "grad_norm = 1.1" in judge.verdict(row(2.5, 1.1))
-    assert judge.verdict(row(limit - 0.1)) is None, "a spike that was found moves no mean"
+    assert judge.verdict(row(limit + 0.2)) is None, "a level that lasts is no spike"
 
 
 def test_without_a_limit_nothing_finite_is_wrong():
@@ -97,9 +97,8 @@ def test_a_skipped_batch_leaves_the_weights_alone(spiky):
         }
         if any(row[name] > limits[name] for name in history):
             expected.append(row["step"])
-        else:
-            for name, seen in history.items():
-                seen.append(row[name])
+        for name, seen in history.items():
+            seen.append(row[name])
     assert skipped == expected
 
 
@@ -130,7 +129,7 @@ def test_a_gradient_that_is_not_finite_names_its_step_rank_and_weights(tokens, t
 
 @pytest.mark.slow
 def test_weights_that_are_not_finite_are_never_kept(tokens, tmp_path):
-    wild = attrs.evolve(TRAINING, optimizer=SGD(learning_rate=1e38), clip_grad_norm=None)
+    wild = attrs.evolve(TRAINING, optimizer=SGD(learning_rate=3e38, weight_decay=1e4), clip_grad_norm=None)
     with pytest.raises(StageError, match=r"after step \d+ weights are not finite \(.*weight.* on rank 0"):
         trained(section(training=wild), tokens, tmp_path, checkpoint_interval=1)
     for checkpoint in next(tmp_path.glob("*/checkpoints")).glob("[0-9]*"):

@@ -25,17 +25,14 @@ class Watch:
         self._history = {name: deque(maxlen=anomalies.window) for name in _WATCHED}
         self.skipped_in_a_row = 0
         for row in rows:
-            if "skipped" not in row:
-                self._remember(row)
+            self._remember(row)
             self.count(is_skipped="skipped" in row)
 
     def verdict(self, row: Mapping[str, Any]) -> str | None:
         """What is wrong with this step, in words; None if nothing is."""
         wrong = ", ".join(self._wrong(row))
-        if wrong:
-            return wrong
         self._remember(row)
-        return None
+        return wrong or None
 
     def count(self, *, is_skipped: bool) -> None:
         """Take note of a step."""
@@ -55,8 +52,10 @@ class Watch:
                     )
 
     def _remember(self, row: Mapping[str, Any]) -> None:
+        # Spikes too: a level that lasts is no spike.
         for name, history in self._history.items():
-            history.append(row[name])
+            if math.isfinite(row.get(name, math.nan)):
+                history.append(row[name])
 
 
 def share(wrong: str | None, source: int, context: ParallelContext, device: str) -> str | None:
