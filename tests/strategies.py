@@ -279,7 +279,13 @@ sections = st.one_of(
         )
     ),
     st.builds(ExportSection, logits_tolerance=positive, revision=revisions),
-    st.builds(QuantizeSection, scheme=schemes(counts), calibration_samples=counts, sequence_length=counts, seed=seeds),
+    st.builds(
+        QuantizeSection,
+        scheme=schemes(counts),
+        calibration_samples=counts,
+        sequence_length=st.integers(2, 64),
+        seed=seeds,
+    ),
     recipes().map(
         lambda recipe: EvaluateSection(
             measures=recipe.evaluation, sequence_length=recipe.objective.sequence_length, revision=2
