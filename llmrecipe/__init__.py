@@ -14,7 +14,7 @@ from llmrecipe.recipe.corpus import (
 from llmrecipe.recipe.evaluation import Perplexity, Samples
 from llmrecipe.recipe.model import Llama, Ratio
 from llmrecipe.recipe.objective import CausalLM
-from llmrecipe.recipe.optimizer import SGD, AdamW, Constant, Cosine, Linear
+from llmrecipe.recipe.optimizer import SGD, AdamW, Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction, Steps, Tokens
 from llmrecipe.recipe.recipe import Recipe
@@ -24,7 +24,8 @@ from llmrecipe.recipe.training import Anomalies, Dropout, Training
 
 __all__ = [
     "FP8", "GPTQ", "SGD", "W4A16", "W8A8", "W8A16", "AdamW", "Anomalies", "ByteLevelBPE", "CausalLM", "Constant",
-    "Corpus", "Cosine", "CsvFiles", "Dropout", "ExactDedup", "FixUnicode", "Fraction", "JsonlFiles", "Linear",
-    "Llama", "Parallelism", "ParquetFiles", "Perplexity", "PretrainedTokenizer", "PythonStdlib", "Quantize",
-    "Ratio", "Recipe", "RoundToNearest", "Runtime", "Samples", "Steps", "TextFiles", "Tokens", "Training",
+    "Corpus", "Cosine", "CsvFiles", "Dropout", "ExactDedup", "FixUnicode", "Fraction", "InverseSquareRoot",
+    "JsonlFiles", "Linear", "Llama", "Parallelism", "ParquetFiles", "Perplexity", "PretrainedTokenizer",
+    "PythonStdlib", "Quantize", "Ratio", "Recipe", "RoundToNearest", "Runtime", "Samples", "Steps", "TextFiles",
+    "Tokens", "Training", "WarmupStableDecay",
 ]  # fmt: skip

@@ -23,6 +23,7 @@ from llmrecipe import (
     ExactDedup,
     FixUnicode,
     Fraction,
+    InverseSquareRoot,
     JsonlFiles,
     Linear,
     Llama,
@@ -41,6 +42,7 @@ from llmrecipe import (
     TextFiles,
     Tokens,
     Training,
+    WarmupStableDecay,
 )
 from llmrecipe.sections import (
     EvaluateSection,
@@ -91,14 +93,24 @@ tokenizers = st.builds(ByteLevelBPE, vocab_size=st.integers(257, 9_999), end_of_
     PretrainedTokenizer, path=texts
 )
 weight_decays = st.floats(0, 10)
+no_decays = st.permutations(["norms", "biases", "embeddings"]).flatmap(
+    lambda kinds: st.integers(0, 3).map(lambda count: tuple(kinds[:count]))
+)
 optimizers = st.builds(
-    AdamW, learning_rate=positive, beta1=below_one, beta2=below_one, eps=positive, weight_decay=weight_decays
+    AdamW,
+    learning_rate=positive,
+    beta1=below_one,
+    beta2=below_one,
+    eps=positive,
+    weight_decay=weight_decays,
+    no_decay=no_decays,
 ) | st.builds(
     SGD,
     learning_rate=positive,
     momentum=st.floats(0, 1, exclude_min=True),
     nesterov=st.booleans(),
     weight_decay=weight_decays,
+    no_decay=no_decays,
 )
 roundings = st.builds(GPTQ, dampening_frac=positive) | st.builds(RoundToNearest)
 runtimes = st.builds(
@@ -128,10 +140,18 @@ def schemes(group_sizes):
 
 @st.composite
 def schedules(draw, steps):
-    warmup = draw(st.integers(0, max(steps - 2, 0)))
-    kind = draw(st.sampled_from([Constant, Linear, Cosine]))
-    given = draw(st.sampled_from([Steps(warmup), Fraction(warmup / steps)]))
-    return kind(warmup=given) if kind is Constant else kind(warmup=given, final=Fraction(draw(shares)))
+    def phase(count):
+        # A share is rounded up.
+        return draw(st.sampled_from([Steps(count), Fraction(max(count - 0.5, 0) / steps)]))
+
+    warmup = draw(st.integers(0, steps - 1))
+    kind = draw(st.sampled_from([Constant, Linear, Cosine, InverseSquareRoot, WarmupStableDecay]))
+    more = {}
+    if kind not in (Constant, InverseSquareRoot):
+        more["final"] = Fraction(draw(shares))
+    if kind is WarmupStableDecay:
+        more["decay"] = phase(draw(st.integers(1, steps - warmup)))
+    return kind(warmup=phase(warmup), **more)
 
 
 @st.composite
@@ -259,7 +279,13 @@ sections = st.one_of(
         )
     ),
     st.builds(ExportSection, logits_tolerance=positive, revision=revisions),
-    st.builds(QuantizeSection, scheme=schemes(counts), calibration_samples=counts, sequence_length=counts, seed=seeds),
+    st.builds(
+        QuantizeSection,
+        scheme=schemes(counts),
+        calibration_samples=counts,
+        sequence_length=st.integers(2, 64),
+        seed=seeds,
+    ),
     recipes().map(
         lambda recipe: EvaluateSection(
             measures=recipe.evaluation, sequence_length=recipe.objective.sequence_length, revision=2

@@ -21,6 +21,7 @@ from llmrecipe import (
     Samples,
     Steps,
     Tokens,
+    WarmupStableDecay,
 )
 from llmrecipe.recipe import checks
 
@@ -167,6 +168,18 @@ def test_a_proposed_warm_up_is_shorter_than_the_training(recipe, steps, warmup):
         assert found(changed(recipe, training__schedule=Cosine(warmup=Steps(longest)))) == {}
 
 
+@given(recipes(), st.integers(1, 50), st.integers(0, 49), st.integers(0, 60))
+def test_a_proposed_decay_fits_after_the_warm_up(recipe, steps, warmup, decay):
+    assume(warmup < steps)
+    changes = {"training__duration": Steps(steps)}
+    schedule = WarmupStableDecay(warmup=Steps(warmup), decay=Steps(decay))
+    reason = found(changed(recipe, **changes, training__schedule=schedule)).get("training.schedule.decay")
+    assert (reason is None) == (0 < decay <= steps - warmup)
+    if reason:
+        mended = attrs.evolve(schedule, decay=Steps(proposals(reason)[0]))
+        assert found(changed(recipe, **changes, training__schedule=mended)) == {}
+
+
 def test_a_warm_up_given_as_a_share_counts_the_steps_of_its_training():
     recipe = changed(SMALL, training__duration=Tokens(1), training__schedule=Cosine(warmup=Fraction(0.01)))
     assert found(recipe) == {
@@ -267,6 +280,7 @@ def test_a_proposed_name_is_accepted(name):
         ({"evaluation": (Perplexity(max_tokens=31),)}, "evaluation[0].max_tokens"),
         ({"training__optimizer": SGD(learning_rate=1.0, momentum=0.0, nesterov=True)}, "training.optimizer.nesterov"),
         ({"training__optimizer": AdamW(learning_rate=1.0, beta1=1.0)}, "training.optimizer.beta1"),
+        ({"training__optimizer__no_decay": ("norms", "biases", "norms")}, "training.optimizer.no_decay"),
         ({"compression": (Quantize(scheme=W4A16(group_size=32), seed=2**32),)}, "compression[0].seed"),
         ({"objective": CausalLM(sequence_length=2049)}, "objective.sequence_length"),
         ({"tokenizer__vocab_size": 256}, "tokenizer.vocab_size"),

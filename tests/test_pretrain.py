@@ -14,24 +14,12 @@ import psutil
 import pytest
 import torch
 import yaml
+from plain_training import plain_losses
 from tiny_training import LENGTH, MODEL, TRAINING, VOCAB_SIZE, column, section, trained, write_tokens
 from transformers import LlamaForCausalLM
 
-from llmrecipe import (
-    SGD,
-    AdamW,
-    Constant,
-    Cosine,
-    Fraction,
-    Linear,
-    Parallelism,
-    Runtime,
-    Steps,
-    artifacts,
-    codec,
-)
+from llmrecipe import SGD, Parallelism, Runtime, Steps, artifacts, codec
 from llmrecipe.engines.nanotron import bootstrap, llama, weights
-from llmrecipe.engines.nanotron.schedule import learning_rate_factor
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
 
@@ -81,17 +69,7 @@ def test_tied_embeddings_train_alike_on_four_ranks(tokens, tmp_path):
 
 @pytest.mark.slow
 def test_a_plain_transformers_loop_has_the_same_losses(tokens, one_rank):
-    losses = _plain_losses(tokens, AdamW(learning_rate=1e-3))
-
-    assert column(one_rank, "loss") == pytest.approx(losses, rel=1e-4)
-
-
-@pytest.mark.slow
-def test_sgd_is_torchs_sgd(tokens, tmp_path):
-    sgd = SGD(learning_rate=0.05, momentum=0.9, nesterov=True, weight_decay=0.01)
-    result = trained(section(training=attrs.evolve(TRAINING, optimizer=sgd)), tokens, tmp_path)
-
-    assert column(result, "loss") == pytest.approx(_plain_losses(tokens, sgd), rel=1e-4)
+    assert column(one_rank, "loss") == pytest.approx(plain_losses(tokens, TRAINING), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -102,55 +80,6 @@ def test_bfloat16_accumulates_in_float32_under_zero(tokens, tmp_path, one_rank):
 
     assert all(weight.dtype == torch.bfloat16 for weight in weights.read_whole(result.checkpoint).values())
     assert column(result, "loss") == pytest.approx(column(one_rank, "loss"), rel=5e-3)
-
-
-def _plain_losses(tokens: Path, optimizer: AdamW | SGD) -> list[float]:
-    """The training of `section()`, written down by hand."""
-    torch.manual_seed(TRAINING.seed)
-    model = LlamaForCausalLM(llama.transformers_config(MODEL, VOCAB_SIZE, 0))
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() == 1]
-    groups = [
-        {"params": matrices, "weight_decay": optimizer.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    if isinstance(optimizer, AdamW):
-        step_taker = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-8)
-    else:
-        step_taker = torch.optim.SGD(groups, lr=1.0, momentum=0.9, nesterov=True)
-    row = np.fromfile(tokens / "train" / "00000.ds", "<u2").astype(np.int64)
-    order = np.random.default_rng([TRAINING.seed, 0]).permutation((len(row) - 1) // LENGTH)
-    # Three steps up, seven along half a cosine from the peak to a tenth of it.
-    cosine = [0.1 + 0.9 * (1 + np.cos(np.pi * i / 7)) / 2 for i in range(1, 8)]
-    losses = []
-    for step, factor in enumerate([1 / 3, 2 / 3, 1.0, *cosine]):
-        batch = torch.stack([torch.from_numpy(row[i * LENGTH : (i + 1) * LENGTH + 1]) for i in order[step * 8 :][:8]])
-        logits = model(input_ids=batch[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-        step_taker.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in step_taker.param_groups:
-            group["lr"] = optimizer.learning_rate * factor
-        step_taker.step()
-        losses.append(loss.item())
-    return losses
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        (Constant(warmup=Steps(2)), [0.5, 1, 1, 1, 1]),
-        (Linear(warmup=Steps(1), final=Fraction(0.2)), [1, 0.8, 0.6, 0.4, 0.2]),
-        (Linear(warmup=Steps(0), final=Fraction(0.0)), [1, 0.75, 0.5, 0.25, 0]),
-        (Cosine(warmup=Fraction(0.2), final=Fraction(0.0)), [1, 0.8535533905932737, 0.5, 0.14644660940672627, 0]),
-        (Cosine(warmup=Steps(4), final=Fraction(0.1)), [0.25, 0.5, 0.75, 1, 0.1]),
-    ],
-)
-def test_learning_rate_follows_its_schedule(schedule, expected):
-    training = attrs.evolve(TRAINING, duration=Steps(5), schedule=schedule)
-
-    assert [learning_rate_factor(training, LENGTH, step) for step in range(5)] == pytest.approx(expected)
 
 
 def test_weights_survive_the_way_to_nanotron_and_back():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_training import TRAINING, column, section, trained, write_tokens
 
-from llmrecipe import SGD, Parallelism, Training
+from llmrecipe import SGD, AdamW, Parallelism, Steps, Training, WarmupStableDecay
 from llmrecipe.engines.nanotron import weights
 
 pytestmark = pytest.mark.slow
@@ -74,8 +74,12 @@ def test_a_training_continues_under_another_layout(tokens, tmp_path, straight, b
         {"precision": "bfloat16"},
         {"optimizer": SGD(learning_rate=0.05, momentum=0.9)},
         {"optimizer": SGD(learning_rate=0.05, momentum=0.0)},
+        {
+            "optimizer": AdamW(learning_rate=1e-3, no_decay=()),
+            "schedule": WarmupStableDecay(warmup=Steps(3), decay=Steps(6)),
+        },
     ],
-    ids=["bfloat16", "momentum", "plain"],
+    ids=["bfloat16", "momentum", "plain", "schedule"],
 )
 def test_the_same_layout_continues_bit_for_bit(tokens, tmp_path, changes):
     training = attrs.evolve(TRAINING, **changes)

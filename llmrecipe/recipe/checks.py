@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from llmrecipe.errors import Violation
 from llmrecipe.recipe.compression import W4A16, Scheme
 from llmrecipe.recipe.evaluation import Perplexity, Samples
-from llmrecipe.recipe.optimizer import SGD, AdamW
+from llmrecipe.recipe.optimizer import SGD, AdamW, WarmupStableDecay
 from llmrecipe.recipe.proposals import choice, divisors, largest_group, multiples_near
-from llmrecipe.recipe.quantity import Steps
+from llmrecipe.recipe.quantity import Phase
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import field_violations
 from llmrecipe.recipe.tokenizer import ByteLevelBPE
@@ -204,16 +204,28 @@ def _global_batch(recipe: Recipe) -> Findings:
 
 @_rule("training.duration", "training.global_batch_size", "training.schedule", "objective.sequence_length")
 def _steps(recipe: Recipe) -> Findings:
-    length, training = recipe.objective.sequence_length, recipe.training
+    length, training, schedule = recipe.objective.sequence_length, recipe.training, recipe.training.schedule
     steps, warmup = training.num_steps(length), training.warmup_steps(length)
     if steps < 1:
         yield "training.duration", "Steps(0) trains nothing; use at least Steps(1)"
     elif warmup >= steps:
-        given = "Steps" if isinstance(training.schedule.warmup, Steps) else "Fraction"
         yield (
             "training.schedule.warmup",
-            f"this {given} is {warmup} steps, and the whole training is {steps}; use at most Steps({steps - 1})",
+            f"{_length(schedule.warmup, warmup)}, and the whole training is {steps}; use at most Steps({steps - 1})",
         )
+    elif isinstance(schedule, WarmupStableDecay):
+        decay = training.phase_steps(schedule.decay, length)
+        reason = f"{_length(schedule.decay, decay)}, "
+        if decay < 1:
+            reason += "which never reaches `final`; use at least Steps(1), or Constant in place of WarmupStableDecay"
+            yield "training.schedule.decay", reason
+        elif warmup + decay > steps:
+            reason += f"after a warm-up of {warmup}, and the whole training is {steps}"
+            yield "training.schedule.decay", f"{reason}; use at most Steps({steps - warmup}), or a shorter warm-up"
+
+
+def _length(phase: Phase, steps: int) -> str:
+    return f"this {type(phase).__name__} is {steps} steps"
 
 
 @_rule("training.optimizer")

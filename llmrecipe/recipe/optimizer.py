@@ -1,9 +1,22 @@
 """How gradients become updates, and how the learning rate moves."""
 
+from typing import Literal
+
 import attrs
 
-from llmrecipe.recipe.quantity import Fraction, Warmup
-from llmrecipe.recipe.schema import at_least, between, define, greater_than
+from llmrecipe.recipe.quantity import Fraction, Phase
+from llmrecipe.recipe.schema import at_least, between, define, greater_than, no_duplicates
+
+NoDecay = tuple[Literal["norms", "biases", "embeddings"], ...]
+"""Kinds of weights that weight decay leaves alone; `()` decays every weight.
+
+`norms` are the weights and biases of normalization layers, `biases` those of any layer. `embeddings` are the tables
+that a model looks its input up in; an output layer is one where it shares the table's weight, and else is not.
+"""
+
+
+def _no_decay() -> NoDecay:
+    return attrs.field(default=("norms", "biases"), validator=no_duplicates)
 
 
 @define("adamw")
@@ -23,7 +36,10 @@ class AdamW:
     """Added to the root of the squared mean."""
 
     weight_decay: float = attrs.field(default=0.1, validator=at_least(0))
-    """Share of a weight, times the learning rate, taken away at a step; norms are exempt."""
+    """Share of a weight, times the learning rate, taken away at a step."""
+
+    no_decay: NoDecay = _no_decay()
+    """Weights that weight decay leaves alone: any of `norms`, `biases` and `embeddings`."""
 
 
 @define("sgd")
@@ -40,7 +56,10 @@ class SGD:
     """Whether the momentum looks one step ahead (Nesterov 1983)."""
 
     weight_decay: float = attrs.field(default=0.0, validator=at_least(0))
-    """Added to the gradient as this times the weight; norms are exempt."""
+    """Added to the gradient as this times the weight."""
+
+    no_decay: NoDecay = _no_decay()
+    """Weights that weight decay leaves alone: any of `norms`, `biases` and `embeddings`."""
 
 
 Optimizer = AdamW | SGD
@@ -50,7 +69,7 @@ Optimizer = AdamW | SGD
 class Constant:
     """Warm up linearly, then stay."""
 
-    warmup: Warmup = Fraction(0.01)
+    warmup: Phase = Fraction(0.01)
     """Length of the warm-up, in steps or as a share of the training."""
 
 
@@ -58,7 +77,7 @@ class Constant:
 class Linear:
     """Warm up linearly, then fall in a straight line to the last step."""
 
-    warmup: Warmup = Fraction(0.01)
+    warmup: Phase = Fraction(0.01)
     """Length of the warm-up, in steps or as a share of the training."""
 
     final: Fraction = Fraction(0.1)
@@ -69,11 +88,37 @@ class Linear:
 class Cosine:
     """Warm up linearly, then fall along half a cosine to the last step (Loshchilov and Hutter 2017)."""
 
-    warmup: Warmup = Fraction(0.01)
+    warmup: Phase = Fraction(0.01)
     """Length of the warm-up, in steps or as a share of the training."""
 
     final: Fraction = Fraction(0.1)
     """Learning rate at the last step, as a share of the peak."""
 
 
-Schedule = Constant | Linear | Cosine
+@define("inverse_square_root")
+class InverseSquareRoot:
+    """Warm up linearly, then fall with the square root of the step (Vaswani et al. 2017).
+
+    With steps counted from 1, step s after a warm-up of w steps learns at peak × √(w / s): at the peak in the
+    warm-up's last step, at half of it in step 4w. Without a warm-up w is 1, so that the first step is at the peak.
+    """
+
+    warmup: Phase = Fraction(0.01)
+    """Length of the warm-up, in steps or as a share of the training; a longer one also makes the fall slower."""
+
+
+@define("warmup_stable_decay")
+class WarmupStableDecay:
+    """Warm up linearly, stay, then fall in a straight line to the last step (Hu et al. 2024, MiniCPM)."""
+
+    warmup: Phase = Fraction(0.01)
+    """Length of the warm-up, in steps or as a share of the training."""
+
+    decay: Phase = Fraction(0.2)
+    """Length of the fall at the end, in steps or as a share of the training."""
+
+    final: Fraction = Fraction(0.0)
+    """Learning rate at the last step, as a share of the peak."""
+
+
+Schedule = Constant | Linear | Cosine | InverseSquareRoot | WarmupStableDecay

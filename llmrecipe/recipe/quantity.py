@@ -30,4 +30,5 @@ class Fraction:
 
 
 Duration = Tokens | Steps
-Warmup = Steps | Fraction
+Phase = Steps | Fraction
+"""The length of a part of a training; a share is of its steps, rounded up."""

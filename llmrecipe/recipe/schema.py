@@ -100,6 +100,13 @@ def not_empty(owner: object, attribute: attrs.Attribute, value: Any) -> None:
         raise FieldError(owner, attribute.name, "must not be empty")
 
 
+def no_duplicates(owner: object, attribute: attrs.Attribute, value: tuple) -> None:
+    """A validator: no item stands twice in the tuple."""
+    for item in dict.fromkeys(value):
+        if value.count(item) > 1:
+            raise FieldError(owner, attribute.name, f"names {item!r} {value.count(item)} times; keep one")
+
+
 def field_violations(value: object, path: str) -> Iterator[Violation]:
     """Every field below `value` that breaks its own rules; `path` is where `value` stands."""
     if isinstance(value, tuple):

@@ -6,7 +6,7 @@ from typing import Literal
 import attrs
 
 from llmrecipe.recipe.optimizer import Cosine, Optimizer, Schedule
-from llmrecipe.recipe.quantity import Duration, Fraction, Steps
+from llmrecipe.recipe.quantity import Duration, Fraction, Phase, Steps
 from llmrecipe.recipe.schema import at_least, below, define, greater_than
 
 
@@ -92,7 +92,10 @@ class Training:
 
     def warmup_steps(self, sequence_length: int) -> int:
         """Optimizer steps of the warm-up."""
-        warmup = self.schedule.warmup
-        if isinstance(warmup, Fraction):
-            return math.ceil(warmup.of_total * self.num_steps(sequence_length))
-        return warmup.count
+        return self.phase_steps(self.schedule.warmup, sequence_length)
+
+    def phase_steps(self, phase: Phase, sequence_length: int) -> int:
+        """Optimizer steps of a part of this training."""
+        if isinstance(phase, Fraction):
+            return math.ceil(phase.of_total * self.num_steps(sequence_length))
+        return phase.count

@@ -1,38 +1,77 @@
-"""The recipe's optimizer in place of nanotron's own, which knows AdamW alone."""
+"""The recipe's optimizer in place of nanotron's own, which knows AdamW alone and one weight decay for every weight."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from nanotron import helpers
+from nanotron.optim.named_optimizer import NamedOptimizer
 
-from llmrecipe.recipe.optimizer import AdamW, Optimizer
+from llmrecipe.recipe.optimizer import AdamW, NoDecay, Optimizer
 
 _build_with_adamw = helpers.init_optimizer_and_grad_accumulator
 
+NamedParameters = list[tuple[str, torch.Tensor]]
+
 
 def init_optimizer_and_grad_accumulator(optimizer: Optimizer, **arguments: Any) -> tuple[Any, Any]:
-    """nanotron's builder with the recipe's optimizer; norms are left out of weight decay."""
+    """nanotron's builder with the recipe's optimizer."""
 
-    def build(groups: list[dict[str, Any]], **_: Any) -> torch.optim.Optimizer:
-        split = [
-            {**group, "params": [p for p in group["params"] if decays(p) == decay], "weight_decay": weight_decay}
-            for group in groups
-            for decay, weight_decay in ((True, optimizer.weight_decay), (False, 0.0))
-        ]
-        if isinstance(optimizer, AdamW):
-            betas = (optimizer.beta1, optimizer.beta2)
-            return torch.optim.AdamW(split, lr=optimizer.learning_rate, betas=betas, eps=optimizer.eps, fused=True)
-        return torch.optim.SGD(
-            split, lr=optimizer.learning_rate, momentum=optimizer.momentum, nesterov=optimizer.nesterov
+    def named_optimizer(named_params_or_groups: Iterable[Any], **_: Any) -> NamedOptimizer:
+        # This is the innermost builder: what it gets are the names of the weights with what is optimized in their
+        # place, which is a flat piece under ZeRO and a float32 copy where those accumulate.
+        return NamedOptimizer(
+            _groups(_named_parameters(named_params_or_groups), optimizer),
+            optimizer_builder=lambda groups: build(optimizer, groups),
         )
 
-    def decays(parameter: torch.Tensor) -> bool:
-        # ZeRO hands out flat pieces; `orig_data` is the weight that a piece was cut from.
-        return getattr(parameter, "orig_data", parameter).dim() > 1
-
-    theirs = helpers.AdamW
-    helpers.AdamW = build
+    theirs = helpers.NamedOptimizer
+    helpers.NamedOptimizer = named_optimizer
     try:
         return _build_with_adamw(**arguments)
     finally:
-        helpers.AdamW = theirs
+        helpers.NamedOptimizer = theirs
+
+
+def build(optimizer: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """torch's optimizer for parameter groups that bring their weight decay."""
+    if isinstance(optimizer, AdamW):
+        betas = (optimizer.beta1, optimizer.beta2)
+        return torch.optim.AdamW(groups, lr=optimizer.learning_rate, betas=betas, eps=optimizer.eps, fused=True)
+    return torch.optim.SGD(groups, lr=optimizer.learning_rate, momentum=optimizer.momentum, nesterov=optimizer.nesterov)
+
+
+def is_left_alone(name: str, no_decay: NoDecay) -> bool:
+    """Whether weight decay leaves the weight alone that nanotron calls `name`.
+
+    A weight that is tied to others has the name of the first of them: an output layer that of the token embedding.
+    """
+    *_, module, leaf = (part for part in name.split(".") if part != "pp_block")
+    is_of_kind = {
+        "norms": module.endswith("norm"),
+        "biases": leaf == "bias",
+        "embeddings": module.endswith("embedding"),
+    }
+    return any(is_of_kind[kind] for kind in no_decay)
+
+
+def _groups(named_parameters: NamedParameters, optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What decays, then what doesn't: two groups on every rank, whatever weights it has."""
+    decayed: NamedParameters = []
+    left_alone: NamedParameters = []
+    for name, parameter in named_parameters:
+        kind = left_alone if is_left_alone(name, optimizer.no_decay) else decayed
+        kind.append((name, parameter))
+    return [
+        {"named_params": decayed, "weight_decay": optimizer.weight_decay},
+        {"named_params": left_alone, "weight_decay": 0.0},
+    ]
+
+
+def _named_parameters(named_params_or_groups: Iterable[Any]) -> NamedParameters:
+    """The weights of nanotron's groups, which it makes under ZeRO and for float32 copies, or those that it lists."""
+    return [
+        pair
+        for entry in named_params_or_groups
+        for pair in (entry["named_params"] if isinstance(entry, dict) else [entry])
+    ]

@@ -5,7 +5,7 @@ import math
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from llmrecipe.recipe.optimizer import Constant, Linear
+from llmrecipe.recipe.optimizer import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 from llmrecipe.recipe.training import Training
 
 
@@ -17,17 +17,32 @@ def learning_rate_scheduler(training: Training, sequence_length: int, optimizer:
 def learning_rate_factor(training: Training, sequence_length: int, step: int) -> float:
     """Share of the peak learning rate that the optimizer step number `step`, counted from 0, uses.
 
-    The warm-up's first step already learns, at peak / warm-up steps; its last step is at the peak, and the last step
-    of the training at the schedule's final share.
+    The warm-up's first step already learns, at peak / warm-up steps; its last step is at the peak, and so is the first
+    step of a training without one. The last step of the training is at the schedule's final share, if it has one.
     """
     warmup = training.warmup_steps(sequence_length)
     if step < warmup:
         return (step + 1) / warmup
-    schedule = training.schedule
-    if isinstance(schedule, Constant):
-        return 1.0
-    first, last = max(warmup - 1, 0), training.num_steps(sequence_length) - 1
-    progress = min((step - first) / (last - first), 1.0) if last > first else 1.0
-    remaining = 1 - progress if isinstance(schedule, Linear) else (1 + math.cos(math.pi * progress)) / 2
-    final = schedule.final.of_total
-    return final + (1 - final) * remaining
+    peak, last = max(warmup - 1, 0), training.num_steps(sequence_length) - 1
+    match training.schedule:
+        case Constant():
+            return 1.0
+        case Linear(final=final):
+            return _between(final.of_total, 1 - _progress(step, peak, last))
+        case Cosine(final=final):
+            return _between(final.of_total, (1 + math.cos(math.pi * _progress(step, peak, last))) / 2)
+        case InverseSquareRoot():
+            return math.sqrt((peak + 1) / (step + 1))
+        case WarmupStableDecay(decay=decay, final=final):
+            start = max(last - training.phase_steps(decay, sequence_length), peak)
+            return _between(final.of_total, 1 - _progress(step, start, last))
+
+
+def _progress(step: int, start: int, end: int) -> float:
+    """How far `step` is on the way from `start` (0) to `end` (1); a way of no length is behind it."""
+    return min(max((step - start) / (end - start), 0.0), 1.0) if end > start else 1.0
+
+
+def _between(final: float, height: float) -> float:
+    """From the final share (height 0) to the peak (height 1)."""
+    return final + (1 - final) * height

@@ -1,0 +1,58 @@
+"""The training of `tiny_training` written down by hand, with transformers' Llama and torch's optimizers."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tiny_training import LENGTH, MODEL, VOCAB_SIZE
+from transformers import LlamaForCausalLM
+
+from llmrecipe import AdamW, Llama, Training
+from llmrecipe.engines.nanotron import llama
+
+# Three steps up, seven along half a cosine from the peak to a tenth of it.
+FACTORS = [1 / 3, 2 / 3, 1.0, *(0.1 + 0.9 * (1 + np.cos(np.pi * i / 7)) / 2 for i in range(1, 8))]
+
+
+def plain_losses(
+    tokens: Path,
+    training: Training,
+    model: Llama = MODEL,
+    decays: Callable[[str], bool] = lambda name: "norm" not in name,
+) -> list[float]:
+    """The loss of every step.
+
+    Args:
+        tokens: the tokens artifact.
+        training: gives the seed, the optimizer and the batch; the schedule is `FACTORS`.
+        model: the model.
+        decays: whether weight decay applies to a weight, by transformers' name.
+    """
+    optimizer, batch_size = training.optimizer, training.global_batch_size
+    torch.manual_seed(training.seed)
+    network = LlamaForCausalLM(llama.transformers_config(model, VOCAB_SIZE, 0))
+    groups = [
+        {"params": [weight], "weight_decay": optimizer.weight_decay if decays(name) else 0.0}
+        for name, weight in network.named_parameters()
+    ]
+    if isinstance(optimizer, AdamW):
+        stepper = torch.optim.AdamW(groups, lr=1.0, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps)
+    else:
+        stepper = torch.optim.SGD(groups, lr=1.0, momentum=optimizer.momentum, nesterov=optimizer.nesterov)
+    row = np.fromfile(tokens / "train" / "00000.ds", "<u2").astype(np.int64)
+    order = np.random.default_rng([training.seed, 0]).permutation((len(row) - 1) // LENGTH)
+    losses = []
+    for step, factor in enumerate(FACTORS):
+        chosen = order[step * batch_size :][:batch_size]
+        batch = torch.stack([torch.from_numpy(row[i * LENGTH : (i + 1) * LENGTH + 1]) for i in chosen])
+        logits = network(input_ids=batch[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        stepper.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), training.clip_grad_norm)
+        for group in stepper.param_groups:
+            group["lr"] = optimizer.learning_rate * factor
+        stepper.step()
+        losses.append(loss.item())
+    return losses
