@@ -10,17 +10,14 @@ import pytest
 import torch
 from tiny_training import TRAINING, column, section, trained, write_tokens
 
-from llmrecipe import SGD, Anomalies, Parallelism, Steps
+from llmrecipe import SGD, Anomalies, Constant, Parallelism, Steps
 from llmrecipe.engines.nanotron import bootstrap, weights
 from llmrecipe.errors import StageError
 
 DATA = Parallelism(data=2, micro_batch_size=4)
 PIPELINE = Parallelism(pipeline=2, micro_batch_size=4)
 SPIKY = attrs.evolve(
-    TRAINING,
-    duration=Steps(16),
-    anomalies=Anomalies(action="skip", spike_sigmas=1.0, window=4),
-    optimizer=SGD(learning_rate=0.5),
+    TRAINING, duration=Steps(16), anomalies=Anomalies(action="skip", spike_sigmas=1.0, window=4), validation_interval=8
 )
 
 
@@ -92,7 +89,7 @@ def test_a_skipped_batch_leaves_the_weights_alone(spiky):
     expected = []
     for row in spiky.metrics:
         limits = {
-            name: statistics.fmean(seen[-4:]) + statistics.pstdev(seen[-4:]) if len(seen) >= 2 else math.inf
+            name: statistics.fmean(seen[-4:]) + 1.0 * statistics.pstdev(seen[-4:]) if len(seen) >= 2 else math.inf
             for name, seen in history.items()
         }
         if any(row[name] > limits[name] for name in history):
@@ -132,8 +129,7 @@ def test_weights_that_are_not_finite_are_never_kept(tokens, tmp_path):
     wild = attrs.evolve(TRAINING, optimizer=SGD(learning_rate=3e38, weight_decay=1e4), clip_grad_norm=None)
     with pytest.raises(StageError, match=r"after step \d+ weights are not finite \(.*weight.* on rank 0"):
         trained(section(training=wild), tokens, tmp_path, checkpoint_interval=1)
-    for checkpoint in next(tmp_path.glob("*/checkpoints")).glob("[0-9]*"):
-        assert all(weight.isfinite().all() for weight in weights.read_whole(checkpoint).values())
+    assert list(tmp_path.glob("*/checkpoints/[0-9]*")) == []
 
 
 @pytest.mark.slow
@@ -153,7 +149,11 @@ def test_a_training_in_which_every_step_is_broken_ends(tokens, tmp_path):
 def test_the_best_weights_are_kept_and_handed_on(tokens, tmp_path):
     # Learns, then is thrown off: the lowest validation loss comes before the last step.
     training = attrs.evolve(
-        TRAINING, duration=Steps(14), validation_interval=2, optimizer=SGD(learning_rate=3.0), clip_grad_norm=None
+        TRAINING,
+        duration=Steps(14),
+        validation_interval=2,
+        optimizer=SGD(learning_rate=4.0),
+        schedule=Constant(warmup=Steps(8)),
     )
     last = trained(section(training=training), tokens, tmp_path / "last")
     measured = {row["step"]: row["validation_loss"] for row in last.metrics if "validation_loss" in row}

@@ -224,9 +224,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         where = f" ({ranks})" if ranks else ""
         what = f"step {self.iteration_step} has {wrong}{where}"
         if self.training.anomalies.action == "stop":
-            self._stop(
-                f"{what}; its batch is not learned from. To pass over such batches: training.anomalies.action = 'skip'"
-            )
+            self._stop(f"{what}, and training.anomalies.action = 'stop'; 'skip' would go on with the next batch")
         if self.watch.skipped_in_a_row > _MOST_SKIPPED:
             self._stop(f"{what}, and the {_MOST_SKIPPED} steps before it were broken too")
         if self.is_logger:
