@@ -1,6 +1,5 @@
 """`llmrecipe certify`: what passes, what doesn't, and what is said of it."""
 
-import json
 import math
 import re
 import shutil
@@ -17,6 +16,7 @@ from llmrecipe.certify.comparison import EXACT, ROUNDING, WeightsDifference, com
 from llmrecipe.certify.run import Run
 from llmrecipe.cli.main import main
 from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.engines.weights_difference import weights_difference
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ROWS = [
@@ -117,21 +117,32 @@ def write_checkpoint(directory: Path, weights: dict[str, torch.Tensor]) -> Path:
     return directory
 
 
-def test_weights_are_compared_to_the_last_bit(tmp_path):
+def test_weights_are_compared_by_name_shape_and_format(tmp_path):
     weights = {"a": torch.ones(3, dtype=torch.bfloat16), "b": torch.zeros(2, 2, dtype=torch.bfloat16)}
     straight = write_checkpoint(tmp_path / "straight", weights)
 
     def found(name: str, other: dict[str, torch.Tensor]) -> tuple[float, str]:
-        difference, number_format = proof.weights_difference(straight, write_checkpoint(tmp_path / name, other))
-        assert number_format == "bfloat16"
-        return difference.largest, difference.where
+        difference = weights_difference(straight, write_checkpoint(tmp_path / name, other))
+        assert difference["dtype"] == "bfloat16"
+        return difference["largest"], difference["where"]
 
     assert found("equal", weights) == (0.0, "")
-    assert found("in another format", weights | {"a": weights["a"].float()}) == (math.inf, "a")
     assert found("rounded", weights | {"a": torch.tensor([1, 1 + 2**-7, 1], dtype=torch.bfloat16)}) == (2**-7, "a")
+    assert found("in another format", weights | {"a": weights["a"].float()}) == (math.inf, "a")
+    assert found("of another shape", weights | {"a": weights["a"][:2]}) == (math.inf, "a")
     assert found("lost", {"a": weights["a"]}) == (math.inf, "b")
     assert found("broken", weights | {"b": weights["b"] * math.nan}) == (math.inf, "b")
-    assert 0 < found("negative zero", weights | {"b": -weights["b"]})[0] < 1e-300
+
+
+def test_weights_of_other_bits_are_not_identical(tmp_path):
+    one = write_checkpoint(tmp_path / "one", {"w": torch.zeros(2)})
+    other = write_checkpoint(tmp_path / "other", {"w": -torch.zeros(2)})
+
+    difference, number_format = proof.weights_difference(one, other)
+
+    assert number_format == "float32"
+    assert failing(ROWS, difference) == {"weights": difference.where}
+    assert failing(ROWS, difference, FLOAT32) == {}
 
 
 def test_made_tokens_are_a_tokens_artifact(tmp_path):
@@ -198,26 +209,30 @@ def test_an_exact_training_is_certified(capfd, project):
     assert not (project / ".llmrecipe/certify/small").exists()
 
 
-@pytest.mark.slow
 def test_a_training_that_is_not_exact_fails_and_is_kept(capfd, project, monkeypatch):
-    """A stage that forgets its state: the killed training starts again, with another seed."""
+    """Of an engine that starts a resumed training with a learning rate of 0, and so learns a little less."""
 
-    def forget(self: Run, step: int) -> tuple[int, int]:
-        params = json.loads((self.root / "params.yaml").read_text())
-        params["small-pretrain"]["training"]["seed"] += 1
-        artifacts.write_json(self.root / "params.yaml", params)
-        return step, 0
+    def train(run: Run) -> list[dict]:
+        resumed = run.root.name == "killed"
+        run.checkpoint.parent.mkdir(parents=True)
+        write_checkpoint(run.checkpoint, {"w": torch.tensor([1.0, 0.5 if resumed else 0.25])})
+        return changed(3, learning_rate=0.0) if resumed else ROWS
 
-    monkeypatch.setattr(Run, "train_until_killed", forget)
+    monkeypatch.setattr(Run, "train", train)
+    monkeypatch.setattr(Run, "train_until_killed", lambda run, step: (step, 2))
 
     assert main(["certify", "small", "--steps", "8"]) == 1
 
     out, _ = capfd.readouterr()
-    killed = next(line for line in out.splitlines() if line.startswith("killed at step"))
-    assert re.search(r"identical +(identical|different) +\S+e-\d+ +\S+e-\d+ +fails *$", killed)
-    assert "not certified: small is not exact; the trainings are kept in .llmrecipe/certify/small" in out
-    assert re.search(r"killed at step 3 and resumed: loss \S+ apart, \w+ of step \d; must be identical", out)
-    assert re.search(r"killed at step 3 and resumed: weights \S+ apart, model\.\S+; must be identical", out)
+    assert re.search(
+        r"^killed at step 3 and resumed +1.0e\+00 identical identical +2.5e-01 fails *$", out, re.MULTILINE
+    )
+    assert re.search(r"^under tensor 2 +(identical +){4}passes *$", out, re.MULTILINE)
+    assert out.endswith(
+        "not certified: small is not exact; the trainings are kept in .llmrecipe/certify/small\n"
+        "  killed at step 3 and resumed: learning rate 1.0e+00 apart, learning_rate of step 3; must be identical\n"
+        "  killed at step 3 and resumed: weights 2.5e-01 apart, w; must be identical\n"
+    )
     assert (project / ".llmrecipe/certify/small/killed/params.yaml").exists()
 
 

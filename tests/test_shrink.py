@@ -86,11 +86,11 @@ def test_the_warmup_keeps_its_share_of_the_training(warmup, expected):
 def test_a_field_of_the_training_that_is_not_known_here_survives():
     @attrs.frozen(kw_only=True)
     class Newer(type(RECIPE.training)):
-        dropout: float
+        not_known_here: float
 
     fields = {field.name: getattr(RECIPE.training, field.name) for field in attrs.fields(type(RECIPE.training))}
 
-    assert shrunk(training=Newer(**fields, dropout=0.1)).training.dropout == 0.1
+    assert shrunk(training=Newer(**fields, not_known_here=0.1)).training.not_known_here == 0.1
 
 
 @pytest.mark.parametrize(

@@ -92,16 +92,16 @@ class Proof:
 
 
 def weights_difference(one: Path, other: Path) -> tuple[WeightsDifference, str]:
-    """How far the weights of two checkpoints are apart, and their number format."""
+    """How far the weights of two checkpoint artifacts are apart, and their number format."""
     # In a process of its own: reading weights takes torch.
     command = [sys.executable, "-P", "-m", "llmrecipe.engines.weights_difference", str(one), str(other)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     found = json.loads(done.stdout)
-    largest = found["largest"]
+    largest, where = found["largest"], found["where"]
     if largest == 0 and _digests(one) != _digests(other):
-        # Zeros of different signs: no distance, but not the same bits.
-        largest = sys.float_info.min
-    return WeightsDifference(largest=largest, where=found["where"]), found["dtype"]
+        # No distance, but not the same bits.
+        largest, where = sys.float_info.min, "zeros of different signs"
+    return WeightsDifference(largest=largest, where=where), found["dtype"]
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
