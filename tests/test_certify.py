@@ -38,7 +38,13 @@ def small() -> Recipe:
         tokenizer=ByteLevelBPE(vocab_size=300),
         model=Llama(hidden_size=128, num_layers=4, num_attention_heads=4, num_key_value_heads=2),
         objective=CausalLM(sequence_length=256),
-        training=Training(duration=Steps(1000), global_batch_size=64, optimizer=AdamW(learning_rate=1e-3)),
+        training=Training(
+            duration=Steps(1000),
+            global_batch_size=64,
+            optimizer=AdamW(learning_rate=1e-3),
+            dropout=Dropout(residual=0.1, attention=0.1, embedding=0.1),
+            z_loss=1e-4,
+        ),
     )
 """
 
@@ -104,9 +110,11 @@ def test_a_number_that_is_none_passes_nowhere():
         assert failing(changed(4, validation_loss=None), tolerance=tolerance) == {"loss": "validation_loss of step 4"}
 
 
-def test_every_step_is_logged_once():
+def test_every_step_is_logged_once_and_with_its_samples():
     assert failing([*ROWS[:6], *ROWS[4:]]) == {"samples": "step 5, logged 2 times"}
     assert failing([*ROWS[:4], *ROWS[5:]]) == {"samples": "step 5, logged 0 times"}
+    unknown = [{name: value for name, value in row.items() if name != "samples"} for row in ROWS]
+    assert failing(unknown) == {"samples": "step 1, logged without its samples"}
     assert failing([*ROWS, ROWS[-1] | {"step": 9}]) == {"samples": "9 steps in place of 8"}
 
 

@@ -9,7 +9,7 @@ import attrs
 Row = dict[str, Any]
 """A step of `metrics.jsonl`."""
 
-_MEASURED = ("loss", "validation_loss")
+_LOSSES = ("loss", "z_loss", "validation_loss")
 
 
 @attrs.frozen(kw_only=True)
@@ -73,7 +73,7 @@ def compare(
     """The training that left the rows `found` beside the one that left `expected`, all of its steps."""
     logged = _wrongly_logged(expected, found)
     samples = _largest(expected, found, ("samples",))
-    losses = _others(expected, found) if tolerance == EXACT else _MEASURED
+    losses = _others(expected, found) if tolerance == EXACT else _LOSSES
     return (
         _column("learning rate", _largest(expected, found, ("learning_rate",)), 0.0),
         _column("samples", (float("inf"), logged) if logged else samples, 0.0),
@@ -87,11 +87,13 @@ def _column(name: str, difference: tuple[float, str], allowed: float) -> Column:
 
 
 def _wrongly_logged(expected: list[Row], found: list[Row]) -> str:
-    """The first step that isn't logged exactly once, in words; empty if all are."""
-    times = Counter(row["step"] for row in found)
+    """The first step that isn't logged exactly once and with its samples, in words; empty if all are."""
+    times, by_step = Counter(row["step"] for row in found), _by_step(found)
     for row in expected:
         if times[row["step"]] != 1:
             return f"step {row['step']}, logged {times[row['step']]} times"
+        if "samples" not in by_step[row["step"]]:
+            return f"step {row['step']}, logged without its samples"
     return "" if len(found) == len(expected) else f"{len(found)} steps in place of {len(expected)}"
 
 
@@ -107,13 +109,17 @@ def _largest(expected: list[Row], found: list[Row], names: Iterable[str]) -> tup
 
 
 def _differences(expected: list[Row], found: list[Row], names: Iterable[str]) -> Iterator[tuple[float, str]]:
-    by_step = {row["step"]: row for row in found}
+    by_step = _by_step(found)
     for row in expected:
         if row["step"] in by_step:
             other = by_step[row["step"]]
             for name in names:
                 if row.get(name) != other.get(name):
                     yield _relative(row.get(name), other.get(name)), f"{name} of step {row['step']}"
+
+
+def _by_step(rows: list[Row]) -> dict[int, Row]:
+    return {row["step"]: row for row in rows}
 
 
 def _relative(one: Any, other: Any) -> float:

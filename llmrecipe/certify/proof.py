@@ -46,9 +46,6 @@ class Proof:
     tokens: Tokens
     """What they read."""
 
-    steps: int
-    """How long they are."""
-
     @classmethod
     def of(cls, recipe: Recipe, steps: int, tokens: Tokens) -> "Proof":
         """The proof of `recipe`, a valid one, with trainings of `steps` steps.
@@ -59,7 +56,7 @@ class Proof:
         layout = other_layout(small.parallelism, small.model)
         if max(small.parallelism.world_size, layout.world_size) > preflight.num_gpus():
             small = attrs.evolve(small, runtime=attrs.evolve(small.runtime, device="cpu"))
-        return cls(recipe=small, other=attrs.evolve(small, parallelism=layout), tokens=tokens, steps=steps)
+        return cls(recipe=small, other=attrs.evolve(small, parallelism=layout), tokens=tokens)
 
     def carry_out(self, folder: Path, report: Callable[[str], None]) -> list[Finding]:
         """Train three times below `folder`; `report` is told what comes.

@@ -72,13 +72,13 @@ def _steps(text: str) -> int:
 
 def _summary(proof: Proof) -> str:
     small, tokens = proof.recipe, proof.tokens
-    model, training, length = small.model, small.training, small.objective.sequence_length
+    training, length = small.training, small.objective.sequence_length
     facts = [
-        f"{small.name}, shrunk: {parameters(model.num_parameters(tokens.vocab_size))} parameters, {proof.steps} steps "
-        f"of {training.global_batch_size} × {length} tokens",
-        f"tokens: {tokens.origin}",
+        f"{parameters(small.model.num_parameters(tokens.vocab_size))} parameters",
+        f"{training.num_steps(length)} steps of {training.global_batch_size} × {length} tokens",
+        f"device {small.runtime.device}",
     ]
-    return "\n".join(facts)
+    return f"{small.name}, shrunk: {', '.join(facts)}\ntokens: {tokens.origin}"
 
 
 def _print_table(findings: Sequence[Finding]) -> None:
