@@ -12,15 +12,16 @@ def other_layout(parallelism: Parallelism, model: Model) -> Parallelism:
     A model that is spread over ranks becomes two whole replicas, with the optimizer's state spread if it wasn't, and
     whole replicas become one that is spread. One rank becomes two that share every matrix, or else the batch.
     """
-    shares_heads = model.num_key_value_heads % 2 == 0
-    alone = {"data": 1, "tensor": 1, "pipeline": 1, "micro_batch_size": 3 - parallelism.micro_batch_size}
+    micro_batch_size = 3 - parallelism.micro_batch_size
     if parallelism.tensor > 1 or parallelism.pipeline > 1:
-        changes = alone | {"data": 2, "zero_stage": 1 - parallelism.zero_stage}
-    elif parallelism.data > 1:
-        changes = alone | {"tensor": 2 if shares_heads else 1, "pipeline": 2}
+        # Anew, since choices for the ranks of one replica have no meaning for whole ones.
+        return Parallelism(data=2, zero_stage=1 - parallelism.zero_stage, micro_batch_size=micro_batch_size)
+    shares_heads = model.num_key_value_heads % 2 == 0
+    if parallelism.data > 1:
+        degrees = {"data": 1, "tensor": 2 if shares_heads else 1, "pipeline": 2}
     else:
-        changes = alone | ({"tensor": 2} if shares_heads else {"data": 2})
-    return attrs.evolve(parallelism, **changes)
+        degrees = {"tensor": 2} if shares_heads else {"data": 2}
+    return attrs.evolve(parallelism, **degrees, micro_batch_size=micro_batch_size)
 
 
 def in_words(parallelism: Parallelism) -> str:
