@@ -73,13 +73,9 @@ def _sections(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def _stage_entry(stage: Stage) -> dict[str, Any]:
-    command = ["llmrecipe", "stage", stage.kind, "--name", stage.name, "--runtime", stage.owner]
-    for role, path in stage.inputs.items():
-        command += ["--input", f"{role}={path}"]
-    command += ["--output", stage.output]
     entry = {
         "desc": inspect.getdoc(type(stage.section)),
-        "cmd": _literal(shlex.join(command)),
+        "cmd": _literal(shlex.join(stage.command)),
         "deps": sorted(map(_literal, stage.inputs.values())),
         "params": [stage.name],
         "outs": [f"{stage.output}/{name}" for name in stage.outs],

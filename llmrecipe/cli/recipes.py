@@ -28,14 +28,14 @@ def load_all(references: Sequence[str]) -> list[Recipe] | None:
     recipes = []
     for reference in references:
         try:
-            recipes.append(_load_valid(reference))
+            recipes.append(_load_ready(reference))
         except LLMRecipeError as error:
             show_error(error)
     return recipes if len(recipes) == len(references) else None
 
 
-def _load_valid(reference: str) -> Recipe:
-    """The recipe that `reference` names, after its warnings have been printed.
+def load_valid(reference: str) -> Recipe:
+    """The recipe that `reference` names, with nothing wrong in it; the files that it names may be missing.
 
     Raises:
         LoadError: it can't be loaded.
@@ -43,10 +43,22 @@ def _load_valid(reference: str) -> Recipe:
     """
     recipe = load(reference)
     found = checks.violations(recipe)
-    if not found:
-        found = preflight.violations(recipe, Path())
-        for warning in preflight.warnings(recipe):
-            show_warning(warning)
+    if found:
+        raise RecipeError(found)
+    return recipe
+
+
+def _load_ready(reference: str) -> Recipe:
+    """A valid recipe whose files are there, after its warnings have been printed.
+
+    Raises:
+        LoadError: it can't be loaded.
+        RecipeError: it can't work, or not in this folder, with every reason.
+    """
+    recipe = load_valid(reference)
+    found = preflight.violations(recipe, Path())
+    for warning in preflight.warnings(recipe):
+        show_warning(warning)
     if found:
         raise RecipeError(found)
     return recipe

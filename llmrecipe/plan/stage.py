@@ -55,3 +55,11 @@ class Stage:
     def products(self) -> tuple[str, ...]:
         """Paths of all that DVC keeps of it."""
         return tuple(f"{self.output}/{product}" for product in self.outs + self.metrics)
+
+    @property
+    def command(self) -> list[str]:
+        """The command line that does its work, in the project's folder."""
+        command = ["llmrecipe", "stage", self.kind, "--name", self.name, "--runtime", self.owner]
+        for role, path in self.inputs.items():
+            command += ["--input", f"{role}={path}"]
+        return [*command, "--output", self.output]

@@ -1,0 +1,31 @@
+"""Layouts of a shrunk training: one of another kind, and each in words."""
+
+import attrs
+
+from llmrecipe.recipe.model import Model
+from llmrecipe.recipe.parallelism import Parallelism
+
+
+def other_layout(parallelism: Parallelism, model: Model) -> Parallelism:
+    """A layout that differs in kind from `parallelism`, and that a shrunk `model` can be trained under.
+
+    A model that is spread over ranks becomes two whole replicas, with the optimizer's state spread if it wasn't, and
+    whole replicas become one that is spread. One rank becomes two that share every matrix, or else the batch.
+    """
+    micro_batch_size = 3 - parallelism.micro_batch_size
+    if parallelism.tensor > 1 or parallelism.pipeline > 1:
+        # Anew, since choices for the ranks of one replica have no meaning for whole ones.
+        return Parallelism(data=2, zero_stage=1 - parallelism.zero_stage, micro_batch_size=micro_batch_size)
+    shares_heads = model.num_key_value_heads % 2 == 0
+    if parallelism.data > 1:
+        degrees = {"data": 1, "tensor": 2 if shares_heads else 1, "pipeline": 2}
+    else:
+        degrees = {"tensor": 2} if shares_heads else {"data": 2}
+    return attrs.evolve(parallelism, **degrees, micro_batch_size=micro_batch_size)
+
+
+def in_words(parallelism: Parallelism) -> str:
+    """`data 2 × tensor 2, ZeRO 1`, or `one rank`."""
+    degrees = [(name, getattr(parallelism, name)) for name in ("data", "tensor", "pipeline")]
+    text = " × ".join(f"{name} {degree}" for name, degree in degrees if degree > 1) or "one rank"
+    return f"{text}, ZeRO 1" if parallelism.zero_stage == 1 and parallelism.data > 1 else text

@@ -1,0 +1,106 @@
+"""The proof that a recipe trains exactly: three trainings of its shrunk form, and how far they are apart."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from llmrecipe import artifacts, preflight
+from llmrecipe.certify.comparison import EXACT, ROUNDING, Column, WeightsDifference, compare
+from llmrecipe.certify.layouts import in_words, other_layout
+from llmrecipe.certify.run import Run
+from llmrecipe.certify.shrink import shrink
+from llmrecipe.certify.tokens import Tokens
+from llmrecipe.recipe.recipe import Recipe
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """A training beside the one that went straight through."""
+
+    what: str
+    """What was done to it: `killed at step 8 and resumed`."""
+
+    columns: tuple[Column, ...]
+    """What was compared."""
+
+    @property
+    def failures(self) -> list[Column]:
+        """The columns whose difference is not allowed."""
+        return [column for column in self.columns if not column.passes]
+
+
+@attrs.frozen(kw_only=True)
+class Proof:
+    """The trainings to come."""
+
+    recipe: Recipe
+    """The shrunk recipe."""
+
+    other: Recipe
+    """The same under another layout."""
+
+    tokens: Tokens
+    """What they read."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, steps: int, tokens: Tokens) -> "Proof":
+        """The proof of `recipe`, a valid one, with trainings of `steps` steps.
+
+        They run on the recipe's device, but on the CPU if one of them has more ranks than this machine has GPUs.
+        """
+        small = shrink(recipe, steps=steps, vocab_size=tokens.vocab_size)
+        layout = other_layout(small.parallelism, small.model)
+        if max(small.parallelism.world_size, layout.world_size) > preflight.num_gpus():
+            small = attrs.evolve(small, runtime=attrs.evolve(small.runtime, device="cpu"))
+        return cls(recipe=small, other=attrs.evolve(small, parallelism=layout), tokens=tokens)
+
+    def carry_out(self, folder: Path, report: Callable[[str], None]) -> list[Finding]:
+        """Train three times below `folder`; `report` is told what comes.
+
+        Raises:
+            StageError: a training failed, and has said why.
+        """
+        layout, other = in_words(self.recipe.parallelism), in_words(self.other.parallelism)
+        report(f"training 1 of 3: straight through, {layout}")
+        straight = Run.create(folder / "straight", self.recipe, self.tokens.directory)
+        rows = straight.train()
+        report(f"training 2 of 3: killed and resumed, {layout}")
+        killed = Run.create(folder / "killed", self.recipe, self.tokens.directory)
+        # Between two checkpoints, so that steps are lost and done again.
+        interval = self.recipe.runtime.checkpoint_interval
+        step, saved = killed.train_until_killed(interval + (interval + 1) // 2)
+        report(f"killed at step {step}; the newest checkpoint is that of step {saved}")
+        killed_rows = killed.train()
+        report(f"training 3 of 3: under another layout, {other}")
+        moved = Run.create(folder / "moved", self.other, self.tokens.directory)
+        moved_rows = moved.train()
+        killed_weights, _ = weights_difference(straight.checkpoint, killed.checkpoint)
+        moved_weights, number_format = weights_difference(straight.checkpoint, moved.checkpoint)
+        return [
+            Finding(
+                what=f"killed at step {step} and resumed", columns=compare(rows, killed_rows, killed_weights, EXACT)
+            ),
+            Finding(what=f"under {other}", columns=compare(rows, moved_rows, moved_weights, ROUNDING[number_format])),
+        ]
+
+
+def weights_difference(one: Path, other: Path) -> tuple[WeightsDifference, str]:
+    """How far the weights of two checkpoint artifacts are apart, and their number format."""
+    # In a process of its own: reading weights takes torch.
+    command = [sys.executable, "-P", "-m", "llmrecipe.engines.weights_difference", str(one), str(other)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    found = json.loads(done.stdout)
+    largest, where = found["largest"], found["where"]
+    if largest == 0 and _digests(one) != _digests(other):
+        # No distance, but not the same bits.
+        largest, where = sys.float_info.min, "zeros of different signs"
+    return WeightsDifference(largest=largest, where=where), found["dtype"]
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    files = artifacts.open_artifact(checkpoint, "checkpoint")["files"]
+    return {name: entry["sha256"] for name, entry in files.items() if name.endswith(".safetensors")}

@@ -1,0 +1,109 @@
+"""A recipe made small enough to be trained several times in minutes, with all that could make a training inexact."""
+
+import math
+
+import attrs
+
+from llmrecipe.recipe.model import Model
+from llmrecipe.recipe.optimizer import Schedule
+from llmrecipe.recipe.parallelism import Parallelism
+from llmrecipe.recipe.quantity import Fraction, Steps
+from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.schema import matches
+from llmrecipe.recipe.tokenizer import ByteLevelBPE
+from llmrecipe.recipe.training import Training
+
+LARGEST_VOCAB = 4096
+"""Tokens of the largest vocabulary that a small model is given: more would be most of its weights."""
+
+GLOBAL_BATCH_SIZE = 8
+"""Two micro-batches of two sequences for each of two replicas."""
+
+SEQUENCE_LENGTH = 64
+"""Tokens of a sequence, unless the recipe's are shorter."""
+
+_WIDTH = 64
+_CHECKPOINTS = 4
+_SEQUENCES_OF_VALIDATION = 6
+
+
+def shrink(recipe: Recipe, *, steps: int, vocab_size: int) -> Recipe:
+    """`recipe` as a training of `steps` steps of a model with about 64 hidden units, on at most 8 ranks.
+
+    Kept are the optimizer, the shape of the schedule, the number format, every other choice of the training, the kinds
+    of parallelism, and of the model all but its sizes: its ratio of query to key and value heads, its tied embeddings
+    and the base of its positions included. It is valid if `recipe` is.
+
+    Args:
+        recipe: a valid one.
+        steps: at least 2.
+        vocab_size: tokens of the vocabulary it will read, 257 to `LARGEST_VOCAB`.
+    """
+    objective = recipe.objective
+    interval = max(1, steps // _CHECKPOINTS)
+    return attrs.evolve(
+        recipe,
+        tokenizer=ByteLevelBPE(vocab_size=vocab_size),
+        model=_model(recipe.model, vocab_size),
+        # An even length, which two ranks can share.
+        objective=attrs.evolve(objective, sequence_length=min(objective.sequence_length, SEQUENCE_LENGTH) // 2 * 2),
+        training=_training(recipe.training, objective.sequence_length, steps, interval),
+        parallelism=_parallelism(recipe.parallelism),
+        compression=(),
+        evaluation=(),
+        runtime=attrs.evolve(recipe.runtime, checkpoint_interval=interval, log_interval=interval),
+    )
+
+
+def _model(model: Model, vocab_size: int) -> Model:
+    ratio = model.num_attention_heads // model.num_key_value_heads
+    # Where they can, two tensor-parallel ranks have two query heads each.
+    key_value_heads = 4 if ratio == 1 and model.num_key_value_heads >= 4 else min(model.num_key_value_heads, 2)
+    heads = key_value_heads * ratio
+    hidden_size = heads * max(2, _WIDTH // heads // 2 * 2)
+    widening = min(max(model.feed_forward_size / model.hidden_size, 1), 8)
+    intermediate_size = math.ceil(hidden_size * widening / 16) * 16
+    # Two pipeline ranks both get weights only if the layers outweigh the output layer (`checks._pipeline_shares`).
+    padded = math.ceil(vocab_size / 64) * 64
+    num_layers = max(2, padded // (4 * hidden_size + 3 * intermediate_size) + 1)
+    return attrs.evolve(
+        model,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        intermediate_size=intermediate_size,
+        make_vocab_size_divisible_by=64,
+    )
+
+
+def _training(training: Training, sequence_length: int, steps: int, interval: int) -> Training:
+    return attrs.evolve(
+        training,
+        duration=Steps(steps),
+        global_batch_size=GLOBAL_BATCH_SIZE,
+        schedule=_schedule(training.schedule, training.num_steps(sequence_length), steps),
+        validation_interval=interval,
+        validation_sequences=min(training.validation_sequences, _SEQUENCES_OF_VALIDATION),
+    )
+
+
+def _schedule(schedule: Schedule, total: int, steps: int) -> Schedule:
+    """The schedule of `total` steps over `steps`: each part keeps its share, and at least a step if it had one."""
+    left, parts = steps, {}
+    # In the order in which they are declared, the warm-up first; a part is what can be given in steps.
+    for field in attrs.fields(type(schedule)):
+        if matches(Steps(0), field.type):
+            part = getattr(schedule, field.name)
+            share = part.of_total if isinstance(part, Fraction) else part.count / total
+            length = min(max(round(share * steps), 1 if share else 0), left if parts else steps - 1)
+            parts[field.name] = Steps(length)
+            left -= length
+    return attrs.evolve(schedule, **parts)
+
+
+def _parallelism(parallelism: Parallelism) -> Parallelism:
+    return attrs.evolve(
+        parallelism,
+        **{name: min(getattr(parallelism, name), 2) for name in ("data", "tensor", "pipeline", "micro_batch_size")},
+    )

@@ -1,0 +1,257 @@
+"""`llmrecipe certify`: what passes, what doesn't, and what is said of it."""
+
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_training import write_tokens
+
+from llmrecipe import artifacts
+from llmrecipe.certify import proof, tokens
+from llmrecipe.certify.comparison import EXACT, ROUNDING, WeightsDifference, compare
+from llmrecipe.certify.run import Run
+from llmrecipe.cli.main import main
+from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.engines.weights_difference import weights_difference
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+ROWS = [
+    {"step": step, "tokens": 512 * step, "loss": 6.0 - 0.1 * step, "learning_rate": 1e-3 * step, "grad_norm": 1.0}
+    | {"samples": f"{step:02x}"}
+    | ({"validation_loss": 5.0} if step % 2 == 0 else {})
+    for step in range(1, 9)
+]
+SAME = WeightsDifference(largest=0.0, where="")
+FLOAT32 = ROUNDING["float32"]
+
+SMALL = """
+from llmrecipe import *
+
+def small() -> Recipe:
+    return Recipe(
+        name="small",
+        corpus=Corpus(name="books", source=TextFiles(paths=("data/books/*.txt",))),
+        tokenizer=ByteLevelBPE(vocab_size=300),
+        model=Llama(hidden_size=128, num_layers=4, num_attention_heads=4, num_key_value_heads=2),
+        objective=CausalLM(sequence_length=256),
+        training=Training(
+            duration=Steps(1000),
+            global_batch_size=64,
+            optimizer=AdamW(learning_rate=1e-3),
+            dropout=Dropout(residual=0.1, attention=0.1, embedding=0.1),
+            z_loss=1e-4,
+        ),
+    )
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """A folder with our own recipes and a small one, whose text isn't there."""
+    shutil.copytree(RECIPES, tmp_path / "recipes", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "recipes/small.py").write_text(SMALL)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def changed(step: int, **values) -> list[dict]:
+    return [row | values if row["step"] == step else row for row in ROWS]
+
+
+def failing(found, weights=SAME, tolerance=EXACT) -> dict[str, str]:
+    """The columns that don't pass, and where."""
+    return {column.name: column.where for column in compare(ROWS, found, weights, tolerance) if not column.passes}
+
+
+@pytest.mark.parametrize("tolerance", [EXACT, *ROUNDING.values()])
+def test_equal_trainings_pass(tolerance):
+    columns = compare(ROWS, [dict(row) for row in ROWS], SAME, tolerance)
+
+    assert [column.name for column in columns] == ["learning rate", "samples", "loss", "weights"]
+    assert all(column.difference == 0 and column.passes for column in columns)
+
+
+@pytest.mark.parametrize("tolerance", [EXACT, *ROUNDING.values()])
+def test_a_learning_rate_or_a_sample_is_never_rounded(tolerance):
+    next_rate = math.nextafter(6e-3, 1)
+
+    assert failing(changed(6, learning_rate=next_rate), tolerance=tolerance) == {
+        "learning rate": "learning_rate of step 6"
+    }
+    assert failing(changed(6, samples="ff"), tolerance=tolerance) == {"samples": "samples of step 6"}
+
+
+def test_the_first_rate_of_a_resume_that_starts_at_zero_is_seen():
+    assert failing(changed(5, learning_rate=0.0), tolerance=FLOAT32) == {"learning rate": "learning_rate of step 5"}
+
+
+def test_an_interruption_may_not_change_the_last_bit_of_anything_logged():
+    for name, value in (("loss", 5.5), ("validation_loss", 5.0), ("grad_norm", 1.0), ("tokens", 2048)):
+        assert failing(changed(4, **{name: math.nextafter(value, 9)})) == {"loss": f"{name} of step 4"}
+
+
+def test_a_layout_may_round_a_loss_and_a_weight_and_no_more():
+    near, far = 5.6 * (1 + 9e-6), 5.6 * (1 + 2e-5)
+    assert failing(changed(4, loss=near), WeightsDifference(largest=9e-5, where="w"), FLOAT32) == {}
+    assert failing(changed(4, loss=far), WeightsDifference(largest=2e-4, where="w"), FLOAT32) == {
+        "loss": "loss of step 4",
+        "weights": "w",
+    }
+    assert failing(changed(4, validation_loss=5.001), tolerance=FLOAT32) == {"loss": "validation_loss of step 4"}
+
+
+def test_a_number_that_is_none_passes_nowhere():
+    for tolerance in (EXACT, FLOAT32, ROUNDING["bfloat16"]):
+        assert failing(changed(3, loss=math.nan), tolerance=tolerance) == {"loss": "loss of step 3"}
+        assert failing(changed(4, validation_loss=None), tolerance=tolerance) == {"loss": "validation_loss of step 4"}
+
+
+def test_every_step_is_logged_once_and_with_its_samples():
+    assert failing([*ROWS[:6], *ROWS[4:]]) == {"samples": "step 5, logged 2 times"}
+    assert failing([*ROWS[:4], *ROWS[5:]]) == {"samples": "step 5, logged 0 times"}
+    unknown = [{name: value for name, value in row.items() if name != "samples"} for row in ROWS]
+    assert failing(unknown) == {"samples": "step 1, logged without its samples"}
+    assert failing([*ROWS, ROWS[-1] | {"step": 9}]) == {"samples": "9 steps in place of 8"}
+
+
+def write_checkpoint(directory: Path, weights: dict[str, torch.Tensor]) -> Path:
+    directory.mkdir()
+    save_file(weights, directory / "model.safetensors")
+    artifacts.seal(directory, "checkpoint")
+    return directory
+
+
+def test_weights_are_compared_by_name_shape_and_format(tmp_path):
+    weights = {"a": torch.ones(3, dtype=torch.bfloat16), "b": torch.zeros(2, 2, dtype=torch.bfloat16)}
+    straight = write_checkpoint(tmp_path / "straight", weights)
+
+    def found(name: str, other: dict[str, torch.Tensor]) -> tuple[float, str]:
+        difference = weights_difference(straight, write_checkpoint(tmp_path / name, other))
+        assert difference["dtype"] == "bfloat16"
+        return difference["largest"], difference["where"]
+
+    assert found("equal", weights) == (0.0, "")
+    assert found("rounded", weights | {"a": torch.tensor([1, 1 + 2**-7, 1], dtype=torch.bfloat16)}) == (2**-7, "a")
+    assert found("in another format", weights | {"a": weights["a"].float()}) == (math.inf, "a")
+    assert found("of another shape", weights | {"a": weights["a"][:2]}) == (math.inf, "a")
+    assert found("lost", {"a": weights["a"]}) == (math.inf, "b")
+    assert found("broken", weights | {"b": weights["b"] * math.nan}) == (math.inf, "b")
+
+
+def test_weights_of_other_bits_are_not_identical(tmp_path):
+    one = write_checkpoint(tmp_path / "one", {"w": torch.zeros(2)})
+    other = write_checkpoint(tmp_path / "other", {"w": -torch.zeros(2)})
+
+    difference, number_format = proof.weights_difference(one, other)
+
+    assert number_format == "float32"
+    assert failing(ROWS, difference) == {"weights": difference.where}
+    assert failing(ROWS, difference, FLOAT32) == {}
+
+
+def test_made_tokens_are_a_tokens_artifact(tmp_path):
+    made = tokens.find_or_make(tmp_path / "none", tmp_path / "made")
+    files = TokenFiles.open(made.directory, "train")
+
+    assert "no tokens artifact here" in made.origin
+    assert files.num_windows(64) >= 8
+    assert files.vocab_size == made.vocab_size > int(files.window(0, 64).max())
+    assert TokenFiles.open(made.directory, "heldout").num_windows(64) >= 1
+
+
+def test_the_recipes_own_tokens_are_taken_if_they_are_of_use(tmp_path, monkeypatch):
+    own = write_tokens(tmp_path / "own", train=2_000, heldout=200)
+
+    assert tokens.find_or_make(own, tmp_path / "unused").directory == own
+    assert not (tmp_path / "unused").exists()
+    short = write_tokens(tmp_path / "short", train=500, heldout=200)
+    assert "500 tokens, too few" in tokens.find_or_make(short, tmp_path / "made").origin
+    monkeypatch.setattr(tokens, "LARGEST_VOCAB", 499)
+    assert "vocabulary of 500" in tokens.find_or_make(own, tmp_path / "other").origin
+    (own / "train/00000.ds").unlink()
+    assert "00000.ds: is missing" in tokens.find_or_make(own, tmp_path / "another").origin
+
+
+def test_a_recipe_that_cannot_work_is_refused_as_by_check(capsys, project):
+    (project / "recipes/small.py").write_text(SMALL.replace("num_key_value_heads=2", "num_key_value_heads=3"))
+
+    assert main(["certify", "small"]) == 1
+    refused = capsys.readouterr().err
+    assert "small.model.num_key_value_heads: 3 does not divide num_attention_heads = 4" in refused
+    assert main(["check", "small"]) == 1
+    assert capsys.readouterr().err == refused
+    assert not (project / ".llmrecipe").exists()
+
+
+@pytest.mark.parametrize("steps", ["7", "-20", "x"])
+def test_too_few_steps_are_wrong_usage(steps, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["certify", "--steps", steps])
+    assert caught.value.code == 2
+    assert "at least 8" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_exact_training_is_certified(capfd, project):
+    assert main(["certify", "small"]) == 0
+
+    out, err = capfd.readouterr()
+    assert "tokens: made ones (artifacts/small/tokenize/tokens: no tokens artifact here" in out
+    header, killed, moved, verdict = out.splitlines()[-4:]
+    assert header.split() == ["learning", "rate", "samples", "loss", "weights", "verdict"]
+    step = int(re.match(r"killed at step (\d+) and resumed +(identical +){4}passes *$", killed)[1])
+    assert re.match(r"under tensor 2 +(identical +){2}\S+ +\S+ +passes *$", moved)
+    assert verdict == "certified: small trains exactly, interrupted and in another layout"
+    assert [line for line in err.splitlines() if line.startswith("training ")] == [
+        "training 1 of 3: straight through, one rank",
+        "training 2 of 3: killed and resumed, one rank",
+        "training 3 of 3: under another layout, tensor 2",
+    ]
+    saved = int(re.search(rf"killed at step {step}; the newest checkpoint is that of step (\d+)", err)[1])
+    assert 0 < saved < 20
+    assert f"small-pretrain: continues after step {saved} of 20" in err
+    assert not (project / ".llmrecipe/certify/small").exists()
+
+
+def test_a_training_that_is_not_exact_fails_and_is_kept(capfd, project, monkeypatch):
+    """Of an engine that starts a resumed training with a learning rate of 0, and so learns a little less."""
+
+    def train(run: Run) -> list[dict]:
+        resumed = run.root.name == "killed"
+        run.checkpoint.parent.mkdir(parents=True)
+        write_checkpoint(run.checkpoint, {"w": torch.tensor([1.0, 0.5 if resumed else 0.25])})
+        return changed(3, learning_rate=0.0) if resumed else ROWS
+
+    monkeypatch.setattr(Run, "train", train)
+    monkeypatch.setattr(Run, "train_until_killed", lambda run, step: (step, 2))
+
+    assert main(["certify", "small", "--steps", "8"]) == 1
+
+    out, _ = capfd.readouterr()
+    assert re.search(
+        r"^killed at step 3 and resumed +1.0e\+00 identical identical +2.5e-01 fails *$", out, re.MULTILINE
+    )
+    assert re.search(r"^under tensor 2 +(identical +){4}passes *$", out, re.MULTILINE)
+    assert out.endswith(
+        "not certified: small is not exact; the trainings are kept in .llmrecipe/certify/small\n"
+        "  killed at step 3 and resumed: learning rate 1.0e+00 apart, learning_rate of step 3; must be identical\n"
+        "  killed at step 3 and resumed: weights 2.5e-01 apart, w; must be identical\n"
+    )
+    assert (project / ".llmrecipe/certify/small/killed/params.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_stage_that_fails_is_shown_as_it_is(capfd, project):
+    (project / "recipes/small.py").write_text(
+        SMALL.replace("AdamW(learning_rate=1e-3)", "SGD(learning_rate=1e30), clip_grad_norm=None")
+    )
+
+    assert main(["certify", "small"]) == 1
+
+    _, err = capfd.readouterr()
+    assert "lower training.optimizer.learning_rate" in err
+    assert "error: .llmrecipe/certify/small/straight: this training failed, for the reason above" in err

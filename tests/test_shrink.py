@@ -1,0 +1,157 @@
+"""A recipe shrunk for a proof: valid, small, and with all that could make its training inexact."""
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import recipes
+from tiny_recipe import RECIPE
+
+from llmrecipe import Constant, Cosine, Fraction, Llama, Parallelism, Steps
+from llmrecipe.certify.layouts import in_words, other_layout
+from llmrecipe.certify.proof import Proof
+from llmrecipe.certify.shrink import LARGEST_VOCAB, shrink
+from llmrecipe.certify.tokens import Tokens
+from llmrecipe.loader import load
+from llmrecipe.recipe import checks
+
+steps = st.integers(8, 200)
+vocab_sizes = st.integers(257, LARGEST_VOCAB)
+
+DEGREES = ("data", "tensor", "pipeline")
+
+
+def shrunk(**changes):
+    return shrink(attrs.evolve(RECIPE, **changes), steps=20, vocab_size=300)
+
+
+@given(recipes(), steps, vocab_sizes)
+def test_any_valid_recipe_shrinks_to_valid_ones_under_both_layouts(recipe, steps, vocab_size):
+    small = shrink(recipe, steps=steps, vocab_size=vocab_size)
+    moved = attrs.evolve(small, parallelism=other_layout(small.parallelism, small.model))
+
+    assert checks.violations(small) == checks.violations(moved) == []
+
+
+@given(recipes(), vocab_sizes)
+def test_what_is_left_is_small(recipe, vocab_size):
+    small = shrink(recipe, steps=20, vocab_size=vocab_size)
+
+    assert small.model.num_parameters(vocab_size) <= 1_000_000
+    assert small.parallelism.world_size <= 8
+    assert small.training.num_steps(small.objective.sequence_length) == 20
+    assert small.training.global_batch_size * small.objective.sequence_length <= 8 * 64
+    assert small.runtime.checkpoint_interval == 5
+
+
+@given(recipes(), steps)
+def test_what_could_make_a_training_inexact_is_kept(recipe, steps):
+    small = shrink(recipe, steps=steps, vocab_size=320)
+    old, new = recipe.model, small.model
+
+    sizes = {"duration", "global_batch_size", "schedule", "validation_interval", "validation_sequences"}
+    for field in attrs.fields(type(recipe.training)):
+        if field.name not in sizes:
+            assert getattr(small.training, field.name) == getattr(recipe.training, field.name)
+    assert type(small.training.schedule) is type(recipe.training.schedule)
+    assert getattr(small.training.schedule, "final", None) == getattr(recipe.training.schedule, "final", None)
+    assert new.num_attention_heads * old.num_key_value_heads == old.num_attention_heads * new.num_key_value_heads
+    kept = ("rope_theta", "rms_norm_eps", "tie_word_embeddings", "initializer_range")
+    assert [getattr(new, name) for name in kept] == [getattr(old, name) for name in kept]
+    for name in DEGREES:
+        assert (getattr(small.parallelism, name) > 1) == (getattr(recipe.parallelism, name) > 1)
+    for name in ("zero_stage", "tensor_parallel_mode", "pipeline_schedule"):
+        assert getattr(small.parallelism, name) == getattr(recipe.parallelism, name)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "expected"),
+    [
+        (Steps(0), 0),
+        (Steps(1), 1),
+        (Steps(500), 10),
+        (Steps(999), 19),
+        (Fraction(0.0), 0),
+        (Fraction(0.001), 1),
+        (Fraction(0.25), 5),
+        (Fraction(0.995), 19),
+    ],
+)
+def test_the_warmup_keeps_its_share_of_the_training(warmup, expected):
+    training = attrs.evolve(RECIPE.training, duration=Steps(1000), schedule=Cosine(warmup=warmup, final=Fraction(0.3)))
+
+    assert shrunk(training=training).training.schedule == Cosine(warmup=Steps(expected), final=Fraction(0.3))
+
+
+def test_a_field_of_the_training_that_is_not_known_here_survives():
+    @attrs.frozen(kw_only=True)
+    class Newer(type(RECIPE.training)):
+        not_known_here: float
+
+    fields = {field.name: getattr(RECIPE.training, field.name) for field in attrs.fields(type(RECIPE.training))}
+
+    assert shrunk(training=Newer(**fields, not_known_here=0.1)).training.not_known_here == 0.1
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "expected"),
+    [
+        (Parallelism(), "tensor 2"),
+        (Parallelism(data=2), "tensor 2 × pipeline 2"),
+        (Parallelism(data=2, zero_stage=1), "tensor 2 × pipeline 2"),
+        (Parallelism(tensor=2), "data 2, ZeRO 1"),
+        (Parallelism(pipeline=2), "data 2, ZeRO 1"),
+        (Parallelism(data=2, tensor=2, pipeline=2), "data 2, ZeRO 1"),
+        (Parallelism(data=2, tensor=2, pipeline=2, zero_stage=1), "data 2"),
+    ],
+)
+def test_the_other_layout_is_of_another_kind(parallelism, expected):
+    assert in_words(other_layout(parallelism, RECIPE.model)) == expected
+
+
+def test_a_single_key_value_head_is_never_shared():
+    model = attrs.evolve(RECIPE.model, num_key_value_heads=1)
+
+    assert in_words(other_layout(Parallelism(), model)) == "data 2"
+    assert in_words(other_layout(Parallelism(data=2), model)) == "pipeline 2"
+
+
+def test_layouts_are_named_by_what_is_spread():
+    assert in_words(Parallelism(micro_batch_size=2, zero_stage=1)) == "one rank"
+    assert in_words(Parallelism(data=2, tensor=2, pipeline=2, zero_stage=1)) == (
+        "data 2 × tensor 2 × pipeline 2, ZeRO 1"
+    )
+
+
+@pytest.mark.parametrize(("name", "ranks"), [("quickstart", 2), ("llama_7b", 8)])
+def test_our_own_recipes_shrink(name, ranks):
+    small = shrink(load(name), steps=20, vocab_size=320)
+
+    assert checks.violations(small) == []
+    assert small.parallelism.world_size == ranks
+
+
+def test_llama_keeps_its_proportions():
+    small = shrink(load("llama_7b"), steps=20, vocab_size=320)
+
+    assert small.model == Llama(
+        hidden_size=64,
+        num_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=176,
+        max_position_embeddings=4096,
+    )
+    assert small.training.schedule.warmup == Steps(1)
+    assert small.training.optimizer.eps == 1e-5
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (3, "cpu"), (4, "auto")])
+def test_ranks_without_a_gpu_each_run_on_the_cpu(monkeypatch, tmp_path, gpus, device):
+    monkeypatch.setattr("llmrecipe.preflight.num_gpus", lambda: gpus)
+    recipe = attrs.evolve(
+        RECIPE, parallelism=Parallelism(data=2), training=attrs.evolve(RECIPE.training, schedule=Constant())
+    )
+    proof = Proof.of(recipe, 20, Tokens(directory=tmp_path, vocab_size=320, origin=""))
+
+    assert proof.recipe.runtime.device == proof.other.runtime.device == device
