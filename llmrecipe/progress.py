@@ -43,10 +43,11 @@ class TrainingProgress:
         elif step % self._interval == 0 or step == self._total or step == self._first + 1:
             print(f"{self._name}: step {step}/{self._total}  {status}", file=sys.stderr, flush=True)
 
-    def close(self) -> None:
-        """Leave the terminal as it was."""
+    def close(self, summary: str) -> None:
+        """Leave the terminal as it was, with a last line that says `summary`."""
         if self._bar is not None:
             self._bar.stop()
+        print(f"{self._name}: {summary}", file=sys.stderr, flush=True)
 
     def _status(self, step: int, seconds: float, loss: float | None) -> str:
         elapsed = time.monotonic() - self._started

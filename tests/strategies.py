@@ -251,6 +251,8 @@ def recipes(draw):
             tensor_parallel_mode=draw(st.sampled_from(["all_reduce", "reduce_scatter"])),
             pipeline_schedule=schedule,
             recompute_activations=draw(st.booleans()),
+            bucket_size_mb=draw(counts),
+            async_tensor_parallel=tensor > 1 and draw(st.booleans()),
         ),
         compression=draw(st.just(()) | quantize.map(lambda step: (step,))),
         evaluation=measures,

@@ -1,5 +1,7 @@
 """Where PyTorch works, and with how many threads."""
 
+from pathlib import Path
+
 import torch
 
 from llmrecipe.errors import StageError
@@ -16,3 +18,13 @@ def set_up(runtime: Runtime) -> torch.device:
     if runtime.device == "cuda" and not torch.cuda.is_available():
         raise StageError("runtime.device: 'cuda' was asked for and PyTorch sees no GPU; use 'cpu' or 'auto'")
     return torch.device("cuda" if runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def peak_memory_mb(device: str) -> int:
+    """The most memory that this process has held on `device` at once, in megabytes: resident on a CPU."""
+    if device == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 1e6)
+    # getrusage would give the peak of the process that started this one, too: it survives exec.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    kibibytes = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    return round(kibibytes * 1024 / 1e6)

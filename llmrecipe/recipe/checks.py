@@ -134,6 +134,15 @@ def _tensor_degree(recipe: Recipe) -> Findings:
         )
 
 
+@_rule("parallelism.async_tensor_parallel", "parallelism.tensor")
+def _async_tensor_parallel(recipe: Recipe) -> Findings:
+    if recipe.parallelism.async_tensor_parallel and recipe.parallelism.tensor == 1:
+        yield (
+            "parallelism.async_tensor_parallel",
+            "True has nothing to overlap with tensor = 1, which exchanges nothing; use False, or tensor = 2",
+        )
+
+
 @_rule("parallelism.pipeline", "model.num_layers")
 def _pipeline_degree(recipe: Recipe) -> Findings:
     num_layers, pipeline = recipe.model.num_layers, recipe.parallelism.pipeline

@@ -35,6 +35,13 @@ class Parallelism:
     recompute_activations: bool = False
     """Keep only the input of each layer, and compute the layer again in the backward pass (Chen et al. 2016)."""
 
+    bucket_size_mb: int = attrs.field(default=25, validator=at_least(1))
+    """Megabytes of gradients that data-parallel ranks add up at once, while the backward pass goes on (Li et al.
+    2020). Smaller buckets start earlier, larger ones need fewer messages."""
+
+    async_tensor_parallel: bool = False
+    """Let tensor-parallel ranks compute what they can while they exchange the rest."""
+
     @property
     def world_size(self) -> int:
         """Number of ranks."""

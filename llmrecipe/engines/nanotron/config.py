@@ -21,10 +21,12 @@ def nanotron_configuration(job: Job, state: StateFolder) -> dict[str, Any]:
             "pp": parallelism.pipeline,
             "pp_engine": parallelism.pipeline_schedule,
             "tp_mode": parallelism.tensor_parallel_mode,
+            # `tensor_parallel.py` switches it on, mended, once the network is built.
             "tp_linear_async_communication": False,
         },
         "model": {
             "dtype": job.dtype,
+            "ddp_bucket_cap_mb": parallelism.bucket_size_mb,
             # The vocabulary is padded already, the same for every layout.
             "make_vocab_size_divisible_by": 1,
             "init_method": {"path": str(state.initial_weights)},

@@ -99,6 +99,11 @@ class StateFolder:
         return self.root / "timings.jsonl"
 
     @property
+    def measurements(self) -> Path:
+        """What the launch that finished the training measured of its ranks: communication and memory."""
+        return self.root / "measurements.json"
+
+    @property
     def nanotron_config(self) -> Path:
         """The configuration that nanotron's trainer reads."""
         return self.root / "nanotron.yaml"

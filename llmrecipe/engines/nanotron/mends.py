@@ -3,12 +3,15 @@
 from typing import Any
 
 import nanotron.distributed
+import nanotron.helpers
 import nanotron.serialize.weights
 import nanotron.trainer
 import torch
 import torch.distributed
 from nanotron.parallel.pipeline_parallel import p2p
 from nanotron.serialize.metadata import TensorMetadata
+
+from llmrecipe.engines.nanotron import data_parallel
 
 _sends: list[tuple[torch.distributed.Work, torch.Tensor]] = []
 
@@ -20,6 +23,7 @@ def apply(device: str) -> None:
     # A bar for every checkpoint, across the training's own progress.
     nanotron.serialize.weights.tqdm = lambda iterable, **_: iterable
     TensorMetadata.to_str_dict = _to_str_dict_of_plain_integers
+    nanotron.helpers.get_fp32_accum_hook = data_parallel.get_fp32_accum_hook
     if device == "cpu":
         nanotron.distributed.initialize_torch_distributed = _initialize_gloo
         nanotron.distributed.send = _buffered_send

@@ -16,13 +16,18 @@ from nanotron.parallel.pipeline_parallel.utils import get_input_output_pp_ranks
 from nanotron.parallel.tied_parameters import sync_tied_weights_gradients
 from torch.nn.parallel import DistributedDataParallel
 
+from llmrecipe import artifacts
+from llmrecipe.engines.device import peak_memory_mb
 from llmrecipe.engines.nanotron import anomalies, data, gradients, mends, metrics
 from llmrecipe.engines.nanotron.checkpoint import save_whole
+from llmrecipe.engines.nanotron.communication import Communication, summary
+from llmrecipe.engines.nanotron.data_parallel import keep_buckets
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.network import LlamaNetwork
 from llmrecipe.engines.nanotron.optimizer import init_optimizer_and_grad_accumulator
 from llmrecipe.engines.nanotron.optimizer_state import load_optimizer
 from llmrecipe.engines.nanotron.schedule import learning_rate_scheduler
+from llmrecipe.engines.nanotron.tensor_parallel import overlap
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
 from llmrecipe.progress import TrainingProgress
@@ -89,6 +94,13 @@ class Trainer(nanotron.trainer.DistributedTrainer):
     def _build_scheduler(self, optimizer: Any, **_: Any) -> torch.optim.lr_scheduler.LambdaLR:
         return learning_rate_scheduler(self.training, self.job.sequence_length, optimizer.get_base_optimizer())
 
+    def _init_model(self, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        model = super()._init_model(*args, **kwargs)
+        keep_buckets(model)
+        if self.job.section.parallelism.async_tensor_parallel:
+            overlap(model)
+        return model
+
     def _load_model_checkpoint(self, model: torch.nn.Module) -> torch.nn.Module:
         # nanotron copies into leaf parameters, which autograd forbids.
         with torch.no_grad():
@@ -107,6 +119,8 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         self.best_step = metrics.best_step(rows)
         self.lowest_validation_loss = min((row.get("validation_loss", math.inf) for row in rows), default=math.inf)
         self.saved_step = self.start_iteration_step
+        self.communication = Communication(self.parallel_context, self._device)
+        self.communication.attach(self.model, has_hook=self.grad_accumulator is not None)
         if self.is_logger:
             self.metrics_log = metrics.MetricsLog(self.state.metrics)
             self.timings_log = metrics.MetricsLog(self.state.timings)
@@ -128,6 +142,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         As nanotron's, but what the step says of itself is looked at before the weights learn from it.
         """
         started = time.perf_counter()
+        self.communication.start()
         learning_rate = self.optimizer.get_base_optimizer().param_groups[0]["lr"]
         outputs = self.pipeline_engine.train_batch_iter(
             model=self.model,
@@ -136,7 +151,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
             nb_microbatches=self.n_micro_batches_per_batch,
             grad_accumulator=self.grad_accumulator,
         )
-        mends.finish_sends()
+        self.communication.wait("pipeline", mends.finish_sends)
         self._add_up_gradients()
         found = gradients.gradients_of(self.unwrapped_model, self.grad_accumulator)
         norm = gradients.global_norm(self.unwrapped_model, found, self.parallel_context)
@@ -157,6 +172,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         if self._device == "cuda":
             torch.cuda.synchronize()
         self.seconds_of_step = time.perf_counter() - started
+        self.communication.finish(self.seconds_of_step)
         return outputs, None
 
     def _placed(self, batches: Iterator[data.MicroBatch]) -> Iterator[data.MicroBatch]:
@@ -305,10 +321,12 @@ class Trainer(nanotron.trainer.DistributedTrainer):
     def post_training(self) -> None:
         """Keep the last state, whatever the interval."""
         self.save_checkpoint()
+        measured = summary(self.communication.percent(), peak_memory_mb(self._device), self.parallel_context.world_pg)
         if self.is_logger:
+            artifacts.write_json(self.state.measurements, measured)
             self.metrics_log.close()
             self.timings_log.close()
-            self.progress.close()
+            self.progress.close(f"peak memory of its ranks: {', '.join(map(str, measured['peak_memory_mb']))} MB")
 
     @property
     def _device(self) -> str:

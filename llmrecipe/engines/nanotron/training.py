@@ -1,8 +1,10 @@
 """A training from its section to its last step: starts the ranks, and continues what an earlier run left."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import attrs
 import yaml
@@ -43,6 +45,13 @@ class Trained:
     timings: list[metrics.Row]
     """A row a step that this machine ran: step, seconds."""
 
+    measurements: dict[str, Any]
+    """What the launch that finished it measured; empty if it was killed before it had written that down.
+
+    communication_percent: by kind (`communication.py`), the share of its steps in which ranks waited for each other,
+    as the mean over the ranks. peak_memory_mb: the most memory that each rank held, in megabytes.
+    """
+
 
 def train(section: PretrainSection, *, name: str, tokens: Path, runtime: Runtime, scratch: Path) -> Trained:
     """Train, or finish training, and return the last state.
@@ -82,7 +91,14 @@ def train(section: PretrainSection, *, name: str, tokens: Path, runtime: Runtime
     if select == "best":
         step = metrics.best_step(rows)
         checkpoint = state.checkpoint(step)
-    return Trained(job=job, checkpoint=checkpoint, step=step, metrics=rows, timings=metrics.read(state.timings))
+    return Trained(
+        job=job,
+        checkpoint=checkpoint,
+        step=step,
+        metrics=rows,
+        timings=metrics.read(state.timings),
+        measurements=_measurements(state.measurements),
+    )
 
 
 def _start(job: Job, state: StateFolder, step: int) -> None:
@@ -129,6 +145,10 @@ def _is_whole(folder: Path, step: int) -> bool:
         log.warning("the checkpoint of step %d is damaged and put aside as %s: %s", step, aside, damage)
         return False
     return True
+
+
+def _measurements(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _refuse_small_corpus(train: TokenFiles, heldout: TokenFiles, section: PretrainSection, name: str) -> None:
