@@ -284,6 +284,8 @@ def test_a_proposed_name_is_accepted(name):
         ({"compression": (Quantize(scheme=W4A16(group_size=32), seed=2**32),)}, "compression[0].seed"),
         ({"objective": CausalLM(sequence_length=2049)}, "objective.sequence_length"),
         ({"tokenizer__vocab_size": 256}, "tokenizer.vocab_size"),
+        ({"parallelism__async_tensor_parallel": True}, "parallelism.async_tensor_parallel"),
+        ({"parallelism__bucket_size_mb": 0}, "parallelism.bucket_size_mb"),
     ],
 )
 def test_what_an_engine_would_only_say_once_it_runs_is_refused(changes, path):

@@ -58,12 +58,12 @@ class Watch(threading.Thread):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_memory_is_flat(tmp_path, layout):
+def test_memory_is_flat_and_its_peak_is_told(tmp_path, layout, capfd):
     tokens = write_tokens(tmp_path / "tokens", train=20_000, heldout=2_000)
     watch = Watch(tmp_path / "scratch")
     watch.start()
     try:
-        trained(section(LAYOUTS[layout], SMALL, LONG), tokens, tmp_path / "scratch", checkpoint_interval=100)
+        result = trained(section(LAYOUTS[layout], SMALL, LONG), tokens, tmp_path / "scratch", checkpoint_interval=100)
     finally:
         watch.ended.set()
         watch.join()
@@ -71,3 +71,7 @@ def test_memory_is_flat(tmp_path, layout):
     growth = {rank: watch.growth(rank) for rank in watch.megabytes}
     assert len(growth) == LAYOUTS[layout].world_size
     assert max(growth.values()) < BOUND_MB, growth
+    peaks = result.measurements["peak_memory_mb"]
+    seen = [max(watch.megabytes[rank].values()) for rank in sorted(watch.megabytes)]
+    assert peaks == pytest.approx(seen, abs=20)
+    assert f"t-pretrain: peak memory of its ranks: {', '.join(map(str, peaks))} MB\n" in capfd.readouterr().err

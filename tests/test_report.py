@@ -17,6 +17,12 @@ METRICS = {
     "unigram": {"perplexity": 1234.5, "bits_per_byte": 4.0},
 }
 SAMPLES = [{"prompt": f"def f{i}", "completion": f"():\n\treturn {i}\x1b[31m"} for i in range(4)]
+MEASURED = {
+    "communication_percent": {"data": 5.6, "other": 0.2},
+    "peak_memory_mb": [1403, 1412],
+    "seconds": 12.0,
+    "tokens_per_second": 2140.4,
+}
 
 RECIPE = """
 from llmrecipe import *
@@ -45,7 +51,7 @@ def project(tmp_path, monkeypatch):
     (folder / "evaluate").mkdir()
     (folder / "evaluate/metrics.json").write_text(json.dumps(METRICS))
     (folder / "evaluate/samples.json").write_text(json.dumps({"dense": [], "quantized": SAMPLES}))
-    (folder / "pretrain.run.json").write_text(json.dumps({"tokens_per_second": 2140.4, "seconds": 12.0}))
+    (folder / "pretrain.run.json").write_text(json.dumps(MEASURED))
     return tmp_path
 
 
@@ -61,7 +67,20 @@ def test_every_number_and_place_is_shown(project, capsys):
     assert rows["dense"] == ["dense", "21.50", "1.750", "21.91", "MB", "artifacts/mine/export/model"]
     assert rows["quantized"][1:] == ["22.00", "1.762", "97.7", "%", "6.71", "MB", "artifacts/mine/quantize/model"]
     assert rows["unigram"][1:3] == ["1,234.50", "4.000"]
-    assert rows["training:"] == ["training:", "2,140", "tokens/s"]
+    assert " ".join(rows["training:"]) == (
+        "training: 2,140 tokens/s, 6 % of the time waiting for communication (data 6 %, other 0.2 %), "
+        "peak memory 1,412 MB a rank"
+    )
+
+
+def test_what_was_not_measured_is_not_shown(project, capsys):
+    (project / "artifacts/mine/pretrain.run.json").write_text(
+        json.dumps({"communication_percent": {}, "peak_memory_mb": [412], "tokens_per_second": 2140.4})
+    )
+    assert "training: 2,140 tokens/s, peak memory 412 MB a rank\n" in shown(capsys)
+
+    (project / "artifacts/mine/pretrain.run.json").write_text(json.dumps({"tokens_per_second": 2140.4}))
+    assert "training: 2,140 tokens/s\n" in shown(capsys)
 
 
 def test_three_completions_of_the_final_model_are_shown_without_control_characters(project, capsys):

@@ -94,7 +94,19 @@ def _speed(path: Path) -> str:
     # Not an output of DVC: a training that came out of its cache was measured elsewhere.
     if not path.exists():
         return "not run on this machine"
-    return f"{_read(path)['tokens_per_second']:,.0f} tokens/s"
+    measured = _read(path)
+    parts = [f"{measured['tokens_per_second']:,.0f} tokens/s"]
+    # One rank waits for nobody, and a training that was finished by another launch has none of this.
+    if kinds := measured.get("communication_percent"):
+        each = ", ".join(f"{kind} {_percent(share)}" for kind, share in kinds.items())
+        parts.append(f"{_percent(sum(kinds.values()))} of the time waiting for communication ({each})")
+    if peaks := measured.get("peak_memory_mb"):
+        parts.append(f"peak memory {max(peaks):,} MB a rank")
+    return ", ".join(parts)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0f} %" if share >= 1 else f"{share:.1f} %"
 
 
 def _sample(sample: dict[str, str]) -> str:

@@ -71,11 +71,11 @@ class Communication:
         self._step_seconds = 0.0
 
     def attach(self, model: torch.nn.Module, *, has_hook: bool) -> None:
-        """Time what nanotron calls from now on.
+        """Time what a training step of this process calls.
 
         Args:
-            model: the network as nanotron trains it.
-            has_hook: whether something else adds up the gradients of a data-parallel model, by calls that are timed.
+            model: the network, perhaps within torch's `DistributedDataParallel`.
+            has_hook: whether that has a hook already, which adds up gradients by calls that are timed.
         """
         for name in _COLLECTIVES:
             setattr(dist, name, self.collective(getattr(dist, name)))
@@ -91,7 +91,7 @@ class Communication:
         self._counts = True
 
     def finish(self, seconds: float) -> dict[str, float]:
-        """The step has ended, the GPU is synchronized, and all took `seconds`: how many of them waited for each kind."""
+        """The step has taken `seconds`, and the GPU is synchronized: how many of them waited for each kind."""
         self._counts = False
         waited: Counter[str] = Counter()
         for kind, start, end in self._spans:
