@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,12 +84,8 @@ def test_the_size_of_buckets_changes_no_bit(tokens, tmp_path):
     """In bfloat16, whose gradients nanotron adds up in float32 by calls of its own; of two parts, in any order."""
     model = attrs.evolve(MODEL, hidden_size=256)
     training = attrs.evolve(TRAINING, duration=Steps(5), precision="bfloat16")
-    few, many = (
-        trained(
-            section(attrs.evolve(LAYOUTS["data"], bucket_size_mb=size), model, training), tokens, tmp_path / str(size)
-        )
-        for size in (25, 1)
-    )
+    layouts = {name: attrs.evolve(LAYOUTS["data"], bucket_size_mb=size) for name, size in (("few", 25), ("many", 1))}
+    few, many = (trained(section(layouts[name], model, training), tokens, tmp_path / name) for name in layouts)
 
     assert many.metrics == few.metrics
     assert_equal_weights(many, few)
@@ -117,7 +112,8 @@ def assert_equal_weights(result, expected):
 
 def test_every_bucket_of_gradients_is_waited_for(monkeypatch):
     sums = [torch.futures.Future() for _ in range(2)]
-    monkeypatch.setattr(nanotron.distributed, "all_reduce_coalesced", lambda *_, _sums=iter(sums), **__: next(_sums))
+    given = iter(sums)
+    monkeypatch.setattr(nanotron.distributed, "all_reduce_coalesced", lambda *_, **__: next(given))
     weight, gradient = torch.zeros(4), torch.ones(4)
     bucket = SimpleNamespace(parameters=lambda: [weight], gradients=lambda: [gradient], buffer=lambda: gradient)
     accumulator = SimpleNamespace(get_grad_buffer=lambda _: torch.zeros(4), fp32_grads_allreduce_handle=None)
@@ -145,51 +141,58 @@ class Group:
 GROUPS = {"dp_pg": Group(2), "tp_pg": Group(4)}
 
 
-def pause(seconds: float = 0.02, **_) -> None:
-    time.sleep(seconds)
+class Clock:
+    """A clock that work moves on."""
+
+    def __init__(self) -> None:
+        self.seconds = 0
+
+    def work(self, seconds: int, **_) -> None:
+        self.seconds += seconds
 
 
 @pytest.fixture
-def communication() -> Communication:
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("llmrecipe.engines.nanotron.communication._Clock.now", lambda: clock.seconds)
+    return clock
+
+
+@pytest.fixture
+def communication(clock) -> Communication:
     return Communication(SimpleNamespace(**GROUPS), "cpu")
 
 
-def test_waiting_is_counted_by_group_and_only_within_a_step(communication):
-    collective = communication.collective(pause)
-    collective(group=GROUPS["dp_pg"])
+def test_waiting_is_counted_by_group_and_only_within_a_step(clock, communication):
+    collective = communication.collective(clock.work)
+    collective(16, group=GROUPS["dp_pg"])
     communication.start()
-    for seconds, group in ((0.02, GROUPS["dp_pg"]), (0.04, GROUPS["tp_pg"]), (0.06, Group(8)), (9e-9, Group(1))):
+    for seconds, group in ((1, GROUPS["dp_pg"]), (2, GROUPS["tp_pg"]), (4, Group(8)), (8, Group(1))):
         collective(seconds, group=group)
-    time.sleep(0.02)
-    waited = communication.finish(1.0)
+    clock.work(32)
 
-    assert waited == {
-        "data": pytest.approx(0.02, abs=0.01),
-        "tensor": pytest.approx(0.04, abs=0.01),
-        "other": pytest.approx(0.06, abs=0.01),
-    }
-    assert communication.percent() == {kind: 100 * seconds for kind, seconds in waited.items()}
-
-
-def test_a_call_within_a_call_counts_once(communication):
+    assert communication.finish(50) == {"data": 1, "tensor": 2, "other": 4}
     communication.start()
-    communication.wait("pipeline", communication.collective(pause), group=GROUPS["dp_pg"])
+    collective(1, group=GROUPS["dp_pg"])
+    assert communication.finish(50) == {"data": 1}
+    assert communication.percent() == {"data": 2, "tensor": 2, "other": 4}
 
-    assert communication.finish(1.0) == {"pipeline": pytest.approx(0.02, abs=0.01)}
 
-
-def test_what_is_on_its_way_while_a_rank_computes_counts_for_the_rest(communication):
-    def start_sum(*, group: Group, async_op: bool) -> torch.futures.Future:
-        future = torch.futures.Future()
-        threading.Timer(0.1, future.set_result, [5]).start()
-        return future
-
+def test_a_call_within_a_call_counts_once(clock, communication):
     communication.start()
-    work = communication.collective(start_sum)(group=GROUPS["dp_pg"], async_op=True)
-    time.sleep(0.06)
-    assert work.wait() == 5
+    communication.wait("pipeline", communication.collective(clock.work), 1, group=GROUPS["dp_pg"])
 
-    assert communication.finish(1.0) == {"data": pytest.approx(0.04, abs=0.02)}
+    assert communication.finish(10) == {"pipeline": 1}
+
+
+def test_what_is_on_its_way_while_a_rank_computes_counts_for_the_rest(clock, communication):
+    handle = SimpleNamespace(wait=functools.partial(clock.work, 2))
+    communication.start()
+    work = communication.collective(lambda **_: handle)(group=GROUPS["dp_pg"], async_op=True)
+    clock.work(4)
+    work.wait()
+
+    assert communication.finish(10) == {"data": 2}
 
 
 def test_on_a_gpu_events_are_recorded_around_a_call_and_read_when_the_step_has_ended(monkeypatch):
