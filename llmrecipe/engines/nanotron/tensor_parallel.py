@@ -13,9 +13,9 @@ from nanotron.parallel.tensor_parallel.nn import TensorParallelColumnLinear, Ten
 def overlap(network: torch.nn.Module) -> None:
     """Let the linear layers of `network` communicate while they compute.
 
-    A row-parallel layer has work to do meanwhile only if its output is scattered. nanotron's configuration asks for
-    it in either mode, which its own attention layer refuses, and its backward pass is wrong: it multiplies a rank's
-    part of the output's gradient by the weights and then gathers, where the weights of every rank differ.
+    A row-parallel layer has something to compute meanwhile only if its output is scattered. nanotron can't be built
+    with its own option in the other mode, and its backward pass is wrong in this one: it multiplies a part of the
+    output's gradient by a rank's weights and gathers the products, which belong to the weights of other ranks.
     """
     functional._RowLinearAsyncCommunication = RowLinear
     for module in network.modules():
