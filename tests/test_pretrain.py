@@ -248,6 +248,9 @@ def test_ranks_die_with_their_launcher_and_the_training_continues_to_the_same_by
     assert project.outputs() == uninterrupted
     rows = [json.loads(line) for line in (project.root / "artifacts/t/pretrain/checkpoint/metrics.jsonl").open()]
     assert [row["step"] for row in rows] == list(range(1, 31))
+    measured = json.loads((project.root / "artifacts/t/pretrain.run.json").read_text())
+    assert measured["communication_percent"].keys() == {"data", "other"}
+    assert len(measured["peak_memory_mb"]) == 2
 
 
 @pytest.mark.slow

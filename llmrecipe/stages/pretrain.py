@@ -66,5 +66,5 @@ def _measure(context: StageContext, trained: Trained) -> None:
     ]
     seconds = sum(row["seconds"] for row in trained.timings)
     context.measured["tokens_per_second"] = round(tokens_per_step * len(trained.timings) / seconds, 1)
-    context.measured |= trained.measurements
+    context.measured.update(trained.measurements)
     context.measured["ranks"] = context.section.parallelism.world_size
