@@ -1,11 +1,6 @@
 """The pretrain stage on real torchrun ranks."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import attrs
@@ -15,10 +10,11 @@ import pytest
 import torch
 import yaml
 from plain_training import plain_losses
+from pretrain_project import SLOW, Project
 from tiny_training import LENGTH, MODEL, TRAINING, VOCAB_SIZE, column, section, trained, write_tokens
 from transformers import LlamaForCausalLM
 
-from llmrecipe import SGD, Parallelism, Runtime, Steps, artifacts, codec
+from llmrecipe import SGD, Parallelism, Steps
 from llmrecipe.engines.nanotron import bootstrap, llama, weights
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
@@ -162,50 +158,6 @@ def test_a_training_that_runs_away_names_its_step_and_what_to_lower(tokens, tmp_
         trained(section(Parallelism(data=2, micro_batch_size=4), training=wild), tokens, tmp_path)
 
 
-class Project:
-    """A folder in which `llmrecipe stage pretrain` runs as DVC runs it."""
-
-    def __init__(self, root: Path, tokens: Path, parallelism: Parallelism, steps: int = 30) -> None:
-        self.root = root
-        root.mkdir()
-        runtime = Runtime(device="cpu", checkpoint_interval=5)
-        # Steps slow enough to be interrupted at a chosen one.
-        training = attrs.evolve(TRAINING, duration=Steps(steps), global_batch_size=32)
-        parameters = {
-            "t-pretrain": codec.unstructure(section(parallelism, training=training)),
-            "runtime": {"t": codec.unstructure(runtime)},
-        }
-        (root / "params.yaml").write_text(yaml.safe_dump(parameters))
-        self.command = [sys.executable, "-m", "llmrecipe", "stage", "pretrain", "--name", "t-pretrain"]
-        self.command += ["--runtime", "t", "--input", f"tokens={tokens}", "--output", "artifacts/t/pretrain"]
-
-    def start(self) -> subprocess.Popen:
-        environment = os.environ | {"DVC_ROOT": str(self.root)}
-        return subprocess.Popen(self.command, cwd=self.root, stderr=subprocess.PIPE, text=True, env=environment)
-
-    def finish(self) -> str:
-        process = self.start()
-        message = process.communicate(timeout=300)[1]
-        assert process.returncode == 0, message
-        return message
-
-    def steps_done(self) -> int:
-        logs = list(self.root.glob(".llmrecipe/t-pretrain/*/metrics.jsonl"))
-        return logs[0].read_text().count("\n") if logs else 0
-
-    def wait_for_step(self, step: int, process: subprocess.Popen) -> None:
-        deadline = time.monotonic() + 120
-        while self.steps_done() < step:
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    def outputs(self) -> dict[str, str]:
-        folder = self.root / "artifacts" / "t" / "pretrain"
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        return {str(path.relative_to(folder)): artifacts.file_digest(path) for path in files}
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tokens, tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project") / "straight", tokens, Parallelism(data=2, micro_batch_size=4))
@@ -246,13 +198,13 @@ def test_ranks_die_with_their_launcher_and_the_training_continues_to_the_same_by
 
     project.finish()
     assert project.outputs() == uninterrupted
-    rows = [json.loads(line) for line in (project.root / "artifacts/t/pretrain/checkpoint/metrics.jsonl").open()]
-    assert [row["step"] for row in rows] == list(range(1, 31))
+    assert project.steps_logged() == list(range(1, 31))
 
 
 @pytest.mark.slow
 def test_a_second_writer_is_refused_and_an_edited_section_fails_the_stage(tokens, tmp_path):
-    project = Project(tmp_path / "busy", tokens, Parallelism(data=1, micro_batch_size=4), steps=120)
+    long = attrs.evolve(SLOW, duration=Steps(120))
+    project = Project(tmp_path / "busy", tokens, Parallelism(micro_batch_size=4), long)
     process = project.start()
     project.wait_for_step(1, process)
     second = project.start()
