@@ -25,57 +25,78 @@ def tokens(tmp_path_factory) -> Path:
     return write_tokens(tmp_path_factory.mktemp("data") / "tokens", train=20_000, heldout=2_000)
 
 
+TWENTY = attrs.evolve(TRAINING, duration=Steps(20))
+TIED = attrs.evolve(MODEL, tie_word_embeddings=True)
+
+
 @pytest.fixture(scope="module")
 def one_rank(tokens, tmp_path_factory):
-    return trained(section(), tokens, tmp_path_factory.mktemp("one"))
+    return trained(section(training=TWENTY), tokens, tmp_path_factory.mktemp("one"))
 
 
 LAYOUTS = {
+    "micro-1": Parallelism(micro_batch_size=1),
+    "micro-2": Parallelism(micro_batch_size=2),
+    "micro-8": Parallelism(micro_batch_size=8),
     "data": Parallelism(data=2, micro_batch_size=2),
     "tensor": Parallelism(tensor=2, micro_batch_size=4),
     "sequence": Parallelism(tensor=2, micro_batch_size=4, tensor_parallel_mode="reduce_scatter"),
     "pipeline": Parallelism(pipeline=2, micro_batch_size=2),
     "all-forward": Parallelism(pipeline=2, micro_batch_size=2, pipeline_schedule="afab"),
     "zero": Parallelism(data=2, micro_batch_size=4, zero_stage=1),
+    "tensor-pipeline": Parallelism(tensor=2, pipeline=2, micro_batch_size=2),
+    "data-tensor": Parallelism(data=2, tensor=2, micro_batch_size=2),
+    "zero-sequence": Parallelism(
+        data=2, tensor=2, micro_batch_size=4, zero_stage=1, tensor_parallel_mode="reduce_scatter"
+    ),
+    "all": Parallelism(data=2, tensor=2, pipeline=2, micro_batch_size=2),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_changes_neither_losses_nor_weights(tokens, tmp_path, one_rank, layout):
-    result = trained(section(LAYOUTS[layout]), tokens, tmp_path)
+    result = trained(section(LAYOUTS[layout], training=TWENTY), tokens, tmp_path)
 
+    assert len(result.metrics) == 20
+    assert column(result, "samples") == column(one_rank, "samples")
     assert column(result, "loss") == pytest.approx(column(one_rank, "loss"), rel=1e-5)
     assert column(result, "validation_loss") == pytest.approx(column(one_rank, "validation_loss"), rel=1e-5)
     assert column(result, "grad_norm") == pytest.approx(column(one_rank, "grad_norm"), rel=1e-4)
-    expected, found = weights.read_whole(one_rank.checkpoint), weights.read_whole(result.checkpoint)
-    assert found.keys() == expected.keys()
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-4)
+    assert_weights_close(result, one_rank)
 
 
 @pytest.mark.slow
-def test_tied_embeddings_train_alike_on_four_ranks(tokens, tmp_path):
-    tied = attrs.evolve(MODEL, tie_word_embeddings=True)
-    alone = trained(section(model=tied), tokens, tmp_path)
-    spread = trained(section(Parallelism(tensor=2, pipeline=2, micro_batch_size=2), model=tied), tokens, tmp_path)
+def test_tied_embeddings_train_alike_on_four_ranks_and_in_a_plain_loop(tokens, tmp_path):
+    alone = trained(section(model=TIED, training=TWENTY), tokens, tmp_path / "alone")
+    layout = Parallelism(tensor=2, pipeline=2, micro_batch_size=2, tensor_parallel_mode="reduce_scatter")
+    spread = trained(section(layout, model=TIED, training=TWENTY), tokens, tmp_path / "spread")
 
     assert column(spread, "loss") == pytest.approx(column(alone, "loss"), rel=1e-5)
+    assert_weights_close(spread, alone)
+    assert column(alone, "loss") == pytest.approx(plain_losses(tokens, TWENTY, TIED), rel=1e-4)
 
 
 @pytest.mark.slow
 def test_a_plain_transformers_loop_has_the_same_losses(tokens, one_rank):
-    assert column(one_rank, "loss") == pytest.approx(plain_losses(tokens, TRAINING), rel=1e-4)
+    assert column(one_rank, "loss") == pytest.approx(plain_losses(tokens, TWENTY), rel=1e-4)
 
 
 @pytest.mark.slow
 def test_bfloat16_accumulates_in_float32_under_zero(tokens, tmp_path, one_rank):
     """What a GPU does by default, on a CPU."""
     layout = Parallelism(data=2, micro_batch_size=2, zero_stage=1)
-    result = trained(section(layout, training=attrs.evolve(TRAINING, precision="bfloat16")), tokens, tmp_path)
+    result = trained(section(layout, training=attrs.evolve(TWENTY, precision="bfloat16")), tokens, tmp_path)
 
     assert all(weight.dtype == torch.bfloat16 for weight in weights.read_whole(result.checkpoint).values())
     assert column(result, "loss") == pytest.approx(column(one_rank, "loss"), rel=5e-3)
+
+
+def assert_weights_close(result, expected) -> None:
+    found, wanted = weights.read_whole(result.checkpoint), weights.read_whole(expected.checkpoint)
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=0, atol=1e-4)
 
 
 def test_weights_survive_the_way_to_nanotron_and_back():
