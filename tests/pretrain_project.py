@@ -43,7 +43,9 @@ class Project:
 
     def start(self, **environment: str) -> subprocess.Popen:
         """The stage, at work, with these additions to its environment."""
-        environment = os.environ | {"DVC_ROOT": str(self.root)} | environment
+        # A test that was a rank itself, in its own process, has left its number behind.
+        ours = {name: value for name, value in os.environ.items() if name != "RANK"}
+        environment = ours | {"DVC_ROOT": str(self.root)} | environment
         return subprocess.Popen(self.command, cwd=self.root, stderr=subprocess.PIPE, text=True, env=environment)
 
     def finish(self) -> str:
