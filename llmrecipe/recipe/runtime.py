@@ -1,7 +1,8 @@
 """How and where a recipe runs. No stage reruns for it.
 
-Most choices change no output byte. `device` and `threads_per_rank` change the order in which numbers are added, and
-so their rounding; and on a GPU `precision="by_device"` trains in another number format than on a CPU.
+Most choices change no output byte. `device` changes the order in which numbers are added, and so their rounding, and a
+`threads_per_rank` that is no power of two where work is cut in the middle of a row; and on a GPU
+`precision="by_device"` trains in another number format than on a CPU.
 """
 
 from typing import Literal

@@ -89,11 +89,6 @@ class Trainer(nanotron.trainer.DistributedTrainer):
     def _build_scheduler(self, optimizer: Any, **_: Any) -> torch.optim.lr_scheduler.LambdaLR:
         return learning_rate_scheduler(self.training, self.job.sequence_length, optimizer.get_base_optimizer())
 
-    def _load_model_checkpoint(self, model: torch.nn.Module) -> torch.nn.Module:
-        # nanotron copies into leaf parameters, which autograd forbids.
-        with torch.no_grad():
-            return super()._load_model_checkpoint(model)
-
     def post_init(self) -> None:
         """Mend the learning rate of a resumed run, and take up the metrics where they end."""
         if self.init_checkpoint_path is not None:
