@@ -80,7 +80,7 @@ class QuantizeSection:
     calibration_samples: int = _as_in(Quantize, "calibration_samples")
     sequence_length: int = _as_in(CausalLM, "sequence_length")
     seed: int = _as_in(Quantize, "seed")
-    revision: int = 1
+    revision: int = 2
 
 
 @define("evaluate")
@@ -89,7 +89,7 @@ class EvaluateSection:
 
     measures: tuple[Measure, ...]
     sequence_length: int = _as_in(CausalLM, "sequence_length")
-    revision: int = 1
+    revision: int = 2
 
 
 Section = (

@@ -11,8 +11,11 @@ from transformers import LlamaForCausalLM
 from llmrecipe import AdamW, Llama, Training
 from llmrecipe.engines.nanotron import llama
 
-# Three steps up, seven along half a cosine from the peak to a tenth of it.
-FACTORS = [1 / 3, 2 / 3, 1.0, *(0.1 + 0.9 * (1 + np.cos(np.pi * i / 7)) / 2 for i in range(1, 8))]
+
+def factors(steps: int) -> list[float]:
+    """Three steps up, the rest along half a cosine from the peak to a tenth of it."""
+    down = steps - 3
+    return [1 / 3, 2 / 3, 1.0, *(0.1 + 0.9 * (1 + np.cos(np.pi * i / down)) / 2 for i in range(1, down + 1))]
 
 
 def plain_losses(
@@ -25,7 +28,7 @@ def plain_losses(
 
     Args:
         tokens: the tokens artifact.
-        training: gives the seed, the optimizer and the batch; the schedule is `FACTORS`.
+        training: gives the seed, the optimizer, the batch and the number of steps; the schedule is `factors`.
         model: the model.
         decays: whether weight decay applies to a weight, by transformers' name.
     """
@@ -43,7 +46,7 @@ def plain_losses(
     row = np.fromfile(tokens / "train" / "00000.ds", "<u2").astype(np.int64)
     order = np.random.default_rng([training.seed, 0]).permutation((len(row) - 1) // LENGTH)
     losses = []
-    for step, factor in enumerate(FACTORS):
+    for step, factor in enumerate(factors(training.duration.count)):
         chosen = order[step * batch_size :][:batch_size]
         batch = torch.stack([torch.from_numpy(row[i * LENGTH : (i + 1) * LENGTH + 1]) for i in chosen])
         logits = network(input_ids=batch[:, :-1]).logits

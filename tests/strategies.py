@@ -117,7 +117,7 @@ runtimes = st.builds(
     Runtime,
     device=st.sampled_from(["auto", "cpu", "cuda"]),
     workers=counts,
-    threads_per_rank=counts,
+    threads_per_rank=st.sampled_from([1, 2, 4, 8, 64]),
     checkpoint_interval=counts,
     keep_checkpoints=counts,
     log_interval=counts,

@@ -1,9 +1,12 @@
 """nanotron as it is loaded with and without a GPU."""
 
 import importlib.metadata
+import importlib.util
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +71,21 @@ def test_another_version_than_the_mended_one_is_refused(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.5")
     with pytest.raises(StageError, match=r"pip install nanotron==0\.4"):
         bootstrap.load("cpu")
+
+
+def test_a_changed_copy_of_the_mended_version_is_refused(tmp_path):
+    published = Path(importlib.util.find_spec("nanotron").origin).parent
+    shutil.copytree(published, tmp_path / "nanotron", ignore=shutil.ignore_patterns("__pycache__"))
+    with open(tmp_path / "nanotron" / "trainer.py", "a") as file:
+        file.write("# as good as new\n")
+    output = in_a_process(f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        from llmrecipe.engines.nanotron import bootstrap
+        from llmrecipe.errors import StageError
+        try:
+            bootstrap.load("cpu")
+        except StageError as error:
+            print(error)
+    """)
+    assert output.startswith(f"{tmp_path / 'nanotron'}: not nanotron 0.4 as it was published")

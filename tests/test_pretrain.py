@@ -1,11 +1,6 @@
 """The pretrain stage on real torchrun ranks."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import attrs
@@ -15,10 +10,11 @@ import pytest
 import torch
 import yaml
 from plain_training import plain_losses
+from pretrain_project import SLOW, Project
 from tiny_training import LENGTH, MODEL, TRAINING, VOCAB_SIZE, column, section, trained, write_tokens
 from transformers import LlamaForCausalLM
 
-from llmrecipe import SGD, Parallelism, Runtime, Steps, artifacts, codec
+from llmrecipe import SGD, Parallelism, Steps
 from llmrecipe.engines.nanotron import bootstrap, llama, weights
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
@@ -29,57 +25,78 @@ def tokens(tmp_path_factory) -> Path:
     return write_tokens(tmp_path_factory.mktemp("data") / "tokens", train=20_000, heldout=2_000)
 
 
+TWENTY = attrs.evolve(TRAINING, duration=Steps(20))
+TIED = attrs.evolve(MODEL, tie_word_embeddings=True)
+
+
 @pytest.fixture(scope="module")
 def one_rank(tokens, tmp_path_factory):
-    return trained(section(), tokens, tmp_path_factory.mktemp("one"))
+    return trained(section(training=TWENTY), tokens, tmp_path_factory.mktemp("one"))
 
 
 LAYOUTS = {
+    "micro-1": Parallelism(micro_batch_size=1),
+    "micro-2": Parallelism(micro_batch_size=2),
+    "micro-8": Parallelism(micro_batch_size=8),
     "data": Parallelism(data=2, micro_batch_size=2),
     "tensor": Parallelism(tensor=2, micro_batch_size=4),
     "sequence": Parallelism(tensor=2, micro_batch_size=4, tensor_parallel_mode="reduce_scatter"),
     "pipeline": Parallelism(pipeline=2, micro_batch_size=2),
     "all-forward": Parallelism(pipeline=2, micro_batch_size=2, pipeline_schedule="afab"),
     "zero": Parallelism(data=2, micro_batch_size=4, zero_stage=1),
+    "tensor-pipeline": Parallelism(tensor=2, pipeline=2, micro_batch_size=2),
+    "data-tensor": Parallelism(data=2, tensor=2, micro_batch_size=2),
+    "zero-sequence": Parallelism(
+        data=2, tensor=2, micro_batch_size=4, zero_stage=1, tensor_parallel_mode="reduce_scatter"
+    ),
+    "all": Parallelism(data=2, tensor=2, pipeline=2, micro_batch_size=2),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_changes_neither_losses_nor_weights(tokens, tmp_path, one_rank, layout):
-    result = trained(section(LAYOUTS[layout]), tokens, tmp_path)
+    result = trained(section(LAYOUTS[layout], training=TWENTY), tokens, tmp_path)
 
+    assert len(result.metrics) == 20
+    assert column(result, "samples") == column(one_rank, "samples")
     assert column(result, "loss") == pytest.approx(column(one_rank, "loss"), rel=1e-5)
     assert column(result, "validation_loss") == pytest.approx(column(one_rank, "validation_loss"), rel=1e-5)
     assert column(result, "grad_norm") == pytest.approx(column(one_rank, "grad_norm"), rel=1e-4)
-    expected, found = weights.read_whole(one_rank.checkpoint), weights.read_whole(result.checkpoint)
-    assert found.keys() == expected.keys()
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-4)
+    assert_weights_close(result, one_rank)
 
 
 @pytest.mark.slow
-def test_tied_embeddings_train_alike_on_four_ranks(tokens, tmp_path):
-    tied = attrs.evolve(MODEL, tie_word_embeddings=True)
-    alone = trained(section(model=tied), tokens, tmp_path)
-    spread = trained(section(Parallelism(tensor=2, pipeline=2, micro_batch_size=2), model=tied), tokens, tmp_path)
+def test_tied_embeddings_train_alike_on_four_ranks_and_in_a_plain_loop(tokens, tmp_path):
+    alone = trained(section(model=TIED, training=TWENTY), tokens, tmp_path / "alone")
+    layout = Parallelism(tensor=2, pipeline=2, micro_batch_size=2, tensor_parallel_mode="reduce_scatter")
+    spread = trained(section(layout, model=TIED, training=TWENTY), tokens, tmp_path / "spread")
 
     assert column(spread, "loss") == pytest.approx(column(alone, "loss"), rel=1e-5)
+    assert_weights_close(spread, alone)
+    assert column(alone, "loss") == pytest.approx(plain_losses(tokens, TWENTY, TIED), rel=1e-4)
 
 
 @pytest.mark.slow
 def test_a_plain_transformers_loop_has_the_same_losses(tokens, one_rank):
-    assert column(one_rank, "loss") == pytest.approx(plain_losses(tokens, TRAINING), rel=1e-4)
+    assert column(one_rank, "loss") == pytest.approx(plain_losses(tokens, TWENTY), rel=1e-4)
 
 
 @pytest.mark.slow
 def test_bfloat16_accumulates_in_float32_under_zero(tokens, tmp_path, one_rank):
     """What a GPU does by default, on a CPU."""
     layout = Parallelism(data=2, micro_batch_size=2, zero_stage=1)
-    result = trained(section(layout, training=attrs.evolve(TRAINING, precision="bfloat16")), tokens, tmp_path)
+    result = trained(section(layout, training=attrs.evolve(TWENTY, precision="bfloat16")), tokens, tmp_path)
 
     assert all(weight.dtype == torch.bfloat16 for weight in weights.read_whole(result.checkpoint).values())
     assert column(result, "loss") == pytest.approx(column(one_rank, "loss"), rel=5e-3)
+
+
+def assert_weights_close(result, expected) -> None:
+    found, wanted = weights.read_whole(result.checkpoint), weights.read_whole(expected.checkpoint)
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=0, atol=1e-4)
 
 
 def test_weights_survive_the_way_to_nanotron_and_back():
@@ -162,50 +179,6 @@ def test_a_training_that_runs_away_names_its_step_and_what_to_lower(tokens, tmp_
         trained(section(Parallelism(data=2, micro_batch_size=4), training=wild), tokens, tmp_path)
 
 
-class Project:
-    """A folder in which `llmrecipe stage pretrain` runs as DVC runs it."""
-
-    def __init__(self, root: Path, tokens: Path, parallelism: Parallelism, steps: int = 30) -> None:
-        self.root = root
-        root.mkdir()
-        runtime = Runtime(device="cpu", checkpoint_interval=5)
-        # Steps slow enough to be interrupted at a chosen one.
-        training = attrs.evolve(TRAINING, duration=Steps(steps), global_batch_size=32)
-        parameters = {
-            "t-pretrain": codec.unstructure(section(parallelism, training=training)),
-            "runtime": {"t": codec.unstructure(runtime)},
-        }
-        (root / "params.yaml").write_text(yaml.safe_dump(parameters))
-        self.command = [sys.executable, "-m", "llmrecipe", "stage", "pretrain", "--name", "t-pretrain"]
-        self.command += ["--runtime", "t", "--input", f"tokens={tokens}", "--output", "artifacts/t/pretrain"]
-
-    def start(self) -> subprocess.Popen:
-        environment = os.environ | {"DVC_ROOT": str(self.root)}
-        return subprocess.Popen(self.command, cwd=self.root, stderr=subprocess.PIPE, text=True, env=environment)
-
-    def finish(self) -> str:
-        process = self.start()
-        message = process.communicate(timeout=300)[1]
-        assert process.returncode == 0, message
-        return message
-
-    def steps_done(self) -> int:
-        logs = list(self.root.glob(".llmrecipe/t-pretrain/*/metrics.jsonl"))
-        return logs[0].read_text().count("\n") if logs else 0
-
-    def wait_for_step(self, step: int, process: subprocess.Popen) -> None:
-        deadline = time.monotonic() + 120
-        while self.steps_done() < step:
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    def outputs(self) -> dict[str, str]:
-        folder = self.root / "artifacts" / "t" / "pretrain"
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        return {str(path.relative_to(folder)): artifacts.file_digest(path) for path in files}
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tokens, tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project") / "straight", tokens, Parallelism(data=2, micro_batch_size=4))
@@ -246,8 +219,7 @@ def test_ranks_die_with_their_launcher_and_the_training_continues_to_the_same_by
 
     project.finish()
     assert project.outputs() == uninterrupted
-    rows = [json.loads(line) for line in (project.root / "artifacts/t/pretrain/checkpoint/metrics.jsonl").open()]
-    assert [row["step"] for row in rows] == list(range(1, 31))
+    assert project.steps_logged() == list(range(1, 31))
     measured = json.loads((project.root / "artifacts/t/pretrain.run.json").read_text())
     assert measured["communication_percent"].keys() == {"data", "other"}
     assert len(measured["peak_memory_mb"]) == 2
@@ -255,7 +227,8 @@ def test_ranks_die_with_their_launcher_and_the_training_continues_to_the_same_by
 
 @pytest.mark.slow
 def test_a_second_writer_is_refused_and_an_edited_section_fails_the_stage(tokens, tmp_path):
-    project = Project(tmp_path / "busy", tokens, Parallelism(data=1, micro_batch_size=4), steps=120)
+    long = attrs.evolve(SLOW, duration=Steps(120))
+    project = Project(tmp_path / "busy", tokens, Parallelism(micro_batch_size=4), long)
     process = project.start()
     project.wait_for_step(1, process)
     second = project.start()

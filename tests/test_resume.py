@@ -9,8 +9,9 @@ import pytest
 import torch
 from tiny_training import TRAINING, column, section, trained, write_tokens
 
-from llmrecipe import SGD, AdamW, Parallelism, Steps, Training, WarmupStableDecay
+from llmrecipe import SGD, AdamW, Parallelism, Steps, Training, WarmupStableDecay, artifacts
 from llmrecipe.engines.nanotron import weights
+from llmrecipe.errors import StageError
 
 pytestmark = pytest.mark.slow
 
@@ -127,3 +128,25 @@ def test_another_meaning_starts_afresh_beside_and_says_what_differs(tokens, tmp_
     assert first.checkpoint.exists()
     assert second.checkpoint.parent.parent != first.checkpoint.parent.parent
     assert column(second, "loss")[0] != column(first, "loss")[0]
+
+
+def test_a_checkpoint_whose_best_one_is_damaged_is_not_taken_up_later(tokens, tmp_path, monkeypatch):
+    """It was made after steps that by then are no longer in the log."""
+    best = attrs.evolve(TRAINING, select="best")
+    once = trained(section(LAYOUTS["one"], training=best), tokens, tmp_path, checkpoint_interval=5)
+    state = once.checkpoint.parent.parent
+    rows = [row | ({"validation_loss": 9.0} if row["step"] == 10 else {}) for row in once.metrics]
+    artifacts.write_jsonl(state / "metrics.jsonl", rows)
+    shutil.rmtree(state / "checkpoints" / "5")
+    with monkeypatch.context() as patch:
+        patch.setattr("llmrecipe.engines.nanotron.training.run_ranks", _killed)
+        with pytest.raises(StageError, match="killed before its first step"):
+            trained(section(LAYOUTS["one"], training=best), tokens, tmp_path, checkpoint_interval=5)
+
+    twice = trained(section(LAYOUTS["one"], training=best), tokens, tmp_path, checkpoint_interval=5)
+
+    assert twice.metrics == once.metrics
+
+
+def _killed(*_, **__) -> None:
+    raise StageError("killed before its first step")

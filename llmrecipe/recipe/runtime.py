@@ -1,14 +1,26 @@
 """How and where a recipe runs. No stage reruns for it.
 
-Most choices change no output byte. `device` and `threads_per_rank` change the order in which numbers are added, and
-so their rounding; and on a GPU `precision="by_device"` trains in another number format than on a CPU.
+No choice but `device` changes a byte of an output. Another device adds numbers in another order, and so rounds them
+otherwise; and on a GPU `precision="by_device"` trains in another number format than on a CPU.
 """
 
 from typing import Literal
 
 import attrs
 
-from llmrecipe.recipe.schema import at_least, define
+from llmrecipe.recipe.schema import FieldError, at_least, define
+
+
+def _power_of_two(owner: object, attribute: attrs.Attribute, value: int) -> None:
+    # torch rounds some functions otherwise at the end of a thread's share, which then falls within a row.
+    if value & (value - 1):
+        below = 1 << (value.bit_length() - 1)
+        raise FieldError(
+            owner,
+            attribute.name,
+            f"{value} threads would round otherwise than 1, 2 or 4, and no choice of Runtime but the device may change a "
+            f"result; use a power of two, {below} or {2 * below}",
+        )
 
 
 @define("runtime")
@@ -21,8 +33,8 @@ class Runtime:
     workers: int = attrs.field(default=2, validator=at_least(1))
     """Processes that prepare and tokenize text."""
 
-    threads_per_rank: int = attrs.field(default=1, validator=at_least(1))
-    """CPU threads of a training rank; ranks × threads should not exceed the cores."""
+    threads_per_rank: int = attrs.field(default=1, validator=[at_least(1), _power_of_two])
+    """CPU threads of a training rank, a power of two; ranks × threads should not exceed the cores."""
 
     checkpoint_interval: int = attrs.field(default=100, validator=at_least(1))
     """Steps between two resumable states; an interruption costs at most this many."""

@@ -6,6 +6,7 @@ nothing of torch is patched, and with a GPU nothing about devices is rewritten.
 """
 
 import ast
+import hashlib
 import importlib.abc
 import importlib.machinery
 import importlib.metadata
@@ -14,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
@@ -23,12 +25,15 @@ from llmrecipe.errors import StageError
 VERSION = "0.4"
 Device = Literal["cpu", "cuda"]
 
+# Of its sources: their paths and contents.
+_DIGEST = "79fec03bb444024e5d3adbf92f454bbe194a11bd7c6cfb88b18335e6d1a4c9fc"
+
 
 def load(device: Device) -> None:
     """Import nanotron for this device, with every mend in place; the first call of a process decides.
 
     Raises:
-        StageError: another version is installed, or it is loaded for the other device already.
+        StageError: another version is installed, or a changed one, or it is loaded for the other device already.
     """
     installed = importlib.metadata.version("nanotron")
     if installed != VERSION:
@@ -42,6 +47,7 @@ def load(device: Device) -> None:
                 f"nanotron is loaded for {finder.device} in this process; use another process for {device}"
             )
         return
+    _refuse_a_changed_copy(Path(importlib.util.find_spec("nanotron").origin).parent)
     sys.meta_path.insert(0, _Finder(device))
     # nanotron asserts it for overlapping communication; without a GPU it means nothing.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
@@ -50,6 +56,18 @@ def load(device: Device) -> None:
     from llmrecipe.engines.nanotron import mends
 
     mends.apply(device)
+
+
+def _refuse_a_changed_copy(package: Path) -> None:
+    """Every mend replaces or relies on something of nanotron's, and would be wrong for another."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    if digest.hexdigest() != _DIGEST:
+        raise StageError(
+            f"{package}: not nanotron {VERSION} as it was published, for which the mends are made; run "
+            f"`pip install --force-reinstall --no-deps nanotron=={VERSION}`"
+        )
 
 
 class _Finder(importlib.abc.MetaPathFinder):

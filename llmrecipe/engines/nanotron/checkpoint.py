@@ -52,9 +52,7 @@ def save_whole(trainer: "DistributedTrainer", save: Callable[[], Path], keep: in
         os.replace(written, final)
         artifacts.sync(folder)
         shutil.rmtree(temporary)
-        for step, old in checkpoints(folder)[keep:]:
-            if step != best:
-                shutil.rmtree(old)
+        keep_newest(folder, keep, best)
     dist.barrier(world)
 
 
@@ -64,3 +62,10 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
         return []
     found = [(int(path.name), path) for path in folder.iterdir() if path.name.isdecimal()]
     return sorted(found, reverse=True)
+
+
+def keep_newest(folder: Path, count: int, best: int | None) -> None:
+    """Delete all whole checkpoints but the newest `count` and that of step `best`."""
+    for step, old in checkpoints(folder)[count:]:
+        if step != best:
+            shutil.rmtree(old)

@@ -166,8 +166,13 @@ def logits(
     return network.model(input_ids=input_ids, input_mask=torch.ones_like(input_ids, dtype=torch.bool)).transpose(0, 1)
 
 
-def _single_process_context() -> ParallelContext:
+def join_single_process() -> None:
+    """Make this process the only rank."""
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+
+
+def _single_process_context() -> ParallelContext:
+    join_single_process()
     return ParallelContext(tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1)

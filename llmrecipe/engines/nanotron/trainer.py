@@ -101,11 +101,6 @@ class Trainer(nanotron.trainer.DistributedTrainer):
             overlap(model)
         return model
 
-    def _load_model_checkpoint(self, model: torch.nn.Module) -> torch.nn.Module:
-        # nanotron copies into leaf parameters, which autograd forbids.
-        with torch.no_grad():
-            return super()._load_model_checkpoint(model)
-
     def post_init(self) -> None:
         """Mend the learning rate of a resumed run, and take up the metrics where they end."""
         if self.init_checkpoint_path is not None:

@@ -12,7 +12,7 @@ import yaml
 from llmrecipe import artifacts
 from llmrecipe.engines.device import set_up
 from llmrecipe.engines.nanotron import llama, metrics, weights
-from llmrecipe.engines.nanotron.checkpoint import KIND, checkpoints
+from llmrecipe.engines.nanotron.checkpoint import KIND, checkpoints, keep_newest
 from llmrecipe.engines.nanotron.config import nanotron_configuration
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of, others
@@ -86,11 +86,13 @@ def train(section: PretrainSection, *, name: str, tokens: Path, runtime: Runtime
         job = attrs.evolve(job, state=str(state.root), resume=checkpoint and str(checkpoint))
         _start(job, state, step)
         step, checkpoint = _newest(state, select)
-        shutil.rmtree(state.initial_weights)
     rows = metrics.read(state.metrics)
-    if select == "best":
-        step = metrics.best_step(rows)
-        checkpoint = state.checkpoint(step)
+    best = metrics.best_step(rows) if select == "best" else None
+    # Not only after a training: it may have been killed before it came to this.
+    shutil.rmtree(state.initial_weights, ignore_errors=True)
+    keep_newest(state.checkpoints, runtime.keep_checkpoints, best)
+    if best is not None:
+        step, checkpoint = best, state.checkpoint(best)
     return Trained(
         job=job,
         checkpoint=checkpoint,
@@ -107,6 +109,10 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
         initial = llama.initial_weights(section.model, job.vocab_size, job.end_of_text_id, section.training.seed)
         with artifacts.replacing(state.initial_weights) as folder:
             weights.write_unsharded(initial, section.model, folder)
+    for newer, folder in checkpoints(state.checkpoints):
+        # Not continued from, since the best one before it is damaged. Its rows go now, so it has to go first.
+        if newer > step:
+            shutil.rmtree(folder)
     for log in (state.metrics, state.timings):
         artifacts.write_jsonl(log, [row for row in metrics.read(log) if row["step"] <= step])
     artifacts.write_text(state.nanotron_config, yaml.safe_dump(nanotron_configuration(job, state)))

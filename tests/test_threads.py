@@ -1,0 +1,58 @@
+"""The number of threads changes no byte of an output."""
+
+from pathlib import Path
+
+import attrs
+import pytest
+import tiny_model
+import tiny_training
+import torch
+
+from llmrecipe import Parallelism
+from llmrecipe.engines.nanotron import weights
+from llmrecipe.recipe.compression import W8A16
+from llmrecipe.recipe.evaluation import Perplexity
+from llmrecipe.sections import EvaluateSection, QuantizeSection
+from llmrecipe.stages import evaluate, quantize
+
+# Each of these gives other bytes with one thread than with two or three, if it is left to them.
+WORK = {
+    "quantize": (quantize, QuantizeSection(scheme=W8A16(), calibration_samples=64, seed=1, sequence_length=128)),
+    "evaluate": (evaluate, EvaluateSection(measures=(Perplexity(max_tokens=20_000),), sequence_length=128)),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[str, Path]:
+    return tiny_model.make(tmp_path_factory.mktemp("made"))
+
+
+@pytest.mark.parametrize("kind", WORK)
+def test_a_stage_gives_the_same_bytes_however_many_threads_it_is_granted(made, tmp_path, kind):
+    stage, section = WORK[kind]
+    inputs = made if kind == "quantize" else {"tokens": made["tokens"], "dense": made["model"]}
+    outputs = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        context = tiny_model.stage_context(section, inputs, tmp_path / str(threads), threads_per_rank=threads)
+        stage.run(context)
+        files = sorted(path for path in context.output.rglob("*") if path.is_file())
+        outputs.append({path.relative_to(context.output): path.read_bytes() for path in files})
+
+    assert outputs[0]
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+@pytest.mark.slow
+def test_a_training_gives_the_same_bytes_with_two_threads_as_with_one(tmp_path):
+    tokens = tiny_training.write_tokens(tmp_path / "tokens", train=20_000, heldout=2_000)
+    # Large enough for torch to share every kind of work: less than 32,768 numbers stay with one thread.
+    model = attrs.evolve(tiny_training.MODEL, hidden_size=128, num_layers=2)
+    section = tiny_training.section(Parallelism(micro_batch_size=8), model=model)
+    one, two = (
+        tiny_training.trained(section, tokens, tmp_path / str(threads), threads_per_rank=threads) for threads in (1, 2)
+    )
+
+    assert one.metrics == two.metrics
+    expected, found = weights.read_whole(one.checkpoint), weights.read_whole(two.checkpoint)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
