@@ -49,7 +49,9 @@ def warnings(recipe: Recipe) -> list[Violation]:
         )
     elif on_cpu and ranks * threads > cores:
         reason = f"{_count(ranks, 'rank')} of {threads} threads will wait for each other on {_count(cores, 'core')}"
-        found.append(Violation(f"{recipe.name}.runtime.threads_per_rank", f"{reason}; use {cores // ranks}"))
+        # A power of two, as `Runtime` wants it.
+        fewer = 1 << ((cores // ranks).bit_length() - 1)
+        found.append(Violation(f"{recipe.name}.runtime.threads_per_rank", f"{reason}; use {fewer}"))
     if on_cpu and recipe.training.precision == "bfloat16" and not _multiplies_bfloat16():
         reason = "'bfloat16' is many times slower than 'float32' on this CPU, which lacks avx512_bf16; use 'by_device'"
         found.append(Violation(f"{recipe.name}.training.precision", reason))

@@ -1,5 +1,6 @@
 """The pretrain stage on real torchrun ranks."""
 
+import json
 import signal
 from pathlib import Path
 

@@ -18,8 +18,8 @@ def _power_of_two(owner: object, attribute: attrs.Attribute, value: int) -> None
         raise FieldError(
             owner,
             attribute.name,
-            f"{value} threads would round otherwise than 1, 2 or 4, and no choice of Runtime but the device may change a "
-            f"result; use a power of two, {below} or {2 * below}",
+            f"{value} threads would round otherwise than a power of two, and no choice of Runtime but the device may "
+            f"change a result; use {below} or {2 * below}",
         )
 
 
