@@ -73,7 +73,7 @@ def run(case: Case, tokens: Path, scratch: Path, *, ranks: int, threads: int) ->
             optimizer=AdamW(learning_rate=1e-3),
             validation_sequences=1,
         ),
-        parallelism=Parallelism(data=ranks, micro_batch_size=case.batch // ranks),
+        parallelism=Parallelism(data=ranks, micro_batch_size=case.batch // ranks, threads_per_rank=threads),
     )
-    runtime = Runtime(device="cpu", threads_per_rank=threads, checkpoint_interval=case.steps)
+    runtime = Runtime(device="cpu", checkpoint_interval=case.steps)
     return train(section, name="benchmark", tokens=tokens, runtime=runtime, scratch=scratch)

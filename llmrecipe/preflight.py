@@ -30,7 +30,7 @@ def violations(recipe: Recipe, root: Path) -> list[Violation]:
 
 def warnings(recipe: Recipe) -> list[Violation]:
     """What will work, but badly, on this machine; or only on another."""
-    ranks, threads = recipe.parallelism.world_size, recipe.runtime.threads_per_rank
+    ranks, threads = recipe.parallelism.world_size, recipe.parallelism.threads_per_rank
     gpus, cores = num_gpus(), len(os.sched_getaffinity(0))
     on_cpu = recipe.runtime.device == "cpu" or (recipe.runtime.device == "auto" and gpus == 0)
     found = []
@@ -49,9 +49,7 @@ def warnings(recipe: Recipe) -> list[Violation]:
         )
     elif on_cpu and ranks * threads > cores:
         reason = f"{_count(ranks, 'rank')} of {threads} threads will wait for each other on {_count(cores, 'core')}"
-        # A power of two, as `Runtime` wants it.
-        fewer = 1 << ((cores // ranks).bit_length() - 1)
-        found.append(Violation(f"{recipe.name}.runtime.threads_per_rank", f"{reason}; use {fewer}"))
+        found.append(Violation(f"{recipe.name}.parallelism.threads_per_rank", f"{reason}; use {cores // ranks}"))
     if on_cpu and recipe.training.precision == "bfloat16" and not _multiplies_bfloat16():
         reason = "'bfloat16' is many times slower than 'float32' on this CPU, which lacks avx512_bf16; use 'by_device'"
         found.append(Violation(f"{recipe.name}.training.precision", reason))

@@ -250,13 +250,6 @@ def test_a_wrong_field_does_not_hide_what_other_fields_break():
     assert set(found(recipe)) == {"model.rope_theta", "training.global_batch_size"}
 
 
-@pytest.mark.parametrize(("threads", "proposed"), [(3, [2, 4]), (6, [4, 8]), (7, [4, 8])])
-def test_threads_come_in_powers_of_two(threads, proposed):
-    reason = found(loaded(runtime__threads_per_rank=threads))["runtime.threads_per_rank"]
-    assert reason.startswith(f"{threads} threads would round otherwise than a power of two")
-    assert proposals(reason) == proposed
-
-
 def test_a_class_without_its_parentheses_is_explained():
     assert (
         "the class SGD; did you forget its parentheses?" in found(loaded(training__optimizer=SGD))["training.optimizer"]

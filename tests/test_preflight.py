@@ -71,13 +71,13 @@ def test_a_tokenizer_folder_must_hold_a_tokenizer(project):
 
 def test_as_many_threads_as_cores_are_fine(machine):
     machine(cores=4, gpus=0)
-    assert warned(parallelism=Parallelism(data=2), runtime=Runtime(threads_per_rank=2)) == {}
+    assert warned(parallelism=Parallelism(data=2, threads_per_rank=2)) == {}
 
 
 def test_more_threads_than_cores_get_a_warning_with_a_number_that_fits(machine):
     machine(cores=7, gpus=0)
-    assert warned(parallelism=Parallelism(tensor=2), runtime=Runtime(threads_per_rank=4)) == {
-        "small.runtime.threads_per_rank": "2 ranks of 4 threads will wait for each other on 7 cores; use 2"
+    assert warned(parallelism=Parallelism(tensor=2, threads_per_rank=4)) == {
+        "small.parallelism.threads_per_rank": "2 ranks of 4 threads will wait for each other on 7 cores; use 3"
     }
 
 

@@ -1,4 +1,4 @@
-"""The number of threads changes no byte of an output."""
+"""The number of threads that a process finds changes no byte of an output."""
 
 from pathlib import Path
 
@@ -28,13 +28,13 @@ def made(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("kind", WORK)
-def test_a_stage_gives_the_same_bytes_however_many_threads_it_is_granted(made, tmp_path, kind):
+def test_a_stage_gives_the_same_bytes_however_many_threads_its_process_has(made, tmp_path, kind):
     stage, section = WORK[kind]
     inputs = made if kind == "quantize" else {"tokens": made["tokens"], "dense": made["model"]}
     outputs = []
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)
-        context = tiny_model.stage_context(section, inputs, tmp_path / str(threads), threads_per_rank=threads)
+        context = tiny_model.stage_context(section, inputs, tmp_path / str(threads))
         stage.run(context)
         files = sorted(path for path in context.output.rglob("*") if path.is_file())
         outputs.append({path.relative_to(context.output): path.read_bytes() for path in files})
@@ -48,10 +48,11 @@ def test_a_training_gives_the_same_bytes_with_two_threads_as_with_one(tmp_path):
     tokens = tiny_training.write_tokens(tmp_path / "tokens", train=20_000, heldout=2_000)
     # Large enough for torch to share every kind of work: less than 32,768 numbers stay with one thread.
     model = attrs.evolve(tiny_training.MODEL, hidden_size=128, num_layers=2)
-    section = tiny_training.section(Parallelism(micro_batch_size=8), model=model)
-    one, two = (
-        tiny_training.trained(section, tokens, tmp_path / str(threads), threads_per_rank=threads) for threads in (1, 2)
+    sections = (
+        tiny_training.section(Parallelism(micro_batch_size=8, threads_per_rank=threads), model=model)
+        for threads in (1, 2)
     )
+    one, two = (tiny_training.trained(section, tokens, tmp_path / f"{i}") for i, section in enumerate(sections))
 
     assert one.metrics == two.metrics
     expected, found = weights.read_whole(one.checkpoint), weights.read_whole(two.checkpoint)

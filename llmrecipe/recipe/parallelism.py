@@ -42,6 +42,9 @@ class Parallelism:
     async_tensor_parallel: bool = False
     """Let tensor-parallel ranks compute what they can while they exchange the rest."""
 
+    threads_per_rank: int = attrs.field(default=1, validator=at_least(1))
+    """CPU threads of each rank; ranks × threads should not exceed the cores."""
+
     @property
     def world_size(self) -> int:
         """Number of ranks."""

@@ -8,19 +8,7 @@ from typing import Literal
 
 import attrs
 
-from llmrecipe.recipe.schema import FieldError, at_least, define
-
-
-def _power_of_two(owner: object, attribute: attrs.Attribute, value: int) -> None:
-    # torch rounds some functions otherwise at the end of a thread's share, which then falls within a row.
-    if value & (value - 1):
-        below = 1 << (value.bit_length() - 1)
-        raise FieldError(
-            owner,
-            attribute.name,
-            f"{value} threads would round otherwise than a power of two, and no choice of Runtime but the device may "
-            f"change a result; use {below} or {2 * below}",
-        )
+from llmrecipe.recipe.schema import at_least, define
 
 
 @define("runtime")
@@ -32,9 +20,6 @@ class Runtime:
 
     workers: int = attrs.field(default=2, validator=at_least(1))
     """Processes that prepare and tokenize text."""
-
-    threads_per_rank: int = attrs.field(default=1, validator=[at_least(1), _power_of_two])
-    """CPU threads of a training rank, a power of two; ranks × threads should not exceed the cores."""
 
     checkpoint_interval: int = attrs.field(default=100, validator=at_least(1))
     """Steps between two resumable states; an interruption costs at most this many."""

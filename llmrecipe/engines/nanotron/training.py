@@ -122,7 +122,7 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
         "llmrecipe.engines.nanotron.worker",
         [str(state.job)],
         ranks=section.parallelism.world_size,
-        threads_per_rank=job.runtime.threads_per_rank,
+        threads_per_rank=section.parallelism.threads_per_rank,
     )
 
 

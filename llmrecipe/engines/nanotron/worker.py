@@ -31,7 +31,7 @@ def main() -> None:
     lock = os.open(Path(job.state) / "ranks.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_SH)
     keep_freed_memory()
-    torch.set_num_threads(job.runtime.threads_per_rank)
+    torch.set_num_threads(job.section.parallelism.threads_per_rank)
     # Names of torch that will change one day, as nanotron calls them.
     warnings.simplefilter("ignore", FutureWarning)
     bootstrap.load(job.runtime.device)
