@@ -9,9 +9,10 @@ import nanotron.trainer
 import torch
 import torch.distributed
 from nanotron.parallel.pipeline_parallel import p2p
+from nanotron.parallel.tensor_parallel import functional
 from nanotron.serialize.metadata import TensorMetadata
 
-from llmrecipe.engines.nanotron import data_parallel
+from llmrecipe.engines.nanotron import data_parallel, linear
 
 _sends: list[tuple[torch.distributed.Work, torch.Tensor]] = []
 
@@ -24,6 +25,8 @@ def apply(device: str) -> None:
     nanotron.serialize.weights.tqdm = lambda iterable, **_: iterable
     TensorMetadata.to_str_dict = _to_str_dict_of_plain_integers
     nanotron.helpers.get_fp32_accum_hook = data_parallel.get_fp32_accum_hook
+    # The module that it calls `F`, for its `linear` alone.
+    functional.F = linear
     if device == "cpu":
         nanotron.distributed.initialize_torch_distributed = _initialize_gloo
         nanotron.distributed.send = _buffered_send
