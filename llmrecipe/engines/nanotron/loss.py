@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from nanotron import distributed as dist
 
-_CHUNK = 1 << 18
-"""Logits that are worked on at once: few enough to stay in a core's cache from one pass to the next."""
+_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 26}
+"""Logits that are worked on at once: on a CPU few enough to stay in a core's cache from one pass to the next, on a GPU
+enough to keep it busy."""
 
 
 class Loss(torch.nn.Module):
@@ -51,7 +52,7 @@ class CrossEntropy(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """From float32 `logits` `[tokens, vocabulary / ranks]` and `labels` `[tokens]`."""
         width = logits.shape[1]
-        chunk = max(1, _CHUNK // width)
+        chunk = max(1, _AT_ONCE[logits.device.type] // width)
         local = labels - dist.get_rank(group) * width
         is_here = (local >= 0) & (local < width)
         local = local.clamp(0, width - 1)[:, None]
