@@ -30,7 +30,7 @@ def test_training_overheads(benchmark, tmp_path, monkeypatch, size):
     percent = {
         "loader": parts["loader"] / step,
         "metrics": metrics / step,
-        # What a step does beside nanotron's and torch's work: the digest of the samples, the look at loss and norm.
+        # What a step does beside forward, backward, clipping and update: the digest, the look at loss and norm.
         "adapter": (parts["step"] - sum(parts[name] for name in in_a_step)) / step,
         # One checkpoint, the only one of this run, in as many steps as a training takes between two.
         "checkpoint at the default interval": parts["checkpoint"] / (step / case.steps * Runtime().checkpoint_interval),

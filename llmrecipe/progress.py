@@ -14,7 +14,6 @@ class TrainingProgress:
         """Start at step `done` of `total`; a log gets a line every `interval` steps."""
         self._name = name
         self._total = total
-        self._done = done
         self._tokens_per_step = tokens_per_step
         self._interval = interval
         self._started = time.monotonic()

@@ -172,6 +172,9 @@ def test_the_recipes_own_tokens_are_taken_if_they_are_of_use(tmp_path, monkeypat
     assert "500 tokens, too few" in tokens.find_or_make(short, tmp_path / "made").origin
     monkeypatch.setattr(tokens, "LARGEST_VOCAB", 499)
     assert "vocabulary of 500" in tokens.find_or_make(own, tmp_path / "other").origin
+    monkeypatch.undo()
+    monkeypatch.setattr(tokens, "SMALLEST_VOCAB", 501)
+    assert "vocabulary of 500 is less than" in tokens.find_or_make(own, tmp_path / "third").origin
     (own / "train/00000.ds").unlink()
     assert "00000.ds: is missing" in tokens.find_or_make(own, tmp_path / "another").origin
 

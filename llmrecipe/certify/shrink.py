@@ -13,6 +13,9 @@ from llmrecipe.recipe.schema import matches
 from llmrecipe.recipe.tokenizer import ByteLevelBPE
 from llmrecipe.recipe.training import Training
 
+SMALLEST_VOCAB = 257
+"""Tokens of the smallest: every byte, and the end of a text."""
+
 LARGEST_VOCAB = 4096
 """Tokens of the largest vocabulary that a small model is given: more would be most of its weights."""
 
@@ -37,7 +40,7 @@ def shrink(recipe: Recipe, *, steps: int, vocab_size: int) -> Recipe:
     Args:
         recipe: a valid one.
         steps: at least 2.
-        vocab_size: tokens of the vocabulary it will read, 257 to `LARGEST_VOCAB`.
+        vocab_size: tokens of the vocabulary it will read, `SMALLEST_VOCAB` to `LARGEST_VOCAB`.
     """
     objective = recipe.objective
     interval = max(1, steps // _CHECKPOINTS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 
 from llmrecipe import artifacts
-from llmrecipe.certify.shrink import GLOBAL_BATCH_SIZE, LARGEST_VOCAB, SEQUENCE_LENGTH
+from llmrecipe.certify.shrink import GLOBAL_BATCH_SIZE, LARGEST_VOCAB, SEQUENCE_LENGTH, SMALLEST_VOCAB
 from llmrecipe.errors import StageError
 
 _VOCAB_SIZE = 320
@@ -39,6 +39,8 @@ def find_or_make(own: Path, made: Path) -> Tokens:
         return _make(made, str(error))
     description = json.loads((own / "tokens.json").read_text(encoding="utf-8"))
     vocab_size, splits = description["vocab_size"], description["splits"]
+    if vocab_size < SMALLEST_VOCAB:
+        return _make(made, f"the recipe's vocabulary of {vocab_size:,} is less than the bytes and one token more")
     if vocab_size > LARGEST_VOCAB:
         return _make(made, f"the recipe's vocabulary of {vocab_size:,} is more than a small model holds")
     for split, sequences in (("train", GLOBAL_BATCH_SIZE), ("heldout", 1)):

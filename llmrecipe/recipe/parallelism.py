@@ -37,10 +37,11 @@ class Parallelism:
 
     bucket_size_mb: int = attrs.field(default=25, validator=at_least(1))
     """Megabytes of gradients that data-parallel ranks add up at once, while the backward pass goes on (Li et al.
-    2020). Smaller buckets start earlier, larger ones need fewer messages."""
+    2020). Smaller buckets start earlier, larger ones need fewer messages. In bfloat16 with `zero_stage=1` there is one
+    bucket, when the backward pass has ended."""
 
     async_tensor_parallel: bool = False
-    """Let tensor-parallel ranks compute what they can while they exchange the rest."""
+    """Let tensor-parallel ranks compute what they can while they exchange the rest; for GPUs, since it slows a CPU."""
 
     threads_per_rank: int = attrs.field(default=1, validator=at_least(1))
     """CPU threads of each rank; ranks × threads should not exceed the cores."""

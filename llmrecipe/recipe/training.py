@@ -32,7 +32,7 @@ class Anomalies:
     """Which steps are not learned from: those with a loss or gradient that isn't finite, and spikes on request."""
 
     action: Literal["stop", "skip"] = "stop"
-    """`stop` ends the training before the step and keeps its checkpoints; `skip` goes on with the next batch."""
+    """`stop` ends the training before the step; `skip` goes on with the next batch, also where `stop` has ended it."""
 
     spike_sigmas: float | None = attrs.field(default=None, validator=greater_than(0))
     """A loss or gradient norm so many standard deviations above its mean is a spike too, 6 say; None knows none."""
@@ -58,7 +58,7 @@ class Training:
     """The learning rate's course."""
 
     seed: int = attrs.field(default=42, validator=at_least(0))
-    """Decides the initial weights and the order of the data."""
+    """Decides the initial weights, the order of the data and what is dropped."""
 
     clip_grad_norm: float | None = attrs.field(default=1.0, validator=greater_than(0))
     """Gradients with a larger global norm are scaled down to it; None leaves them alone."""

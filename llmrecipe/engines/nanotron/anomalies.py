@@ -43,7 +43,7 @@ class Watch:
         for name, history in self._history.items():
             if not math.isfinite(row[name]):
                 yield f"{name} = {row[name]}"
-            elif sigmas is not None and len(history) >= window / 2:
+            elif sigmas is not None and len(history) >= max(2, window / 2):
                 limit = statistics.fmean(history) + sigmas * statistics.pstdev(history)
                 if row[name] > limit:
                     yield (
@@ -73,10 +73,16 @@ def share(wrong: str | None, source: int, context: ParallelContext, device: str)
 
 
 def broken_on(tensors: Mapping[str, torch.Tensor], context: ParallelContext) -> str | None:
-    """Which tensors aren't finite on which rank, in words; None if all are. Every rank has to ask."""
+    """Which tensors aren't finite on which rank, in words; None if all are. Every rank has to ask.
+
+    Where it is the loss, which every replica has for itself, the ranks are those where it began. A gradient that is
+    broken was added up over the replicas before, so that all of them have it.
+    """
     mine = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     everyone: list[list[str]] = [[]] * context.world_pg.size()
     dist.all_gather_object(everyone, mine, group=context.world_pg)
+    if any("loss" in names for names in everyone):
+        everyone = [names if "loss" in names else [] for names in everyone]
     found = [
         f"{', '.join(names[:_NAMED])}{', …' if names[_NAMED:] else ''} on rank {rank}"
         for rank, names in enumerate(everyone)

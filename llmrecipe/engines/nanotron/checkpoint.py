@@ -33,9 +33,16 @@ def save_whole(trainer: "DistributedTrainer", save: Callable[[], Path], keep: in
     settings.checkpoints_path = temporary
     try:
         written = save()
+        dist.barrier(world)
+        if is_first:
+            artifacts.seal(written, KIND)
+            artifacts.sync_tree(written)
+            _put_in_place(written, folder / written.name)
+            shutil.rmtree(temporary)
+            keep_newest(folder, keep, best)
     except Exception as error:
         # torch tells of a full disk as of a wrong position in its file.
-        is_full = shutil.disk_usage(folder).free < 1 << 20
+        is_full = shutil.disk_usage(folder.parent).free < 1 << 20
         reason = refusal(error) or ("the disk is full; free some space, then run this again" if is_full else None)
         if reason is None:
             raise
@@ -43,17 +50,13 @@ def save_whole(trainer: "DistributedTrainer", save: Callable[[], Path], keep: in
     finally:
         settings.checkpoints_path = folder
     dist.barrier(world)
-    final = folder / written.name
-    if is_first:
-        artifacts.seal(written, KIND)
-        artifacts.sync_tree(written)
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(written, final)
-        artifacts.sync(folder)
-        shutil.rmtree(temporary)
-        keep_newest(folder, keep, best)
-    dist.barrier(world)
+
+
+def _put_in_place(written: Path, final: Path) -> None:
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(written, final)
+    artifacts.sync(final.parent)
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -27,7 +27,8 @@ def global_norm(network: NanotronModel, gradients: dict[str, torch.Tensor], cont
         for name, parameter in network.get_named_params_with_correct_tied()
         if not parameter.is_tied or parameter.get_tied_info().global_ranks[0] == rank
     ]
-    square = torch.nn.utils.get_total_norm(counted).square()
+    # On a CPU if there is none to count.
+    square = torch.nn.utils.get_total_norm(counted).square().to(next(iter(gradients.values())).device)
     if context.mp_pg.size() > 1:
         dist.all_reduce(square, group=context.mp_pg)
     return square.sqrt()

@@ -18,6 +18,8 @@ def meaning_of(job: Job) -> Meaning:
     """The meaning of a job: trainings of equal meaning continue each other, whatever their layouts."""
     section = codec.unstructure(job.section)
     del section["parallelism"]
+    # Until a step is broken they train alike, and then the one can go on where the other has stopped.
+    del section["training"]["anomalies"]["action"]
     tokens = artifacts.identity(artifacts.open_artifact(Path(job.tokens), "tokens"))
     return section | {"precision": job.dtype, "tokens": tokens}
 

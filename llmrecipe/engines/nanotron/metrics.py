@@ -17,7 +17,7 @@ class MetricsLog:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write a row, for every reader to see at once."""
-        self._file.write(json.dumps(row, sort_keys=True) + "\n")
+        self._file.write(json.dumps(row, sort_keys=True, allow_nan=False) + "\n")
         self._file.flush()
 
     def sync(self) -> None:

@@ -235,7 +235,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         where = f" ({ranks})" if ranks else ""
         what = f"step {self.iteration_step} has {wrong}{where}"
         if self.training.anomalies.action == "stop":
-            self._stop(f"{what}, and training.anomalies.action = 'stop'; 'skip' would go on with the next batch")
+            self._stop(f"{what}; training.anomalies.action = 'skip' goes on from the last checkpoint, past this batch")
         if self.watch.skipped_in_a_row > _MOST_SKIPPED:
             self._stop(f"{what}, and the {_MOST_SKIPPED} steps before it were broken too")
         if self.is_logger:
@@ -248,7 +248,8 @@ class Trainer(nanotron.trainer.DistributedTrainer):
     def _stop(self, reason: str) -> None:
         raise StageError(
             f"{self.job.name}: {reason}. A lower training.optimizer.learning_rate or training.clip_grad_norm, or a "
-            f"longer warm-up, may help; the checkpoints before this step are kept in {self.state.checkpoints}"
+            "longer warm-up, may help, and starts afresh; the checkpoints before this step are kept in "
+            f"{self.state.checkpoints}"
         )
 
     def train_step_logs(self, outputs: Any, loss_avg: None) -> None:
@@ -257,6 +258,8 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         validation_loss = None
         if step % self.training.validation_interval == 0 or step == last:
             validation_loss = self.validation_loss()
+            if not math.isfinite(validation_loss):
+                self._stop(f"after step {step} the validation loss is {validation_loss}")
             self.row["validation_loss"] = validation_loss
         if self.is_logger:
             self.metrics_log.append(self.row)

@@ -40,7 +40,8 @@ class Trained:
     """That step."""
 
     metrics: list[metrics.Row]
-    """A row a step: step, tokens, samples, loss, learning_rate, grad_norm and, where there is one, validation_loss."""
+    """A row a step: step, tokens, samples, learning_rate, grad_norm, loss, and where there is one validation_loss,
+    z_loss and skipped, the reason; a skipped step lacks the numbers that weren't finite."""
 
     timings: list[metrics.Row]
     """A row a step that this machine ran: step, seconds."""
@@ -57,7 +58,8 @@ def train(section: PretrainSection, *, name: str, tokens: Path, runtime: Runtime
     """Train, or finish training, and return the last state.
 
     Raises:
-        StageError: the corpus is smaller than a batch, ranks of an earlier run are alive, or a rank failed.
+        StageError: the corpus is smaller than a batch, ranks of an earlier run are alive, a step that this recipe
+            would have stopped at was skipped, or a rank failed.
     """
     files = TokenFiles.open(tokens, "train")
     _refuse_small_corpus(files, TokenFiles.open(tokens, "heldout"), section, name)
@@ -79,9 +81,10 @@ def train(section: PretrainSection, *, name: str, tokens: Path, runtime: Runtime
     step, checkpoint = _newest(state, select)
     if checkpoint is None:
         for folder, differences in others(state.root, meaning):
-            log.info("starts afresh; an earlier training is kept in %s, with %s", folder, ", ".join(differences))
+            log.warning("starts afresh; an earlier training is kept in %s, with %s", folder, ", ".join(differences))
     else:
         log.info("continues after step %d of %d", step, job.num_steps)
+    _refuse_skipped_steps(state, section, name, step)
     if step < job.num_steps:
         job = attrs.evolve(job, state=str(state.root), resume=checkpoint and str(checkpoint))
         _start(job, state, step)
@@ -113,8 +116,8 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
         # Not continued from, since the best one before it is damaged. Its rows go now, so it has to go first.
         if newer > step:
             shutil.rmtree(folder)
-    for log in (state.metrics, state.timings):
-        artifacts.write_jsonl(log, [row for row in metrics.read(log) if row["step"] <= step])
+    for rows in (state.metrics, state.timings):
+        artifacts.write_jsonl(rows, [row for row in metrics.read(rows) if row["step"] <= step])
     artifacts.write_text(state.nanotron_config, yaml.safe_dump(nanotron_configuration(job, state)))
     job.write(state.job)
     run_ranks(
@@ -151,6 +154,15 @@ def _is_whole(folder: Path, step: int) -> bool:
         log.warning("the checkpoint of step %d is damaged and put aside as %s: %s", step, aside, damage)
         return False
     return True
+
+
+def _refuse_skipped_steps(state: StateFolder, section: PretrainSection, name: str, step: int) -> None:
+    skipped = [row["step"] for row in metrics.read(state.metrics) if row["step"] <= step and "skipped" in row]
+    if skipped and section.training.anomalies.action == "stop":
+        raise StageError(
+            f"{name}: an earlier run of this training has skipped step {skipped[0]}, where training.anomalies.action = "
+            f"'stop' would have ended it; use 'skip', or delete {state.root} to train again from the start"
+        )
 
 
 def _measurements(path: Path) -> dict[str, Any]:

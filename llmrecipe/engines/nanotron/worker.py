@@ -34,6 +34,10 @@ def main() -> None:
     torch.set_num_threads(job.section.parallelism.threads_per_rank)
     # Names of torch that will change one day, as nanotron calls them.
     warnings.simplefilter("ignore", FutureWarning)
+    if job.runtime.device == "cuda":
+        # Sums by atomic additions, such as attention's in the backward pass, come in another order every time.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     bootstrap.load(job.runtime.device)
     from llmrecipe.engines.nanotron.trainer import Trainer
 
