@@ -1,5 +1,6 @@
-"""The cleaners that look at one document at a time, through the prepare stage."""
+"""Cleaners through the prepare stage: what they drop, why, and how a user sees it."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,7 +9,17 @@ import pytest
 from corpora import read_documents, run, write_jsonl
 from strategies import SMALL
 
-from llmrecipe import C4Quality, FineWebQuality, GopherQuality, GopherRepetition, JsonlFiles, MaskPersonalData
+from llmrecipe import (
+    C4Quality,
+    ExactDedup,
+    FineWebQuality,
+    GopherQuality,
+    GopherRepetition,
+    JsonlFiles,
+    MaskPersonalData,
+    Runtime,
+)
+from llmrecipe.cli.main import main
 from llmrecipe.recipe import checks
 from llmrecipe.sections import PrepareSection
 
@@ -90,3 +101,54 @@ def test_limits_that_no_document_can_meet_are_refused():
     (violation,) = checks.violations(attrs.evolve(SMALL, corpus=corpus))
     assert violation.path == "small.corpus.clean[0].min_words"
     assert "60 is more than max_words = 50" in violation.reason
+
+
+def test_examples_of_what_was_dropped_are_bounded_and_the_same_for_any_number_of_workers(project):
+    notes = [f"Note {number}." for number in range(60)]
+    write_jsonl(project / "data.jsonl", [*PROSE, *notes, *notes[:5]])
+    section = PrepareSection(
+        source=JsonlFiles(paths=("*.jsonl",)),
+        clean=(ExactDedup(), GopherQuality()),
+        heldout_fraction=0.3,
+        shards=4,
+    )
+    found = []
+    for workers in (1, 2):
+        context = run("prepare", section, project / f"out{workers}", runtime=Runtime(workers=workers))
+        found.append((context.output / "dropped.jsonl").read_bytes())
+    assert found[0] == found[1]
+
+    rows = [json.loads(line) for line in found[0].splitlines()]
+    metrics = json.loads((context.output / "metrics.json").read_text())
+    assert metrics["dropped"] == {"empty": 0, "exact_dedup": 5, "gopher_quality": 60}
+    assert metrics["dropped_text_bytes"]["gopher_quality"] == sum(len(note) for note in notes)
+    by = {name: [row for row in rows if row["by"] == name] for name in ("exact_dedup", "gopher_quality")}
+    assert sorted(row["text"] for row in by["exact_dedup"]) == sorted(notes[:5])
+    smallest = sorted(notes, key=lambda note: hashlib.sha256(note.encode()).hexdigest())[:20]
+    assert [row["text"] for row in by["gopher_quality"]] == smallest
+    assert {row["because"] for row in by["gopher_quality"]} == {"gopher_short_doc"}
+
+
+def test_data_show_prints_the_funnel_and_examples(project, capsys):
+    write_jsonl(project / "data.jsonl", [*PROSE, WORDS, LIST, " "])
+    section = PrepareSection(
+        source=JsonlFiles(paths=("*.jsonl",)), clean=(GopherQuality(),), heldout_fraction=0.3, shards=1
+    )
+    run("prepare", section, project / "artifacts/books")
+
+    assert main(["data", "show", "books"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["read", "43", "0.02"] in lines
+    assert ["empty", "1", "42"] in lines
+    assert ["gopher_quality", "2", "40"] in lines
+    assert ["gopher_short_doc", "1"] in lines
+
+    assert main(["data", "show", "books", "--dropped", "gopher_quality"]) == 0
+    shown = capsys.readouterr().out
+    assert "gopher_quality dropped 2 documents" in shown
+    assert "data.jsonl:42: gopher_too_many_bullets\n    - item number 0 of the list" in shown
+
+    assert main(["data", "show", "books", "--dropped", "gopher"]) == 1
+    assert "did you mean 'gopher_quality'?" in capsys.readouterr().err
+    assert main(["data", "show", "shelves"]) == 1
+    assert "artifacts/shelves/prepare/metrics.json: no such file; `dvc repro` makes it" in capsys.readouterr().err
