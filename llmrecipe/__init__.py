@@ -1,16 +1,16 @@
 """Train a language model as code: the words of the recipe language."""
 
-from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, Quantize, RoundToNearest
-from llmrecipe.recipe.corpus import (
-    Corpus,
-    CsvFiles,
+from llmrecipe.recipe.cleaning import (
+    C4Quality,
     ExactDedup,
+    FineWebQuality,
     FixUnicode,
-    JsonlFiles,
-    ParquetFiles,
-    PythonStdlib,
-    TextFiles,
+    GopherQuality,
+    GopherRepetition,
+    MaskPersonalData,
 )
+from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, Quantize, RoundToNearest
+from llmrecipe.recipe.corpus import Corpus, CsvFiles, JsonlFiles, ParquetFiles, PythonStdlib, TextFiles
 from llmrecipe.recipe.evaluation import Perplexity, Samples
 from llmrecipe.recipe.model import Llama, Ratio
 from llmrecipe.recipe.objective import CausalLM
@@ -23,9 +23,47 @@ from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer
 from llmrecipe.recipe.training import Anomalies, Dropout, Training
 
 __all__ = [
-    "FP8", "GPTQ", "SGD", "W4A16", "W8A8", "W8A16", "AdamW", "Anomalies", "ByteLevelBPE", "CausalLM", "Constant",
-    "Corpus", "Cosine", "CsvFiles", "Dropout", "ExactDedup", "FixUnicode", "Fraction", "InverseSquareRoot",
-    "JsonlFiles", "Linear", "Llama", "Parallelism", "ParquetFiles", "Perplexity", "PretrainedTokenizer",
-    "PythonStdlib", "Quantize", "Ratio", "Recipe", "RoundToNearest", "Runtime", "Samples", "Steps", "TextFiles",
-    "Tokens", "Training", "WarmupStableDecay",
+    "FP8",
+    "GPTQ",
+    "SGD",
+    "W4A16",
+    "W8A8",
+    "W8A16",
+    "AdamW",
+    "Anomalies",
+    "ByteLevelBPE",
+    "C4Quality",
+    "CausalLM",
+    "Constant",
+    "Corpus",
+    "Cosine",
+    "CsvFiles",
+    "Dropout",
+    "ExactDedup",
+    "FineWebQuality",
+    "FixUnicode",
+    "Fraction",
+    "GopherQuality",
+    "GopherRepetition",
+    "InverseSquareRoot",
+    "JsonlFiles",
+    "Linear",
+    "Llama",
+    "MaskPersonalData",
+    "Parallelism",
+    "ParquetFiles",
+    "Perplexity",
+    "PretrainedTokenizer",
+    "PythonStdlib",
+    "Quantize",
+    "Ratio",
+    "Recipe",
+    "RoundToNearest",
+    "Runtime",
+    "Samples",
+    "Steps",
+    "TextFiles",
+    "Tokens",
+    "Training",
+    "WarmupStableDecay",
 ]  # fmt: skip

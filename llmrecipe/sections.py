@@ -9,8 +9,9 @@ from typing import Any
 
 import attrs
 
+from llmrecipe.recipe.cleaning import Cleaner
 from llmrecipe.recipe.compression import Quantize, Scheme
-from llmrecipe.recipe.corpus import Cleaner, Corpus, Source
+from llmrecipe.recipe.corpus import Corpus, Source
 from llmrecipe.recipe.evaluation import Measure
 from llmrecipe.recipe.model import Model
 from llmrecipe.recipe.objective import CausalLM, Objective
@@ -33,7 +34,7 @@ class PrepareSection:
     clean: tuple[Cleaner, ...]
     heldout_fraction: float = _as_in(Corpus, "heldout_fraction")
     shards: int = _as_in(Corpus, "shards")
-    revision: int = 1
+    revision: int = 2
 
 
 @define("tokenizer")

@@ -14,6 +14,7 @@ from llmrecipe import (
     AdamW,
     Anomalies,
     ByteLevelBPE,
+    C4Quality,
     CausalLM,
     Constant,
     Corpus,
@@ -21,12 +22,16 @@ from llmrecipe import (
     CsvFiles,
     Dropout,
     ExactDedup,
+    FineWebQuality,
     FixUnicode,
     Fraction,
+    GopherQuality,
+    GopherRepetition,
     InverseSquareRoot,
     JsonlFiles,
     Linear,
     Llama,
+    MaskPersonalData,
     Parallelism,
     ParquetFiles,
     Perplexity,
@@ -84,7 +89,48 @@ sources = st.one_of(
     st.builds(TextFiles, paths=tuples(texts, 1)),
     *(st.builds(files, paths=tuples(texts, 1), text_field=texts) for files in (JsonlFiles, ParquetFiles, CsvFiles)),
 )
-cleaners = tuples(st.builds(FixUnicode) | st.builds(ExactDedup))
+cleaners = tuples(
+    st.one_of(
+        st.builds(FixUnicode),
+        st.builds(ExactDedup),
+        st.builds(
+            GopherQuality,
+            min_words=st.integers(1, 50),
+            max_words=st.integers(50, 10**6),
+            min_mean_word_length=st.floats(0.5, 3),
+            max_mean_word_length=st.floats(3, 100),
+            max_symbols_per_word=positive,
+            max_bullet_lines=shares,
+            max_ellipsis_lines=shares,
+            min_alphabetic_words=shares,
+            min_stop_words=st.integers(0, 8),
+        ),
+        st.builds(
+            GopherRepetition,
+            max_duplicate_lines=shares,
+            max_duplicate_paragraphs=shares,
+            max_duplicate_line_characters=shares,
+            max_duplicate_paragraph_characters=shares,
+        ),
+        st.builds(
+            C4Quality,
+            min_sentences=counts,
+            min_words_per_line=counts,
+            max_word_length=counts,
+            terminal_punctuation=st.booleans(),
+            curly_brackets=st.booleans(),
+        ),
+        st.builds(
+            FineWebQuality,
+            min_punctuated_lines=shares,
+            max_short_lines=shares,
+            short_line_length=counts,
+            max_duplicate_line_characters=shares,
+            max_newlines_per_word=positive,
+        ),
+        st.builds(MaskPersonalData, emails=st.booleans(), ip_addresses=st.booleans()),
+    )
+)
 heldout_fractions = st.floats(0, 0.5, exclude_min=True)
 corpora = st.builds(
     Corpus, name=names, source=sources, clean=cleaners, heldout_fraction=heldout_fractions, shards=counts

@@ -130,7 +130,7 @@ def _prepare(corpus: Corpus) -> Stage:
             shards=corpus.shards,
         ),
         inputs={f"source{index}": path for index, path in enumerate(_source_paths(corpus))},
-        outs=("documents",),
+        outs=("documents", "dropped.jsonl"),
         metrics=("metrics.json",),
     )
 

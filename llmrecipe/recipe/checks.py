@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from llmrecipe.errors import Violation
+from llmrecipe.recipe.cleaning import GopherQuality
 from llmrecipe.recipe.compression import W4A16, Scheme
 from llmrecipe.recipe.evaluation import Perplexity, Samples
 from llmrecipe.recipe.optimizer import SGD, AdamW, WarmupStableDecay
@@ -88,6 +89,20 @@ def _heldout(recipe: Recipe) -> Findings:
             "corpus.heldout_fraction",
             "0 leaves no text to measure the training and the models on; use a little, such as 0.02",
         )
+
+
+@_rule("corpus.clean")
+def _cleaners(recipe: Recipe) -> Findings:
+    for index, cleaner in enumerate(recipe.corpus.clean):
+        if isinstance(cleaner, GopherQuality):
+            for least, most in (("min_words", "max_words"), ("min_mean_word_length", "max_mean_word_length")):
+                low, high = getattr(cleaner, least), getattr(cleaner, most)
+                if low > high:
+                    yield (
+                        f"corpus.clean[{index}].{least}",
+                        f"{low:g} is more than {most} = {high:g}, so that every document would be dropped; use at most "
+                        f"{high:g}",
+                    )
 
 
 @_rule("model.hidden_size", "model.num_attention_heads")

@@ -1,7 +1,8 @@
-"""Where the text comes from, how it is cleaned and how it is split."""
+"""Where the text comes from and how it is split."""
 
 import attrs
 
+from llmrecipe.recipe.cleaning import Cleaner
 from llmrecipe.recipe.schema import at_least, between, define, not_empty
 
 
@@ -56,19 +57,6 @@ class CsvFiles:
 
 
 Source = PythonStdlib | TextFiles | JsonlFiles | ParquetFiles | CsvFiles
-
-
-@define("fix_unicode")
-class FixUnicode:
-    """Repair mis-decoded text (mojibake, broken entities, control characters) with ftfy."""
-
-
-@define("exact_dedup")
-class ExactDedup:
-    """Keep the first of documents whose texts are equal."""
-
-
-Cleaner = FixUnicode | ExactDedup
 
 
 @define("corpus")

@@ -9,15 +9,16 @@ from llmrecipe.stages.runner import StageContext
 
 
 def run(context: StageContext) -> None:
-    """Write the documents and how many there are."""
+    """Write the documents, how many there are, and examples of those that were dropped."""
     started = time.monotonic()
     shutil.rmtree(context.scratch, ignore_errors=True)
     context.scratch.mkdir(parents=True)
     documents = context.output / "documents"
-    metrics = cleaning.prepare(context.section, documents, context.runtime, context.scratch)
+    metrics, dropped = cleaning.prepare(context.section, documents, context.runtime, context.scratch)
     shutil.rmtree(context.scratch)
     artifacts.seal(documents, "documents")
     artifacts.write_json(context.output / "metrics.json", metrics)
+    artifacts.write_jsonl(context.output / "dropped.jsonl", dropped)
     seconds = time.monotonic() - started
     context.measured["documents_per_second"] = round(metrics["read"]["documents"] / seconds, 1)
     context.measured["megabytes_per_second"] = round(metrics["read"]["text_bytes"] / 1e6 / seconds, 3)

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
@@ -14,14 +14,14 @@ from datatrove.pipeline.dedup.exact_dedup import (
     ExactFindDedups,
 )
 from datatrove.pipeline.filters import LambdaFilter
-from datatrove.pipeline.formatters.ftfy import FTFYFormatter
 from datatrove.pipeline.readers.jsonl import JsonlReader
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-from llmrecipe.engines.datatrove import documents, executor
+from llmrecipe.engines.datatrove import documents, dropped, executor
 from llmrecipe.engines.datatrove.sources import reader_of
+from llmrecipe.engines.datatrove.steps import step_of
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.corpus import ExactDedup, FixUnicode
+from llmrecipe.recipe.cleaning import ExactDedup
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.sections import PrepareSection
 
@@ -58,7 +58,9 @@ class TaskReader(JsonlReader):
         yield from self.read_files_shard([name] if self.data_folder.exists(name) else [])
 
 
-def prepare(section: PrepareSection, directory: Path, runtime: Runtime, work: Path) -> dict[str, Any]:
+def prepare(
+    section: PrepareSection, directory: Path, runtime: Runtime, work: Path
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Read, clean, split and write a corpus.
 
     Args:
@@ -69,8 +71,9 @@ def prepare(section: PrepareSection, directory: Path, runtime: Runtime, work: Pa
         work: an empty folder for what is needed in between.
 
     Returns:
-        Documents and UTF-8 bytes read and in each split, and documents dropped by reason: `empty` for those without
-        text in the source, else the tag of the cleaner.
+        Documents and UTF-8 bytes read and in each split, and documents dropped: by `empty`, for those without text in
+        the source, or by the tag of a cleaner, with their bytes, and where that has several reasons, because of each.
+        And examples of the dropped documents, in rows of `by`, `because`, `id` and `text`.
 
     Raises:
         StageError: a source can't be read, nothing is left after cleaning or a split is empty.
@@ -78,20 +81,25 @@ def prepare(section: PrepareSection, directory: Path, runtime: Runtime, work: Pa
     # As in `SourceReader`: fsspec takes a relative path for what it once was.
     directory, work = directory.absolute(), work.absolute()
     totals: Counter[tuple[str, str]] = Counter()
-    steps: list[tuple[str, PipelineStep]] = [("read", reader_of(section.source)), ("empty", LambdaFilter(has_text))]
+    seen: list[Path] = []
+
+    def recorded(label: str, step: PipelineStep) -> tuple[str, PipelineStep]:
+        seen.append(work / "dropped" / str(len(seen)))
+        return label, dropped.record(step, label, seen[-1])
+
+    steps = [("read", reader_of(section.source)), recorded("empty", LambdaFilter(has_text))]
     for number, cleaner in enumerate(section.clean):
         match cleaner:
-            case FixUnicode():
-                steps += [(cleaner.tag, FTFYFormatter()), (cleaner.tag, LambdaFilter(has_text))]
             case ExactDedup():
                 folder = work / f"clean{number}"
                 totals += _find_duplicates(steps, section.shards, folder, runtime)
                 steps = [
                     ("cleaned", _reader(folder)),
-                    (cleaner.tag, ExactDedupFilter(str(folder / "duplicates"), _DEDUP)),
+                    recorded(cleaner.tag, ExactDedupFilter(str(folder / "duplicates"), _DEDUP)),
                 ]
             case _:
-                assert_never(cleaner)
+                # Whatever changes a text can leave none of it.
+                steps += [recorded(cleaner.tag, step) for step in (step_of(cleaner), LambdaFilter(has_text))]
     steps += [("split", SplitByHash(section.heldout_fraction)), ("write", documents.DocumentWriter(directory))]
     totals += executor.run("splitting", steps, tasks=section.shards, runtime=runtime, work=work / "split")
 
@@ -99,15 +107,17 @@ def prepare(section: PrepareSection, directory: Path, runtime: Runtime, work: Pa
         split: {"documents": totals["split", f"{split}_documents"], "text_bytes": totals["split", f"{split}_bytes"]}
         for split in documents.SPLITS
     }
+    found = dropped.collect(work / "dropped")
+    labels = ("empty", *(cleaner.tag for cleaner in section.clean))
     metrics = {
         "read": {"documents": totals["read", "documents"], "text_bytes": totals["read", "bytes"]},
-        "dropped": {
-            reason: totals[reason, "dropped"] for reason in ("empty", *(cleaner.tag for cleaner in section.clean))
-        },
+        "dropped": {label: found[label].documents if label in found else 0 for label in labels},
+        "dropped_text_bytes": {label: found[label].text_bytes if label in found else 0 for label in labels},
+        "dropped_because": {reason: because for reason in labels if (because := _reasons(totals, reason))},
     } | counts
     _refuse_empty(metrics, section.heldout_fraction)
     documents.describe(directory, counts)
-    return metrics
+    return metrics, dropped.rows(found)
 
 
 def has_text(document: Document) -> bool:
@@ -119,6 +129,15 @@ def split_of(text: str, heldout_fraction: float) -> str:
     """`heldout` for about this share of all texts, else `train`; equal texts never part."""
     digest = hashlib.sha256(text.encode()).digest()
     return "heldout" if int.from_bytes(digest[:8], "big") < heldout_fraction * 2**64 else "train"
+
+
+def _reasons(totals: Counter[tuple[str, str]], label: str) -> dict[str, int]:
+    """datatrove's reasons, in the order of their names, with the documents dropped for each."""
+    return {
+        name.removeprefix("dropped_"): count
+        for (counted, name), count in sorted(totals.items())
+        if counted == label and name.startswith("dropped_")
+    }
 
 
 def _find_duplicates(
