@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from tiny_training import write_tokens
 
-from llmrecipe import artifacts
+from llmrecipe import SGD, AdamW, artifacts
 from llmrecipe.certify import proof, tokens
-from llmrecipe.certify.comparison import EXACT, ROUNDING, WeightsDifference, compare
+from llmrecipe.certify.comparison import EXACT, ROUNDING, WeightsDifference, compare, tolerance_of
 from llmrecipe.certify.run import Run
 from llmrecipe.cli.main import main
 from llmrecipe.engines.token_files import TokenFiles
@@ -102,6 +102,19 @@ def test_a_layout_may_round_a_loss_and_a_weight_and_no_more():
         "weights": "w",
     }
     assert failing(changed(4, validation_loss=5.001), tolerance=FLOAT32) == {"loss": "validation_loss of step 4"}
+
+
+@pytest.mark.parametrize(
+    ("number_format", "optimizer", "weights"),
+    [
+        ("float32", AdamW(learning_rate=3e-4), 1e-4),
+        ("float32", AdamW(learning_rate=1e-2), 1e-3),
+        ("float32", SGD(learning_rate=0.5), 1e-4),
+        ("bfloat16", AdamW(learning_rate=1e-2), 2**-5),
+    ],
+)
+def test_a_large_rate_of_adam_explains_more_of_a_weight(number_format, optimizer, weights):
+    assert tolerance_of(number_format, optimizer).weights == pytest.approx(weights)
 
 
 def test_a_number_that_is_none_passes_nowhere():

@@ -6,6 +6,8 @@ from typing import Any
 
 import attrs
 
+from llmrecipe.recipe.optimizer import AdamW, Optimizer
+
 Row = dict[str, Any]
 """A step of `metrics.jsonl`."""
 
@@ -32,6 +34,18 @@ ROUNDING = {
     "bfloat16": Tolerance(loss=5e-3, weights=2**-5),
 }
 """Of another layout, which adds the same numbers in another order; by the number format of the weights."""
+
+
+def tolerance_of(number_format: str, optimizer: Optimizer) -> Tolerance:
+    """What rounding explains between two layouts.
+
+    Under AdamW a weight moves by about the learning rate at a step, however small its gradient is: where that is
+    rounding alone, the direction differs.
+    """
+    rounding = ROUNDING[number_format]
+    if isinstance(optimizer, AdamW):
+        return attrs.evolve(rounding, weights=max(rounding.weights, optimizer.learning_rate / 10))
+    return rounding
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 from llmrecipe import artifacts, preflight
-from llmrecipe.certify.comparison import EXACT, ROUNDING, Column, WeightsDifference, compare
+from llmrecipe.certify.comparison import EXACT, Column, WeightsDifference, compare, tolerance_of
 from llmrecipe.certify.layouts import in_words, other_layout
 from llmrecipe.certify.run import Run
 from llmrecipe.certify.shrink import shrink
@@ -80,11 +80,12 @@ class Proof:
         moved_rows = moved.train()
         killed_weights, _ = weights_difference(straight.checkpoint, killed.checkpoint)
         moved_weights, number_format = weights_difference(straight.checkpoint, moved.checkpoint)
+        rounding = tolerance_of(number_format, self.recipe.training.optimizer)
         return [
             Finding(
                 what=f"killed at step {step} and resumed", columns=compare(rows, killed_rows, killed_weights, EXACT)
             ),
-            Finding(what=f"under {other}", columns=compare(rows, moved_rows, moved_weights, ROUNDING[number_format])),
+            Finding(what=f"under {other}", columns=compare(rows, moved_rows, moved_weights, rounding)),
         ]
 
 
