@@ -19,6 +19,7 @@ LAYOUTS = {
     "sequence": Parallelism(tensor=2, micro_batch_size=4, tensor_parallel_mode="reduce_scatter"),
     "pipeline": Parallelism(pipeline=2, micro_batch_size=1),
     "all-forward": Parallelism(pipeline=2, micro_batch_size=1, pipeline_schedule="afab"),
+    "both": Parallelism(tensor=2, pipeline=2, micro_batch_size=1, recompute_activations=True),
 }
 
 SMALL = attrs.evolve(MODEL, num_layers=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
-from tiny_training import TRAINING, column, section, trained, write_tokens
+from tiny_training import MODEL, TRAINING, column, section, trained, write_tokens
 
 from llmrecipe import SGD, AdamW, Parallelism, Steps, Training, WarmupStableDecay, artifacts
 from llmrecipe.engines.nanotron import weights
@@ -65,6 +65,20 @@ def test_a_training_continues_under_another_layout(tokens, tmp_path, straight, b
     assert column(result, "loss") == pytest.approx(column(straight, "loss"), rel=1e-5)
     assert column(result, "learning_rate") == column(straight, "learning_rate")
     expected, found = weights.read_whole(straight.checkpoint), weights.read_whole(result.checkpoint)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-4)
+
+
+def test_tied_embeddings_continue_under_another_layout(tokens, tmp_path):
+    model = attrs.evolve(MODEL, tie_word_embeddings=True)
+    straight = trained(section(LAYOUTS["one"], model=model), tokens, tmp_path / "straight")
+    trained(section(LAYOUTS["pipeline"], model=model), tokens, tmp_path / "moved", checkpoint_interval=5)
+    shutil.rmtree(next((tmp_path / "moved").glob("*/checkpoints/10")))
+    moved = trained(section(LAYOUTS["tensor"], model=model), tokens, tmp_path / "moved")
+
+    assert column(moved, "loss") == pytest.approx(column(straight, "loss"), rel=1e-5)
+    expected, found = weights.read_whole(straight.checkpoint), weights.read_whole(moved.checkpoint)
+    assert found.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-4)
 
