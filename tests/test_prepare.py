@@ -436,7 +436,7 @@ def test_the_stage_leaves_its_outputs_or_nothing(project):
     write_params(project)
     write_jsonl(project / "data/a.jsonl", [*TEXTS, TEXTS[0]])
     output = run_prepare()
-    assert {path.name for path in output.iterdir()} == {"documents", "metrics.json"}
+    assert {path.name for path in output.iterdir()} == {"documents", "dropped.jsonl", "metrics.json"}
     measured = json.loads(Path("prepare.run.json").read_text())
     assert measured["megabytes_per_second"] > 0
     (project / "data/b.jsonl").write_text("broken")
