@@ -80,6 +80,14 @@ def test_a_watch_that_starts_from_rows_judges_as_the_one_that_saw_them():
 
 
 @pytest.mark.slow
+def test_a_skipped_step_is_told_at_once(tokens, tmp_path, capfd):
+    result = trained(section(DATA, training=SPIKY), tokens, tmp_path)
+    told = capfd.readouterr().err
+    for row in result.metrics:
+        assert (f"t-pretrain: step {row['step']} has " in told) == ("skipped" in row)
+
+
+@pytest.mark.slow
 def test_a_skipped_batch_leaves_the_weights_alone(spiky):
     skipped = [row["step"] for row in spiky.metrics if "skipped" in row]
     assert skipped, "the test is about skipping"
@@ -150,11 +158,22 @@ def test_a_training_in_which_every_step_is_broken_ends(tokens, tmp_path):
     wild = attrs.evolve(
         TRAINING,
         duration=Steps(30),
+        validation_interval=30,
         optimizer=SGD(learning_rate=1e19),
         clip_grad_norm=None,
         anomalies=Anomalies(action="skip"),
     )
     with pytest.raises(StageError, match="and the 10 steps before it were broken too"):
+        trained(section(training=wild), tokens, tmp_path, checkpoint_interval=100)
+
+
+@pytest.mark.slow
+def test_a_validation_loss_that_is_not_finite_ends_the_training(tokens, tmp_path):
+    """The steps are skipped, but weights of which they are made are measured."""
+    wild = attrs.evolve(
+        TRAINING, optimizer=SGD(learning_rate=1e19), clip_grad_norm=None, anomalies=Anomalies(action="skip")
+    )
+    with pytest.raises(StageError, match="after step 5 the validation loss is nan"):
         trained(section(training=wild), tokens, tmp_path, checkpoint_interval=100)
 
 

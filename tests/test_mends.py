@@ -4,6 +4,7 @@ What takes several ranks to go wrong is tested on several: the start that tensor
 would deadlock and the optimizer's state under another layout in `test_pretrain.py` and `test_resume.py`.
 """
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -50,9 +51,16 @@ def train(tokens) -> Callable[..., Trained]:
         join_single_process()
         Trainer(Job.read(Path(arguments[0]))).run()
 
+    root = logging.getLogger()
+    level, handlers = root.level, {handler: handler.level for handler in root.handlers}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "run_ranks", run_here)
         yield lambda what, scratch, **runtime: trained(what, tokens, scratch, **runtime)
+    # nanotron sets them all for its process, pytest's handlers included.
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    for handler, its_level in handlers.items():
+        handler.setLevel(its_level)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """One rank of a training; `torchrun` starts as many as the layout has."""
 
 import fcntl
+import logging
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ def main() -> None:
     # Held until this process is gone, however it ends: the next run waits for it before it writes.
     lock = os.open(Path(job.state) / "ranks.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_SH)
+    _set_up_log(job)
     keep_freed_memory()
     torch.set_num_threads(job.section.parallelism.threads_per_rank)
     # Names of torch that will change one day, as nanotron calls them.
@@ -52,6 +54,16 @@ def main() -> None:
         time.sleep(_PATIENCE)
         raise
     torch.distributed.destroy_process_group()
+
+
+def _set_up_log(job: Job) -> None:
+    # By itself, since nanotron sets the root's level to its own.
+    ours = logging.getLogger("llmrecipe")
+    ours.setLevel(job.runtime.log_level.upper())
+    ours.propagate = False
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{job.name}: %(message)s"))
+    ours.addHandler(handler)
 
 
 if __name__ == "__main__":
