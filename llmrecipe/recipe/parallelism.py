@@ -41,7 +41,7 @@ class Parallelism:
     bucket, when the backward pass has ended."""
 
     async_tensor_parallel: bool = False
-    """Let tensor-parallel ranks compute what they can while they exchange the rest; for GPUs, since it slows a CPU."""
+    """Let tensor-parallel ranks compute what they can while they exchange the rest; on a CPU without oneDNN."""
 
     threads_per_rank: int = attrs.field(default=1, validator=at_least(1))
     """CPU threads of each rank; ranks × threads should not exceed the cores."""
