@@ -10,7 +10,7 @@ from llmrecipe.recipe.cleaning import (
     MaskPersonalData,
 )
 from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, Quantize, RoundToNearest
-from llmrecipe.recipe.corpus import Corpus, CsvFiles, JsonlFiles, ParquetFiles, PythonStdlib, TextFiles
+from llmrecipe.recipe.corpus import Corpus
 from llmrecipe.recipe.evaluation import Perplexity, Samples
 from llmrecipe.recipe.model import Llama, Ratio
 from llmrecipe.recipe.objective import CausalLM
@@ -19,6 +19,7 @@ from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction, Steps, Tokens
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.recipe.source import CsvFiles, JsonlFiles, ParquetFiles, PythonStdlib, TextFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer
 from llmrecipe.recipe.training import Anomalies, Dropout, Training
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from llmrecipe.errors import Violation
-from llmrecipe.recipe.corpus import PythonStdlib
 from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.source import PythonStdlib
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
 
 GPUS = Path("/proc/driver/nvidia/gpus")

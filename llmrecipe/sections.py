@@ -11,12 +11,13 @@ import attrs
 
 from llmrecipe.recipe.cleaning import Cleaner
 from llmrecipe.recipe.compression import Quantize, Scheme
-from llmrecipe.recipe.corpus import Corpus, Source
+from llmrecipe.recipe.corpus import Corpus
 from llmrecipe.recipe.evaluation import Measure
 from llmrecipe.recipe.model import Model
 from llmrecipe.recipe.objective import CausalLM, Objective
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.schema import define, greater_than
+from llmrecipe.recipe.source import Source
 from llmrecipe.recipe.tokenizer import Tokenizer
 from llmrecipe.recipe.training import Training
 

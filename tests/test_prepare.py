@@ -29,8 +29,8 @@ from llmrecipe.engines.datatrove import cleaning, executor, stdlib
 from llmrecipe.engines.datatrove.cleaning import split_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.cleaning import ExactDedup, FixUnicode
-from llmrecipe.recipe.corpus import CsvFiles, JsonlFiles, ParquetFiles, PythonStdlib, TextFiles
 from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.recipe.source import CsvFiles, JsonlFiles, ParquetFiles, PythonStdlib, TextFiles
 from llmrecipe.sections import PrepareSection
 from llmrecipe.stages.runner import run_stage
 

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from llmrecipe import artifacts
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.corpus import JsonlFiles
 from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
 from llmrecipe.stages.runner import run_stage

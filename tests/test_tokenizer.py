@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmrecipe import artifacts
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.corpus import JsonlFiles
+from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer
 from llmrecipe.sections import PrepareSection, TokenizerSection
 

@@ -10,8 +10,9 @@ import attrs
 from llmrecipe.errors import PlanError
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.stage import Plot, Stage
-from llmrecipe.recipe.corpus import Corpus, PythonStdlib
+from llmrecipe.recipe.corpus import Corpus
 from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.source import PythonStdlib
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
 from llmrecipe.sections import (
     EvaluateSection,

@@ -18,7 +18,7 @@ from datatrove.pipeline.readers.base import BaseDiskReader
 
 from llmrecipe.engines.datatrove import stdlib
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.corpus import CsvFiles, JsonlFiles, ParquetFiles, PythonStdlib, Source, TextFiles
+from llmrecipe.recipe.source import CsvFiles, JsonlFiles, ParquetFiles, PythonStdlib, Source, TextFiles
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 
