@@ -76,4 +76,4 @@ def run(case: Case, tokens: Path, scratch: Path, *, ranks: int, threads: int) ->
         parallelism=Parallelism(data=ranks, micro_batch_size=case.batch // ranks, threads_per_rank=threads),
     )
     runtime = Runtime(device="cpu", checkpoint_interval=case.steps)
-    return train(section, name="benchmark", tokens=tokens, runtime=runtime, scratch=scratch)
+    return train(section, name="benchmark", tokens=[tokens], runtime=runtime, scratch=scratch)

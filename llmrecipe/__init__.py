@@ -10,7 +10,7 @@ from llmrecipe.recipe.cleaning import (
     MaskPersonalData,
 )
 from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, Quantize, RoundToNearest
-from llmrecipe.recipe.corpus import Corpus
+from llmrecipe.recipe.corpus import Corpus, Mixture, Part
 from llmrecipe.recipe.evaluation import Perplexity, Samples
 from llmrecipe.recipe.model import Llama, Ratio
 from llmrecipe.recipe.objective import CausalLM
@@ -51,8 +51,10 @@ __all__ = [
     "Linear",
     "Llama",
     "MaskPersonalData",
+    "Mixture",
     "Parallelism",
     "ParquetFiles",
+    "Part",
     "Perplexity",
     "PretrainedTokenizer",
     "PythonStdlib",

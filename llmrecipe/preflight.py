@@ -19,10 +19,11 @@ CPU_FLAGS = Path("/proc/cpuinfo")
 def violations(recipe: Recipe, root: Path) -> list[Violation]:
     """The files that `recipe` names and that can't be read below `root`, the project's folder."""
     found = []
-    source, tokenizer = recipe.corpus.source, recipe.tokenizer
-    if not isinstance(source, PythonStdlib):
-        for index, pattern in enumerate(source.paths):
-            found.extend(_pattern(f"{recipe.name}.corpus.source.paths[{index}]", pattern, root))
+    for path, corpus in recipe.corpora():
+        if not isinstance(corpus.source, PythonStdlib):
+            for index, pattern in enumerate(corpus.source.paths):
+                found.extend(_pattern(f"{recipe.name}.{path}.source.paths[{index}]", pattern, root))
+    tokenizer = recipe.tokenizer
     if isinstance(tokenizer, PretrainedTokenizer):
         found.extend(_tokenizer(f"{recipe.name}.tokenizer.path", tokenizer.path, root))
     return found

@@ -16,7 +16,7 @@ from llmrecipe.recipe.evaluation import Measure
 from llmrecipe.recipe.model import Model
 from llmrecipe.recipe.objective import CausalLM, Objective
 from llmrecipe.recipe.parallelism import Parallelism
-from llmrecipe.recipe.schema import define, greater_than
+from llmrecipe.recipe.schema import all_greater_than, define, greater_than, not_empty
 from llmrecipe.recipe.source import Source
 from llmrecipe.recipe.tokenizer import Tokenizer
 from llmrecipe.recipe.training import Training
@@ -25,6 +25,11 @@ from llmrecipe.recipe.training import Training
 def _as_in(cls: type, name: str) -> Any:
     """A field that obeys the rules of the field `name` of a recipe's class, and has no default."""
     return attrs.field(validator=getattr(attrs.fields(cls), name).validator)
+
+
+def _weights() -> Any:
+    """The weights of the corpora, in the order in which the stage's inputs name them."""
+    return attrs.field(default=(1.0,), validator=[not_empty, all_greater_than(0)])
 
 
 @define("prepare")
@@ -61,7 +66,8 @@ class PretrainSection:
     objective: Objective
     training: Training
     parallelism: Parallelism
-    revision: int = 2
+    weights: tuple[float, ...] = _weights()
+    revision: int = 3
 
 
 @define("export")
@@ -82,6 +88,7 @@ class QuantizeSection:
     calibration_samples: int = _as_in(Quantize, "calibration_samples")
     sequence_length: int = _as_in(CausalLM, "sequence_length")
     seed: int = _as_in(Quantize, "seed")
+    weights: tuple[float, ...] = _weights()
     revision: int = 2
 
 
@@ -91,6 +98,7 @@ class EvaluateSection:
 
     measures: tuple[Measure, ...]
     sequence_length: int = _as_in(CausalLM, "sequence_length")
+    weights: tuple[float, ...] = _weights()
     revision: int = 2
 
 

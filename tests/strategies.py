@@ -32,8 +32,10 @@ from llmrecipe import (
     Linear,
     Llama,
     MaskPersonalData,
+    Mixture,
     Parallelism,
     ParquetFiles,
+    Part,
     Perplexity,
     PretrainedTokenizer,
     PythonStdlib,
@@ -134,6 +136,9 @@ cleaners = tuples(
 heldout_fractions = st.floats(0, 0.5, exclude_min=True)
 corpora = st.builds(
     Corpus, name=names, source=sources, clean=cleaners, heldout_fraction=heldout_fractions, shards=counts
+)
+mixtures = st.lists(corpora, min_size=1, max_size=3, unique_by=lambda corpus: corpus.name).flatmap(
+    lambda parts: st.tuples(*(st.builds(Part, corpus=st.just(corpus), weight=st.floats(0.1, 10)) for corpus in parts))
 )
 tokenizers = st.builds(ByteLevelBPE, vocab_size=st.integers(257, 9_999), end_of_text=texts) | st.builds(
     PretrainedTokenizer, path=texts
@@ -276,13 +281,15 @@ def recipes(draw):
     length = tensor * draw(st.integers(2, 100))
     groups = divisors(math.gcd(model.hidden_size, model.feed_forward_size))
     quantize = st.builds(Quantize, scheme=schemes(st.sampled_from(groups)), calibration_samples=counts, seed=seeds)
+    corpus = draw(corpora | mixtures.map(lambda parts: Mixture(parts=parts)))
+    shares = [part.weight for part in corpus.parts]
     measures = (
-        Perplexity(max_tokens=draw(st.integers(length, 10**6))),
+        Perplexity(max_tokens=draw(st.integers(length * math.ceil(sum(shares) / min(shares)), 10**6))),
         *draw(tuples(st.builds(Samples, prompts=tuples(texts, 1), max_new_tokens=counts))),
     )
     return Recipe(
         name=draw(names),
-        corpus=draw(corpora),
+        corpus=corpus,
         tokenizer=tokenizer,
         model=model,
         objective=CausalLM(sequence_length=length),
@@ -324,6 +331,7 @@ sections = st.one_of(
             objective=recipe.objective,
             training=recipe.training,
             parallelism=recipe.parallelism,
+            weights=tuple(float(part.weight) for part in recipe.corpus.parts),
         )
     ),
     st.builds(ExportSection, logits_tolerance=positive, revision=revisions),

@@ -167,29 +167,30 @@ def test_weights_of_other_bits_are_not_identical(tmp_path):
 
 
 def test_made_tokens_are_a_tokens_artifact(tmp_path):
-    made = tokens.find_or_make(tmp_path / "none", tmp_path / "made")
-    files = TokenFiles.open(made.directory, "train")
+    made = tokens.find_or_make([tmp_path / "none"], tmp_path / "made")
+    (directory,) = made.directories
+    files = TokenFiles.open(directory, "train")
 
     assert "no tokens artifact here" in made.origin
     assert files.num_windows(64) >= 8
     assert files.vocab_size == made.vocab_size > int(files.window(0, 64).max())
-    assert TokenFiles.open(made.directory, "heldout").num_windows(64) >= 1
+    assert TokenFiles.open(directory, "heldout").num_windows(64) >= 1
 
 
 def test_the_recipes_own_tokens_are_taken_if_they_are_of_use(tmp_path, monkeypatch):
     own = write_tokens(tmp_path / "own", train=2_000, heldout=200)
 
-    assert tokens.find_or_make(own, tmp_path / "unused").directory == own
+    assert tokens.find_or_make([own], tmp_path / "unused").directories == (own,)
     assert not (tmp_path / "unused").exists()
     short = write_tokens(tmp_path / "short", train=500, heldout=200)
-    assert "500 tokens, too few" in tokens.find_or_make(short, tmp_path / "made").origin
+    assert "500 tokens, too few" in tokens.find_or_make([short], tmp_path / "made").origin
     monkeypatch.setattr(tokens, "LARGEST_VOCAB", 499)
-    assert "vocabulary of 500" in tokens.find_or_make(own, tmp_path / "other").origin
+    assert "vocabulary of 500" in tokens.find_or_make([own], tmp_path / "other").origin
     monkeypatch.undo()
     monkeypatch.setattr(tokens, "SMALLEST_VOCAB", 501)
-    assert "vocabulary of 500 is less than" in tokens.find_or_make(own, tmp_path / "third").origin
+    assert "vocabulary of 500 is less than" in tokens.find_or_make([own], tmp_path / "third").origin
     (own / "train/00000.ds").unlink()
-    assert "00000.ds: is missing" in tokens.find_or_make(own, tmp_path / "another").origin
+    assert "00000.ds: is missing" in tokens.find_or_make([own], tmp_path / "another").origin
 
 
 def test_a_recipe_that_cannot_work_is_refused_as_by_check(capsys, project):

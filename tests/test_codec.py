@@ -76,7 +76,7 @@ def test_members_of_unions_carry_their_tag_and_others_none():
     assert data["training"]["duration"] == {"type": "steps", "count": 10}
     assert data["model"]["intermediate_size"]["type"] == "ratio"
     assert [measure["type"] for measure in data["evaluation"]] == ["perplexity", "samples"]
-    assert not any("type" in data[name] for name in ("corpus", "training", "parallelism", "runtime"))
+    assert not any("type" in data[name] for name in ("training", "parallelism", "runtime"))
 
 
 def test_tags_are_unique_in_the_whole_language():
@@ -159,7 +159,8 @@ def test_a_missing_tag_is_refused_with_the_choices():
         ("parallelism.zero_stage", 2, "must be 0 or 1, got 2 (int)"),
         ("parallelism.zero_stage", True, "must be 0 or 1, got True (bool)"),
         ("evaluation[1].prompts", "def ", "must be a list, each str, got 'def ' (str)"),
-        ("corpus", [], "must be a mapping with the fields of Corpus, got [] (list)"),
+        ("training", [], "must be a mapping with the fields of Training, got [] (list)"),
+        ("corpus", [], "must be a mapping with `type: corpus` or a mapping with `type: mixture`, got [] (list)"),
     ],
 )
 def test_nothing_is_coerced(path, value, reason):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,27 @@ def test_at_most_max_tokens_are_read(made, tmp_path):
     metrics, _ = evaluated(made, tmp_path / "out", Perplexity(max_tokens=3 * LENGTH + LENGTH - 1))
     expected = math.exp(losses(made["dense"], heldout(made["tokens"])[: 3 * LENGTH + 1]).mean())
     assert metrics["dense"]["perplexity"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_mixture_weighs_the_losses_of_its_corpora(made, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(made["dense"])
+    pages = tiny_model.documents(textwrap)
+    other = tiny_model.write_tokens(tmp_path / "other", {"train": [pages[4:]], "heldout": [pages[:4]]}, tokenizer)
+    inputs = {"tokens.code": made["tokens"], "tokens.text": other, "dense": made["dense"]}
+    section = EvaluateSection(
+        measures=(Perplexity(max_tokens=40 * LENGTH),), sequence_length=LENGTH, weights=(3.0, 1.0)
+    )
+    context = tiny_model.stage_context(section, inputs, tmp_path / "out")
+    evaluate.run(context)
+
+    found = json.loads((context.output / "metrics.json").read_text())["dense"]
+    means = {
+        name: losses(made["dense"], heldout(tokens)[: windows * LENGTH + 1]).mean().item()
+        for name, tokens, windows in (("code", made["tokens"], 30), ("text", other, 10))
+    }
+    assert found["perplexity"] == pytest.approx(math.exp(0.75 * means["code"] + 0.25 * means["text"]), rel=1e-5)
+    for name, mean in means.items():
+        assert found["corpora"][name]["perplexity"] == pytest.approx(math.exp(mean), rel=1e-5)
 
 
 def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(made, tmp_path):

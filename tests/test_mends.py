@@ -20,7 +20,7 @@ from llmrecipe import SGD, Constant, Parallelism, Steps
 from llmrecipe.engines.nanotron import bootstrap, llama, training, weights
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.training import Trained
-from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.engines.token_mixture import TokenMixture
 
 ALONE = Parallelism(micro_batch_size=4)
 SIX = attrs.evolve(TRAINING, duration=Steps(6), validation_interval=3)
@@ -158,7 +158,7 @@ def test_every_micro_batch_has_the_same_number_of_labels_across_epochs_too(token
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron import data
 
-    files = TokenFiles.open(tokens, "train")
+    files = TokenMixture.open([tokens], "train", [1.0])
     counts = set()
     for rank in range(2):
         shard = data.Shard(

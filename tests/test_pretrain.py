@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM
 
 from llmrecipe import SGD, Parallelism, Steps
 from llmrecipe.engines.nanotron import bootstrap, llama, weights
-from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.engines.token_mixture import TokenMixture
 from llmrecipe.errors import StageError
 
 
@@ -124,9 +124,9 @@ def test_a_rank_reads_its_part_of_every_batch(tokens):
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron import data
 
-    files = TokenFiles.open(tokens, "train")
+    files = TokenMixture.open([tokens], "train", [1.0])
     options = {"sequence_length": LENGTH, "seed": 5, "consumed": 16}
-    order = data.sample_order(files.num_windows(LENGTH), 5, 0)[16:32]
+    order = np.random.default_rng([5, 0]).permutation(files.num_windows(LENGTH))[16:32]
     expected = np.stack([files.window(index, LENGTH) for index in order])
     for data_size, micro_batch_size in ((1, 8), (2, 2), (4, 1)):
         rows: dict[int, list[int]] = {}
@@ -146,17 +146,6 @@ def test_a_rank_reads_its_part_of_every_batch(tokens):
                     position = (index * data_size + rank) * micro_batch_size + row
                     rows[position] = [*batch["input_ids"][row].tolist(), batch["label_ids"][row, -1].item()]
         assert [rows[position] for position in range(16)] == expected.tolist()
-
-
-def test_every_epoch_reads_every_sequence_in_another_order(tokens):
-    bootstrap.load("cpu")
-    from llmrecipe.engines.nanotron import data
-
-    two_epochs = data.sample_ids(0, 40, 20, seed=5)
-
-    assert sorted(two_epochs[:20]) == sorted(two_epochs[20:]) == list(range(20))
-    assert two_epochs[:20] != two_epochs[20:]
-    assert data.sample_ids(15, 10, 20, seed=5) == two_epochs[15:25]
 
 
 def test_a_corpus_smaller_than_a_batch_is_refused(tmp_path):

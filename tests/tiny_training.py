@@ -48,8 +48,9 @@ def section(
     )
 
 
-def trained(what: PretrainSection, tokens: Path, scratch: Path, **runtime) -> Trained:
-    return train(what, name="t-pretrain", tokens=tokens, runtime=Runtime(device="cpu", **runtime), scratch=scratch)
+def trained(what: PretrainSection, tokens: Path | list[Path], scratch: Path, **runtime) -> Trained:
+    directories = tokens if isinstance(tokens, list) else [tokens]
+    return train(what, name="t-pretrain", tokens=directories, runtime=Runtime(device="cpu", **runtime), scratch=scratch)
 
 
 def column(result, name: str) -> list[float]:

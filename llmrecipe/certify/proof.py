@@ -66,17 +66,17 @@ class Proof:
         """
         layout, other = in_words(self.recipe.parallelism), in_words(self.other.parallelism)
         report(f"training 1 of 3: straight through, {layout}")
-        straight = Run.create(folder / "straight", self.recipe, self.tokens.directory)
+        straight = Run.create(folder / "straight", self.recipe, self.tokens.directories)
         rows = straight.train()
         report(f"training 2 of 3: killed and resumed, {layout}")
-        killed = Run.create(folder / "killed", self.recipe, self.tokens.directory)
+        killed = Run.create(folder / "killed", self.recipe, self.tokens.directories)
         # Between two checkpoints, so that steps are lost and done again.
         interval = self.recipe.runtime.checkpoint_interval
         step, saved = killed.train_until_killed(interval + (interval + 1) // 2)
         report(f"killed at step {step}; the newest checkpoint is that of step {saved}")
         killed_rows = killed.train()
         report(f"training 3 of 3: under another layout, {other}")
-        moved = Run.create(folder / "moved", self.other, self.tokens.directory)
+        moved = Run.create(folder / "moved", self.other, self.tokens.directories)
         moved_rows = moved.train()
         killed_weights, _ = weights_difference(straight.checkpoint, killed.checkpoint)
         moved_weights, number_format = weights_difference(straight.checkpoint, moved.checkpoint)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -33,12 +34,13 @@ class Run:
     """The stage."""
 
     @classmethod
-    def create(cls, root: Path, recipe: Recipe, tokens: Path) -> "Run":
+    def create(cls, root: Path, recipe: Recipe, tokens: Sequence[Path]) -> "Run":
         """Lay out the project of `recipe` in a new folder, with `tokens` where the stage looks for them."""
         stage = next(stage for stage in plan([recipe]).stages if stage.kind == "pretrain")
-        place = root / stage.inputs["tokens"]
-        place.parent.mkdir(parents=True)
-        place.symlink_to(tokens.resolve())
+        for path, directory in zip(stage.inputs.values(), tokens, strict=True):
+            place = root / path
+            place.parent.mkdir(parents=True)
+            place.symlink_to(directory.resolve())
         parameters = {stage.name: stage.section, "runtime": {recipe.name: recipe.runtime}}
         # JSON is YAML.
         artifacts.write_json(root / "params.yaml", codec.unstructure(parameters))

@@ -3,7 +3,9 @@
 import json
 import random
 import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -19,10 +21,10 @@ _RUN = 50
 
 @attrs.frozen(kw_only=True)
 class Tokens:
-    """A tokens artifact."""
+    """Tokens artifacts, one for each corpus of a recipe."""
 
-    directory: Path
-    """Its folder."""
+    directories: tuple[Path, ...]
+    """Their folders."""
 
     vocab_size: int
     """Tokens of the vocabulary."""
@@ -31,30 +33,46 @@ class Tokens:
     """Whose they are, in words."""
 
 
-def find_or_make(own: Path, made: Path) -> Tokens:
-    """The recipe's own tokens in `own`, if they are there, whole and of use; else tokens made in `made`."""
+def find_or_make(own: Sequence[Path], made: Path) -> Tokens:
+    """The recipe's own tokens in `own`, if they are there, whole and of use; else as many corpora made in `made`."""
+    reason = next(filter(None, map(_unfit, own)), None)
+    if reason is not None:
+        for number in range(len(own)):
+            _make(made / str(number), number)
+        directories = tuple(made / str(number) for number in range(len(own)))
+        return Tokens(directories=directories, vocab_size=_VOCAB_SIZE, origin=f"made ones ({reason})")
+    origin = f"the recipe's own, {', '.join(map(str, own))}"
+    return Tokens(directories=tuple(own), vocab_size=_description(own[0])["vocab_size"], origin=origin)
+
+
+def _unfit(directory: Path) -> str | None:
+    """Why the tokens there are of no use, if so."""
     try:
-        artifacts.open_artifact(own, "tokens")
+        artifacts.open_artifact(directory, "tokens")
     except StageError as error:
-        return _make(made, str(error))
-    description = json.loads((own / "tokens.json").read_text(encoding="utf-8"))
+        return str(error)
+    description = _description(directory)
     vocab_size, splits = description["vocab_size"], description["splits"]
     if vocab_size < SMALLEST_VOCAB:
-        return _make(made, f"the recipe's vocabulary of {vocab_size:,} is less than the bytes and one token more")
+        return f"the recipe's vocabulary of {vocab_size:,} is less than the bytes and one token more"
     if vocab_size > LARGEST_VOCAB:
-        return _make(made, f"the recipe's vocabulary of {vocab_size:,} is more than a small model holds")
+        return f"the recipe's vocabulary of {vocab_size:,} is more than a small model holds"
     for split, sequences in (("train", GLOBAL_BATCH_SIZE), ("heldout", 1)):
         if splits[split]["tokens"] <= sequences * SEQUENCE_LENGTH:
-            return _make(made, f"{own}/{split} has {splits[split]['tokens']:,} tokens, too few")
-    return Tokens(directory=own, vocab_size=vocab_size, origin=f"the recipe's own, {own}")
+            return f"{directory}/{split} has {splits[split]['tokens']:,} tokens, too few"
+    return None
 
 
-def _make(directory: Path, reason: str) -> Tokens:
+def _description(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "tokens.json").read_text(encoding="utf-8"))
+
+
+def _make(directory: Path, number: int) -> None:
     """Tokens of a language that can be learned: rising runs from random starts."""
     splits = {}
     for name, count in _COUNTS.items():
         (directory / name).mkdir(parents=True)
-        draw = random.Random(name)
+        draw = random.Random(f"{name}{number}")
         starts = [draw.randrange(_VOCAB_SIZE) for _ in range(count // _RUN)]
         row = [(start + index) % _VOCAB_SIZE for start in starts for index in range(_RUN)]
         (directory / name / "00000.ds").write_bytes(struct.pack(f"<{count}H", *row))
@@ -62,4 +80,3 @@ def _make(directory: Path, reason: str) -> Tokens:
     description = {"dtype": "uint16", "vocab_size": _VOCAB_SIZE, "end_of_text_id": 0, "splits": splits}
     artifacts.write_json(directory / "tokens.json", description)
     artifacts.seal(directory, "tokens")
-    return Tokens(directory=directory, vocab_size=_VOCAB_SIZE, origin=f"made ones ({reason})")

@@ -12,6 +12,7 @@ from llmrecipe.certify.tokens import find_or_make
 from llmrecipe.cli.recipes import load_valid
 from llmrecipe.cli.render import parameters
 from llmrecipe.launch.lock import exclusive
+from llmrecipe.plan.planner import plan
 from llmrecipe.stages.runner import SCRATCH
 
 FEWEST_STEPS = 8
@@ -48,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
     folder = home / recipe.name
     with exclusive(home / f"{recipe.name}.lock", f"certifying {recipe.name}"):
         shutil.rmtree(folder, ignore_errors=True)
-        tokens = find_or_make(Path("artifacts") / recipe.name / "tokenize/tokens", folder / "tokens")
+        pretrain = next(stage for stage in plan([recipe]).stages if stage.kind == "pretrain")
+        tokens = find_or_make([Path(path) for path in pretrain.inputs.values()], folder / "tokens")
         proof = Proof.of(recipe, options.steps, tokens)
         print(_summary(proof), flush=True)
         findings = proof.carry_out(folder, lambda line: print(line, file=sys.stderr, flush=True))

@@ -3,7 +3,7 @@
 import glob
 import itertools
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
@@ -34,12 +34,14 @@ def plan(recipes: Sequence[Recipe]) -> Pipeline:
     """
     _refuse_same_name(recipes)
     users = _first_users(recipes)
-    stages = [_prepare(recipe.corpus) for recipe in users.values()]
+    stages = [_prepare(corpus) for corpus, _ in users.values()]
     for recipe in recipes:
         stages.extend(_recipe_stages(recipe))
     # A corpus may have the name of a recipe; they then share runtime choices, the recipe's.
-    runtimes = {recipe.corpus.name: recipe.runtime for recipe in users.values()}
-    return Pipeline(stages=tuple(stages), runtimes=runtimes | {recipe.name: recipe.runtime for recipe in recipes})
+    runtimes = {name: user.runtime for name, (_, user) in users.items()}
+    for recipe in recipes:
+        runtimes |= dict.fromkeys([recipe.name, *_tokenize_owners(recipe).values()], recipe.runtime)
+    return Pipeline(stages=tuple(stages), runtimes=runtimes)
 
 
 def _refuse_same_name(recipes: Sequence[Recipe]) -> None:
@@ -49,42 +51,61 @@ def _refuse_same_name(recipes: Sequence[Recipe]) -> None:
             raise PlanError(f"two recipes are named {name!r}; a recipe's name is the name of its stages and its folder")
 
 
-def _first_users(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
-    """By corpus name, the first recipe that uses the corpus."""
-    users: dict[str, Recipe] = {}
+def _first_users(recipes: Sequence[Recipe]) -> dict[str, tuple[Corpus, Recipe]]:
+    """By name, every corpus and the first recipe that uses it."""
+    users: dict[str, tuple[Corpus, Recipe]] = {}
     for recipe in recipes:
-        first = users.setdefault(recipe.corpus.name, recipe)
-        if recipe.corpus != first.corpus:
-            names = [field.name for field in attrs.fields(Corpus)]
-            differing = [name for name in names if getattr(recipe.corpus, name) != getattr(first.corpus, name)]
-            raise PlanError(
-                f"{recipe.name}.corpus: named {recipe.corpus.name!r} like the corpus of {first.name!r}, but differs "
-                f"from it in {', '.join(differing)}; give it another name or the same content"
-            )
+        for path, corpus in recipe.corpora():
+            known, user = users.setdefault(corpus.name, (corpus, recipe))
+            if corpus != known:
+                names = [field.name for field in attrs.fields(Corpus)]
+                differing = [name for name in names if getattr(corpus, name) != getattr(known, name)]
+                raise PlanError(
+                    f"{recipe.name}.{path}: named {corpus.name!r} like the corpus of {user.name!r}, but differs "
+                    f"from it in {', '.join(differing)}; give it another name or the same content"
+                )
     return users
+
+
+def _tokenize_owners(recipe: Recipe) -> dict[str, str]:
+    """By corpus name, whom the stage that tokenizes it belongs to: each part of a mixture has one of its own."""
+    if isinstance(recipe.corpus, Corpus):
+        return {recipe.corpus.name: recipe.name}
+    return {corpus.name: f"{recipe.name}-{corpus.name}" for _, corpus in recipe.corpora()}
+
+
+def _roles(recipe: Recipe, role: str, paths: Iterable[str]) -> dict[str, str]:
+    """The inputs in a role that each corpus fills: `tokens`, or `tokens.web` and `tokens.books` in a mixture."""
+    if isinstance(recipe.corpus, Corpus):
+        return dict(zip([role], paths, strict=True))
+    return {f"{role}.{corpus.name}": path for (_, corpus), path in zip(recipe.corpora(), paths, strict=True)}
 
 
 def _recipe_stages(recipe: Recipe) -> Iterator[Stage]:
     owner = recipe.name
-    documents = f"artifacts/{recipe.corpus.name}/prepare/documents"
+    documents = {corpus.name: f"artifacts/{corpus.name}/prepare/documents" for _, corpus in recipe.corpora()}
     trained = not isinstance(recipe.tokenizer, PretrainedTokenizer)
     tokenizer = Stage(
         kind="tokenizer",
         owner=owner,
         section=TokenizerSection(tokenizer=recipe.tokenizer),
-        inputs={"documents": documents} if trained else {"source": recipe.tokenizer.path},
+        inputs=_roles(recipe, "documents", documents.values()) if trained else {"source": recipe.tokenizer.path},
         outs=("tokenizer",),
     )
-    tokenize = Stage(
-        kind="tokenize",
-        owner=owner,
-        section=TokenizeSection(),
-        inputs={"documents": documents, "tokenizer": tokenizer.products[0]},
-        outs=("tokens",),
-        metrics=("metrics.json",),
-    )
-    tokens = tokenize.products[0]
-    pretrain = _pretrain(recipe, tokens)
+    tokenize = [
+        Stage(
+            kind="tokenize",
+            owner=tokenize_owner,
+            section=TokenizeSection(),
+            inputs={"documents": documents[corpus], "tokenizer": tokenizer.products[0]},
+            outs=("tokens",),
+            metrics=("metrics.json",),
+        )
+        for corpus, tokenize_owner in _tokenize_owners(recipe).items()
+    ]
+    tokens = _roles(recipe, "tokens", [stage.products[0] for stage in tokenize])
+    weights = tuple(float(part.weight) for part in recipe.corpus.parts)
+    pretrain = _pretrain(recipe, tokens, weights)
     export = Stage(
         kind="export",
         owner=owner,
@@ -92,7 +113,7 @@ def _recipe_stages(recipe: Recipe) -> Iterator[Stage]:
         inputs={"checkpoint": pretrain.products[0], "tokenizer": tokenizer.products[0]},
         outs=("model",),
     )
-    yield from (tokenizer, tokenize, pretrain, export)
+    yield from (tokenizer, *tokenize, pretrain, export)
     models = {"dense": export.products[0]}
     for compression in recipe.compression:
         quantize = Stage(
@@ -103,8 +124,9 @@ def _recipe_stages(recipe: Recipe) -> Iterator[Stage]:
                 calibration_samples=compression.calibration_samples,
                 sequence_length=recipe.objective.sequence_length,
                 seed=compression.seed,
+                weights=weights,
             ),
-            inputs={"model": models["dense"], "tokens": tokens},
+            inputs={"model": models["dense"], **tokens},
             outs=("model",),
             metrics=("metrics.json",),
         )
@@ -113,8 +135,10 @@ def _recipe_stages(recipe: Recipe) -> Iterator[Stage]:
     yield Stage(
         kind="evaluate",
         owner=owner,
-        section=EvaluateSection(measures=recipe.evaluation, sequence_length=recipe.objective.sequence_length),
-        inputs={"tokens": tokens, **models},
+        section=EvaluateSection(
+            measures=recipe.evaluation, sequence_length=recipe.objective.sequence_length, weights=weights
+        ),
+        inputs={**tokens, **models},
         outs=("samples.json",),
         metrics=("metrics.json",),
     )
@@ -148,7 +172,7 @@ def _watched(pattern: str) -> str:
     return posixpath.normpath("/".join(fixed))
 
 
-def _pretrain(recipe: Recipe, tokens: str) -> Stage:
+def _pretrain(recipe: Recipe, tokens: dict[str, str], weights: tuple[float, ...]) -> Stage:
     folder = f"artifacts/{recipe.name}/pretrain"
     curves = f"{folder}/curves.csv"
     return Stage(
@@ -159,8 +183,9 @@ def _pretrain(recipe: Recipe, tokens: str) -> Stage:
             objective=recipe.objective,
             training=recipe.training,
             parallelism=recipe.parallelism,
+            weights=weights,
         ),
-        inputs={"tokens": tokens},
+        inputs=tokens,
         outs=("checkpoint", "curves.csv", "validation.csv"),
         metrics=("metrics.json",),
         plots=(

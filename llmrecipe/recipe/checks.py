@@ -3,10 +3,12 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from llmrecipe.errors import Violation
-from llmrecipe.recipe.cleaning import GopherQuality
+from llmrecipe.recipe.cleaning import Cleaner, GopherQuality
 from llmrecipe.recipe.compression import W4A16, Scheme
+from llmrecipe.recipe.corpus import Corpus
 from llmrecipe.recipe.evaluation import Perplexity, Samples
 from llmrecipe.recipe.optimizer import SGD, AdamW, WarmupStableDecay
 from llmrecipe.recipe.proposals import choice, divisors, largest_group, multiples_near
@@ -21,12 +23,20 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 LARGEST_SEED = 2**32 - 1
 """NumPy's limit."""
 
+_SMALLEST_SHARE = 500
+"""A part of a mixture is at least one sequence in so many: `engines.sample_order` deals them out by the thousand."""
+
 Findings = Iterator[tuple[str, str]]
 """Paths below the recipe, with what is wrong there."""
 
 
-_rules: list[tuple[tuple[str, ...], Callable[[Recipe], Findings]]] = []
+Rules = list[tuple[tuple[str, ...], Callable[[Any], Findings]]]
 """What a rule reads, and the rule."""
+
+_rules: Rules = []
+
+_corpus_rules: Rules = []
+"""Those for each corpus of a recipe."""
 
 
 def violations(recipe: Recipe) -> list[Violation]:
@@ -34,20 +44,26 @@ def violations(recipe: Recipe) -> list[Violation]:
     root = recipe.name if isinstance(recipe.name, str) and recipe.name else "recipe"
     found = list(field_violations(recipe, root))
     wrong = [violation.path.removeprefix(f"{root}.") for violation in found]
-    return [*found, *_broken_rules(recipe, root, wrong)]
+    found.extend(_broken_rules(_rules, recipe, root, wrong))
+    if not {"corpus", "corpus.parts"} & set(wrong):
+        for path, corpus in recipe.corpora():
+            within = [name.removeprefix(f"{path}.") for name in wrong if _is_within(name, path)]
+            if not any(_is_within(path, name) for name in wrong):
+                found.extend(_broken_rules(_corpus_rules, corpus, f"{root}.{path}", within))
+    return found
 
 
 def section_violations(section: object, path: str) -> list[Violation]:
     """What is wrong with a section of `params.yaml`, whose fields are right, by the rules that need no more than it.
 
-    A section holds parts of a recipe under the recipe's own names, so that rules take the one for the other.
+    A section holds parts of a recipe or a corpus under their own names, so that rules take the one for the other.
     """
-    return list(_broken_rules(section, path, wrong=()))
+    return list(_broken_rules(_rules + _corpus_rules, section, path, wrong=()))
 
 
-def _broken_rules(whole: object, root: str, wrong: Sequence[str]) -> Iterator[Violation]:
+def _broken_rules(rules: Rules, whole: object, root: str, wrong: Sequence[str]) -> Iterator[Violation]:
     """What the rules say of which `whole` has all that they need, and nothing of it in the fields that are `wrong`."""
-    for needs, find in _rules:
+    for needs, find in rules:
         is_there = all(hasattr(whole, need.partition(".")[0]) for need in needs)
         if is_there and not any(_is_within(path, need) or _is_within(need, path) for path in wrong for need in needs):
             yield from (Violation(f"{root}.{path}", reason) for path, reason in find(whole))
@@ -57,52 +73,69 @@ def _is_within(inner: str, outer: str) -> bool:
     return inner == outer or inner.startswith((f"{outer}.", f"{outer}["))
 
 
-def _rule(*needs: str):
-    def register(find: Callable[[Recipe], Findings]) -> Callable[[Recipe], Findings]:
-        _rules.append((needs, find))
+def _rule(*needs: str, of: Rules = _rules):
+    def register(find: Callable[[Any], Findings]) -> Callable[[Any], Findings]:
+        of.append((needs, find))
         return find
 
     return register
 
 
+@_rule("name", of=_corpus_rules)
 @_rule("name")
-def _recipe_name(recipe: Recipe) -> Findings:
-    yield from _name("name", recipe.name)
-
-
-@_rule("corpus.name")
-def _corpus_name(recipe: Recipe) -> Findings:
-    yield from _name("corpus.name", recipe.corpus.name)
-
-
-def _name(path: str, name: str) -> Findings:
+def _name(named: Recipe | Corpus) -> Findings:
+    name = named.name
     if not NAME.fullmatch(name):
         better = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")
         proposal = f"; use {better!r}" if better else ""
-        yield path, f"{name!r} must start with a letter or digit and go on with letters, digits, `_` and `-`{proposal}"
-
-
-@_rule("corpus.heldout_fraction")
-def _heldout(recipe: Recipe) -> Findings:
-    if recipe.corpus.heldout_fraction == 0:
         yield (
-            "corpus.heldout_fraction",
+            "name",
+            f"{name!r} must start with a letter or digit and go on with letters, digits, `_` and `-`{proposal}",
+        )
+
+
+@_rule("heldout_fraction", of=_corpus_rules)
+def _heldout(corpus: Corpus) -> Findings:
+    if corpus.heldout_fraction == 0:
+        yield (
+            "heldout_fraction",
             "0 leaves no text to measure the training and the models on; use a little, such as 0.02",
         )
 
 
-@_rule("corpus.clean")
-def _cleaners(recipe: Recipe) -> Findings:
-    for index, cleaner in enumerate(recipe.corpus.clean):
-        if isinstance(cleaner, GopherQuality):
-            for least, most in (("min_words", "max_words"), ("min_mean_word_length", "max_mean_word_length")):
-                low, high = getattr(cleaner, least), getattr(cleaner, most)
-                if low > high:
-                    yield (
-                        f"corpus.clean[{index}].{least}",
-                        f"{low:g} is more than {most} = {high:g}, so that every document would be dropped; use at most "
-                        f"{high:g}",
-                    )
+@_rule("corpus")
+def _mixture(recipe: Recipe) -> Findings:
+    parts = recipe.corpus.parts
+    names, total = [part.corpus.name for part in parts], sum(part.weight for part in parts)
+    for index, part in enumerate(parts):
+        if names.index(part.corpus.name) < index:
+            reason = f"the mixture has {part.corpus.name!r} twice; keep one, with the sum of their weights"
+            yield f"corpus.parts[{index}].corpus", reason
+        if part.weight * _SMALLEST_SHARE < total:
+            yield (
+                f"corpus.parts[{index}].weight",
+                f"{part.weight:g} of {total:g} is less than 1 in {_SMALLEST_SHARE} sequences, a share that 1,000 "
+                f"sequences in a row can't keep; use {math.ceil(1e4 * total / _SMALLEST_SHARE) / 1e4:g} or more",
+            )
+
+
+@_rule("clean", of=_corpus_rules)
+def _cleaners(corpus: Corpus) -> Findings:
+    for index, cleaner in enumerate(corpus.clean):
+        for path, reason in _cleaner(cleaner):
+            yield f"clean[{index}].{path}", reason
+
+
+def _cleaner(cleaner: Cleaner) -> Findings:
+    if isinstance(cleaner, GopherQuality):
+        for least, most in (("min_words", "max_words"), ("min_mean_word_length", "max_mean_word_length")):
+            low, high = getattr(cleaner, least), getattr(cleaner, most)
+            if low > high:
+                yield (
+                    least,
+                    f"{low:g} is more than {most} = {high:g}, so that every document would be dropped; use at most "
+                    f"{high:g}",
+                )
 
 
 @_rule("model.hidden_size", "model.num_attention_heads")
@@ -323,3 +356,16 @@ def _evaluation(recipe: Recipe) -> Findings:
         if isinstance(measure, Samples) and "" in measure.prompts:
             where = f"evaluation[{index}].prompts[{measure.prompts.index('')}]"
             yield where, "an empty prompt gives the model nothing to continue; write a beginning, such as 'def '"
+
+
+@_rule("evaluation", "objective.sequence_length", "corpus")
+def _evaluation_of_mixture(recipe: Recipe) -> Findings:
+    length, weights = recipe.objective.sequence_length, [part.weight for part in recipe.corpus.parts]
+    least = length * math.ceil(sum(weights) / min(weights))
+    for index, measure in enumerate(recipe.evaluation):
+        if isinstance(measure, Perplexity) and length <= measure.max_tokens < least:
+            yield (
+                f"evaluation[{index}].max_tokens",
+                f"{measure.max_tokens} leaves the smallest part of the mixture less than one sequence of "
+                f"sequence_length = {length}; use at least {least}",
+            )

@@ -3,7 +3,7 @@
 import attrs
 
 from llmrecipe.recipe.cleaning import Cleaner
-from llmrecipe.recipe.schema import at_least, between, define, not_empty
+from llmrecipe.recipe.schema import at_least, between, define, greater_than, not_empty
 from llmrecipe.recipe.source import Source
 
 
@@ -25,3 +25,33 @@ class Corpus:
 
     shards: int = attrs.field(default=4, validator=at_least(1))
     """Number of files the documents are spread over, and the most workers that can share the work."""
+
+    @property
+    def parts(self) -> "tuple[Part, ...]":
+        """The corpus as the only part of a mixture."""
+        return (Part(corpus=self),)
+
+
+@define("part")
+class Part:
+    """A corpus and how much of a mixture it makes up."""
+
+    corpus: Corpus
+    """The text."""
+
+    weight: float = attrs.field(default=1.0, validator=greater_than(0))
+    """Training sequences drawn from it, relative to the other parts' weights; at least 1 in 500 of all."""
+
+
+@define("mixture")
+class Mixture:
+    """Several corpora, from which training sequences are drawn in fixed proportions.
+
+    Each corpus is prepared and tokenized by itself, and no sequence holds text of two. Their weights decide which
+    corpus each training sequence is taken from: in any 1,000 sequences in a row, each has its share to within one
+    sequence for every corpus of the mixture. A corpus begins a new epoch, in another order, when it has been read,
+    whatever the others are at. The tokenizer is trained on the training documents of all of them, unweighted.
+    """
+
+    parts: tuple[Part, ...] = attrs.field(validator=not_empty)
+    """The corpora with their weights."""

@@ -1,9 +1,11 @@
 """The whole recipe."""
 
+from collections.abc import Iterator
+
 import attrs
 
 from llmrecipe.recipe.compression import Compression
-from llmrecipe.recipe.corpus import Corpus
+from llmrecipe.recipe.corpus import Corpus, Mixture
 from llmrecipe.recipe.evaluation import Measure, Perplexity
 from llmrecipe.recipe.model import Model
 from llmrecipe.recipe.objective import Objective
@@ -21,7 +23,7 @@ class Recipe:
     name: str = attrs.field(validator=not_empty)
     """Its name in stage names and folders: letters, digits, `_` and `-`."""
 
-    corpus: Corpus
+    corpus: Corpus | Mixture
     """The text."""
 
     tokenizer: Tokenizer
@@ -47,3 +49,11 @@ class Recipe:
 
     runtime: Runtime = Runtime()
     """How and where it runs."""
+
+    def corpora(self) -> Iterator[tuple[str, Corpus]]:
+        """Every corpus, with its path in the recipe: `corpus`, or `corpus.parts[0].corpus` in a mixture."""
+        if isinstance(self.corpus, Corpus):
+            yield "corpus", self.corpus
+        else:
+            for index, part in enumerate(self.corpus.parts):
+                yield f"corpus.parts[{index}].corpus", part.corpus

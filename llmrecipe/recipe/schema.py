@@ -84,6 +84,17 @@ def below(bound: float):
     return check
 
 
+def all_greater_than(bound: float):
+    """A validator: every item of a tuple is strictly more than `bound`."""
+
+    def check(owner: object, attribute: attrs.Attribute, value: tuple) -> None:
+        for item in value:
+            if item <= bound:
+                raise FieldError(owner, attribute.name, f"must hold numbers greater than {bound}, got {item!r}")
+
+    return check
+
+
 def between(low: float, high: float):
     """A validator: `low <= value <= high`."""
 

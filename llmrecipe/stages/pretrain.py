@@ -17,7 +17,7 @@ def run(context: StageContext) -> None:
     trained = train(
         context.section,
         name=context.name,
-        tokens=context.inputs["tokens"],
+        tokens=list(context.corpora("tokens").values()),
         runtime=context.runtime,
         scratch=context.scratch,
     )
@@ -48,9 +48,20 @@ def run(context: StageContext) -> None:
             "skipped_steps": sum("skipped" in row for row in trained.metrics),
             "tokens": last["tokens"],
             "parameters": section.model.num_parameters(job.vocab_size),
+            "epochs": _epochs(context, trained),
         },
     )
     _measure(context, trained)
+
+
+def _epochs(context: StageContext, trained: Trained) -> dict[str, float] | float:
+    """How often the training has gone through its corpus, or through each one of a mixture."""
+    job = trained.job
+    order = job.open_tokens("train").order(job.sequence_length, job.section.training.seed)
+    drawn = order.drawn(len(trained.metrics) * job.section.training.global_batch_size)
+    epochs = [samples / size for samples, size in zip(drawn, order.sizes, strict=True)]
+    by_corpus = dict(zip(context.corpora("tokens"), epochs, strict=True))
+    return by_corpus.get("", by_corpus)
 
 
 def _table(trained: Trained, columns: Sequence[str]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import logging
 from llmrecipe import artifacts
 from llmrecipe.engines import compressor, hf
 from llmrecipe.engines.device import set_up
-from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.engines.token_mixture import TokenMixture
 from llmrecipe.errors import RecipeError, StageError, Violation
 from llmrecipe.recipe import checks
 from llmrecipe.sections import QuantizeSection
@@ -31,7 +31,7 @@ def run(context: StageContext) -> None:
     source, directory = context.inputs["model"], context.output / "model"
     device = set_up(context.runtime)
     compressor.show_log(context.runtime.log_level)
-    tokens = TokenFiles.open(context.inputs["tokens"], "train")
+    tokens = TokenMixture.open(list(context.corpora("tokens").values()), "train", section.weights)
     model = hf.load_model(source)
     hf.check_vocabulary(model, tokens, source)
     _refuse_scheme(context, model.config.hidden_size, model.config.intermediate_size)
@@ -76,20 +76,25 @@ def _refuse_scheme(context: StageContext, hidden_size: int, intermediate_size: i
         raise RecipeError(violations)
 
 
-def _draw_sequences(context: StageContext, tokens: TokenFiles) -> list[int]:
+def _draw_sequences(context: StageContext, tokens: TokenMixture) -> list[int]:
+    """Windows of the training split, from each corpus its share."""
     section: QuantizeSection = context.section
-    available = tokens.num_windows(section.sequence_length)
-    if available == 0:
+    length, drawn, first = section.sequence_length, [], 0
+    for files, samples in zip(tokens.corpora, tokens.divide(section.calibration_samples), strict=True):
+        available = files.num_windows(length)
+        drawn += [first + index for index in compressor.draw(available, samples, section.seed)]
+        first += available
+    if not drawn:
         raise StageError(
-            f"{context.inputs['tokens']}: the training split has {tokens.num_tokens} tokens, too few for one sequence "
-            f"of {section.sequence_length}; use more text or a shorter objective.sequence_length"
+            f"{', '.join(map(str, context.corpora('tokens').values()))}: the training split has {tokens.num_tokens} "
+            f"tokens, too few for one sequence of {length}; use more text or a shorter objective.sequence_length"
         )
-    if available < section.calibration_samples:
+    if len(drawn) < section.calibration_samples:
         log.warning(
-            "%s: the training split has only %d sequences of %d tokens; they are all used, instead of %d",
+            "%s: the training split has only %d sequences of %d tokens for its share; they are all used, instead of %d",
             f"{context.name}.calibration_samples",
-            available,
-            section.sequence_length,
+            len(drawn),
+            length,
             section.calibration_samples,
         )
-    return compressor.draw(available, section.calibration_samples, section.seed)
+    return drawn

@@ -60,6 +60,14 @@ class StageContext:
     curves: dict[str, list[dict[str, Any]]] = attrs.field(factory=dict)
     """Measured tables by name, each a list of rows, kept beside `measured`."""
 
+    def corpora(self, role: str) -> dict[str, Path]:
+        """The inputs in a role that each corpus fills, in their order.
+
+        By corpus name if they are parts of a mixture (`tokens.web`, `tokens.books`); a corpus alone (`tokens`) is "".
+        """
+        parts = {key.removeprefix(f"{role}."): path for key, path in self.inputs.items() if key.startswith(f"{role}.")}
+        return parts or {"": self.inputs[role]}
+
 
 def run_stage(
     kind: str,

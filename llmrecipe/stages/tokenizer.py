@@ -1,6 +1,7 @@
 """Documents to a tokenizer, or an existing tokenizer taken over."""
 
 import logging
+from itertools import chain
 
 from llmrecipe import artifacts
 from llmrecipe.engines import tokenizers
@@ -16,9 +17,11 @@ def run(context: StageContext) -> None:
     directory = context.output / "tokenizer"
     wanted = context.section.tokenizer
     if isinstance(wanted, ByteLevelBPE):
-        source = context.inputs["documents"]
-        artifacts.open_artifact(source, "documents")
-        tokenizer = tokenizers.train(wanted, documents.texts(source, "train"), directory)
+        sources = context.corpora("documents").values()
+        for source in sources:
+            artifacts.open_artifact(source, "documents")
+        texts = chain.from_iterable(documents.texts(source, "train") for source in sources)
+        tokenizer = tokenizers.train(wanted, texts, directory)
         if len(tokenizer) < wanted.vocab_size:
             log.warning(
                 "the corpus gives only %d of the %d tokens asked for: no pair of tokens occurs twice any more",

@@ -1,6 +1,5 @@
 """Batches for nanotron: which sequences a rank reads at a step, and what it hands to its part of the pipeline."""
 
-import functools
 import hashlib
 from collections.abc import Iterator
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
 
-from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.engines.token_mixture import TokenMixture
 
 MicroBatch = dict[str, torch.Tensor | TensorPointer | range]
 """The network's arguments: its tensors, or where in the pipeline they are, and the numbers of the samples."""
@@ -38,40 +37,26 @@ class Shard:
     """The place in the pipeline that reads labels."""
 
 
-def sample_order(num_windows: int, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch reads the windows, `int64[num_windows]`: the same for every layout."""
-    return np.random.default_rng([seed, epoch]).permutation(num_windows)
-
-
-_cached_order = functools.lru_cache(maxsize=2)(sample_order)
-
-
-def sample_ids(start: int, count: int, num_windows: int, seed: int) -> list[int]:
-    """The windows of the training's samples `start` to `start + count`, over as many epochs as it takes."""
-    positions = (divmod(sample, num_windows) for sample in range(start, start + count))
-    return [int(_cached_order(num_windows, seed, epoch)[index]) for epoch, index in positions]
-
-
 class TrainingBatches(Iterator[MicroBatch]):
     """Micro-batches without end.
 
     A step reads `global_batch_size` consecutive samples; its micro-batches go round the data-parallel ranks.
     """
 
-    def __init__(self, files: TokenFiles, shard: Shard, *, sequence_length: int, seed: int, consumed: int) -> None:
+    def __init__(self, files: TokenMixture, shard: Shard, *, sequence_length: int, seed: int, consumed: int) -> None:
         """Start at the sample that follows the `consumed` ones."""
         self._files = files
         self._shard = shard
         self._sequence_length = sequence_length
-        self._seed = seed
+        self._order = files.order(sequence_length, seed)
         self._first = consumed + shard.data_rank * shard.micro_batch_size
         self._digest = 0
 
     def __next__(self) -> MicroBatch:
-        shard, num_windows = self._shard, self._files.num_windows(self._sequence_length)
+        shard = self._shard
         samples = range(self._first, self._first + shard.micro_batch_size)
         self._first += shard.data_size * shard.micro_batch_size
-        windows = sample_ids(samples.start, len(samples), num_windows, self._seed)
+        windows = self._order.windows(samples.start, len(samples))
         for sample, window in zip(samples, windows, strict=True):
             key = hashlib.blake2b(f"{sample}, {window}".encode(), digest_size=8).digest()
             self._digest += int.from_bytes(key, signed=True)
@@ -86,16 +71,19 @@ class TrainingBatches(Iterator[MicroBatch]):
         return (digest + 2**63) % 2**64 - 2**63
 
 
-def heldout_batches(files: TokenFiles, shard: Shard, *, sequence_length: int, sequences: int) -> Iterator[MicroBatch]:
-    """This rank's share of the first `sequences` windows; the last micro-batch may be smaller."""
+def heldout_batches(files: TokenMixture, shard: Shard, *, sequence_length: int, sequences: int) -> Iterator[MicroBatch]:
+    """This rank's share of the first `sequences` windows in the mixture's proportions, or of as many as there are.
+
+    A corpus with few is read again where its share is larger. The last micro-batch may be smaller.
+    """
     count = min(sequences, files.num_windows(sequence_length))
+    windows = files.order(sequence_length, seed=0).unshuffled(count)
     stride = shard.data_size * shard.micro_batch_size
     for first in range(shard.data_rank * shard.micro_batch_size, count, stride):
-        ids = list(range(first, min(first + shard.micro_batch_size, count)))
-        yield micro_batch(files, ids, shard, sequence_length)
+        yield micro_batch(files, windows[first : first + shard.micro_batch_size], shard, sequence_length)
 
 
-def micro_batch(files: TokenFiles, ids: list[int], shard: Shard, sequence_length: int) -> MicroBatch:
+def micro_batch(files: TokenMixture, ids: list[int], shard: Shard, sequence_length: int) -> MicroBatch:
     """The windows `ids` as `[len(ids), sequence_length]`; a rank holds only what its part of the pipeline reads."""
     reads_input = shard.pipeline_rank == shard.input_rank
     reads_labels = shard.pipeline_rank == shard.output_rank

@@ -6,6 +6,7 @@ from pathlib import Path
 import attrs
 
 from llmrecipe import artifacts, codec
+from llmrecipe.engines.token_mixture import TokenMixture
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.schema import define
 from llmrecipe.sections import PretrainSection
@@ -24,8 +25,8 @@ class Job:
     name: str
     """The stage's name, for progress."""
 
-    tokens: str
-    """Folder of the tokens artifact."""
+    tokens: tuple[str, ...]
+    """Folders of the tokens artifacts, one for each corpus."""
 
     vocab_size: int
     """Tokens of the tokenizer."""
@@ -56,6 +57,10 @@ class Job:
     def num_steps(self) -> int:
         """Steps of the whole training."""
         return self.section.training.num_steps(self.sequence_length)
+
+    def open_tokens(self, split: str) -> TokenMixture:
+        """A split of the corpora, mixed as the section says."""
+        return TokenMixture.open([Path(directory) for directory in self.tokens], split, self.section.weights)
 
     def write(self, path: Path) -> None:
         """Write the job for the ranks to read."""

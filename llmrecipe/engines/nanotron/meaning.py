@@ -20,7 +20,7 @@ def meaning_of(job: Job) -> Meaning:
     del section["parallelism"]
     # Until a step is broken they train alike, and then the one can go on where the other has stopped.
     del section["training"]["anomalies"]["action"]
-    tokens = artifacts.identity(artifacts.open_artifact(Path(job.tokens), "tokens"))
+    tokens = [artifacts.identity(artifacts.open_artifact(Path(directory), "tokens")) for directory in job.tokens]
     return section | {"precision": job.dtype, "tokens": tokens}
 
 

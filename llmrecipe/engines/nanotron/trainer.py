@@ -28,7 +28,6 @@ from llmrecipe.engines.nanotron.optimizer import init_optimizer_and_grad_accumul
 from llmrecipe.engines.nanotron.optimizer_state import load_optimizer
 from llmrecipe.engines.nanotron.schedule import learning_rate_scheduler
 from llmrecipe.engines.nanotron.tensor_parallel import overlap
-from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
 from llmrecipe.progress import TrainingProgress
 
@@ -45,7 +44,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         self.job = job
         self.training = job.section.training
         self.state = StateFolder(Path(job.state))
-        self.heldout = TokenFiles.open(Path(job.tokens), "heldout")
+        self.heldout = job.open_tokens("heldout")
         # nanotron's trainer looks these up in its module and offers no other way in.
         nanotron.trainer.load_optimizer = load_optimizer
         nanotron.trainer.init_optimizer_and_grad_accumulator = functools.partial(
@@ -65,7 +64,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
     def run(self) -> None:
         """Train to the last step."""
         self.batches = data.TrainingBatches(
-            TokenFiles.open(Path(self.job.tokens), "train"),
+            self.job.open_tokens("train"),
             self.shard,
             sequence_length=self.sequence_length,
             seed=self.training.seed,

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from llmrecipe.engines.nanotron.checkpoint import KIND, checkpoints, keep_newest
 from llmrecipe.engines.nanotron.config import nanotron_configuration
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of, others
-from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.engines.token_mixture import TokenMixture
 from llmrecipe.errors import StageError
 from llmrecipe.launch.lock import wait_until_free
 from llmrecipe.launch.torchrun import run_ranks
@@ -54,20 +55,20 @@ class Trained:
     """
 
 
-def train(section: PretrainSection, *, name: str, tokens: Path, runtime: Runtime, scratch: Path) -> Trained:
-    """Train, or finish training, and return the last state.
+def train(section: PretrainSection, *, name: str, tokens: Sequence[Path], runtime: Runtime, scratch: Path) -> Trained:
+    """Train, or finish training, on the corpora whose tokens artifacts are given, and return the last state.
 
     Raises:
         StageError: the corpus is smaller than a batch, ranks of an earlier run are alive, a step that this recipe
             would have stopped at was skipped, or a rank failed.
     """
-    files = TokenFiles.open(tokens, "train")
-    _refuse_small_corpus(files, TokenFiles.open(tokens, "heldout"), section, name)
+    files = TokenMixture.open(tokens, "train", section.weights)
+    _refuse_small_corpora(files, TokenMixture.open(tokens, "heldout", section.weights), section, name)
     job = Job(
         section=section,
         runtime=attrs.evolve(runtime, device=set_up(runtime).type),
         name=name,
-        tokens=str(tokens),
+        tokens=tuple(map(str, tokens)),
         vocab_size=files.vocab_size,
         end_of_text_id=files.end_of_text_id,
         state="",
@@ -169,7 +170,7 @@ def _measurements(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _refuse_small_corpus(train: TokenFiles, heldout: TokenFiles, section: PretrainSection, name: str) -> None:
+def _refuse_small_corpora(train: TokenMixture, heldout: TokenMixture, section: PretrainSection, name: str) -> None:
     length, batch = section.objective.sequence_length, section.training.global_batch_size
     windows = train.num_windows(length)
     if windows < batch:
@@ -178,8 +179,11 @@ def _refuse_small_corpus(train: TokenFiles, heldout: TokenFiles, section: Pretra
             f"than one batch of {batch}; use more text, a smaller training.global_batch_size or a shorter "
             "objective.sequence_length"
         )
-    if heldout.num_windows(length) == 0:
-        raise StageError(
-            f"{name}: the held-out split has {heldout.num_tokens:,} tokens, less than one sequence of {length}; use "
-            "more text, a larger corpus.heldout_fraction or a smaller objective.sequence_length"
-        )
+    for split, mixture in (("training", train), ("held-out", heldout)):
+        for number, files in enumerate(mixture.corpora):
+            if files.num_windows(length) == 0:
+                where = f" of parts[{number}]" if len(mixture.corpora) > 1 else ""
+                raise StageError(
+                    f"{name}: the {split} split{where} has {files.num_tokens:,} tokens, less than one sequence of "
+                    f"{length}; use more text, a larger corpus.heldout_fraction or a smaller objective.sequence_length"
+                )

@@ -1,0 +1,107 @@
+"""Which sequence a training reads when: the same for every layout, number of workers and interruption."""
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import attrs
+import numpy as np
+
+BLOCK = 1000
+"""Samples that are dealt out over the corpora of a mixture at once."""
+
+
+@attrs.frozen(kw_only=True)
+class SampleOrder:
+    """The order of the training's samples, without end.
+
+    A window is numbered over all corpora: those of the first, then those of the second, and so on.
+    """
+
+    sizes: tuple[int, ...] = attrs.field(converter=tuple)
+    """Windows of each corpus, at least 1."""
+
+    weights: tuple[float, ...] = attrs.field(converter=tuple)
+    """Samples drawn from each corpus, relative to the others; at least 1 in 500 of all."""
+
+    seed: int
+    """Decides the order within each epoch of a corpus, and whose turn it is at first."""
+
+    def windows(self, start: int, count: int) -> list[int]:
+        """The windows of samples `start` to `start + count`."""
+        blocks = range(start // BLOCK, (start + count - 1) // BLOCK + 1)
+        windows = [window for block in blocks for window in _windows_of_block(self, block)]
+        return windows[start % BLOCK : start % BLOCK + count]
+
+    def unshuffled(self, count: int) -> list[int]:
+        """The windows of the first `count` samples if every corpus is read from its beginning, again and again."""
+        found: list[int] = []
+        offsets, sizes = _offsets(self.sizes), np.array(self.sizes)
+        for block in range(-(-count // BLOCK)):
+            corpora, indices = deal(self.weights, self.seed, block)
+            found.extend((offsets[corpora] + indices % sizes[corpora]).tolist())
+        return found[:count]
+
+    def drawn(self, count: int) -> list[int]:
+        """How many of the first `count` samples come from each corpus."""
+        corpora, _ = deal(self.weights, self.seed, count // BLOCK)
+        rest = count % BLOCK
+        before = divide(count - rest, self.weights)
+        return [first + int(np.count_nonzero(corpora[:rest] == corpus)) for corpus, first in enumerate(before)]
+
+
+def permutation(size: int, seed: int, epoch: int, corpus: int = 0) -> np.ndarray:
+    """The order in which an epoch reads the windows of a corpus, `int64[size]`."""
+    return np.random.default_rng([seed, epoch, corpus]).permutation(size)
+
+
+def deal(weights: Sequence[float], seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whose turn it is at each sample of a block of `BLOCK`, and which of all samples from that corpus it is.
+
+    A corpus has a whole number of samples in every block, so that after each block none is further than one sample
+    from its exact share. Within a block its samples are spread evenly, beginning at a place that the seed decides.
+
+    Returns:
+        Number of the corpus and of its sample, `int64[BLOCK]` each.
+    """
+    before, after = divide(block * BLOCK, weights), divide((block + 1) * BLOCK, weights)
+    counts = [stop - start for start, stop in zip(before, after, strict=True)]
+    offsets = np.random.default_rng(seed).random(len(counts))
+    places = [(np.arange(count) + offset) / max(count, 1) for count, offset in zip(counts, offsets, strict=True)]
+    corpora = np.repeat(np.arange(len(counts)), counts)
+    indices = np.concatenate([start + np.arange(count) for start, count in zip(before, counts, strict=True)])
+    turn = np.argsort(np.concatenate(places), kind="stable")
+    return corpora[turn], indices[turn]
+
+
+def divide(count: int, weights: Sequence[float]) -> list[int]:
+    """`count` in whole parts in proportion to `weights`, each to within one; in exact arithmetic, and they add up."""
+    total, summed, bounds = sum(map(Fraction, weights)), Fraction(0), [0]
+    for weight in weights:
+        summed += Fraction(weight)
+        # Not `round`, whose halves go to even numbers: a part of at least one could get none.
+        bounds.append(math.floor(count * summed / total + Fraction(1, 2)))
+    return [stop - start for start, stop in itertools.pairwise(bounds)]
+
+
+def _offsets(sizes: Sequence[int]) -> np.ndarray:
+    return np.cumsum([0, *sizes[:-1]])
+
+
+@functools.lru_cache(maxsize=4)
+def _windows_of_block(order: SampleOrder, block: int) -> list[int]:
+    corpora, indices = deal(order.weights, order.seed, block)
+    windows = np.empty(BLOCK, dtype=np.int64)
+    for corpus, (size, offset) in enumerate(zip(order.sizes, _offsets(order.sizes), strict=True)):
+        mine = np.flatnonzero(corpora == corpus)
+        epochs, positions = np.divmod(indices[mine], size)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            windows[mine[here]] = offset + _permutation(size, order.seed, int(epoch), corpus)[positions[here]]
+    return windows.tolist()
+
+
+# A block of a small mixture may reach over two epochs of each of its corpora.
+_permutation = functools.lru_cache(maxsize=16)(permutation)

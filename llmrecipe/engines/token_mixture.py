@@ -1,0 +1,83 @@
+"""One split of the corpora of a training, as one row of windows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from llmrecipe.engines.sample_order import SampleOrder, divide
+from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.errors import StageError
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class TokenMixture:
+    """The token files of one or more corpora and how they are mixed; no window holds tokens of two corpora."""
+
+    corpora: tuple[TokenFiles, ...]
+    """One split of each."""
+
+    weights: tuple[float, ...]
+    """Sequences drawn from each, relative to the others."""
+
+    @classmethod
+    def open(cls, directories: Sequence[Path], split: str, weights: Sequence[float]) -> "TokenMixture":
+        """Map a split of the tokens artifacts in `directories`.
+
+        Raises:
+            StageError: as `TokenFiles.open`, or they don't go together with each other or the weights.
+        """
+        if len(weights) != len(directories):
+            raise StageError(
+                f"weights: {len(weights)} for the {len(directories)} corpora {', '.join(map(str, directories))}; "
+                "give each one, in this order"
+            )
+        corpora = tuple(TokenFiles.open(directory, split) for directory in directories)
+        for directory, files in zip(directories, corpora, strict=True):
+            if (files.vocab_size, files.end_of_text_id) != (corpora[0].vocab_size, corpora[0].end_of_text_id):
+                raise StageError(f"{directory}: made with another tokenizer than {directories[0]}; run `dvc repro`")
+        return cls(corpora=corpora, weights=tuple(weights))
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens in the vocabulary."""
+        return self.corpora[0].vocab_size
+
+    @property
+    def end_of_text_id(self) -> int:
+        """The token that ends each document."""
+        return self.corpora[0].end_of_text_id
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the split, of all corpora."""
+        return sum(files.num_tokens for files in self.corpora)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The weights as shares of 1."""
+        return tuple(weight / sum(self.weights) for weight in self.weights)
+
+    def divide(self, count: int) -> list[int]:
+        """`count` in whole parts for the corpora, in the mixture's proportions."""
+        return divide(count, self.weights)
+
+    def num_windows(self, sequence_length: int) -> int:
+        """Windows of all corpora; see `TokenFiles.num_windows`."""
+        return sum(files.num_windows(sequence_length) for files in self.corpora)
+
+    def window(self, index: int, sequence_length: int) -> np.ndarray:
+        """A window, numbered over the corpora in turn; see `TokenFiles.window`."""
+        within = index
+        for files in self.corpora:
+            count = files.num_windows(sequence_length)
+            if within < count:
+                return files.window(within, sequence_length)
+            within -= count
+        raise IndexError(f"window {index} of {self.num_windows(sequence_length)}")
+
+    def order(self, sequence_length: int, seed: int) -> SampleOrder:
+        """The order in which a training reads the windows."""
+        sizes = [files.num_windows(sequence_length) for files in self.corpora]
+        return SampleOrder(sizes=sizes, weights=self.weights, seed=seed)
