@@ -1,12 +1,17 @@
 """Token files to trained weights, with the curves of the training."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from llmrecipe import artifacts, codec
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.training import Trained, train
+from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.sections import PretrainSection
 from llmrecipe.stages.runner import StageContext
+
+log = logging.getLogger(__name__)
 
 CURVES = ("step", "tokens", "loss", "learning_rate", "grad_norm")
 VALIDATION = ("step", "validation_loss")
@@ -21,7 +26,11 @@ def run(context: StageContext) -> None:
         runtime=context.runtime,
         scratch=context.scratch,
     )
-    job, section = trained.job, context.section
+    job, section, read = trained.job, context.section, _read(context)
+    for corpus, part in read.get("corpora", {}).items():
+        log.info(
+            "%s: %d sequences, %.1f %%, %.2f epochs", corpus, part["sequences"], 100 * part["share"], part["epochs"]
+        )
     folder = context.output / "checkpoint"
     folder.mkdir()
     weights.save(weights.read_whole(trained.checkpoint), folder)
@@ -48,20 +57,23 @@ def run(context: StageContext) -> None:
             "skipped_steps": sum("skipped" in row for row in trained.metrics),
             "tokens": last["tokens"],
             "parameters": section.model.num_parameters(job.vocab_size),
-            "epochs": _epochs(context, trained),
-        },
+        }
+        | read,
     )
     _measure(context, trained)
 
 
-def _epochs(context: StageContext, trained: Trained) -> dict[str, float] | float:
-    """How often the training has gone through its corpus, or through each one of a mixture."""
-    job = trained.job
-    order = job.open_tokens("train").order(job.sequence_length, job.section.training.seed)
-    drawn = order.drawn(len(trained.metrics) * job.section.training.global_batch_size)
-    epochs = [samples / size for samples, size in zip(drawn, order.sizes, strict=True)]
-    by_corpus = dict(zip(context.corpora("tokens"), epochs, strict=True))
-    return by_corpus.get("", by_corpus)
+def _read(context: StageContext) -> dict[str, Any]:
+    """How much the training has read: `epochs` of its corpus, or `corpora` with what it read of each of a mixture."""
+    section: PretrainSection = context.section
+    length, directories = section.objective.sequence_length, context.corpora("tokens")
+    order = TokenMixture.open(list(directories.values()), "train", section.weights).order(length, section.training.seed)
+    total = section.training.num_steps(length) * section.training.global_batch_size
+    parts = {
+        corpus: {"sequences": drawn, "share": drawn / total, "epochs": drawn / size}
+        for corpus, drawn, size in zip(directories, order.drawn(total), order.sizes, strict=True)
+    }
+    return {"epochs": parts[""]["epochs"]} if "" in parts else {"corpora": parts}
 
 
 def _table(trained: Trained, columns: Sequence[str]) -> list[dict[str, Any]]:
