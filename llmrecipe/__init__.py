@@ -19,7 +19,16 @@ from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction, Steps, Tokens
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.runtime import Runtime
-from llmrecipe.recipe.source import CsvFiles, JsonlFiles, ParquetFiles, PythonStdlib, TextFiles
+from llmrecipe.recipe.source import (
+    CsvFiles,
+    HubDataset,
+    JsonlFiles,
+    ParquetFiles,
+    PythonPackages,
+    PythonStdlib,
+    TextFiles,
+    WarcFiles,
+)
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer
 from llmrecipe.recipe.training import Anomalies, Dropout, Training
 
@@ -46,6 +55,7 @@ __all__ = [
     "Fraction",
     "GopherQuality",
     "GopherRepetition",
+    "HubDataset",
     "InverseSquareRoot",
     "JsonlFiles",
     "Linear",
@@ -57,6 +67,7 @@ __all__ = [
     "Part",
     "Perplexity",
     "PretrainedTokenizer",
+    "PythonPackages",
     "PythonStdlib",
     "Quantize",
     "Ratio",
@@ -68,5 +79,6 @@ __all__ = [
     "TextFiles",
     "Tokens",
     "Training",
+    "WarcFiles",
     "WarmupStableDecay",
 ]  # fmt: skip

@@ -5,9 +5,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from llmrecipe import origins
 from llmrecipe.errors import Violation
 from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.recipe.source import PythonStdlib
+from llmrecipe.recipe.source import Files, PythonPackages, Source
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
 
 GPUS = Path("/proc/driver/nvidia/gpus")
@@ -17,12 +18,10 @@ CPU_FLAGS = Path("/proc/cpuinfo")
 
 
 def violations(recipe: Recipe, root: Path) -> list[Violation]:
-    """The files that `recipe` names and that can't be read below `root`, the project's folder."""
+    """The files, URLs and packages that `recipe` names and that can't be read here; `root` is the project's folder."""
     found = []
     for path, corpus in recipe.corpora():
-        if not isinstance(corpus.source, PythonStdlib):
-            for index, pattern in enumerate(corpus.source.paths):
-                found.extend(_pattern(f"{recipe.name}.{path}.source.paths[{index}]", pattern, root))
+        found.extend(_source(f"{recipe.name}.{path}.source", corpus.source, root))
     tokenizer = recipe.tokenizer
     if isinstance(tokenizer, PretrainedTokenizer):
         found.extend(_tokenizer(f"{recipe.name}.tokenizer.path", tokenizer.path, root))
@@ -76,16 +75,28 @@ def _multiplies_bfloat16() -> bool:
     return any(flag in CPU_FLAGS.read_text() for flag in ("avx512_bf16", "amx_bf16"))
 
 
-def _pattern(path: str, pattern: str, root: Path) -> Iterator[Violation]:
-    outside = _outside(pattern)
-    if outside:
-        yield Violation(path, outside)
-    elif not any((root / match).is_file() for match in glob.iglob(pattern, root_dir=root, recursive=True)):
-        yield Violation(path, f"no file matches {pattern!r}; {_what_is_there(pattern, root)}")
+def _source(path: str, source: Source, root: Path) -> Iterator[Violation]:
+    if isinstance(source, Files):
+        for index, pattern in enumerate(source.paths):
+            reason = origins.refusal(pattern) or (None if origins.is_url(pattern) else _missing(pattern, root))
+            if reason:
+                yield Violation(f"{path}.paths[{index}]", reason)
+    elif isinstance(source, PythonPackages):
+        for index, package in enumerate(source.packages):
+            reason = origins.package_refusal(package)
+            if reason:
+                yield Violation(f"{path}.packages[{index}]", reason)
+
+
+def _missing(pattern: str, root: Path) -> str | None:
+    if any((root / match).is_file() for match in glob.iglob(pattern, root_dir=root, recursive=True)):
+        return None
+    what = origins.not_pulled(pattern, root) or _what_is_there(pattern, root)
+    return f"no file matches {pattern!r}; {what}"
 
 
 def _tokenizer(path: str, directory: str, root: Path) -> Iterator[Violation]:
-    outside = _outside(directory)
+    outside = origins.outside(directory)
     if outside:
         yield Violation(path, outside)
     elif not (root / directory).is_dir():
@@ -93,13 +104,6 @@ def _tokenizer(path: str, directory: str, root: Path) -> Iterator[Violation]:
     elif not (root / directory / "tokenizer.json").is_file():
         reason = f"{directory!r} holds no tokenizer.json; save the tokenizer there with save_pretrained"
         yield Violation(path, reason)
-
-
-def _outside(path: str) -> str | None:
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts:
-        return f"{path!r} leads out of the project; copy or link it into the project and name it from there (data/…)"
-    return None
 
 
 def _what_is_there(pattern: str, root: Path) -> str:

@@ -27,6 +27,7 @@ from llmrecipe import (
     Fraction,
     GopherQuality,
     GopherRepetition,
+    HubDataset,
     InverseSquareRoot,
     JsonlFiles,
     Linear,
@@ -38,6 +39,7 @@ from llmrecipe import (
     Part,
     Perplexity,
     PretrainedTokenizer,
+    PythonPackages,
     PythonStdlib,
     Quantize,
     Ratio,
@@ -49,6 +51,7 @@ from llmrecipe import (
     TextFiles,
     Tokens,
     Training,
+    WarcFiles,
     WarmupStableDecay,
 )
 from llmrecipe.sections import (
@@ -86,10 +89,29 @@ def tuples(items, min_size=0):
     return st.lists(items, min_size=min_size, max_size=3).map(tuple)
 
 
+paths = tuples(texts, 1)
+url_fields = st.just("") | texts
 sources = st.one_of(
     st.builds(PythonStdlib),
-    st.builds(TextFiles, paths=tuples(texts, 1)),
-    *(st.builds(files, paths=tuples(texts, 1), text_field=texts) for files in (JsonlFiles, ParquetFiles, CsvFiles)),
+    st.builds(
+        PythonPackages,
+        packages=st.lists(st.sampled_from(["attrs==26.1.0", "a-b.c_d==0.1+local"]), min_size=1, unique=True).map(tuple),
+    ),
+    st.builds(TextFiles, paths=paths),
+    st.builds(WarcFiles, paths=paths),
+    *(
+        st.builds(files, paths=paths, text_field=texts, url_field=url_fields)
+        for files in (JsonlFiles, ParquetFiles, CsvFiles)
+    ),
+    st.builds(
+        HubDataset,
+        name=texts,
+        revision=st.text("0123456789abcdef", min_size=40, max_size=40),
+        subset=url_fields,
+        split=texts,
+        text_field=texts,
+        url_field=url_fields,
+    ),
 )
 cleaners = tuples(
     st.one_of(

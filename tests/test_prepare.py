@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrecipe import artifacts
-from llmrecipe.engines.datatrove import cleaning, executor, stdlib
+from llmrecipe.engines.datatrove import cleaning, executor, python_code
 from llmrecipe.engines.datatrove.cleaning import split_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.cleaning import ExactDedup, FixUnicode
@@ -219,18 +219,19 @@ def test_the_same_bytes_for_one_worker_or_two_in_any_folder(tmp_path, monkeypatc
 
 
 def test_the_standard_library_is_hand_written_modules_only():
-    names = stdlib.modules(stdlib.folder())
-    assert names == sorted(set(names))
+    files = python_code.standard_library()
+    names = list(files)
+    assert names == sorted(names)
     assert {"json/decoder.py", "argparse.py", "asyncio/tasks.py", "encodings/utf_8.py"} <= set(names)
-    for name in names:
+    for name, path in files.items():
         assert not {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"} & set(
             Path(name).parts
         )
-        text = (stdlib.folder() / name).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
         assert "gencodec.py" not in text[:500]
         assert "decoding_table = (" not in text
     assert not {"pydoc_data/topics.py", "html/entities.py", "stringprep.py", "token.py", "keyword.py"} & set(names)
-    assert 8e6 < sum((stdlib.folder() / name).stat().st_size for name in names) < 13e6
+    assert 8e6 < sum(path.stat().st_size for path in files.values()) < 13e6
 
 
 def test_what_a_distribution_adds_to_the_standard_library_is_left_out(tmp_path):
@@ -247,7 +248,7 @@ def test_what_a_distribution_adds_to_the_standard_library_is_left_out(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("pass\n")
-    assert stdlib.modules(tmp_path) == ["json/decoder.py"]
+    assert list(python_code.standard_library(tmp_path)) == ["json/decoder.py"]
 
 
 def test_the_standard_library_becomes_a_corpus(project, capfd):

@@ -1,18 +1,16 @@
 """Recipes to the stages that carry them out. Pure: reads and writes nothing."""
 
-import glob
-import itertools
-import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
+from llmrecipe import origins
 from llmrecipe.errors import PlanError
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.stage import Plot, Stage
 from llmrecipe.recipe.corpus import Corpus
 from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.recipe.source import PythonStdlib
+from llmrecipe.recipe.source import Files
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
 from llmrecipe.sections import (
     EvaluateSection,
@@ -162,14 +160,8 @@ def _prepare(corpus: Corpus) -> Stage:
 
 def _source_paths(corpus: Corpus) -> list[str]:
     """What to watch for changes: a named file, and the folder that a pattern searches, so that new files count."""
-    if isinstance(corpus.source, PythonStdlib):
-        return []
-    return list(dict.fromkeys(map(_watched, corpus.source.paths)))
-
-
-def _watched(pattern: str) -> str:
-    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.split("/"))
-    return posixpath.normpath("/".join(fixed))
+    paths = corpus.source.paths if isinstance(corpus.source, Files) else ()
+    return list(dict.fromkeys(origins.watched(path) for path in paths if not origins.is_url(path)))
 
 
 def _pretrain(recipe: Recipe, tokens: dict[str, str], weights: tuple[float, ...]) -> Stage:

@@ -1,8 +1,32 @@
 """Where the documents of a corpus come from."""
 
+import re
+
 import attrs
 
-from llmrecipe.recipe.schema import define, not_empty
+from llmrecipe.recipe.schema import FieldError, define, no_duplicates, not_empty
+
+PINNED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)")
+"""A Python package with its version, `attrs==26.1.0`."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def _pinned_packages(owner: object, attribute: attrs.Attribute, value: tuple[str, ...]) -> None:
+    for package in value:
+        if not PINNED.fullmatch(package):
+            reason = f"{package!r} is not a package with its version; write it as in 'attrs==26.1.0'"
+            raise FieldError(owner, attribute.name, reason)
+
+
+def _commit(owner: object, attribute: attrs.Attribute, value: str) -> None:
+    if not _COMMIT.fullmatch(value):
+        raise FieldError(
+            owner,
+            attribute.name,
+            f"must be the hash of a commit, 40 of 0-9 and a-f, got {value!r}: a branch or a tag may mean other text "
+            "tomorrow; copy the hash from 'Files and versions', 'History' on the data set's page",
+        )
 
 
 @define("python_stdlib")
@@ -14,12 +38,31 @@ class PythonStdlib:
     """
 
 
+@define("python_packages")
+class PythonPackages:
+    """The source code of Python packages that are installed here, one document a module.
+
+    Tests and generated tables are left out. Another version than the one named is an error when the stage starts.
+    """
+
+    packages: tuple[str, ...] = attrs.field(validator=attrs.validators.and_(not_empty, no_duplicates, _pinned_packages))
+    """Each with its version: `("attrs==26.1.0", "rich==15.0.0")`."""
+
+
 @define("text_files")
 class TextFiles:
     """Plain UTF-8 text files, one document a file."""
 
     paths: tuple[str, ...] = attrs.field(validator=not_empty)
-    """Glob patterns relative to the project, such as `data/books/**/*.txt.gz`; gzip, bzip2, xz and zstd by suffix."""
+    """Where the files are.
+
+    Glob patterns relative to the project, such as `data/books/**/*.txt.gz`; gzip, bzip2, xz and zstd by suffix. DVC
+    watches the folder that a pattern searches, and a file with a `.dvc` file beside it works like any other.
+
+    Or URLs of any protocol that fsspec knows, such as `s3://bucket/books/*.txt` or `https://host/book.txt.gz`, with
+    patterns where the other side can list its files. They are read when the stage runs and **not watched**: the same
+    URL may hold other text tomorrow. `dvc import-url URL data/` pins one, and DVC watches the file that it leaves.
+    """
 
 
 @define("jsonl_files")
@@ -27,10 +70,13 @@ class JsonlFiles:
     """JSON lines, one document a line."""
 
     paths: tuple[str, ...] = attrs.field(validator=not_empty)
-    """Glob patterns relative to the project; gzip, bzip2, xz and zstd by suffix."""
+    """Glob patterns relative to the project, or URLs, as in `TextFiles`; gzip, bzip2, xz and zstd by suffix."""
 
     text_field: str = attrs.field(default="text", validator=not_empty)
     """The key that holds the text; `text` is what most data sets use."""
+
+    url_field: str = ""
+    """The key that holds the address of the page that the text is from, for cleaners that look at it; "" if none."""
 
 
 @define("parquet_files")
@@ -38,10 +84,13 @@ class ParquetFiles:
     """Parquet tables, one document a row."""
 
     paths: tuple[str, ...] = attrs.field(validator=not_empty)
-    """Glob patterns relative to the project."""
+    """Glob patterns relative to the project, or URLs, as in `TextFiles`."""
 
     text_field: str = attrs.field(default="text", validator=not_empty)
     """The column that holds the text; `text` is what most data sets use."""
+
+    url_field: str = ""
+    """The column that holds the address of the page that the text is from, for cleaners that look at it; "" if none."""
 
 
 @define("csv_files")
@@ -49,10 +98,58 @@ class CsvFiles:
     """Comma-separated files with a header line, one document a row."""
 
     paths: tuple[str, ...] = attrs.field(validator=not_empty)
-    """Glob patterns relative to the project; gzip, bzip2, xz and zstd by suffix."""
+    """Glob patterns relative to the project, or URLs, as in `TextFiles`; gzip, bzip2, xz and zstd by suffix."""
 
     text_field: str = attrs.field(default="text", validator=not_empty)
     """The column that holds the text; `text` is what most data sets use."""
 
+    url_field: str = ""
+    """The column that holds the address of the page that the text is from, for cleaners that look at it; "" if none."""
 
-Source = PythonStdlib | TextFiles | JsonlFiles | ParquetFiles | CsvFiles
+
+@define("warc_files")
+class WarcFiles:
+    """Web archives (WARC, ISO 28500), one document a page.
+
+    A page is a `response` record with HTML in it; its main text is found by trafilatura (Barbaresi, 2021,
+    https://aclanthology.org/2021.acl-demo.15), set to favour precision and to leave comments out, as for FineWeb
+    (https://arxiv.org/abs/2406.17557). Unlike there, a page gets all the time that it needs and is never compared with
+    the pages before it: its text depends on nothing else. Pages without main text count as dropped by `empty`.
+    The `conversion` records of Common Crawl's WET files are taken as they are.
+    """
+
+    paths: tuple[str, ...] = attrs.field(validator=not_empty)
+    """Glob patterns relative to the project, or URLs, as in `TextFiles`; gzip, bzip2, xz and zstd by suffix."""
+
+
+@define("hub_dataset")
+class HubDataset:
+    """A data set of the Hugging Face Hub at one commit, one document a row.
+
+    It is streamed while the stage runs, from the hub or what `HF_ENDPOINT` names in its place; nothing of it is kept
+    but the documents. `HF_TOKEN` opens data sets that are gated.
+    """
+
+    name: str = attrs.field(validator=not_empty)
+    """As on the hub: `HuggingFaceFW/fineweb-edu`."""
+
+    revision: str = attrs.field(validator=_commit)
+    """The commit's hash, whole: what a branch or a tag means can change."""
+
+    subset: str = ""
+    """One of its configurations, such as `sample-10BT`; "" for the only one or the default."""
+
+    split: str = attrs.field(default="train", validator=not_empty)
+    """One of its splits."""
+
+    text_field: str = attrs.field(default="text", validator=not_empty)
+    """The column that holds the text; `text` is what most data sets use."""
+
+    url_field: str = ""
+    """The column that holds the address of the page that the text is from, for cleaners that look at it; "" if none."""
+
+
+Files = TextFiles | JsonlFiles | ParquetFiles | CsvFiles | WarcFiles
+"""Sources that are files, named by `paths`."""
+
+Source = PythonStdlib | PythonPackages | Files | HubDataset

@@ -1,0 +1,112 @@
+"""What a source needs beyond the project's own files: a way to a URL, an installed package, a file that DVC keeps."""
+
+import glob
+import importlib.util
+import posixpath
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from llmrecipe.errors import suggestion
+from llmrecipe.recipe.source import PINNED
+
+_LOCAL = {"file", "local", "asynclocal", "git"}
+"""Protocols of fsspec that lead to this machine's own disk."""
+
+_COMMON = ["https", "http", "s3", "gs", "az", "hf", "ftp"]
+
+
+def is_url(path: str) -> bool:
+    """Whether `path` is a URL, and no path in the project."""
+    return "://" in path
+
+
+def outside(path: str) -> str | None:
+    """Why `path`, of a file or a URL, leads out of the project to elsewhere on this machine; None if it doesn't."""
+    pure = PurePosixPath(path)
+    is_local = path.partition("://")[0] in _LOCAL if is_url(path) else pure.is_absolute() or ".." in pure.parts
+    if is_local:
+        return f"{path!r} leads out of the project; copy or link it into the project and name it from there (data/…)"
+    return None
+
+
+def refusal(path: str) -> str | None:
+    """Why a file or a URL can't be read from this project, whatever is there; None if it can."""
+    return outside(path) or (_url_refusal(path) if is_url(path) else None)
+
+
+def package_refusal(package: str) -> str | None:
+    """Why `package`, `name==version`, isn't what is installed here; None if it is."""
+    name, wanted = PINNED.fullmatch(package).group("name", "version")
+    try:
+        installed = version(name)
+    except PackageNotFoundError:
+        return f"{package!r} is not installed; `pip install {package}`"
+    if installed != wanted:
+        return (
+            f"{package!r} is asked for, and {name} {installed} is installed; `pip install {package}`, or name the "
+            f"version that is here: '{name}=={installed}'"
+        )
+    return None
+
+
+def not_pulled(pattern: str, root: Path) -> str | None:
+    """That files of `pattern`, missing below `root`, are kept by DVC, if a `.dvc` file there says so; else None."""
+    if outside(pattern):
+        return None
+    folder = PurePosixPath(watched(pattern))
+    beside = [path for parent in folder.parents for path in (root / parent).glob("*.dvc")]
+    for path in sorted([*beside, *(root / folder).rglob("*.dvc")]):
+        place = path.relative_to(root)
+        for out in _outs(path):
+            name = posixpath.normpath((place.parent / out).as_posix())
+            if not (root / name).exists() and _may_hold(pattern, name):
+                return f"{place.as_posix()} says that DVC keeps it; `dvc pull` brings it"
+    return None
+
+
+def watched(pattern: str) -> str:
+    """The part of a pattern that has to be watched for changes: a named file, or the folder that it searches."""
+    parts = pattern.split("/")
+    magic = [index for index, part in enumerate(parts) if glob.has_magic(part)]
+    return posixpath.normpath("/".join(parts[: magic[0]] if magic else parts))
+
+
+def _url_refusal(url: str) -> str | None:
+    # Only here: `check` and `plan` answer without fsspec where no recipe names a URL.
+    from fsspec.registry import known_implementations
+
+    if "::" in url:
+        return f"{url!r} chains protocols with '::'; name one file or pattern that is not inside another"
+    protocol = url.partition("://")[0]
+    if protocol not in known_implementations:
+        return f"{url!r} has a protocol that fsspec doesn't know{suggestion(protocol, _COMMON)}"
+    needed = known_implementations[protocol]["class"].partition(".")[0]
+    if importlib.util.find_spec(needed) is None:
+        return f"{url!r} needs the Python package {needed}, which is not installed; `pip install {needed}`"
+    return None
+
+
+def _outs(path: Path) -> Iterator[str]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return
+    outs = content.get("outs") if isinstance(content, dict) else None
+    for out in outs if isinstance(outs, list) else []:
+        if isinstance(out, dict) and isinstance(out.get("path"), str):
+            yield out["path"]
+
+
+def _may_hold(pattern: str, out: str) -> bool:
+    """Whether `out` can match `pattern`, or be a folder in which something does."""
+    parts, names = PurePosixPath(pattern).parts, PurePosixPath(out).parts
+    for part, name in zip(parts, names, strict=False):
+        if part == "**":
+            return True
+        if not fnmatch(name, part):
+            return False
+    return len(names) <= len(parts)
