@@ -186,8 +186,11 @@ class FileReader(SourceReader):
         return None
 
 
-def unreachable(url: str, error: Exception) -> StageError:
+def unreachable(url: str, error: BaseException) -> StageError:
     """What to say of a URL that can't be read."""
+    # fsspec calls whatever keeps it from a server a missing file.
+    while error.__cause__:
+        error = error.__cause__
     return StageError(
         f"{url}: can't be read ({type(error).__name__}: {error}); check the address, the network and who may read it, "
         f"or keep a copy with the project: `dvc import-url {url} data/`"

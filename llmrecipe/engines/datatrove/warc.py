@@ -19,6 +19,8 @@ from llmrecipe.engines.datatrove.reading import FileReader
 
 _HTML = {"text/html", "application/xhtml+xml"}
 
+_RECORD_END = b"\r\n\r\n"
+
 # It reports every page without a main text as an error.
 logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
 
@@ -81,15 +83,25 @@ def _records(file: IO[bytes]) -> Iterator[ArcWarcRecord]:
     """The records of an archive, each read to its end.
 
     Raises:
-        OSError: the archive ends within a record; warcio takes that for the end of the archive.
+        OSError: the archive ends within a record, which warcio takes for the end of the archive, or stumbles over.
     """
-    for record in ArchiveIterator(_Strict(file)):
+    strict = _Strict(file)
+    records = iter(ArchiveIterator(strict))
+    while True:
+        try:
+            record = next(records, None)
+        except AttributeError as error:
+            raise OSError("half a header") from error
+        if record is None:
+            break
         yield record
         stream = record.raw_stream
         while stream.read(2**20):
             pass
         if getattr(stream, "limit", 1):
-            raise OSError(f"it ends within a record, {record.rec_headers.get_header('WARC-Record-ID')}")
+            raise OSError("it ends within a record")
+    if strict.end != _RECORD_END:
+        raise OSError("it doesn't end as a record does")
 
 
 class _Strict:
@@ -98,12 +110,15 @@ class _Strict:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.tell = file.tell
+        self.end = b""
 
     def read(self, size: int) -> bytes:
         try:
-            return self._file.read(size)
+            data = self._file.read(size)
         except EOFError as error:
             raise OSError(str(error)) from error
+        self.end = (self.end + data[-len(_RECORD_END) :])[-len(_RECORD_END) :]
+        return data
 
 
 def _page(record: ArcWarcRecord) -> Page | None:

@@ -1,0 +1,400 @@
+"""Sources beside plain files: web archives, URLs, installed packages."""
+
+import gzip
+import http.server
+import importlib.metadata
+import io
+import json
+import socket
+import threading
+from functools import partial
+from pathlib import Path
+
+import attrs
+import pyarrow
+import pyarrow.parquet
+import pytest
+from corpora import read_documents, run, write_jsonl
+from strategies import SMALL
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from llmrecipe import (
+    CsvFiles,
+    HubDataset,
+    JsonlFiles,
+    ParquetFiles,
+    PythonPackages,
+    Runtime,
+    WarcFiles,
+    origins,
+    preflight,
+)
+from llmrecipe.engines.datatrove.sources import reader_of
+from llmrecipe.errors import StageError
+from llmrecipe.plan.planner import plan
+from llmrecipe.sections import PrepareSection
+
+TEXTS = [f"document {number}, with a text of its own" for number in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    return project
+
+
+def section(source, shards=2):
+    return PrepareSection(source=source, clean=(), heldout_fraction=0.3, shards=shards)
+
+
+def prepared(source, folder="out", shards=2, workers=1):
+    """The documents of both splits by id."""
+    context = run("prepare", section(source, shards), Path(folder).absolute(), runtime=Runtime(workers=workers))
+    documents = context.output / "documents"
+    return {d["id"]: d["text"] for split in ("train", "heldout") for d in read_documents(documents, split)}
+
+
+def addresses(source):
+    """By document, the address in its metadata."""
+    return {document.id: document.metadata["url"] for document in reader_of(source).run()}
+
+
+def found(source):
+    recipe = attrs.evolve(SMALL, corpus=attrs.evolve(SMALL.corpus, source=source))
+    return {violation.path: violation.reason for violation in preflight.violations(recipe, Path())}
+
+
+# Web archives
+
+PARAGRAPHS = (
+    "The harbour was built in the year of the great storm, and it has kept the boats of the village safe ever since.",
+    "Every morning the fishermen mend their nets on the quay, and in the evening they tell each other what they saw.",
+)
+
+
+def page(number: int, charset: str = "") -> str:
+    """A page with a menu, two paragraphs that name their number, and a footer."""
+    meta = f'<meta charset="{charset}">' if charset else ""
+    menu = "".join(f'<li><a href="/{word}">{word}</a></li>' for word in ("Home", "About", "Imprint"))
+    text = "".join(f"<p>{paragraph} This is page {number}, für alle.</p>" for paragraph in PARAGRAPHS)
+    return (
+        f"<!doctype html><html><head>{meta}<title>Page</title></head><body><nav><ul>{menu}</ul></nav>"
+        f"<article><h1>The harbour</h1>{text}</article><footer>Copyright of nobody</footer></body></html>"
+    )
+
+
+def archive(path: str, pages, compressed=True, kind="response") -> Path:
+    """A web archive of (content type, body), each with the request for it."""
+    with open(path, "wb") as file:
+        writer = WARCWriter(file, gzip=compressed)
+        for number, (content_type, body) in enumerate(pages):
+            url = f"https://example.org/{number}"
+            if kind == "response":
+                http = StatusAndHeaders("200 OK", [("Content-Type", content_type)], protocol="HTTP/1.1")
+                writer.write_record(
+                    writer.create_warc_record(url, "request", payload=io.BytesIO(b"GET / HTTP/1.1\r\n\r\n"))
+                )
+                record = writer.create_warc_record(url, "response", payload=io.BytesIO(body), http_headers=http)
+            else:
+                record = writer.create_warc_record(url, kind, payload=io.BytesIO(body), warc_content_type=content_type)
+            writer.write_record(record)
+    return Path(path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_page_of_a_web_archive_is_a_document_of_its_main_text_with_its_address(compressed):
+    pages = [("text/html; charset=utf-8", page(number).encode()) for number in range(20)]
+    pages.insert(3, ("image/png", b"\x89PNG"))
+    archive("a.warc.gz" if compressed else "a.warc", pages, compressed)
+    source = WarcFiles(paths=("a.warc*",))
+    documents = prepared(source)
+    assert len(documents) == 20
+    for text in documents.values():
+        assert all(paragraph in text for paragraph in PARAGRAPHS)
+        assert "für alle" in text
+        assert not {"Imprint", "Copyright", "<p>"} & set(text.replace("\n", " ").split(" "))
+    assert sorted(addresses(source).values()) == sorted(f"https://example.org/{n}" for n in range(21) if n != 3)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "charset", "encoding"),
+    [("text/html", "", "utf-8"), ("text/html; charset=iso-8859-15", "", "latin-1"), ("text/html", "cp1252", "cp1252")],
+)
+def test_a_page_is_read_in_the_encoding_that_it_declares(content_type, charset, encoding):
+    archive("a.warc.gz", [(content_type, page(n, charset).encode(encoding)) for n in range(20)])
+    assert all("für alle" in text for text in prepared(WarcFiles(paths=("*.warc.gz",))).values())
+
+
+def test_broken_bytes_in_a_page_cost_it_those_characters_only():
+    body = page(1).encode().replace("ü".encode(), b"\xff")
+    archive("a.warc.gz", [("text/html; charset=utf-8", body)] * 20)
+    document = next(iter(reader_of(WarcFiles(paths=("*.warc.gz",))).run()))
+    assert "f\N{REPLACEMENT CHARACTER}r alle" in document.text
+
+
+def test_a_pages_text_depends_on_no_other_page():
+    once, often = archive("once.warc.gz", [("text/html", page(7).encode())]), "often.warc.gz"
+    archive(often, [("text/html", page(7).encode())] * 9)
+    (alone,) = reader_of(WarcFiles(paths=(once.name,))).run()
+    assert {document.text for document in reader_of(WarcFiles(paths=(often,))).run()} == {alone.text}
+
+
+def test_the_extracted_text_of_a_crawl_is_taken_as_it_is():
+    archive(
+        "a.warc.wet.gz",
+        [("text/plain", f"plain text {n}, <b>für alle</b>".encode()) for n in range(20)],
+        kind="conversion",
+    )
+    documents = prepared(WarcFiles(paths=("*.warc.wet.gz",)))
+    assert sorted(documents.values()) == sorted(f"plain text {n}, <b>für alle</b>" for n in range(20))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_web_archive_that_is_cut_short_is_an_error(compressed):
+    path = archive("a.warc.gz" if compressed else "a.warc", [("text/html", page(1).encode())] * 20, compressed)
+    whole = path.read_bytes()
+    for cut in (len(whole) - 100, len(whole) // 2, len(whole) // 3):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(StageError, match=r"^a\.warc.*: can't be read as a web archive .*cut short"):
+            list(reader_of(WarcFiles(paths=(path.name,))).run())
+
+
+def test_a_file_of_another_kind_is_no_web_archive():
+    Path("a.warc").write_text("no archive\n" * 99)
+    with pytest.raises(StageError, match=r"^a\.warc: can't be read as a web archive"):
+        list(reader_of(WarcFiles(paths=("a.warc",))).run())
+
+
+# URLs
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server: its folder and its address; it cuts off what is named so."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def copyfile(self, source, output):
+            whole = source.read()
+            output.write(whole[: len(whole) // 2] if "cut_off" in self.path else whole)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        yield folder, f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def lines(texts):
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+def test_files_behind_urls_are_read_like_any_others_and_named_by_their_urls(server):
+    folder, address = server
+    (folder / "a.jsonl").write_bytes(lines(TEXTS))
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(lines(TEXTS[:9])))
+    (folder / "c.csv").write_bytes(b"text\n")
+    write_jsonl(Path("here.jsonl"), TEXTS[:5])
+    source = JsonlFiles(paths=(f"{address}/*.jsonl*", "here.jsonl"))
+    documents = prepared(source, workers=1)
+    assert documents == {
+        **{f"{address}/a.jsonl:{number}": text for number, text in enumerate(TEXTS, 1)},
+        **{f"{address}/b.jsonl.gz:{number}": text for number, text in enumerate(TEXTS[:9], 1)},
+        **{f"here.jsonl:{number}": text for number, text in enumerate(TEXTS[:5], 1)},
+    }
+    assert prepared(source, "again", workers=2) == documents
+    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), folder / "t.parquet")
+    tables = ParquetFiles(paths=(f"{address}/t.parquet?download=true",))
+    assert sorted(prepared(tables, "tables").values()) == sorted(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("none.jsonl", "none.jsonl: can't be read (ClientResponseError: 404"),
+        ("none*.jsonl", "none*.jsonl: no file there matches this pattern"),
+        ("page.html", "page.html: a JSON lines file ends in .jsonl or"),
+        ("short.jsonl.gz", "short.jsonl.gz: can't be read as a JSON lines file (Compressed file ended before"),
+        ("cut_off.jsonl", "cut_off.jsonl: can't be read (ContentLengthError"),
+    ],
+)
+def test_a_url_that_can_not_be_read_is_named_with_the_reason(server, name, reason):
+    folder, address = server
+    (folder / "short.jsonl.gz").write_bytes(gzip.compress(lines(TEXTS))[:-20])
+    (folder / "cut_off.jsonl").write_bytes(lines(TEXTS))
+    (folder / "page.html").write_text("<p>")
+    with pytest.raises(StageError) as refused:
+        prepared(JsonlFiles(paths=(f"{address}/{name}",)))
+    assert str(refused.value).startswith(f"{address}/{reason}")
+
+
+def test_a_server_that_does_not_answer_is_an_error_with_a_way_out():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.jsonl"
+    with pytest.raises(StageError, match=rf"^{url}: can't be read \(ConnectionRefused.*`dvc import-url {url} data/`"):
+        prepared(JsonlFiles(paths=(url,)))
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("s3://bucket/*.jsonl", "needs the Python package s3fs, which is not installed; `pip install s3fs`"),
+        ("gs://bucket/a.jsonl", "needs the Python package gcsfs"),
+        ("htps://host/a.jsonl", "has a protocol that fsspec doesn't know; did you mean 'https'?"),
+        ("zip://a.jsonl::https://host/a.zip", "chains protocols with '::'"),
+        ("file:///etc/passwd", "leads out of the project"),
+        ("local:///etc/passwd", "leads out of the project"),
+        ("file://data/../../a.jsonl", "leads out of the project"),
+    ],
+)
+def test_a_url_that_can_not_work_here_is_refused_before_and_in_the_stage(monkeypatch, url, reason):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("s3fs", "gcsfs") else name)
+    source = JsonlFiles(paths=(url,))
+    assert reason in found(source)["small.corpus.source.paths[0]"]
+    with pytest.raises(StageError, match=reason.split("'")[0].split("?")[0]):
+        reader_of(source)
+
+
+def test_dvc_watches_files_and_no_urls():
+    source = JsonlFiles(paths=("https://host/a.jsonl", "data/a.jsonl", "data/web/*.jsonl"))
+    recipe = attrs.evolve(SMALL, corpus=attrs.evolve(SMALL.corpus, source=source))
+    (prepare, *_) = plan([recipe]).stages
+    assert prepare.inputs == {"source0": "data/a.jsonl", "source1": "data/web"}
+
+
+# Addresses of pages
+
+
+def test_a_column_or_key_can_hold_the_address_of_the_page():
+    rows = [{"text": text, "url": f"https://example.org/{number}"} for number, text in enumerate(TEXTS)]
+    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("a.csv").write_text("url,text\n" + "".join(f'{row["url"]},"{row["text"]}"\n' for row in rows))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), "a.parquet")
+    for source in (JsonlFiles, CsvFiles, ParquetFiles):
+        (path,) = Path().glob("a." + source.tag.partition("_")[0])
+        assert list(addresses(source(paths=(path.name,), url_field="url")).values()) == [row["url"] for row in rows]
+        with pytest.raises(StageError, match=r"no 'link' here; set `url_field` to one of '(text|url)', '(text|url)'"):
+            addresses(source(paths=(path.name,), url_field="link"))
+
+
+def test_a_page_without_an_address_has_an_empty_one():
+    Path("a.jsonl").write_text('{"text": "a", "url": null}')
+    assert addresses(JsonlFiles(paths=("a.jsonl",), url_field="url")) == {"a.jsonl:1": ""}
+
+
+# Installed packages
+
+
+def test_an_installed_package_is_a_document_a_module_as_its_wheel_lists_them():
+    version = importlib.metadata.version("attrs")
+    documents = prepared(PythonPackages(packages=(f"attrs=={version}",)))
+    folder = Path(attrs.__file__).parent.parent
+    expected = {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for package in ("attr", "attrs")
+        for path in (folder / package).rglob("*.py")
+    }
+    assert documents == {name: text for name, text in expected.items() if text.strip()}
+    assert "attr/_make.py" in documents
+
+
+def test_tests_tables_and_templates_of_a_package_are_left_out(tmp_path, monkeypatch):
+    files = {
+        "farm/__init__.py": b"",
+        "farm/cow.py": b"def moo(): ...\n",
+        "farm/old.py": "# -*- coding: latin-1 -*-\nname = 'Kälbchen'\n".encode("latin-1"),
+        "farm/tests/test_cow.py": b"def test(): ...\n",
+        "farm/table.py": b"# This file is generated\n",
+        "farm/template.py": b"# coding: no-such-codec\n",
+        "../bin/tool.py": b"",
+        "farm/data.txt": b"text",
+    }
+    for name, content in files.items():
+        (tmp_path / "site" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "site" / name).write_bytes(content)
+    info = tmp_path / "site/farm-2.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: farm\nVersion: 2.0\n")
+    (info / "RECORD").write_text("".join(f"{name},,\n" for name in files))
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    read = {document.id: document.text for document in reader_of(PythonPackages(packages=("farm==2.0",))).run()}
+    assert read.keys() == {"farm/__init__.py", "farm/cow.py", "farm/old.py"}
+    assert "Kälbchen" in read["farm/old.py"]
+
+    (info / "RECORD").write_text("__editable___farm_finder.py,,\n")
+    with pytest.raises(StageError, match=r"'farm==2\.0' holds no source code .* wheel"):
+        reader_of(PythonPackages(packages=("farm==2.0",)))
+
+
+@pytest.mark.parametrize(
+    ("package", "reason"),
+    [
+        ("attrs==1.2.3", r"'attrs==1\.2\.3' is asked for, and attrs [\d.]+ is installed; .*'attrs==[\d.]+'"),
+        ("no-such-package==1.0", r"'no-such-package==1\.0' is not installed; `pip install no-such-package==1\.0`"),
+    ],
+)
+def test_another_version_of_a_package_is_refused_with_the_one_that_is_there(package, reason):
+    source = PythonPackages(packages=(package,))
+    with pytest.raises(StageError, match=reason):
+        reader_of(source)
+    assert origins.package_refusal(package) == found(source)["small.corpus.source.packages[0]"]
+
+
+@pytest.mark.parametrize("package", ["attrs", "attrs>=26", "attrs==26.1.0; x", "attrs == 26.1.0"])
+def test_a_package_needs_a_version(package):
+    with pytest.raises(ValueError, match=r"packages: .* is not a package with its version; .* 'attrs==26\.1\.0'"):
+        PythonPackages(packages=(package,))
+
+
+# Files that DVC keeps
+
+
+@pytest.mark.parametrize(
+    ("pattern", "dvc_file", "out"),
+    [
+        ("data/x.jsonl", "data/x.jsonl.dvc", "x.jsonl"),
+        ("data/*.jsonl", "data/x.jsonl.dvc", "x.jsonl"),
+        ("data/web/**/*.jsonl", "data/web.dvc", "web"),
+        ("data/**/*.jsonl", "data/web/x.jsonl.dvc", "x.jsonl"),
+        ("data/*/*.jsonl", "data.dvc", "data"),
+    ],
+)
+def test_a_file_that_dvc_keeps_and_that_is_not_here_is_to_be_pulled(pattern, dvc_file, out):
+    Path(dvc_file).parent.mkdir(parents=True, exist_ok=True)
+    Path(dvc_file).write_text(f"outs:\n- md5: ab74d7606f9ecf78123e056d9492e49b\n  path: {out}\n")
+    source = JsonlFiles(paths=(pattern,))
+    hint = f"{dvc_file} says that DVC keeps it; `dvc pull` brings it"
+    assert found(source) == {"small.corpus.source.paths[0]": f"no file matches {pattern!r}; {hint}"}
+    with pytest.raises(StageError) as refused:
+        reader_of(source)
+    assert str(refused.value) == f"{pattern}: no file matches this pattern; {hint}"
+
+
+@pytest.mark.parametrize(
+    ("dvc_file", "content"),
+    [
+        ("data/x.csv.dvc", "outs:\n- path: x.csv\n"),
+        ("data/x.jsonl.dvc", "outs: x.jsonl"),
+        ("data/x.jsonl.dvc", "["),
+        ("data/x.jsonl.dvc", "\xff"),
+    ],
+)
+def test_a_dvc_file_of_something_else_explains_nothing(dvc_file, content):
+    Path("data").mkdir()
+    Path(dvc_file).write_text(content, encoding="latin-1")
+    assert "dvc pull" not in found(JsonlFiles(paths=("data/x.jsonl",)))["small.corpus.source.paths[0]"]
+
+
+# Data sets of the hub
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "", "1234567", "g" * 40, "A" * 40])
+def test_a_data_set_of_the_hub_is_pinned_to_a_commit(revision):
+    with pytest.raises(ValueError, match=r"revision: must be the hash of a commit, 40 of .* a tag may mean"):
+        HubDataset(name="a/b", revision=revision)
