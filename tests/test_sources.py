@@ -5,6 +5,7 @@ import http.server
 import importlib.metadata
 import io
 import json
+import pickle
 import socket
 import threading
 from functools import partial
@@ -25,7 +26,6 @@ from llmrecipe import (
     JsonlFiles,
     ParquetFiles,
     PythonPackages,
-    Runtime,
     WarcFiles,
     origins,
     preflight,
@@ -46,13 +46,10 @@ def project(tmp_path, monkeypatch):
     return project
 
 
-def section(source, shards=2):
-    return PrepareSection(source=source, clean=(), heldout_fraction=0.3, shards=shards)
-
-
-def prepared(source, folder="out", shards=2, workers=1):
+def prepared(source, folder="out"):
     """The documents of both splits by id."""
-    context = run("prepare", section(source, shards), Path(folder).absolute(), runtime=Runtime(workers=workers))
+    section = PrepareSection(source=source, clean=(), heldout_fraction=0.3, shards=2)
+    context = run("prepare", section, Path(folder).absolute())
     documents = context.output / "documents"
     return {d["id"]: d["text"] for split in ("train", "heldout") for d in read_documents(documents, split)}
 
@@ -202,13 +199,16 @@ def test_files_behind_urls_are_read_like_any_others_and_named_by_their_urls(serv
     (folder / "c.csv").write_bytes(b"text\n")
     write_jsonl(Path("here.jsonl"), TEXTS[:5])
     source = JsonlFiles(paths=(f"{address}/*.jsonl*", "here.jsonl"))
-    documents = prepared(source, workers=1)
+    documents = prepared(source)
     assert documents == {
         **{f"{address}/a.jsonl:{number}": text for number, text in enumerate(TEXTS, 1)},
         **{f"{address}/b.jsonl.gz:{number}": text for number, text in enumerate(TEXTS[:9], 1)},
         **{f"here.jsonl:{number}": text for number, text in enumerate(TEXTS[:5], 1)},
     }
-    assert prepared(source, "again", workers=2) == documents
+    # As a worker process gets it.
+    reader = pickle.dumps(reader_of(source))
+    dealt = [document.id for rank in range(4) for document in pickle.loads(reader).run(rank=rank, world_size=4)]
+    assert sorted(dealt) == sorted(documents)
     pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), folder / "t.parquet")
     tables = ParquetFiles(paths=(f"{address}/t.parquet?download=true",))
     assert sorted(prepared(tables, "tables").values()) == sorted(TEXTS)

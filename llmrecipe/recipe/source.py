@@ -11,12 +11,21 @@ PINNED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
+# `datasets` would take a name without an owner for a format, "buckets/…" for a place that knows no commits.
+_HUB_NAME = re.compile(r"(?!buckets/)[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+
 
 def _pinned_packages(owner: object, attribute: attrs.Attribute, value: tuple[str, ...]) -> None:
     for package in value:
         if not PINNED.fullmatch(package):
             reason = f"{package!r} is not a package with its version; write it as in 'attrs==26.1.0'"
             raise FieldError(owner, attribute.name, reason)
+
+
+def _hub_name(owner: object, attribute: attrs.Attribute, value: str) -> None:
+    if not _HUB_NAME.fullmatch(value):
+        reason = f"must be an owner and a name as on the hub, such as 'HuggingFaceFW/fineweb-edu', got {value!r}"
+        raise FieldError(owner, attribute.name, reason)
 
 
 def _commit(owner: object, attribute: attrs.Attribute, value: str) -> None:
@@ -130,7 +139,7 @@ class HubDataset:
     but the documents. `HF_TOKEN` opens data sets that are gated.
     """
 
-    name: str = attrs.field(validator=not_empty)
+    name: str = attrs.field(validator=_hub_name)
     """As on the hub: `HuggingFaceFW/fineweb-edu`."""
 
     revision: str = attrs.field(validator=_commit)

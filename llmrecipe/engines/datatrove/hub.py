@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face Hub, streamed."""
 
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
@@ -24,10 +25,19 @@ class HubReader(SourceReader):
         self.source = source
         parts = [source.name, source.subset, source.split]
         self.prefix = "/".join(part for part in parts if part)
+        # Without the prefix `datasets` would read a folder of this name here. Without a hub it would take what it has
+        # kept of the data set, at whatever commit: so it finds nothing kept.
         try:
-            self.dataset = datasets.load_dataset(
-                source.name, source.subset or None, split=source.split, revision=source.revision, streaming=True
-            )
+            with TemporaryDirectory() as empty:
+                self.dataset = datasets.load_dataset(
+                    f"hf://datasets/{source.name}",
+                    source.subset or None,
+                    split=source.split,
+                    revision=source.revision,
+                    streaming=True,
+                    cache_dir=empty,
+                )
+        # The hub's client has errors of many kinds, and so has the network below it.
         except Exception as error:
             raise self.refuse(self.prefix, error) from error
         # Equal sizes, since the hub doesn't say how large the parts are that `datasets` cuts the data set into.
@@ -46,7 +56,7 @@ class HubReader(SourceReader):
         return self.of_fields(row, place)
 
     def refuse(self, name: str, error: Exception) -> StageError:
-        """Whatever stops the reading: the hub's client has errors of many kinds, and so has the network below it."""
+        """Whatever stops the reading."""
         source = self.source
         return StageError(
             f"corpus.source: {source.name!r} at commit {source.revision} can't be read from the Hugging Face Hub "
