@@ -68,6 +68,24 @@ def not_pulled(pattern: str, root: Path) -> str | None:
     return None
 
 
+def behind_link(path: str, pattern: str) -> str | None:
+    """Why DVC wouldn't notice a change of `path`, a file that `pattern` matches; None if it would.
+
+    It follows links to files, and a link to a folder if that is what it is told to watch, but none inside such a
+    folder.
+    """
+    folder = PurePosixPath(watched(pattern))
+    for parent in PurePosixPath(path).parents:
+        if parent == folder or folder not in parent.parents:
+            return None
+        if Path(parent).is_symlink():
+            return (
+                f"lies behind {str(parent)!r}, a link to a folder, which DVC doesn't follow when it watches "
+                f"{str(folder)!r}; put the folder itself there, or move the link out and give it a pattern of its own"
+            )
+    return None
+
+
 def watched(pattern: str) -> str:
     """The part of a pattern that has to be watched for changes: a named file, or the folder that it searches."""
     parts = pattern.split("/")

@@ -7,6 +7,7 @@ import logging
 import lzma
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -284,6 +285,12 @@ def bad(name, data, source, reason):
         bad("a.jsonl", b'{"text": 3}', JsonlFiles(paths=("*",)), r"^a\.jsonl:1: 'text' holds int, not text"),
         bad("a.jsonl", b'{"body": "x", "n": 1}', JsonlFiles(paths=("*",)), r"no 'text' here; .* one of 'body', 'n'"),
         bad("a.jsonl", b'{"text": "\xff"}', JsonlFiles(paths=("*",)), r"^a\.jsonl: not UTF-8"),
+        bad(
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "x"}\n' * 9)[:-9],
+            JsonlFiles(paths=("*",)),
+            r"^a\.jsonl\.gz: .*cut short",
+        ),
         bad("a.csv", b"body,n\nx,1\n", CsvFiles(paths=("*",)), r"^a\.csv: no 'text' here; .* one of 'body', 'n'"),
         bad("a.csv", b"text,n\nx,1\nx,y,2\n", CsvFiles(paths=("*",)), r"^a\.csv:3: 3 columns under a header of 2"),
         bad("a.csv", b'text\n"x\n', CsvFiles(paths=("*",)), r"^a\.csv:2: not CSV"),
@@ -304,6 +311,41 @@ def test_bad_input_is_named_with_its_file(project, name, data, source, reason):
     Path(name).write_bytes(data)
     with pytest.raises(StageError, match=reason):
         run("prepare", section(source), project / "out")
+
+
+MEGABYTES = 30
+
+
+@pytest.mark.parametrize("end", ["\n", ""], ids=["lines", "endless line"])
+@pytest.mark.parametrize("kind", [TextFiles, JsonlFiles, CsvFiles, ParquetFiles])
+def test_a_huge_document_is_read_whole_in_a_few_times_its_size(project, kind, end):
+    huge = f"a word or two and {end}" * (MEGABYTES * 10**6 // len(f"a word or two and {end}"))
+    texts = [huge, *TEXTS]
+    if kind is TextFiles:
+        for number, text in enumerate(texts):
+            (project / f"{number}.text").write_text(text)
+    elif kind is JsonlFiles:
+        write_jsonl(project / "a.jsonl", texts)
+    elif kind is CsvFiles:
+        write_csv(project / "a.csv", [["text"], *[[text] for text in texts]])
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), "a.parquet")
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    run("prepare", section(kind(paths=("a.*" if kind is not TextFiles else "*.text",))), project / "out")
+    print("PEAK", memory("VmHWM") - before)
+    assert memory("VmHWM") - before < 15 * MEGABYTES
+    sizes = [
+        len(d["text"])
+        for split in ("train", "heldout")
+        for d in read_documents(project / "out/prepare/documents", split)
+    ]
+    assert max(sizes) == len(huge)
+
+
+def memory(what: str) -> float:
+    """Of this process, in megabytes; writing 5 to its `clear_refs` resets the peak, `VmHWM`."""
+    return int(re.search(rf"{what}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1e3
 
 
 def test_a_parquet_without_the_text_column_lists_those_there_are(project):

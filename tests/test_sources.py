@@ -352,7 +352,20 @@ def test_a_package_needs_a_version(package):
         PythonPackages(packages=(package,))
 
 
-# Files that DVC keeps
+# Files that DVC keeps, and links
+
+
+def test_a_link_is_read_where_dvc_follows_it_and_refused_where_it_does_not(tmp_path):
+    outside = tmp_path / "outside"
+    write_jsonl(outside / "deep/a.jsonl", TEXTS[:9])
+    Path("data/web/inner").mkdir(parents=True)
+    Path("data/link").symlink_to(outside)
+    Path("data/web/a.jsonl").symlink_to(outside / "deep/a.jsonl")
+    for pattern in ("data/web/*.jsonl", "data/link/**/*.jsonl", "data/link/deep/a.jsonl"):
+        assert len(list(reader_of(JsonlFiles(paths=(pattern,))).run())) == 9
+    Path("data/web/inner/more").symlink_to(outside / "deep")
+    with pytest.raises(StageError, match=r"^data/web/inner/more/a\.jsonl: lies behind 'data/web/inner/more'"):
+        reader_of(JsonlFiles(paths=("data/web/**/*.jsonl",)))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ from llmrecipe.engines.datatrove.reading import SourceReader
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.source import HubDataset
 
+_SIZE = 2**30
+"""All parts count as equally large: nobody says how large the parts are that `datasets` cuts a data set into."""
+
 
 class HubReader(SourceReader):
     """A data set of the hub, one document a row."""
@@ -40,9 +43,8 @@ class HubReader(SourceReader):
         # The hub's client has errors of many kinds, and so has the network below it.
         except Exception as error:
             raise self.refuse(self.prefix, error) from error
-        # Equal sizes, since the hub doesn't say how large the parts are that `datasets` cuts the data set into.
         parts = range(self.dataset.num_shards)
-        super().__init__({f"{part:05}": 1 for part in parts}, source.text_field, source.url_field)
+        super().__init__({f"{part:05}": _SIZE for part in parts}, source.text_field, source.url_field)
 
     def rows(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """The rows of a part, numbered from 1."""

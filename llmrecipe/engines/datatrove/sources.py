@@ -72,6 +72,10 @@ def _names(pattern: str) -> list[str]:
     if not found:
         what = origins.not_pulled(pattern, Path()) or f"it is relative to the project, {Path.cwd()}"
         raise StageError(f"{pattern}: no file matches this pattern; {what}")
+    for path in found:
+        unseen = origins.behind_link(path, pattern)
+        if unseen:
+            raise StageError(f"{path}: {unseen}")
     return found
 
 
