@@ -176,6 +176,13 @@ def test_an_input_that_was_deleted_is_named(project, capsys):
     assert "error: data/books: no such file or folder" in capsys.readouterr().err
 
 
+def test_an_input_that_dvc_keeps_and_that_is_not_here_is_to_be_pulled(project, capsys):
+    shutil.rmtree(project / "data/books")
+    (project / "data/books.dvc").write_text("outs:\n- path: books\n")
+    assert stage("prepare", "source0=data/books") == 1
+    assert "(the source0 input); data/books.dvc says that DVC keeps it; `dvc pull`" in capsys.readouterr().err
+
+
 def test_a_pattern_that_matches_nothing_any_more_is_named(project, capsys):
     for path in (project / "data/books").iterdir():
         path.unlink()

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 from ruamel.yaml import YAML, YAMLError
 
-from llmrecipe import artifacts, codec
+from llmrecipe import artifacts, codec, origins
 from llmrecipe.errors import RecipeError, StageError
 from llmrecipe.launch.lock import exclusive
 from llmrecipe.launch.process import die_with_parent
@@ -177,7 +177,8 @@ def _fingerprint(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
     found = {}
     for role, path in inputs.items():
         if not path.exists():
-            raise StageError(f"{path}: no such file or folder (the {role} input); `dvc repro` makes what a stage needs")
+            way = origins.not_pulled(path.as_posix(), Path()) or "`dvc repro` makes what a stage needs"
+            raise StageError(f"{path}: no such file or folder (the {role} input); {way}")
         for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
             if file.is_file():
                 status = file.stat()
