@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import attrs
+import brotli
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -83,14 +84,14 @@ def page(number: int, charset: str = "") -> str:
     )
 
 
-def archive(path: str, pages, compressed=True, kind="response") -> Path:
+def archive(path: str, pages, compressed=True, kind="response", headers=()) -> Path:
     """A web archive of (content type, body), each with the request for it."""
     with open(path, "wb") as file:
         writer = WARCWriter(file, gzip=compressed)
         for number, (content_type, body) in enumerate(pages):
             url = f"https://example.org/{number}"
             if kind == "response":
-                http = StatusAndHeaders("200 OK", [("Content-Type", content_type)], protocol="HTTP/1.1")
+                http = StatusAndHeaders("200 OK", [("Content-Type", content_type), *headers], protocol="HTTP/1.1")
                 writer.write_record(
                     writer.create_warc_record(url, "request", payload=io.BytesIO(b"GET / HTTP/1.1\r\n\r\n"))
                 )
@@ -123,6 +124,19 @@ def test_a_page_of_a_web_archive_is_a_document_of_its_main_text_with_its_address
 def test_a_page_is_read_in_the_encoding_that_it_declares(content_type, charset, encoding):
     archive("a.warc.gz", [(content_type, page(n, charset).encode(encoding)) for n in range(20)])
     assert all("für alle" in text for text in prepared(WarcFiles(paths=("*.warc.gz",))).values())
+
+
+@pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("br", brotli.compress)])
+def test_a_page_is_read_as_its_server_compressed_it(encoding, compress):
+    headers = [("Content-Encoding", encoding), ("Transfer-Encoding", "chunked")]
+    body = compress(page(1).encode())
+    chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    archive("a.warc.gz", [("text/html", chunked)], headers=headers)
+    (document,) = reader_of(WarcFiles(paths=("a.warc.gz",))).run()
+    assert PARAGRAPHS[1] in document.text
+    archive("a.warc.gz", [("text/html", body)], headers=[("Content-Encoding", "zstd")])
+    with pytest.raises(StageError, match=r"^a\.warc\.gz:2: a page compressed by 'zstd'"):
+        list(reader_of(WarcFiles(paths=("a.warc.gz",))).run())
 
 
 def test_broken_bytes_in_a_page_cost_it_those_characters_only():
@@ -210,6 +224,8 @@ def test_files_behind_urls_are_read_like_any_others_and_named_by_their_urls(serv
     dealt = [document.id for rank in range(4) for document in pickle.loads(reader).run(rank=rank, world_size=4)]
     assert sorted(dealt) == sorted(documents)
     pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), folder / "t.parquet")
+    archive(str(folder / "pages.warc.gz"), [("text/html", page(1).encode())])
+    assert len(list(reader_of(WarcFiles(paths=(f"{address}/pages.warc.gz",))).run())) == 1
     tables = ParquetFiles(paths=(f"{address}/t.parquet?download=true",))
     assert sorted(prepared(tables, "tables").values()) == sorted(TEXTS)
 

@@ -11,11 +11,13 @@ from trafilatura.deduplication import LRUCache
 from trafilatura.utils import detect_encoding
 from w3lib.encoding import html_to_unicode
 from warcio.archiveiterator import ArchiveIterator
+from warcio.bufferedreaders import BufferedReader
 from warcio.exceptions import ArchiveLoadFailed
 from warcio.recordloader import ArcWarcRecord
 from warcio.statusandheaders import StatusAndHeadersParserException
 
 from llmrecipe.engines.datatrove.reading import FileReader
+from llmrecipe.errors import StageError
 
 _HTML = {"text/html", "application/xhtml+xml"}
 
@@ -51,9 +53,10 @@ class WarcReader(FileReader):
         """Its pages; the place is the record's number, from 1, whatever the records are."""
         with self.open(name) as file:
             for number, record in enumerate(_records(file), 1):
-                page = _page(record)
+                place = f"{name}:{number}"
+                page = _page(record, place)
                 if page:
-                    yield f"{name}:{number}", page
+                    yield place, page
 
     def document(self, row: Page, place: str) -> Document:
         """The page's main text."""
@@ -121,7 +124,7 @@ class _Strict:
         return data
 
 
-def _page(record: ArcWarcRecord) -> Page | None:
+def _page(record: ArcWarcRecord, place: str) -> Page | None:
     headers, http = record.rec_headers, record.http_headers
     if record.rec_type == "response" and http:
         content_type = http.get_header("Content-Type", "")
@@ -135,6 +138,10 @@ def _page(record: ArcWarcRecord) -> Page | None:
     found = headers.get_header("WARC-Identified-Payload-Type", content_type)
     if _media_type(found) not in wanted:
         return None
+    encoding = http.get_header("Content-Encoding", "identity").lower() if http else "identity"
+    if encoding not in ("identity", *BufferedReader.get_supported_decompressors()):
+        # warcio would give the page as it is, and its text would be none.
+        raise StageError(f"{place}: a page compressed by {encoding!r}, which can't be unpacked; leave this archive out")
     url = headers.get_header("WARC-Target-URI", "")
     if _media_type(content_type) != _media_type(found):
         content_type = found
