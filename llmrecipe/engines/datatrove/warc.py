@@ -1,17 +1,18 @@
 """Web archives: the text of the pages in them."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from typing import IO
 
 import attrs
+import brotli
 import trafilatura
 from datatrove.data import Document
 from trafilatura.deduplication import LRUCache
 from trafilatura.utils import detect_encoding
 from w3lib.encoding import html_to_unicode
 from warcio.archiveiterator import ArchiveIterator
-from warcio.bufferedreaders import BufferedReader
 from warcio.exceptions import ArchiveLoadFailed
 from warcio.recordloader import ArcWarcRecord
 from warcio.statusandheaders import StatusAndHeadersParserException
@@ -138,14 +139,27 @@ def _page(record: ArcWarcRecord, place: str) -> Page | None:
     found = headers.get_header("WARC-Identified-Payload-Type", content_type)
     if _media_type(found) not in wanted:
         return None
-    encoding = http.get_header("Content-Encoding", "identity").lower() if http else "identity"
-    if encoding not in ("identity", *BufferedReader.get_supported_decompressors()):
-        # warcio would give the page as it is, and its text would be none.
-        raise StageError(f"{place}: a page compressed by {encoding!r}, which can't be unpacked; leave this archive out")
     url = headers.get_header("WARC-Target-URI", "")
     if _media_type(content_type) != _media_type(found):
         content_type = found
-    return Page(url, content_type, record.content_stream().read())
+    return Page(url, content_type, _body(record, place))
+
+
+def _body(record: ArcWarcRecord, place: str) -> bytes:
+    http = record.http_headers
+    encoding = http.get_header("Content-Encoding", "").lower() if http else ""
+    if encoding == "br":
+        # warcio knows how to with an older brotli only.
+        http.remove_header("Content-Encoding")
+        body = record.content_stream().read()
+        # As warcio takes what turns out not to be compressed.
+        with contextlib.suppress(brotli.error):
+            body = brotli.decompress(body)
+        return body
+    if encoding not in ("", "identity", "gzip", "deflate"):
+        # warcio would give the page as it is, and no text would be found in it.
+        raise StageError(f"{place}: a page compressed by {encoding!r}, which can't be unpacked; leave this archive out")
+    return record.content_stream().read()
 
 
 def _media_type(content_type: str) -> str:
