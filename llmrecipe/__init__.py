@@ -20,7 +20,7 @@ from llmrecipe.recipe.quantity import Fraction, Steps, Tokens
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.source import CsvFiles, JsonlFiles, ParquetFiles, PythonStdlib, TextFiles
-from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer
+from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer, Unigram, WordPiece
 from llmrecipe.recipe.training import Anomalies, Dropout, Training
 
 __all__ = [
@@ -68,5 +68,7 @@ __all__ = [
     "TextFiles",
     "Tokens",
     "Training",
+    "Unigram",
     "WarmupStableDecay",
+    "WordPiece",
 ]  # fmt: skip

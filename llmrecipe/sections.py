@@ -55,7 +55,7 @@ class TokenizerSection:
 class TokenizeSection:
     """Documents to token files."""
 
-    revision: int = 1
+    revision: int = 2
 
 
 @define("pretrain")

@@ -49,7 +49,9 @@ from llmrecipe import (
     TextFiles,
     Tokens,
     Training,
+    Unigram,
     WarmupStableDecay,
+    WordPiece,
 )
 from llmrecipe.sections import (
     EvaluateSection,
@@ -140,8 +142,11 @@ corpora = st.builds(
 mixtures = st.lists(corpora, min_size=1, max_size=3, unique_by=lambda corpus: corpus.name).flatmap(
     lambda parts: st.tuples(*(st.builds(Part, corpus=st.just(corpus), weight=st.floats(0.1, 10)) for corpus in parts))
 )
-tokenizers = st.builds(ByteLevelBPE, vocab_size=st.integers(257, 9_999), end_of_text=texts) | st.builds(
-    PretrainedTokenizer, path=texts
+tokenizers = st.one_of(
+    st.builds(ByteLevelBPE, vocab_size=st.integers(257, 9_999), end_of_text=texts),
+    st.builds(Unigram, vocab_size=st.integers(300, 9_999), character_coverage=shares, end_of_text=texts),
+    st.builds(WordPiece, vocab_size=st.integers(64, 9_999), lowercase=st.booleans(), character_coverage=shares),
+    st.builds(PretrainedTokenizer, path=texts),
 )
 weight_decays = st.floats(0, 10)
 no_decays = st.permutations(["norms", "biases", "embeddings"]).flatmap(
