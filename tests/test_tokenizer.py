@@ -187,6 +187,11 @@ def test_pieces_serve_as_well_as_those_of_the_other_trainer(unigram):
     assert ours < 1.02 * theirs
 
 
+def test_a_text_without_pieces_is_refused(tmp_path):
+    with pytest.raises(StageError, match=r"can't learn pieces from the corpus.*use more of it"):
+        tokenizer_training.train(Unigram(vocab_size=400), lambda: ["a" * 45], tmp_path)
+
+
 # WordPiece
 
 

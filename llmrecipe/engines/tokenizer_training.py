@@ -13,6 +13,7 @@ import sentencepiece
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
+from llmrecipe.errors import StageError
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, TrainedTokenizer, Unigram, WordPiece
 
 Texts = Callable[[], Iterable[str]]
@@ -47,6 +48,9 @@ def train(description: TrainedTokenizer, texts: Texts, directory: Path) -> PreTr
     """Train the tokenizer that is described and save it to `directory`.
 
     The vocabulary is smaller than asked for if the texts give no more.
+
+    Raises:
+        StageError: the texts are too little to learn pieces from.
     """
     match description:
         case ByteLevelBPE():
@@ -108,28 +112,34 @@ def _pieces(words: Counter[str], most: int, coverage: float) -> list[tuple[str, 
     if not parts:
         return []
     written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(f"{part}\t{parts[part]}" for part in sorted(parts)),
-        input_format="tsv",
-        model_writer=written,
-        model_type="unigram",
-        # One is its own, for what is unknown.
-        vocab_size=most + 1,
-        hard_vocab_limit=False,
-        unk_id=0,
-        bos_id=-1,
-        eos_id=-1,
-        pad_id=-1,
-        character_coverage=1.0,
-        max_sentence_length=4 * _LONGEST_WORD + 32,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        split_by_whitespace=False,
-        allow_whitespace_only_pieces=True,
-        num_threads=_SENTENCEPIECE_THREADS,
-        minloglevel=1,
-    )
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(f"{part}\t{parts[part]}" for part in sorted(parts)),
+            input_format="tsv",
+            model_writer=written,
+            model_type="unigram",
+            # One is its own, for what is unknown.
+            vocab_size=most + 1,
+            hard_vocab_limit=False,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            character_coverage=1.0,
+            max_sentence_length=4 * _LONGEST_WORD + 32,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            split_by_whitespace=False,
+            allow_whitespace_only_pieces=True,
+            num_threads=_SENTENCEPIECE_THREADS,
+            minloglevel=1,
+        )
+    except RuntimeError as error:
+        raise StageError(
+            f"SentencePiece can't learn pieces from the corpus: {error}. It may be too little text, or too much alike; "
+            "use more of it, or the tokenizer ByteLevelBPE"
+        ) from error
     model = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
     back = {ord(stand_in): original for original, stand_in in _STAND_INS.items()}
     return [
