@@ -297,7 +297,7 @@ def recipes(draw):
         corpus=corpus,
         tokenizer=tokenizer,
         model=model,
-        objective=CausalLM(sequence_length=length),
+        objective=CausalLM(sequence_length=length, restart_at_documents=draw(st.booleans())),
         training=draw(trainings(batch, length)),
         parallelism=Parallelism(
             data=data,
@@ -349,7 +349,10 @@ sections = st.one_of(
     ),
     recipes().map(
         lambda recipe: EvaluateSection(
-            measures=recipe.evaluation, sequence_length=recipe.objective.sequence_length, revision=2
+            measures=recipe.evaluation,
+            sequence_length=recipe.objective.sequence_length,
+            restart_at_documents=recipe.objective.restart_at_documents,
+            revision=2,
         )
     ),
 )
