@@ -29,7 +29,7 @@ from llmrecipe.recipe.source import (
     TextFiles,
     WarcFiles,
 )
-from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer
+from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer, Unigram, WordPiece
 from llmrecipe.recipe.training import Anomalies, Dropout, Training
 
 __all__ = [
@@ -79,6 +79,8 @@ __all__ = [
     "TextFiles",
     "Tokens",
     "Training",
+    "Unigram",
     "WarcFiles",
     "WarmupStableDecay",
+    "WordPiece",
 ]  # fmt: skip

@@ -55,7 +55,7 @@ class TokenizerSection:
 class TokenizeSection:
     """Documents to token files."""
 
-    revision: int = 1
+    revision: int = 2
 
 
 @define("pretrain")
@@ -98,6 +98,7 @@ class EvaluateSection:
 
     measures: tuple[Measure, ...]
     sequence_length: int = _as_in(CausalLM, "sequence_length")
+    restart_at_documents: bool = False
     weights: tuple[float, ...] = _weights()
     revision: int = 2
 

@@ -23,6 +23,7 @@ def plain_losses(
     training: Training,
     model: Llama = MODEL,
     decays: Callable[[str], bool] = lambda name: "norm" not in name,
+    begin: int | None = None,
 ) -> list[float]:
     """The loss of every step.
 
@@ -31,10 +32,13 @@ def plain_losses(
         training: gives the seed, the optimizer, the batch and the number of steps; the schedule is `factors`.
         model: the model.
         decays: whether weight decay applies to a weight, by transformers' name.
+        begin: a token that each document begins with, which is then given to the network by itself.
     """
     optimizer, batch_size = training.optimizer, training.global_batch_size
     torch.manual_seed(training.seed)
-    network = LlamaForCausalLM(llama.transformers_config(model, VOCAB_SIZE, 0))
+    network = LlamaForCausalLM(llama.transformers_config(model, VOCAB_SIZE, begin or 0))
+    # Else transformers would not train the end-of-text token's embedding, which is also the padding's.
+    network.model.embed_tokens.padding_idx = None
     groups = [
         {"params": [weight], "weight_decay": optimizer.weight_decay if decays(name) else 0.0}
         for name, weight in network.named_parameters()
@@ -49,8 +53,10 @@ def plain_losses(
     for step, factor in enumerate(factors(training.duration.count)):
         chosen = order[step * batch_size :][:batch_size]
         batch = torch.stack([torch.from_numpy(row[i * LENGTH : (i + 1) * LENGTH + 1]) for i in chosen])
-        logits = network(input_ids=batch[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        inputs = batch[:, :-1]
+        pieces = [inputs] if begin is None else [piece for row in inputs for piece in documents(row, begin)]
+        logits = torch.cat([network(input_ids=piece).logits.flatten(0, 1) for piece in pieces])
+        loss = torch.nn.functional.cross_entropy(logits, batch[:, 1:].flatten())
         stepper.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), training.clip_grad_norm)
@@ -59,3 +65,9 @@ def plain_losses(
         stepper.step()
         losses.append(loss.item())
     return losses
+
+
+def documents(row: torch.Tensor, begin: int) -> list[torch.Tensor]:
+    """A sequence cut before each of these tokens, `[1, length]` each."""
+    cuts = [place for place in range(1, len(row)) if row[place] == begin]
+    return [piece[None] for piece in row.tensor_split(cuts)]

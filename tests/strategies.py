@@ -51,8 +51,10 @@ from llmrecipe import (
     TextFiles,
     Tokens,
     Training,
+    Unigram,
     WarcFiles,
     WarmupStableDecay,
+    WordPiece,
 )
 from llmrecipe.sections import (
     EvaluateSection,
@@ -162,8 +164,11 @@ corpora = st.builds(
 mixtures = st.lists(corpora, min_size=1, max_size=3, unique_by=lambda corpus: corpus.name).flatmap(
     lambda parts: st.tuples(*(st.builds(Part, corpus=st.just(corpus), weight=st.floats(0.1, 10)) for corpus in parts))
 )
-tokenizers = st.builds(ByteLevelBPE, vocab_size=st.integers(257, 9_999), end_of_text=texts) | st.builds(
-    PretrainedTokenizer, path=texts
+tokenizers = st.one_of(
+    st.builds(ByteLevelBPE, vocab_size=st.integers(257, 9_999), end_of_text=texts),
+    st.builds(Unigram, vocab_size=st.integers(300, 9_999), character_coverage=shares, end_of_text=texts),
+    st.builds(WordPiece, vocab_size=st.integers(64, 9_999), lowercase=st.booleans(), character_coverage=shares),
+    st.builds(PretrainedTokenizer, path=texts),
 )
 weight_decays = st.floats(0, 10)
 no_decays = st.permutations(["norms", "biases", "embeddings"]).flatmap(
@@ -314,7 +319,7 @@ def recipes(draw):
         corpus=corpus,
         tokenizer=tokenizer,
         model=model,
-        objective=CausalLM(sequence_length=length),
+        objective=CausalLM(sequence_length=length, restart_at_documents=draw(st.booleans())),
         training=draw(trainings(batch, length)),
         parallelism=Parallelism(
             data=data,
@@ -366,7 +371,10 @@ sections = st.one_of(
     ),
     recipes().map(
         lambda recipe: EvaluateSection(
-            measures=recipe.evaluation, sequence_length=recipe.objective.sequence_length, revision=2
+            measures=recipe.evaluation,
+            sequence_length=recipe.objective.sequence_length,
+            restart_at_documents=recipe.objective.restart_at_documents,
+            revision=2,
         )
     ),
 )

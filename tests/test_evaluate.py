@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_model
 import torch
+from plain_training import documents
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmrecipe.errors import StageError
@@ -78,6 +79,27 @@ def test_at_most_max_tokens_are_read(made, tmp_path):
     metrics, _ = evaluated(made, tmp_path / "out", Perplexity(max_tokens=3 * LENGTH + LENGTH - 1))
     expected = math.exp(losses(made["dense"], heldout(made["tokens"])[: 3 * LENGTH + 1]).mean())
     assert metrics["dense"]["perplexity"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_documents_are_read_by_themselves_where_the_training_did(made, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(made["dense"])
+    lines = [line for page in tiny_model.documents(textwrap) for line in page.splitlines()][:80]
+    tokens = tiny_model.write_tokens(tmp_path / "tokens", {"train": [["q"]], "heldout": [lines]}, tokenizer)
+    section = EvaluateSection(measures=(Perplexity(),), sequence_length=LENGTH, restart_at_documents=True)
+    context = tiny_model.stage_context(section, {"tokens": tokens, "dense": made["dense"]}, tmp_path / "out")
+    evaluate.run(context)
+
+    network, row = AutoModelForCausalLM.from_pretrained(made["dense"]), torch.from_numpy(heldout(tokens))
+    found = []
+    for start in range(0, len(row) - LENGTH, LENGTH):
+        pieces = documents(row[start : start + LENGTH], begin=0)
+        with torch.no_grad():
+            logits = torch.cat([network(piece).logits[0] for piece in pieces])
+        found.append(torch.nn.functional.cross_entropy(logits, row[start + 1 : start + LENGTH + 1]))
+    mean = torch.stack(found).mean().item()
+    metrics = json.loads((context.output / "metrics.json").read_text())
+    assert metrics["dense"]["perplexity"] == pytest.approx(math.exp(mean), rel=1e-5)
+    assert mean != pytest.approx(losses(made["dense"], row.numpy()).mean().item(), rel=1e-3)
 
 
 def test_a_mixture_weighs_the_losses_of_its_corpora(made, tmp_path):

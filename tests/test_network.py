@@ -6,10 +6,12 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
-from tiny_training import MODEL, TRAINING, column, section, trained, write_tokens
+from plain_training import documents, plain_losses
+from tiny_training import LENGTH, MODEL, TRAINING, column, section, trained, write_tokens
 
-from llmrecipe import Dropout, Parallelism, Steps
+from llmrecipe import CausalLM, Dropout, Parallelism, Steps
 from llmrecipe.engines.nanotron import bootstrap, weights
+from llmrecipe.engines.packing import PackedDocuments
 
 DROPOUT = attrs.evolve(TRAINING, dropout=Dropout(residual=0.1, attention=0.2, embedding=0.1))
 ALONE = Parallelism(micro_batch_size=4)
@@ -154,3 +156,50 @@ def test_attention_with_its_weights_in_sight_is_torchs():
 
     torch.testing.assert_close(found, expected)
     assert MODEL.num_attention_heads != MODEL.num_key_value_heads
+
+
+@pytest.mark.slow
+def test_documents_of_a_sequence_train_as_if_each_were_one_by_itself(tmp_path):
+    """Against transformers' Llama, to which each is given by itself; on one rank and on four."""
+    # A token that two of three runs pass: documents of about 75 tokens, most of which a sequence cuts.
+    tokens = write_tokens(tmp_path / "tokens", train=20_000, heldout=2_000, end_of_text_id=60)
+    layout = Parallelism(
+        tensor=2, pipeline=2, micro_batch_size=2, tensor_parallel_mode="reduce_scatter", recompute_activations=True
+    )
+    objective = CausalLM(sequence_length=LENGTH, restart_at_documents=True)
+    training = attrs.evolve(TRAINING, duration=Steps(5))
+    alone, spread = (
+        trained(attrs.evolve(section(where, training=training), objective=objective), tokens, tmp_path / name)
+        for name, where in (("alone", ALONE), ("spread", layout))
+    )
+    expected = plain_losses(tokens, training, begin=60)
+
+    assert column(alone, "loss") == pytest.approx(expected, rel=1e-5)
+    assert column(spread, "loss") == pytest.approx(expected, rel=1e-5)
+    assert column(spread, "validation_loss") == pytest.approx(column(alone, "validation_loss"), rel=1e-5)
+    assert plain_losses(tokens, training)[-1] != pytest.approx(expected[-1], rel=1e-4)
+
+
+def test_a_token_reads_what_its_document_has_before_it_and_counts_from_its_beginning():
+    begin, length = 3, 12
+    rows = torch.tensor([[1, 3, 1, 1, 3, 3, 1, 1, 1, 1, 1, 3], [3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], [1] * length])
+    packed = PackedDocuments(rows == begin)
+
+    for row, positions, attended in zip(rows, packed.positions, packed.attended, strict=True):
+        pieces = documents(row, begin)
+        assert positions.tolist() == [place for piece in pieces for place in range(piece.shape[1])]
+        expected = torch.block_diag(*(torch.ones(piece.shape[1], piece.shape[1]).tril() for piece in pieces))
+        assert torch.equal(attended[0], expected.bool())
+
+
+def test_attention_with_its_weights_in_sight_keeps_to_documents_as_torchs_does():
+    from llmrecipe.engines.nanotron import attention
+
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, heads, 9, 8) for heads in (4, 2, 2))
+    attended = PackedDocuments(torch.rand(2, 9) < 0.3).attended
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attended, enable_gqa=True)
+
+    found = attention._attention_with_weights(query, key, value, lambda weights: weights, attended)
+
+    torch.testing.assert_close(found, expected)

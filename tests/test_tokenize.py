@@ -15,7 +15,7 @@ from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.source import JsonlFiles
-from llmrecipe.recipe.tokenizer import ByteLevelBPE
+from llmrecipe.recipe.tokenizer import ByteLevelBPE, Unigram, WordPiece
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
 from llmrecipe.stages.runner import run_stage
 
@@ -74,6 +74,29 @@ def test_each_document_is_its_text_and_the_end_of_text_token(corpus, split):
     found = rows(output / "tokens", split)
     assert [decoder.decode(row) for row in found] == [text + END for text in texts]
     assert all(row[-1] == 0 and 0 not in row[:-1] for row in found)
+
+
+@pytest.mark.parametrize("kind", [Unigram, WordPiece])
+def test_every_kind_of_tokenizer_gives_documents_with_an_end(corpus, tmp_path, kind):
+    documents, texts = corpus[0], [document["text"] for document in read_documents(corpus[0], "train")]
+    section = TokenizerSection(tokenizer=kind(vocab_size=400, character_coverage=0.9))
+    tokenizer = run("tokenizer", section, tmp_path, inputs={"documents": documents}).output / "tokenizer"
+    output = tokenize(tmp_path, documents, tokenizer).output
+    decoder = AutoTokenizer.from_pretrained(tokenizer)
+    found = rows(output / "tokens", "train")
+    if kind is Unigram:
+        assert [decoder.decode(row[:-1]) for row in found] == texts
+    else:
+        encoder = decoder.backend_tokenizer
+        encoder.encode_special_tokens = True
+        assert [row[:-1] for row in found] == [encoder.encode(text, add_special_tokens=False).ids for text in texts]
+        assert decoder.convert_ids_to_tokens([row[-1] for row in found]) == ["[SEP]"] * len(texts)
+    assert all(row.count(decoder.eos_token_id) == 1 and row[-1] == decoder.eos_token_id for row in found)
+    metrics = json.loads((output / "metrics.json").read_text())
+    tokens = [token for row in found for token in row]
+    assert metrics["train"]["unknown_share"] == tokens.count(1) / len(tokens)
+    # Bytes spell what no piece does.
+    assert (tokens.count(1) > 0) == (kind is WordPiece)
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])

@@ -1,5 +1,8 @@
+import argparse
 import json
+import math
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -7,13 +10,17 @@ from pathlib import Path
 
 import pytest
 from corpora import contents, run, write_jsonl
-from tokenizers import Tokenizer, models
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.bert.tokenization_bert_legacy import BasicTokenizer, WordpieceTokenizer
 
 from llmrecipe import artifacts
+from llmrecipe.engines import tokenizer_training
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.source import JsonlFiles
-from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer
+from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer, Unigram, WordPiece
 from llmrecipe.sections import PrepareSection, TokenizerSection
 
 TEXTS = [f"def function_{n}(argument):\n    return argument + {n}  # été 🙂\n" for n in range(200)]
@@ -34,8 +41,8 @@ def trained(documents, tmp_path_factory) -> Path:
     return train(documents, tmp_path_factory.mktemp("trained")).output / "tokenizer"
 
 
-def train(documents: Path, folder: Path, vocab_size: int = 300):
-    section = TokenizerSection(tokenizer=ByteLevelBPE(vocab_size=vocab_size))
+def train(documents: Path, folder: Path, kind: type = ByteLevelBPE, **fields):
+    section = TokenizerSection(tokenizer=kind(**{"vocab_size": 300} | fields))
     return run("tokenizer", section, folder, inputs={"documents": documents})
 
 
@@ -74,21 +81,182 @@ def test_a_small_corpus_gives_fewer_tokens_and_says_so(documents, tmp_path, capl
     assert f"only {size} of the 50000 tokens" in caplog.text
 
 
+# Words of equal frequency, in plenty, and characters that few texts have.
+PROSE = [Path(argparse.__file__).read_text()[start : start + 2000] for start in range(0, 40_000, 2000)]
+KINDS = {
+    "byte-level": ByteLevelBPE(vocab_size=600),
+    "unigram": Unigram(vocab_size=600),
+    "word-piece": WordPiece(vocab_size=600),
+    "word-piece, cased": WordPiece(vocab_size=600, lowercase=False),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request, tmp_path_factory) -> tuple[str, Path]:
+    """A kind of tokenizer, and one of it."""
+    folder = tmp_path_factory.mktemp("kind")
+    tokenizer_training.train(KINDS[request.param], lambda: [*TEXTS, *PROSE], folder)
+    return request.param, folder
+
+
+def test_the_order_of_the_texts_changes_no_byte_of_the_tokenizer(kind, tmp_path):
+    texts = [*TEXTS, *PROSE]
+    for seed in range(3):
+        random.Random(seed).shuffle(texts)
+        tokenizer_training.train(KINDS[kind[0]], lambda: iter(texts), tmp_path / f"{seed}")
+        assert contents(tmp_path / f"{seed}") == contents(kind[1])
+
+
 @pytest.mark.slow
-def test_the_number_of_threads_changes_no_byte_of_the_tokenizer(documents, tmp_path):
+def test_neither_threads_nor_hash_tables_change_a_byte_of_the_tokenizer(documents, tmp_path):
     script = (
-        "import sys; from pathlib import Path; from llmrecipe.engines import tokenizers;"
-        "from llmrecipe.engines.datatrove import documents; from llmrecipe.recipe.tokenizer import ByteLevelBPE;"
-        "texts = documents.texts(Path(sys.argv[1]), 'train');"
-        "tokenizers.train(ByteLevelBPE(vocab_size=600), texts, Path(sys.argv[2]))"
+        "import functools, sys; from pathlib import Path; from llmrecipe import *;"
+        "from llmrecipe.engines import tokenizer_training; from llmrecipe.engines.datatrove import documents;"
+        "texts = functools.partial(documents.texts, Path(sys.argv[1]), 'train');"
+        "[tokenizer_training.train(kind(vocab_size=400), texts, Path(sys.argv[2], kind.__name__))"
+        " for kind in (ByteLevelBPE, Unigram, WordPiece)]"
     )
     outputs = []
     for parallel, threads in (("false", "1"), ("true", "2")):
         folder = tmp_path / f"{parallel}{threads}"
-        environment = os.environ | {"TOKENIZERS_PARALLELISM": parallel, "RAYON_NUM_THREADS": threads}
+        environment = os.environ | {
+            "TOKENIZERS_PARALLELISM": parallel,
+            "RAYON_NUM_THREADS": threads,
+            "PYTHONHASHSEED": threads,
+        }
         subprocess.run([sys.executable, "-c", script, documents, folder], env=environment, check=True)
         outputs.append(contents(folder))
+    assert len(outputs[0]) == 6
     assert outputs[0] == outputs[1]
+
+
+@given(text=st.text())
+def test_every_text_comes_back_from_its_tokens(trained, text):
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+# Unigram
+
+
+@pytest.fixture(scope="module")
+def unigram(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unigram")
+    tokenizer_training.train(Unigram(vocab_size=600), lambda: [*TEXTS, *PROSE], folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_transformers_loads_the_trained_unigram_model(unigram):
+    assert len(unigram) == 600
+    assert (unigram.eos_token, unigram.bos_token, unigram.pad_token) == ("<|endoftext|>",) * 3
+    assert unigram.convert_ids_to_tokens([0, 1, 2, 257]) == ["<|endoftext|>", "<unk>", "<0x00>", "<0xFF>"]
+    assert unigram.tokenize("def function_") == ["def", " function", "_"]
+
+
+@given(text=st.text() | st.text("▁␉▅<0xA>|endoftu \t\n\0é"))
+def test_every_text_comes_back_from_its_pieces(unigram, text):
+    ids = unigram(text)["input_ids"]
+    assert unigram.decode(ids) == text
+    assert unigram.unk_token_id not in ids
+
+
+def test_what_looks_like_a_token_in_a_text_is_text(unigram):
+    text = "<0x0A> <unk> <0xFF>"
+    unigram.backend_tokenizer.encode_special_tokens = True
+    ids = unigram.backend_tokenizer.encode(f"{text}{unigram.eos_token}").ids
+    unigram.backend_tokenizer.encode_special_tokens = False
+    assert {unigram.eos_token_id, unigram.unk_token_id}.isdisjoint(ids)
+    assert unigram.decode(ids) == f"{text}{unigram.eos_token}"
+
+
+def test_pieces_stand_in_the_order_of_their_probabilities_which_add_up_to_one(unigram):
+    scores = [score for _, score in json.loads(unigram.backend_tokenizer.to_str())["model"]["vocab"][258:]]
+    assert scores == sorted(scores, reverse=True)
+    assert math.fsum(map(math.exp, scores)) == pytest.approx(1, abs=0.02)
+
+
+def test_pieces_serve_as_well_as_those_of_the_other_trainer(unigram):
+    """`tokenizers` has an implementation of its own, which gives other digits in every run."""
+    other = Tokenizer(models.Unigram())
+    other.pre_tokenizer = unigram.backend_tokenizer.pre_tokenizer
+    trainer = trainers.UnigramTrainer(vocab_size=600 - 257, unk_token="<unk>", special_tokens=["<unk>"])
+    other.train_from_iterator([*TEXTS, *PROSE], trainer)
+    ours, theirs = (
+        sum(len(tokenizer.encode(text).ids) for text in PROSE) for tokenizer in (unigram.backend_tokenizer, other)
+    )
+    assert ours < 1.02 * theirs
+
+
+def test_a_text_without_pieces_is_refused(tmp_path):
+    with pytest.raises(StageError, match=r"can't learn pieces from the corpus.*use more of it"):
+        tokenizer_training.train(Unigram(vocab_size=400), lambda: ["a" * 45], tmp_path)
+
+
+# WordPiece
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
+def word_piece(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("word-piece")
+    description = WordPiece(vocab_size=600, lowercase=request.param)
+    tokenizer_training.train(description, lambda: [*TEXTS, *PROSE], folder)
+    return AutoTokenizer.from_pretrained(folder), request.param
+
+
+def test_transformers_loads_the_trained_word_pieces_as_berts(word_piece):
+    tokenizer, lowercase = word_piece
+    assert type(tokenizer).__name__ == "BertTokenizer"
+    assert len(tokenizer) == 600
+    assert tokenizer.convert_ids_to_tokens(range(5)) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    roles = (tokenizer.pad_token, tokenizer.unk_token, tokenizer.cls_token, tokenizer.sep_token, tokenizer.mask_token)
+    assert roles == ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    assert tokenizer.eos_token == "[SEP]"
+    encoded = tokenizer("Function", "été")
+    assert tokenizer.decode(encoded["input_ids"]).startswith("[CLS] function [SEP]" if lowercase else "[CLS] ")
+    assert encoded["token_type_ids"][-1] == 1
+
+
+# Of other characters, BERT's code and its copy in Rust know other versions of Unicode.
+@given(text=st.text(st.characters(codec="ascii")) | st.text("Dief[SEP]é漢.\t\n\0_"))
+def test_word_pieces_are_those_of_berts_own_code(word_piece, text):
+    tokenizer, lowercase = word_piece
+    basic = BasicTokenizer(do_lower_case=lowercase)
+    pieces = WordpieceTokenizer(tokenizer.get_vocab(), unk_token="[UNK]")
+    expected = [piece for word in basic.tokenize(text) for piece in pieces.tokenize(word)]
+    tokenizer.backend_tokenizer.encode_special_tokens = True
+    assert tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).tokens == expected
+
+
+def test_a_word_of_known_characters_is_never_unknown(word_piece):
+    tokenizer, _ = word_piece
+    letters = [token for token in tokenizer.get_vocab() if len(token) == 1 and token.isalpha()]
+    assert len(letters) >= 26
+    for seed in range(50):
+        word = "".join(random.Random(seed).choices(letters, k=30))
+        assert tokenizer.unk_token_id not in tokenizer(word)["input_ids"]
+    assert tokenizer.unk_token_id in tokenizer("漢")["input_ids"]
+
+
+# Many characters
+
+
+@pytest.mark.parametrize("kind", [Unigram, WordPiece])
+def test_characters_take_at_most_half_of_a_vocabulary_the_frequent_ones_first(kind, tmp_path):
+    draw = random.Random(0)
+    texts = [" ".join(chr(0x4E00 + min(int(draw.expovariate(0.004)), 2999)) for _ in range(200)) for _ in range(50)]
+    tokenizer_training.train(kind(vocab_size=500), lambda: texts, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    characters = {token.strip() for token in tokenizer.get_vocab() if len(token.strip()) == 1}
+    assert 50 < len(characters) <= 250
+    assert len(tokenizer) <= 500
+    assert chr(0x4E00) in characters
+    if kind is Unigram:
+        assert [tokenizer.decode(tokenizer(text)["input_ids"]) for text in texts] == texts
+
+
+@pytest.mark.parametrize(("kind", "smallest"), [(ByteLevelBPE, 257), (Unigram, 258), (WordPiece, 5)])
+def test_no_text_gives_no_more_than_what_every_tokenizer_of_the_kind_has(kind, smallest, tmp_path):
+    assert len(tokenizer_training.train(kind(vocab_size=300), list, tmp_path)) == smallest
 
 
 # Taking over

@@ -22,7 +22,7 @@ TRAINING = Training(
 LENGTH = 64
 
 
-def write_tokens(directory: Path, **counts: int) -> Path:
+def write_tokens(directory: Path, *, end_of_text_id: int = 0, **counts: int) -> Path:
     """A tokens artifact of a language that can be learned: rising runs from random starts."""
     splits = {}
     for name, count in counts.items():
@@ -31,7 +31,7 @@ def write_tokens(directory: Path, **counts: int) -> Path:
         row = ((starts + np.arange(50)) % VOCAB_SIZE).reshape(-1)[:count].astype("<u2")
         row.tofile(directory / name / "00000.ds")
         splits[name] = {"files": [f"{name}/00000.ds"], "tokens": count, "documents": 1, "text_bytes": count}
-    description = {"dtype": "uint16", "vocab_size": VOCAB_SIZE, "end_of_text_id": 0, "splits": splits}
+    description = {"dtype": "uint16", "vocab_size": VOCAB_SIZE, "end_of_text_id": end_of_text_id, "splits": splits}
     artifacts.write_json(directory / "tokens.json", description)
     artifacts.seal(directory, "tokens")
     return directory

@@ -6,7 +6,7 @@ from llmrecipe.cli.recipes import add_argument, load_all
 from llmrecipe.cli.render import parameters
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.recipe.tokenizer import ByteLevelBPE
+from llmrecipe.recipe.tokenizer import TrainedTokenizer
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -33,6 +33,6 @@ def _summary(recipe: Recipe) -> str:
         f"{training.num_steps(length):,} steps of {training.global_batch_size * length:,} tokens",
         f"{recipe.parallelism.world_size} {'rank' if recipe.parallelism.world_size == 1 else 'ranks'}",
     ]
-    if isinstance(recipe.tokenizer, ByteLevelBPE):
+    if isinstance(recipe.tokenizer, TrainedTokenizer):
         facts.insert(0, f"{parameters(recipe.model.num_parameters(recipe.tokenizer.vocab_size))} parameters")
     return ", ".join(facts)

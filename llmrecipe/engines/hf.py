@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from llmrecipe import artifacts
+from llmrecipe.engines.packing import PackedDocuments
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
 
@@ -121,9 +122,14 @@ def windows(tokens: TokenFiles, indices: Sequence[int], sequence_length: int) ->
 
 
 @torch.inference_mode()
-def logits(model: PreTrainedModel, token_ids: torch.Tensor) -> torch.Tensor:
-    """Logits of every next token, `float32[batch, length, vocab_size]`, after each of `token_ids[batch, length]`."""
-    return model(input_ids=token_ids, use_cache=False).logits.float()
+def logits(model: PreTrainedModel, token_ids: torch.Tensor, documents: PackedDocuments | None = None) -> torch.Tensor:
+    """Logits of every next token, `float32[batch, length, vocab_size]`, after each of `token_ids[batch, length]`.
+
+    Each of `documents` is read by itself; None reads every sequence as one document.
+    """
+    # transformers keeps attention within what positions say is one document.
+    positions = documents.positions if documents else None
+    return model(input_ids=token_ids, position_ids=positions, use_cache=False).logits.float()
 
 
 def largest_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -133,17 +139,20 @@ def largest_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 @torch.inference_mode()
 def negative_log_likelihood(
-    model: PreTrainedModel, tokens: TokenFiles, num_windows: int, sequence_length: int
+    model: PreTrainedModel, tokens: TokenFiles, num_windows: int, sequence_length: int, *, restart_at_documents: bool
 ) -> float:
     """Nats that the targets of the first `num_windows` windows cost, summed.
 
-    Every window is read by itself: its first target is predicted from one token, its last from `sequence_length`.
+    Every window is read by itself: its first target is predicted from one token, its last from `sequence_length`, or
+    from what there is of its document (`CausalLM.restart_at_documents`).
     """
     batch_size = max(1, _LOGITS_PER_BATCH // (sequence_length * model.config.vocab_size))
     total = 0.0
     for start in range(0, num_windows, batch_size):
         batch = windows(tokens, range(start, min(start + batch_size, num_windows)), sequence_length).to(model.device)
-        predicted = logits(model, batch[:, :-1])
+        inputs = batch[:, :-1]
+        documents = PackedDocuments(inputs == tokens.end_of_text_id) if restart_at_documents else None
+        predicted = logits(model, inputs, documents)
         losses = functional.cross_entropy(predicted.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
         total += losses.double().sum().item()
     return total

@@ -1,48 +1,18 @@
-"""Makes tokenizers, and loads them, as transformers directories."""
+"""Takes over tokenizers, and loads them, as transformers directories."""
 
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.tokenizer import ByteLevelBPE
 
 TOKENIZER_FILE = "tokenizer.json"
 
 _CONFIG_FILE = "tokenizer_config.json"
 
 _OPTIONAL_FILES = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
-
-_MIN_FREQUENCY = 2
-"""A pair of tokens that occurs once says nothing about the language."""
-
-
-def train(description: ByteLevelBPE, texts: Iterable[str], directory: Path) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE (Sennrich et al. 2016) and save it to `directory`.
-
-    The end-of-text token has id 0, the 256 bytes follow, then the merges in the order they were learned. The
-    vocabulary is smaller than asked for if no pair of tokens occurs twice any more.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=description.vocab_size,
-        min_frequency=_MIN_FREQUENCY,
-        special_tokens=[description.end_of_text],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    end = description.end_of_text
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end, clean_up_tokenization_spaces=False
-    )
-    fast.save_pretrained(directory)
-    return fast
 
 
 def copy(source: Path, directory: Path) -> PreTrainedTokenizerFast:

@@ -134,7 +134,10 @@ def _recipe_stages(recipe: Recipe) -> Iterator[Stage]:
         kind="evaluate",
         owner=owner,
         section=EvaluateSection(
-            measures=recipe.evaluation, sequence_length=recipe.objective.sequence_length, weights=weights
+            measures=recipe.evaluation,
+            sequence_length=recipe.objective.sequence_length,
+            restart_at_documents=recipe.objective.restart_at_documents,
+            weights=weights,
         ),
         inputs={**tokens, **models},
         outs=("samples.json",),

@@ -15,7 +15,7 @@ from llmrecipe.recipe.proposals import choice, divisors, largest_group, multiple
 from llmrecipe.recipe.quantity import Phase
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import field_violations
-from llmrecipe.recipe.tokenizer import ByteLevelBPE
+from llmrecipe.recipe.tokenizer import TrainedTokenizer
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 """What DVC and every file system take. A section is `{name}-{kind}`; no kind holds a `-`, so that no two collide."""
@@ -204,7 +204,7 @@ def _pipeline_degree(recipe: Recipe) -> Findings:
 @_rule("parallelism.pipeline", "model", "tokenizer")
 def _pipeline_shares(recipe: Recipe) -> Findings:
     model, pipeline = recipe.model, recipe.parallelism.pipeline
-    if pipeline <= model.num_layers and isinstance(recipe.tokenizer, ByteLevelBPE):
+    if pipeline <= model.num_layers and isinstance(recipe.tokenizer, TrainedTokenizer):
         # nanotron (models/base.py, build_model) gives a rank blocks until its share of the work is passed. The output
         # layer comes last: unless the layers pass the shares of all ranks but one, the last rank gets no weights.
         layer = 4 * model.num_attention_heads * model.head_dim * model.hidden_size

@@ -29,7 +29,8 @@ def run(context: StageContext) -> None:
     `metrics.json` holds for each model `size_mb` (weights files, 1 MB = 10^6 bytes) and, if the section asks for
     perplexity, `perplexity`, `bits_per_byte` and, but for the dense one, `recovery_percent`; and, for scale, those of
     the `unigram` model, which knows how often each token occurs in the training split and nothing else. In a mixture
-    the loss is the mean over its corpora, weighted like the training, and `corpora` holds the numbers of each.
+    the loss is the mean over its corpora, weighted like the training, and `corpora` holds the numbers of each. Where
+    the training restarted at documents, so does the reading, so that the loss is that of its validation.
     `samples.json` holds for each model the prompts and what it makes of them.
 
     Recovery is this project's definition: the dense model's perplexity over the other's, in percent. 100 means that
@@ -56,7 +57,13 @@ def run(context: StageContext) -> None:
                         nats = [text.unigram_nats() for text in texts]
                         metrics["unigram"] = _measures(texts, nats, heldout.shares, "unigram")
                     nats = [
-                        hf.negative_log_likelihood(model, text.tokens, text.num_windows, text.sequence_length)
+                        hf.negative_log_likelihood(
+                            model,
+                            text.tokens,
+                            text.num_windows,
+                            text.sequence_length,
+                            restart_at_documents=section.restart_at_documents,
+                        )
                         for text in texts
                     ]
                     metrics[role] |= _measures(texts, nats, heldout.shares, role)

@@ -26,6 +26,9 @@ def run(context: StageContext) -> None:
     `metrics.json`: the `calibration_sequences` that were read, `dense_bytes` and `quantized_bytes` of the weights
     files, their `ratio`, and `bits_per_weight`: bits of the quantized files over the number of the dense model's
     weights.
+
+    Calibration reads its sequences whole, also where the training restarted at documents: it looks for the range of the
+    activations, not for a loss.
     """
     section: QuantizeSection = context.section
     source, directory = context.inputs["model"], context.output / "model"

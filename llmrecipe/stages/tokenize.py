@@ -7,13 +7,18 @@ import time
 from llmrecipe import artifacts
 from llmrecipe.engines import tokenizers
 from llmrecipe.engines.datatrove import tokens
+from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.stages.runner import StageContext
 
 log = logging.getLogger(__name__)
 
 
 def run(context: StageContext) -> None:
-    """Write the token files and how many tokens they hold."""
+    """Write the token files and how many tokens they hold.
+
+    `metrics.json` holds, for each split, `tokens`, `documents`, `bytes_per_token` (UTF-8) and, if the tokenizer has a
+    token of its own for what it doesn't know, that token's share, `unknown_share`.
+    """
     documents, tokenizer = context.inputs["documents"], context.inputs["tokenizer"]
     artifacts.open_artifact(documents, "documents")
     artifacts.open_artifact(tokenizer, "tokenizer")
@@ -32,6 +37,11 @@ def run(context: StageContext) -> None:
     rate = sum(split["tokens"] for split in metrics.values()) / (time.monotonic() - started)
     shutil.rmtree(context.scratch)
     artifacts.seal(directory, "tokens")
+    # GPT-2 names its end-of-text token here, too.
+    if loaded.unk_token_id not in (None, loaded.eos_token_id):
+        for split, counts in metrics.items():
+            unknown = TokenFiles.open(directory, split).token_counts()[loaded.unk_token_id]
+            counts["unknown_share"] = int(unknown) / counts["tokens"]
     artifacts.write_json(context.output / "metrics.json", metrics)
     context.measured["tokens_per_second"] = round(rate, 1)
     log.info("%d training tokens, %.0f tokens/s", metrics["train"]["tokens"], rate)

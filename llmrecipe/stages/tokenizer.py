@@ -1,12 +1,13 @@
 """Documents to a tokenizer, or an existing tokenizer taken over."""
 
 import logging
+from collections.abc import Iterator
 from itertools import chain
 
 from llmrecipe import artifacts
-from llmrecipe.engines import tokenizers
+from llmrecipe.engines import tokenizer_training, tokenizers
 from llmrecipe.engines.datatrove import documents
-from llmrecipe.recipe.tokenizer import ByteLevelBPE
+from llmrecipe.recipe.tokenizer import TrainedTokenizer
 from llmrecipe.stages.runner import StageContext
 
 log = logging.getLogger(__name__)
@@ -16,15 +17,18 @@ def run(context: StageContext) -> None:
     """Write the tokenizer as a transformers directory."""
     directory = context.output / "tokenizer"
     wanted = context.section.tokenizer
-    if isinstance(wanted, ByteLevelBPE):
+    if isinstance(wanted, TrainedTokenizer):
         sources = context.corpora("documents").values()
         for source in sources:
             artifacts.open_artifact(source, "documents")
-        texts = chain.from_iterable(documents.texts(source, "train") for source in sources)
-        tokenizer = tokenizers.train(wanted, texts, directory)
+
+        def texts() -> Iterator[str]:
+            return chain.from_iterable(documents.texts(source, "train") for source in sources)
+
+        tokenizer = tokenizer_training.train(wanted, texts, directory)
         if len(tokenizer) < wanted.vocab_size:
             log.warning(
-                "the corpus gives only %d of the %d tokens asked for: no pair of tokens occurs twice any more",
+                "the corpus gives only %d of the %d tokens asked for: it has no more that occur twice",
                 len(tokenizer),
                 wanted.vocab_size,
             )

@@ -5,11 +5,13 @@ CPUs, and they take the tensors as they are: the copies that nanotron makes to s
 rotation itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.nn import functional
+
+from llmrecipe.engines.packing import PackedDocuments
 
 
 class RotaryEmbedding(torch.nn.Module):
@@ -23,13 +25,17 @@ class RotaryEmbedding(torch.nn.Module):
         self.base = base
         self._table: torch.Tensor | None = None
 
-    def forward(self, heads: torch.Tensor) -> torch.Tensor:
-        """Rotate `[length, batch, heads, dim]` by its positions, in float32."""
+    def forward(self, heads: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """Rotate `[length, batch, heads, dim]` by its positions, in float32.
+
+        `positions` are `int64[batch, length]`, each below `length`; None counts from the beginning of the sequences.
+        """
         length = heads.shape[0]
         if self._table is None or self._table.shape[0] < length or self._table.device != heads.device:
             self._table = self._angles(length, heads.device)
         pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * self._table[:length]).flatten(-2).to(heads.dtype)
+        angles = self._table[:length] if positions is None else self._table[positions.t(), 0]
+        return torch.view_as_real(pairs * angles).flatten(-2).to(heads.dtype)
 
     def _angles(self, length: int, device: torch.device) -> torch.Tensor:
         exponents = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
@@ -40,7 +46,10 @@ class RotaryEmbedding(torch.nn.Module):
 
 
 def causal_self_attention(
-    layer: Any, hidden_states: torch.Tensor, drop: Callable[[torch.Tensor], torch.Tensor] | None = None
+    layer: Any,
+    hidden_states: torch.Tensor,
+    drop: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    documents: PackedDocuments | None = None,
 ) -> torch.Tensor:
     """The forward pass of nanotron's `CausalSelfAttention` in training, `[length, batch, hidden]` to the same.
 
@@ -49,29 +58,44 @@ def causal_self_attention(
         hidden_states: what it reads; every token of a training sequence counts.
         drop: applied to the attention weights `[batch, heads, length, length]`, which are made only for it: without
             it torch's kernel never holds them all.
+        documents: where attention and positions restart; None reads every sequence as one document.
     """
     query_heads, key_heads = layer.n_local_q_heads, layer.n_local_kv_heads
     heads = layer.qkv_proj(hidden_states).unflatten(-1, (-1, layer.d_qk))
     rotating, value = heads.split((query_heads + key_heads, key_heads), dim=2)
-    query, key = layer.flash_rotary_embedding(rotating).split((query_heads, key_heads), dim=2)
+    positions, attended = (documents.positions, documents.attended) if documents else (None, None)
+    query, key = layer.flash_rotary_embedding(rotating, positions).split((query_heads, key_heads), dim=2)
     query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-    if drop is None:
-        output = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=layer.is_gqa)
+    if drop is not None:
+        output = _attention_with_weights(query, key, value, drop, attended)
+    elif attended is not None:
+        # Of torch's kernels for GPUs, the one that takes a mask knows no grouped queries.
+        key, value = _ungrouped(query, key, value)
+        output = functional.scaled_dot_product_attention(query, key, value, attended)
     else:
-        output = _attention_with_weights(query, key, value, drop)
+        output = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=layer.is_gqa)
     return layer.o_proj(output.permute(2, 0, 1, 3).flatten(2))
 
 
 def _attention_with_weights(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, drop: Callable[[torch.Tensor], torch.Tensor]
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    drop: Callable[[torch.Tensor], torch.Tensor],
+    attended: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Causal attention of `[batch, heads, length, dim]`, grouped queries included, with its weights in sight."""
-    group = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
+    key, value = _ungrouped(query, key, value)
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-    weights = scores.float().masked_fill(later, float("-inf")).softmax(-1).to(query.dtype)
+    if attended is None:
+        attended = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    weights = scores.float().masked_fill(~attended, float("-inf")).softmax(-1).to(query.dtype)
     return drop(weights) @ value
+
+
+def _ungrouped(query: torch.Tensor, *grouped: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Keys and values `[batch, heads, length, dim]`, once for each of their query heads."""
+    return (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in grouped)
 
 
 def layer_norm_fn(

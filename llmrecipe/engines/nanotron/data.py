@@ -84,7 +84,11 @@ def heldout_batches(files: TokenMixture, shard: Shard, *, sequence_length: int, 
 
 
 def micro_batch(files: TokenMixture, ids: list[int], shard: Shard, sequence_length: int) -> MicroBatch:
-    """The windows `ids` as `[len(ids), sequence_length]`; a rank holds only what its part of the pipeline reads."""
+    """The windows `ids` as `[len(ids), sequence_length]`; a rank holds only what its part of the pipeline reads.
+
+    `input_mask` is true where a token goes on with the document of the one before it: this is what nanotron passes
+    along the pipeline for attention to read. Every token counts.
+    """
     reads_input = shard.pipeline_rank == shard.input_rank
     reads_labels = shard.pipeline_rank == shard.output_rank
     batch: MicroBatch = {
@@ -100,9 +104,10 @@ def micro_batch(files: TokenMixture, ids: list[int], shard: Shard, sequence_leng
     for row, index in enumerate(ids):
         windows[row] = files.window(index, sequence_length)
     tokens = torch.from_numpy(windows)
-    everywhere = torch.ones((len(ids), sequence_length), dtype=torch.bool)
     if reads_input:
-        batch |= {"input_ids": tokens[:, :-1].contiguous(), "input_mask": everywhere}
+        inputs = tokens[:, :-1].contiguous()
+        batch |= {"input_ids": inputs, "input_mask": inputs != files.end_of_text_id}
     if reads_labels:
-        batch |= {"label_ids": tokens[:, 1:].contiguous(), "label_mask": everywhere}
+        labels = tokens[:, 1:].contiguous()
+        batch |= {"label_ids": labels, "label_mask": torch.ones_like(labels, dtype=torch.bool)}
     return batch

@@ -1,4 +1,7 @@
-"""nanotron's Llama with what it lacks: rotary base, dropout, recomputation, z-loss; and its logits in one process."""
+"""nanotron's Llama with what it lacks; and its logits in one process.
+
+It lacks the base of rotary positions, dropout, recomputation, attention within documents, and the z-loss.
+"""
 
 import functools
 import os
@@ -17,6 +20,7 @@ from llmrecipe.engines.nanotron import llama
 from llmrecipe.engines.nanotron.attention import RotaryEmbedding, causal_self_attention
 from llmrecipe.engines.nanotron.dropout import Dropout
 from llmrecipe.engines.nanotron.loss import Loss
+from llmrecipe.engines.packing import PackedDocuments
 from llmrecipe.recipe import training
 from llmrecipe.recipe.model import Llama
 
@@ -38,6 +42,7 @@ class LlamaNetwork(LlamaForTraining):
         seed: int,
         z_loss: float,
         recompute: bool,
+        restart_at_documents: bool,
     ) -> None:
         super().__init__(config=config, parallel_context=parallel_context, parallel_config=parallel_config)
         self.batch = MicroBatchInFlight()
@@ -55,7 +60,11 @@ class LlamaNetwork(LlamaForTraining):
         rotary = RotaryEmbedding(config.hidden_size // config.num_attention_heads, rope_theta, interleaved=True)
         for block in self.model.decoder:
             block.module_builder = DecoderLayer
-            block.module_kwargs |= shared | {"rotary": rotary, "recompute": recompute}
+            block.module_kwargs |= shared | {
+                "rotary": rotary,
+                "recompute": recompute,
+                "restart_at_documents": restart_at_documents,
+            }
         self.loss.module_builder = Loss
         self.loss.module_kwargs["z_loss"] = z_loss
         self.loss.module_output_keys = {"loss", "cross_entropy", "z_loss"}
@@ -80,9 +89,17 @@ class LlamaNetwork(LlamaForTraining):
 
 
 class MicroBatchInFlight:
-    """Which samples the network is reading; nanotron's blocks pass on tensors alone."""
+    """What the network is reading; nanotron's blocks pass on tensors alone."""
 
     samples: Sequence[int] = ()
+
+    _mask: torch.Tensor | None = None
+
+    def documents(self, mask: torch.Tensor) -> PackedDocuments:
+        """Those of a mask as `data.micro_batch` makes it, found once for all layers that hand it on."""
+        if mask is not self._mask:
+            self._mask, self._documents = mask, PackedDocuments(~mask)
+        return self._documents
 
 
 class EmbeddingWithDropout(Embedding):
@@ -101,16 +118,24 @@ class EmbeddingWithDropout(Embedding):
 
 
 class DecoderLayer(LlamaDecoderLayer):
-    """nanotron's decoder layer, with dropout and recomputation."""
+    """nanotron's decoder layer, with dropout, recomputation and attention that restarts with each document."""
 
     def __init__(
-        self, *, dropout: Dropout, batch: MicroBatchInFlight, rotary: RotaryEmbedding, recompute: bool, **arguments: Any
+        self,
+        *,
+        dropout: Dropout,
+        batch: MicroBatchInFlight,
+        rotary: RotaryEmbedding,
+        recompute: bool,
+        restart_at_documents: bool,
+        **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self.place = f"layer {arguments['layer_idx']}"
         self.dropout = dropout
         self.batch = batch
         self.recompute = recompute
+        self.restart_at_documents = restart_at_documents
         # nanotron has no key for the base of the rotary positions, and keeps a second table for generation.
         self.attn.flash_rotary_embedding = rotary
         del self.attn.rotary_embedding
@@ -118,18 +143,19 @@ class DecoderLayer(LlamaDecoderLayer):
     def forward(self, hidden_states: torch.Tensor, sequence_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """`[length, batch, hidden]` to the same; the mask is handed on."""
         # Bound now: at the time of a recomputation the network may be reading another micro-batch.
-        layer = functools.partial(self._layer, samples=self.batch.samples)
+        documents = self.batch.documents(sequence_mask) if self.restart_at_documents else None
+        layer = functools.partial(self._layer, samples=self.batch.samples, documents=documents)
         if self.recompute and torch.is_grad_enabled():
             hidden_states = checkpoint(layer, hidden_states, use_reentrant=False, preserve_rng_state=False)
         else:
             hidden_states = layer(hidden_states)
         return {"hidden_states": hidden_states, "sequence_mask": sequence_mask}
 
-    def _layer(self, states: torch.Tensor, samples: Sequence[int]) -> torch.Tensor:
+    def _layer(self, states: torch.Tensor, samples: Sequence[int], documents: PackedDocuments | None) -> torch.Tensor:
         rates, drop_attention = self.dropout.rates, None
         if rates.attention and torch.is_grad_enabled():
             drop_attention = functools.partial(self.dropout.of_attention, place=self.place, samples=samples)
-        attended = causal_self_attention(self.attn, self.input_layernorm(states), drop_attention)
+        attended = causal_self_attention(self.attn, self.input_layernorm(states), drop_attention, documents)
         states = states + self.dropout.of_tokens(attended, rates.residual, f"{self.place}, attention", samples)
         fed_forward = self.mlp(self.post_attention_layernorm(states))["hidden_states"]
         return states + self.dropout.of_tokens(fed_forward, rates.residual, f"{self.place}, feed-forward", samples)
@@ -151,6 +177,7 @@ def logits(
             seed=0,
             z_loss=0.0,
             recompute=False,
+            restart_at_documents=False,
         ),
         parallel_context=context,
         dtype=torch.float32,

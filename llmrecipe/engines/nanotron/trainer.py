@@ -58,6 +58,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
             seed=self.training.seed,
             z_loss=self.training.z_loss,
             recompute=job.section.parallelism.recompute_activations,
+            restart_at_documents=job.section.objective.restart_at_documents,
         )
         super().__init__(str(self.state.nanotron_config), model_class=network)
 
