@@ -152,6 +152,6 @@ def test_ranks_without_a_gpu_each_run_on_the_cpu(monkeypatch, tmp_path, gpus, de
     recipe = attrs.evolve(
         RECIPE, parallelism=Parallelism(data=2), training=attrs.evolve(RECIPE.training, schedule=Constant())
     )
-    proof = Proof.of(recipe, 20, Tokens(directory=tmp_path, vocab_size=320, origin=""))
+    proof = Proof.of(recipe, 20, Tokens(directories=(tmp_path,), vocab_size=320, origin=""))
 
     assert proof.recipe.runtime.device == proof.other.runtime.device == device
