@@ -2,15 +2,19 @@
 
 from llmrecipe.recipe.cleaning import (
     C4Quality,
-    ExactDedup,
     FineWebQuality,
     FixUnicode,
     GopherQuality,
     GopherRepetition,
+    LanguageFilter,
+    LengthFilter,
     MaskPersonalData,
+    RegexFilter,
+    UrlBlocklist,
 )
 from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, Quantize, RoundToNearest
 from llmrecipe.recipe.corpus import Corpus, Mixture, Part
+from llmrecipe.recipe.deduplication import Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
 from llmrecipe.recipe.evaluation import Perplexity, Samples
 from llmrecipe.recipe.model import Llama, Ratio
 from llmrecipe.recipe.objective import CausalLM
@@ -48,6 +52,7 @@ __all__ = [
     "Corpus",
     "Cosine",
     "CsvFiles",
+    "Decontaminate",
     "Dropout",
     "ExactDedup",
     "FineWebQuality",
@@ -58,9 +63,12 @@ __all__ = [
     "HubDataset",
     "InverseSquareRoot",
     "JsonlFiles",
+    "LanguageFilter",
+    "LengthFilter",
     "Linear",
     "Llama",
     "MaskPersonalData",
+    "MinHashDedup",
     "Mixture",
     "Parallelism",
     "ParquetFiles",
@@ -72,14 +80,17 @@ __all__ = [
     "Quantize",
     "Ratio",
     "Recipe",
+    "RegexFilter",
     "RoundToNearest",
     "Runtime",
     "Samples",
+    "SentenceDedup",
     "Steps",
     "TextFiles",
     "Tokens",
     "Training",
     "Unigram",
+    "UrlBlocklist",
     "WarcFiles",
     "WarmupStableDecay",
     "WordPiece",

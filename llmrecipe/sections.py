@@ -40,7 +40,7 @@ class PrepareSection:
     clean: tuple[Cleaner, ...]
     heldout_fraction: float = _as_in(Corpus, "heldout_fraction")
     shards: int = _as_in(Corpus, "shards")
-    revision: int = 2
+    revision: int = 3
 
 
 @define("tokenizer")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import attrs
@@ -138,14 +139,15 @@ def test_data_show_prints_the_funnel_and_examples(project, capsys):
 
     assert main(["data", "show", "books"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    gone = len(re.findall(r"\w+|[^\w\s]", f"{WORDS} {LIST}"))
     assert ["read", "43", "0.02"] in lines
-    assert ["empty", "1", "42"] in lines
-    assert ["gopher_quality", "2", "40"] in lines
+    assert ["empty", "1", "0", "0", "0.00", "42", "0.02"] in lines
+    assert ["gopher_quality", "2", "0", str(gone), "0.00", "40", "0.01"] in lines
     assert ["gopher_short_doc", "1"] in lines
 
     assert main(["data", "show", "books", "--dropped", "gopher_quality"]) == 0
     shown = capsys.readouterr().out
-    assert "gopher_quality dropped 2 documents" in shown
+    assert f"gopher_quality dropped 2 documents and changed 0: {gone} tokens, 0.00 MB" in shown
     assert "data.jsonl:42: gopher_too_many_bullets\n    - item number 0 of the list" in shown
 
     assert main(["data", "show", "books", "--dropped", "gopher"]) == 1

@@ -27,9 +27,10 @@ from hypothesis import strategies as st
 
 from llmrecipe import artifacts
 from llmrecipe.engines.datatrove import cleaning, executor, python_code
-from llmrecipe.engines.datatrove.cleaning import split_of
+from llmrecipe.engines.datatrove.split import split_of
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.cleaning import ExactDedup, FixUnicode
+from llmrecipe.recipe.cleaning import FixUnicode
+from llmrecipe.recipe.deduplication import ExactDedup
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.source import CsvFiles, JsonlFiles, ParquetFiles, PythonStdlib, TextFiles
 from llmrecipe.sections import PrepareSection
@@ -272,7 +273,12 @@ def bad(name, data, source, reason):
     [
         bad("a.txt", b"x", TextFiles(paths=("*.txt", "*.text")), r"^\*\.text: no file matches this pattern"),
         bad("a.txt", b"", TextFiles(paths=("*.txt",)), r"^a\.txt: empty, and so is every other file"),
-        bad("a.txt", b" \n", TextFiles(paths=("*.txt",)), r"corpus is empty: 1 documents read, dropped 1 by empty"),
+        bad(
+            "a.txt",
+            b" \n",
+            TextFiles(paths=("*.txt",)),
+            r"^corpus\.source: the corpus is empty: none of its 1 documents",
+        ),
         bad("a.txt", b"caf\xe9", TextFiles(paths=("*.txt",)), r"^a\.txt: not UTF-8"),
         bad("a.zip", b"PK", TextFiles(paths=("*",)), r"^a\.zip: '\.zip' is not a text file; unpack it"),
         bad("a.tar.gz", b"x", TextFiles(paths=("*",)), r"^a\.tar\.gz: '\.tar' is not a text file"),
@@ -358,11 +364,15 @@ def test_an_empty_split_is_an_error(project, fraction, split, change):
         run("prepare", section(JsonlFiles(paths=("a.jsonl",)), heldout_fraction=fraction), project / "out")
 
 
-def test_a_corpus_that_cleaning_empties_says_what_dropped_it(project):
+def test_a_corpus_that_cleaning_empties_is_an_error_with_the_funnel(project):
     write_jsonl(project / "a.jsonl", ["", "\x00", "\x01"])
-    expected = r"3 documents read, dropped 1 by empty, 2 by fix_unicode, 0 by exact_dedup"
-    with pytest.raises(StageError, match=expected):
-        run("prepare", section(JsonlFiles(paths=("a.jsonl",)), clean=(FixUnicode(), ExactDedup())), project / "out")
+    clean = (FixUnicode(), ExactDedup())
+    with pytest.raises(StageError, match=r"^corpus\.clean\[0\]: .* fix_unicode left none of 2 documents") as error:
+        run("prepare", section(JsonlFiles(paths=("a.jsonl",)), clean=clean), project / "out")
+    rows = {line.split()[0]: line.split()[1:] for line in str(error.value).splitlines()[2:]}
+    assert rows["read"] == ["3", "0.00"]
+    assert (rows["empty"][0], rows["empty"][-2]) == ("1", "2")
+    assert (rows["fix_unicode"][0], rows["fix_unicode"][-2]) == ("2", "0")
 
 
 # Workers

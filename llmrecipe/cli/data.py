@@ -3,21 +3,25 @@
 import argparse
 import json
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmrecipe import funnel
 from llmrecipe.errors import StageError, suggestion
 
 _SHOWN = 5
 _LINES = 12
+
+_NOTE = """\
+Tokens are words and signs, since there is no tokenizer yet. Tokens and MB are of the documents that were dropped, and
+of what was cut from those that were changed. `--dropped CLEANER` shows examples."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `data show` to the commands."""
     parser = subparsers.add_parser("data", help="show what became of the documents of a corpus")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    show = actions.add_parser("show", help="how many documents each cleaner left, or examples of what one dropped")
+    show = actions.add_parser("show", help="what each cleaner dropped and left, or examples of what one dropped")
     show.add_argument("corpus", metavar="CORPUS", help="the name of a corpus, as in its Corpus(name=…)")
     show.add_argument("--dropped", metavar="CLEANER", help="show documents that this cleaner dropped, and why")
     show.set_defaults(run=run)
@@ -32,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     folder = Path("artifacts") / options.corpus / "prepare"
     metrics = json.loads(_read(folder / "metrics.json"))
     if options.dropped is None:
-        _print_funnel(options.corpus, metrics)
+        print(f"{options.corpus}\n\n{funnel.text(metrics)}\n\n{_NOTE}")
     else:
         if options.dropped not in metrics["dropped"]:
             known = suggestion(options.dropped, list(metrics["dropped"]))
@@ -49,40 +53,12 @@ def _read(path: Path) -> str:
         raise StageError(f"{path}: no such file; `dvc repro` makes it") from None
 
 
-def _print_funnel(corpus: str, metrics: dict[str, Any]) -> None:
-    # Only here: the other commands answer without it.
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, title=corpus, title_justify="left")
-    table.add_column("")
-    for name in ("dropped", "documents", "MB"):
-        table.add_column(name, justify="right")
-    for cells in _funnel(metrics):
-        table.add_row(*cells)
-    Console(highlight=False).print(table)
-
-
-def _funnel(metrics: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """A row for each step: its name, documents dropped, and documents and megabytes that are left."""
-    documents, size = metrics["read"]["documents"], metrics["read"]["text_bytes"]
-    yield "read", "", f"{documents:,}", _megabytes(size)
-    for cleaner, count in metrics["dropped"].items():
-        documents -= count
-        yield cleaner, f"{count:,}", f"{documents:,}", ""
-        for reason, of_them in metrics["dropped_because"].get(cleaner, {}).items():
-            yield f"  {reason}", f"{of_them:,}", "", ""
-    for split in ("train", "heldout"):
-        yield split, "", f"{metrics[split]['documents']:,}", _megabytes(metrics[split]["text_bytes"])
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.2f}"
-
-
 def _examples(cleaner: str, metrics: dict[str, Any], rows: list[dict[str, str]]) -> str:
-    total, size = metrics["dropped"][cleaner], metrics["dropped_text_bytes"][cleaner]
-    parts = [f"{cleaner} dropped {total:,} documents, {_megabytes(size)} MB"]
+    total, changed, gone = (metrics[name][cleaner] for name in ("dropped", "changed", "dropped_tokens"))
+    parts = [
+        f"{cleaner} dropped {total:,} documents and changed {changed:,}: {gone:,} tokens, "
+        f"{funnel.megabytes(metrics['dropped_text_bytes'][cleaner])} MB"
+    ]
     for row in rows[:_SHOWN]:
         because = f": {row['because']}" if row["because"] else ""
         beginning = "\n".join(row["text"].strip().splitlines()[:_LINES])

@@ -1,14 +1,26 @@
 """Rules that cross the fields of a recipe: what the engines would only say once they run, said before anything does."""
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import attrs
+
 from llmrecipe.errors import Violation
-from llmrecipe.recipe.cleaning import Cleaner, GopherQuality
+from llmrecipe.recipe.cleaning import (
+    C4Quality,
+    Cleaner,
+    FixUnicode,
+    GopherQuality,
+    LengthFilter,
+    MaskPersonalData,
+    UrlBlocklist,
+)
 from llmrecipe.recipe.compression import W4A16, Scheme
 from llmrecipe.recipe.corpus import Corpus
+from llmrecipe.recipe.deduplication import SPLITTING, Decontaminate, ExactDedup, MinHashDedup
 from llmrecipe.recipe.evaluation import Perplexity, Samples
 from llmrecipe.recipe.optimizer import SGD, AdamW, WarmupStableDecay
 from llmrecipe.recipe.proposals import choice, divisors, largest_group, multiples_near
@@ -127,15 +139,58 @@ def _cleaners(corpus: Corpus) -> Findings:
 
 
 def _cleaner(cleaner: Cleaner) -> Findings:
-    if isinstance(cleaner, GopherQuality):
-        for least, most in (("min_words", "max_words"), ("min_mean_word_length", "max_mean_word_length")):
-            low, high = getattr(cleaner, least), getattr(cleaner, most)
-            if low > high:
-                yield (
-                    least,
-                    f"{low:g} is more than {most} = {high:g}, so that every document would be dropped; use at most "
-                    f"{high:g}",
-                )
+    """What is wrong with a cleaner alone; paths below it."""
+    match cleaner:
+        case GopherQuality():
+            yield from _bounds(cleaner, "min_words", "max_words")
+            yield from _bounds(cleaner, "min_mean_word_length", "max_mean_word_length")
+        case LengthFilter(min_characters=0, max_characters=None):
+            yield "min_characters", "0, with max_characters = None, keeps every document; set one of them"
+        case LengthFilter(max_characters=int()):
+            yield from _bounds(cleaner, "min_characters", "max_characters")
+        case UrlBlocklist(domains=(), words=(), fineweb_lists=False):
+            yield "fineweb_lists", "False, with no domains and no words, blocks nothing; use True, or name some"
+        case MinHashDedup() if _is_off(cleaner):
+            more = itertools.count(cleaner.bands + 1)
+            bands = next(bands for bands in more if not _is_off(attrs.evolve(cleaner, bands=bands)))
+            reached = f"{cleaner.hashes_per_band} in each come closest, with {cleaner.reached_threshold:.2f}"
+            yield (
+                "threshold",
+                f"{cleaner.threshold:g} can't be reached with bands = {cleaner.bands}, whatever the number of hashes: "
+                f"{reached}; use that, or bands = {bands}",
+            )
+        case Decontaminate(against=(), heldout=False):
+            yield (
+                "against",
+                "(), with heldout = False, compares with nothing; name evaluation sets, or use heldout = True",
+            )
+
+
+def _is_off(cleaner: MinHashDedup) -> bool:
+    return abs(cleaner.reached_threshold - cleaner.threshold) > 0.05
+
+
+def _bounds(cleaner: Cleaner, least: str, most: str) -> Findings:
+    low, high = getattr(cleaner, least), getattr(cleaner, most)
+    if low > high:
+        yield (
+            least,
+            f"{low:g} is more than {most} = {high:g}, so that every document would be dropped; use at most {high:g}",
+        )
+
+
+@_rule("clean", of=_corpus_rules)
+def _late_changes(corpus: Corpus) -> Findings:
+    clean = corpus.clean
+    for index, cleaner in enumerate(clean):
+        split_by = next((other.tag for other in clean[:index] if isinstance(other, SPLITTING)), None)
+        compared_again = any(isinstance(other, ExactDedup | MinHashDedup) for other in clean[index:])
+        if isinstance(cleaner, FixUnicode | C4Quality | MaskPersonalData) and split_by and not compared_again:
+            yield (
+                f"clean[{index}]",
+                f"{cleaner.tag} changes texts that were split before {split_by} and compared there, so that equal ones "
+                "may come to stand in both splits; move it forward, or put ExactDedup() after it",
+            )
 
 
 @_rule("model.hidden_size", "model.num_attention_heads")

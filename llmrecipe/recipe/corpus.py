@@ -18,10 +18,14 @@ class Corpus:
     """Where the documents come from."""
 
     clean: tuple[Cleaner, ...] = ()
-    """What happens to them, in order."""
+    """What happens to them, in order: what changes texts first, then what compares them."""
 
     heldout_fraction: float = attrs.field(default=0.02, validator=between(0, 0.5))
-    """Share of the documents kept for evaluation, chosen by a hash of their text: equal texts never part."""
+    """Share of the documents kept for evaluation, chosen by a hash of their text: equal texts never part.
+
+    The text is that before the first cleaner which compares more than equality (MinHashDedup, SentenceDedup,
+    Decontaminate), else that after the last cleaner.
+    """
 
     shards: int = attrs.field(default=4, validator=at_least(1))
     """Number of files the documents are spread over, and the most workers that can share the work."""

@@ -1,61 +1,25 @@
 """From a source to clean documents, split by a hash of their text."""
 
-import hashlib
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from datatrove.data import Document, DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.dedup.exact_dedup import (
-    ExactDedupConfig,
-    ExactDedupFilter,
-    ExactDedupSignature,
-    ExactFindDedups,
-)
+from datatrove.data import Document
 from datatrove.pipeline.filters import LambdaFilter
-from datatrove.pipeline.readers.jsonl import JsonlReader
-from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-from llmrecipe.engines.datatrove import documents, dropped, executor
+from llmrecipe import funnel
+from llmrecipe.engines.datatrove import documents, dropped
+from llmrecipe.engines.datatrove.comparing import comparison_of
+from llmrecipe.engines.datatrove.passes import Passes
 from llmrecipe.engines.datatrove.sources import reader_of
+from llmrecipe.engines.datatrove.split import SplitByHash
 from llmrecipe.engines.datatrove.steps import step_of
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.cleaning import ExactDedup
+from llmrecipe.recipe.cleaning import Cleaner
+from llmrecipe.recipe.deduplication import SPLITTING, Comparing
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.sections import PrepareSection
-
-_MAX_PRIORITY = 65535
-"""datatrove's largest; of equal texts the one with the highest priority stays."""
-
-
-class SplitByHash(PipelineStep):
-    """Puts each document into a split, by its text alone."""
-
-    type = "SPLIT"
-    name = "by hash of the text"
-
-    def __init__(self, heldout_fraction: float) -> None:
-        super().__init__()
-        self.heldout_fraction = heldout_fraction
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """The documents, with their split in their metadata."""
-        for document in data:
-            split = split_of(document.text, self.heldout_fraction)
-            document.metadata["split"] = split
-            self.stat_update(f"{split}_documents")
-            self.stat_update(f"{split}_bytes", value=len(document.text.encode()))
-            yield document
-
-
-class TaskReader(JsonlReader):
-    """Reads back the file that the same task wrote, so that documents keep their number within the task."""
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """This task's documents."""
-        name = f"{rank:05d}.jsonl"
-        yield from self.read_files_shard([name] if self.data_folder.exists(name) else [])
 
 
 def prepare(
@@ -71,8 +35,9 @@ def prepare(
         work: an empty folder for what is needed in between.
 
     Returns:
-        Documents and UTF-8 bytes read and in each split, and documents dropped: by `empty`, for those without text in
-        the source, or by the tag of a cleaner, with their bytes, and where that has several reasons, because of each.
+        Documents and UTF-8 bytes read and in each split. Documents that were dropped and that were changed, with the
+        tokens (words and signs) and bytes that went with both: by `empty`, for those without text in the source, or by
+        the tag of a cleaner. And, where that has several reasons, documents dropped because of each.
         And examples of the dropped documents, in rows of `by`, `because`, `id` and `text`.
 
     Raises:
@@ -80,44 +45,31 @@ def prepare(
     """
     # As in `SourceReader`: fsspec takes a relative path for what it once was.
     directory, work = directory.absolute(), work.absolute()
-    totals: Counter[tuple[str, str]] = Counter()
-    seen: list[Path] = []
+    cleaners = dict(_labelled(section.clean))
+    passes = Passes(reader_of(section.source), tasks=section.shards, runtime=runtime, work=work)
+    passes.clean("empty", LambdaFilter(has_text))
+    is_split = False
+    for label, cleaner in cleaners.items():
+        if isinstance(cleaner, SPLITTING) and not is_split:
+            passes.add("split", SplitByHash(section.heldout_fraction))
+            is_split = True
+        if isinstance(cleaner, Comparing):
+            passes.compare(label, comparison_of(cleaner, work / label, section.shards))
+            _refuse_empty(_metrics(passes.totals, cleaners))
+        else:
+            passes.clean(label, step_of(cleaner))
+        # Whatever changes a text can leave none of it.
+        passes.clean(label, LambdaFilter(has_text))
+    if not is_split:
+        passes.add("split", SplitByHash(section.heldout_fraction))
+    passes.add("write", documents.DocumentWriter(directory))
+    passes.run("splitting")
 
-    def recorded(label: str, step: PipelineStep) -> tuple[str, PipelineStep]:
-        seen.append(work / "dropped" / str(len(seen)))
-        return label, dropped.record(step, label, seen[-1])
-
-    steps = [("read", reader_of(section.source)), recorded("empty", LambdaFilter(has_text))]
-    for number, cleaner in enumerate(section.clean):
-        match cleaner:
-            case ExactDedup():
-                folder = work / f"clean{number}"
-                totals += _find_duplicates(steps, section.shards, folder, runtime)
-                steps = [
-                    ("cleaned", _reader(folder)),
-                    recorded(cleaner.tag, ExactDedupFilter(str(folder / "duplicates"), _DEDUP)),
-                ]
-            case _:
-                # Whatever changes a text can leave none of it.
-                steps += [recorded(cleaner.tag, step) for step in (step_of(cleaner), LambdaFilter(has_text))]
-    steps += [("split", SplitByHash(section.heldout_fraction)), ("write", documents.DocumentWriter(directory))]
-    totals += executor.run("splitting", steps, tasks=section.shards, runtime=runtime, work=work / "split")
-
-    counts = {
-        split: {"documents": totals["split", f"{split}_documents"], "text_bytes": totals["split", f"{split}_bytes"]}
-        for split in documents.SPLITS
-    }
-    found = dropped.collect(work / "dropped")
-    labels = ("empty", *(cleaner.tag for cleaner in section.clean))
-    metrics = {
-        "read": {"documents": totals["read", "documents"], "text_bytes": totals["read", "bytes"]},
-        "dropped": {label: found[label].documents if label in found else 0 for label in labels},
-        "dropped_text_bytes": {label: found[label].text_bytes if label in found else 0 for label in labels},
-        "dropped_because": {reason: because for reason in labels if (because := _reasons(totals, reason))},
-    } | counts
-    _refuse_empty(metrics, section.heldout_fraction)
-    documents.describe(directory, counts)
-    return metrics, dropped.rows(found)
+    metrics = _metrics(passes.totals, cleaners)
+    _refuse_empty(metrics)
+    _refuse_empty_split(metrics, section.heldout_fraction)
+    documents.describe(directory, {split: metrics[split] for split in documents.SPLITS})
+    return metrics, dropped.examples(passes.dropped)
 
 
 def has_text(document: Document) -> bool:
@@ -125,10 +77,32 @@ def has_text(document: Document) -> bool:
     return bool(document.text.strip())
 
 
-def split_of(text: str, heldout_fraction: float) -> str:
-    """`heldout` for about this share of all texts, else `train`; equal texts never part."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return "heldout" if int.from_bytes(digest[:8], "big") < heldout_fraction * 2**64 else "train"
+def _labelled(cleaners: Iterable[Cleaner]) -> Iterator[tuple[str, Cleaner]]:
+    """Each cleaner by its tag, and from the second of a kind on by that with a number: `regex_filter_2`."""
+    seen: Counter[str] = Counter()
+    for cleaner in cleaners:
+        seen[cleaner.tag] += 1
+        number = seen[cleaner.tag]
+        yield cleaner.tag if number == 1 else f"{cleaner.tag}_{number}", cleaner
+
+
+def _metrics(totals: Counter[tuple[str, str]], cleaners: Iterable[str]) -> dict[str, Any]:
+    labels = ("empty", *cleaners)
+    metrics: dict[str, Any] = {
+        "read": {"documents": totals["read", "documents"], "text_bytes": totals["read", "bytes"]}
+    }
+    for name, statistic in (
+        ("dropped", "gone_documents"),
+        ("changed", "changed_documents"),
+        ("dropped_tokens", "gone_tokens"),
+        ("dropped_text_bytes", "gone_bytes"),
+    ):
+        metrics[name] = {label: totals[label, statistic] for label in labels}
+    metrics["dropped_because"] = {label: because for label in labels if (because := _reasons(totals, label))}
+    for split in documents.SPLITS:
+        counts = {"documents": totals["write", f"{split}_documents"], "text_bytes": totals["write", f"{split}_bytes"]}
+        metrics[split] = counts
+    return metrics
 
 
 def _reasons(totals: Counter[tuple[str, str]], label: str) -> dict[str, int]:
@@ -140,55 +114,25 @@ def _reasons(totals: Counter[tuple[str, str]], label: str) -> dict[str, int]:
     }
 
 
-def _find_duplicates(
-    steps: list[tuple[str, PipelineStep]], shards: int, folder: Path, runtime: Runtime
-) -> Counter[tuple[str, str]]:
-    """Run these steps, keep their documents in `folder` and note there which are duplicates of an earlier one."""
-    signatures = str(folder / "signatures")
-    totals = executor.run(
-        "reading",
-        [
-            *steps,
-            ("cleaned", JsonlWriter(str(folder / "documents"), compression=None)),
-            ("signature", ExactDedupSignature(signatures, _DEDUP)),
-        ],
-        tasks=shards,
-        runtime=runtime,
-        work=folder / "sign",
-    )
-    find = ExactFindDedups(signatures, str(folder / "duplicates"), _DEDUP)
-    executor.run("finding duplicates", [("find", find)], tasks=1, runtime=runtime, work=folder / "find")
-    return totals
+def _refuse_empty(metrics: dict[str, Any]) -> None:
+    before = metrics["read"]["documents"]
+    for index, (cleaner, remaining, _) in enumerate(funnel.left(metrics)):
+        if remaining == 0 and index == 0:
+            raise StageError(f"corpus.source: the corpus is empty: none of its {before:,} documents holds text")
+        if remaining == 0:
+            raise StageError(
+                f"corpus.clean[{index - 1}]: the corpus is empty: {cleaner} left none of {before:,} documents; loosen "
+                f"it, or look at them\n\n{funnel.text(metrics)}"
+            )
+        before = remaining
 
 
-def _reader(folder: Path) -> TaskReader:
-    return TaskReader(str(folder / "documents"), compression=None, add_file_path=False)
-
-
-def _content(document: Document) -> bytes:
-    return document.text.encode()
-
-
-def _priority(document: Document) -> int:
-    # Within a shard datatrove keeps the first already.
-    return max(1, _MAX_PRIORITY - document.metadata["shard"])
-
-
-_DEDUP = ExactDedupConfig(content_getter=_content, document_priority=_priority)
-
-
-def _refuse_empty(metrics: dict[str, Any], heldout_fraction: float) -> None:
+def _refuse_empty_split(metrics: dict[str, Any], heldout_fraction: float) -> None:
     train, heldout = metrics["train"]["documents"], metrics["heldout"]["documents"]
     total = train + heldout
-    if total == 0:
-        dropped = ", ".join(f"{count} by {reason}" for reason, count in metrics["dropped"].items())
-        raise StageError(
-            f"corpus.source: the corpus is empty: {metrics['read']['documents']} documents read, dropped {dropped}; "
-            "check that the source holds text"
-        )
     for split, count, change in (("heldout", heldout, "raise"), ("train", train, "lower")):
         if count == 0:
             raise StageError(
                 f"corpus.heldout_fraction: the {split} split is empty: {total} of {total} documents fell into the "
-                f"other one at {heldout_fraction}; {change} it, or add documents"
+                f"other one at {heldout_fraction}; {change} it, or add documents\n\n{funnel.text(metrics)}"
             )

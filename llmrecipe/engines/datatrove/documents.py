@@ -18,10 +18,20 @@ _DESCRIPTION = "documents.json"
 
 
 class DocumentWriter(JsonlWriter):
-    """Writes each document, `{"id", "text"}`, into its task's file of the split that its metadata names."""
+    """Writes each document, `{"id", "text"}`, into its task's file of the split that its metadata names.
+
+    Its statistics hold `{split}_documents` and `{split}_bytes`, UTF-8.
+    """
 
     def __init__(self, directory: Path) -> None:
         super().__init__(str(directory), output_filename="${split}/${rank}.jsonl", compression="zstd")
+
+    def write(self, document: Document, rank: int = 0, **kwargs: Any) -> None:
+        """Write and count a document."""
+        split = document.metadata["split"]
+        self.stat_update(f"{split}_documents")
+        self.stat_update(f"{split}_bytes", value=len(document.text.encode()))
+        super().write(document, rank, **kwargs)
 
     def _default_adapter(self, document: Document) -> dict[str, str]:
         return {"id": document.id, "text": document.text}

@@ -3,13 +3,16 @@
 import hashlib
 import heapq
 import json
+import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import attrs
-from datatrove.data import Document
+from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.filters.base_filter import BaseFilter
 
 SIZE = 20
 """Examples for each cleaner: those whose texts have the smallest hashes, whoever has dropped them."""
@@ -17,80 +20,113 @@ SIZE = 20
 _CHARACTERS = 2000
 """Of an example, its beginning."""
 
-
-@attrs.define
-class Dropped:
-    """What one cleaner has dropped, or one task of it."""
-
-    documents: int = 0
-    """How many."""
-
-    text_bytes: int = 0
-    """UTF-8 bytes of their texts."""
-
-    examples: list[dict[str, str]] = attrs.field(factory=list)
-    """At most `SIZE`, each with a `key` (the hash of its text), `because` (a reason, if any), `id` and `text`."""
+_TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
-class Recorder:
-    """Takes what a step of datatrove's drops, as its `exclusion_writer`."""
+class Watched(PipelineStep):
+    """Runs a step of datatrove's, counts what it takes away, and keeps examples of it.
 
-    def __init__(self, folder: Path, cleaner: str) -> None:
-        """`folder` is this step's own; every task leaves a file there."""
-        self._folder = folder
-        self._cleaner = cleaner
-        self._dropped = Dropped()
-        self._rank = 0
+    What documents that stay have lost counts as well; to a text that became longer something negative was done. In the
+    statistics are `gone_documents` and `changed_documents`, and of both `gone_tokens` and `gone_bytes`.
+    """
 
-    def __enter__(self) -> "Recorder":
+    def __init__(self, step: PipelineStep, cleaner: str, folder: Path) -> None:
+        """
+        Args:
+            step: takes one document at a time, and yields it or doesn't.
+            cleaner: the name under which examples are kept.
+            folder: this step's own; every task that has examples leaves a file there.
+        """
+        super().__init__()
+        self.step = step
+        self.stats = step.stats
+        self.cleaner = cleaner
+        self.folder = folder
+        self.examples: list[dict[str, str]] = []
+        if isinstance(step, BaseFilter):
+            step.exclusion_writer = _Reasons()
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """The documents that the step lets through."""
+        taken: list[tuple[Document, str]] = []
+
+        def watched() -> Iterator[Document]:
+            for document in data:
+                self._drop(taken)
+                taken.append((document, document.text))
+                yield document
+            self._drop(taken)
+
+        for document in self.step.run(watched(), rank, world_size):
+            _, before = taken.pop()
+            if document.text != before:
+                self._change(document, before)
+            yield document
+        if self.examples:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            content = {"cleaner": self.cleaner, "examples": self.examples}
+            (self.folder / f"{rank:05d}.json").write_text(json.dumps(content), encoding="utf-8")
+
+    def _drop(self, taken: list[tuple[Document, str]]) -> None:
+        """What was taken before and hasn't come back is dropped."""
+        for document, text in taken:
+            self.stat_update("gone_documents")
+            self._count(text, "")
+            self._keep(document, text)
+        taken.clear()
+
+    def _change(self, document: Document, before: str) -> None:
+        self.stat_update("changed_documents")
+        self._count(before, document.text)
+        if "example" in document.metadata:
+            self._keep(document, before)
+
+    def _count(self, before: str, after: str) -> None:
+        self.stat_update("gone_tokens", value=tokens(before) - tokens(after))
+        self.stat_update("gone_bytes", value=len(before.encode()) - len(after.encode()))
+
+    def _keep(self, document: Document, text: str) -> None:
+        """Keep an example, if it is among the smallest."""
+        reason, detail = (document.metadata.pop(name, "") for name in ("filter_reason", "filter_detail"))
+        example = {
+            "key": hashlib.sha256(text.encode()).hexdigest(),
+            "because": f"{reason}: {detail}" if detail else reason,
+            "id": document.id,
+            "text": document.metadata.pop("example", text)[:_CHARACTERS],
+        }
+        self.examples = _smallest([*self.examples, example])
+
+
+class _Reasons:
+    """Has a filter of datatrove's leave its reason in the metadata, as it does for who writes what it drops."""
+
+    def __enter__(self) -> "_Reasons":
         return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
     def write(self, document: Document, rank: int = 0) -> None:
-        """Count a document, and keep it if it is among the examples."""
-        content = document.text.encode()
-        dropped, self._rank = self._dropped, rank
-        dropped.documents += 1
-        dropped.text_bytes += len(content)
-        example = {
-            "key": hashlib.sha256(content).hexdigest(),
-            "because": str(document.metadata.get("filter_reason", "")),
-            "id": document.id,
-            "text": document.text[:_CHARACTERS],
-        }
-        dropped.examples = _smallest([*dropped.examples, example])
-
-    def __exit__(self, *_: object) -> None:
-        if self._dropped.documents:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            content = {"cleaner": self._cleaner} | attrs.asdict(self._dropped)
-            (self._folder / f"{self._rank:05d}.json").write_text(json.dumps(content), encoding="utf-8")
+        """The reason is all that is needed."""
 
 
-def record(step: PipelineStep, cleaner: str, folder: Path) -> PipelineStep:
-    """Let `step`, if it drops documents, record them in `folder` under the name `cleaner`."""
-    if hasattr(step, "exclusion_writer"):
-        step.exclusion_writer = Recorder(folder, cleaner)
-    return step
+def tokens(text: str) -> int:
+    """Words and signs of a text: before there is a tokenizer, what is nearest to its tokens."""
+    return sum(1 for _ in _TOKEN.finditer(text))
 
 
-def collect(folder: Path) -> dict[str, Dropped]:
-    """By cleaner, what all the steps have recorded in folders below `folder`."""
-    found: defaultdict[str, Dropped] = defaultdict(Dropped)
+def examples(folder: Path) -> list[dict[str, Any]]:
+    """The examples in folders below `folder`, a row each: `by` (the cleaner), `because`, `id`, `text`."""
+    found: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
     for file in sorted(folder.glob("*/*.json")):
         part = json.loads(file.read_text(encoding="utf-8"))
-        total = found[part["cleaner"]]
-        total.documents += part["documents"]
-        total.text_bytes += part["text_bytes"]
-        total.examples = _smallest(total.examples + part["examples"])
-    return dict(found)
-
-
-def rows(dropped: dict[str, Dropped]) -> list[dict[str, Any]]:
-    """The examples of all cleaners, a row each: `by`, `because`, `id`, `text`."""
+        found[part["cleaner"]] = _smallest(found[part["cleaner"]] + part["examples"])
     return [
         {"by": cleaner} | {name: example[name] for name in ("because", "id", "text")}
-        for cleaner, what in sorted(dropped.items())
-        for example in what.examples
+        for cleaner, kept in sorted(found.items())
+        for example in kept
     ]
 
 

@@ -1,0 +1,76 @@
+"""Texts as words, n-grams and sentences: datatrove's normal form, and its tokenizer for English."""
+
+import itertools
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from datatrove.utils.hashing import HashConfig, create_hash_func
+from datatrove.utils.text import ngrams, simplify_text
+from datatrove.utils.typeshelper import Languages
+from datatrove.utils.word_tokenizers import WordTokenizer, load_word_tokenizer
+
+_PIECE = 1_000_000
+"""Characters of a text that are looked at together. spaCy takes 20 times their memory."""
+
+_WHITE_SPACE = re.compile(r"\s+")
+
+HASH = HashConfig(hash_fc="sha1")
+"""64 bits, as FineWeb has them. datatrove's other function fails on texts since xxhash 4."""
+
+_hash = create_hash_func(HASH)
+
+
+class PiecewiseTokenizer(WordTokenizer):
+    """datatrove's tokenizer for English, over one piece of a text after the other, so that long ones fit in memory.
+
+    Texts are cut at white space, where no word goes on; only a sentence may be cut in two.
+    """
+
+    def word_tokenize(self, text: str) -> list[str]:
+        """The words, without white space."""
+        return [word for _, piece in pieces(text) for word in _tokenizer().word_tokenize(piece)]
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        """Where sentences start and end, in characters."""
+        return [
+            (start + first, start + last)
+            for start, piece in pieces(text)
+            for first, last in _tokenizer().span_tokenize(piece)
+        ]
+
+    def sent_tokenize(self, text: str) -> list[str]:
+        """The sentences of these spans, one for each."""
+        # datatrove's own leaves out those of white space, and so counts them differently from spans.
+        return [text[first:last] for first, last in self.span_tokenize(text)]
+
+
+def words(text: str) -> Iterator[str]:
+    """The words in lower case, without punctuation and accents, every number taken for 0."""
+    for _, piece in pieces(text):
+        yield from _tokenizer().word_tokenize(simplify_text(piece))
+
+
+def ngram(text: str, size: int, position: int) -> str:
+    """One of the n-grams, in the order of `ngram_hashes`."""
+    return " ".join(itertools.islice(words(text), position, position + size))
+
+
+def ngram_hashes(text: str, size: int) -> np.ndarray:
+    """The hashes of all n-grams of words, in order; `uint64`."""
+    return np.fromiter((_hash(" ".join(gram)) for gram in ngrams(words(text), size)), np.uint64)
+
+
+def pieces(text: str) -> Iterator[tuple[int, str]]:
+    """A text cut at white space, each piece with where it starts."""
+    start = 0
+    while start < len(text):
+        # A word may be longer than a piece; then it is cut.
+        gap = _WHITE_SPACE.search(text, start + _PIECE, start + 2 * _PIECE)
+        end = gap.end() if gap else start + 2 * _PIECE
+        yield start, text[start:end]
+        start = end
+
+
+def _tokenizer() -> WordTokenizer:
+    return load_word_tokenizer(Languages.english)
