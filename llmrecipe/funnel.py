@@ -25,8 +25,8 @@ def text(metrics: Mapping[str, Any]) -> str:
 def left(metrics: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
     """After each cleaner its name, and the documents and UTF-8 bytes that it left."""
     documents, size = metrics["read"]["documents"], metrics["read"]["text_bytes"]
-    for cleaner, count in metrics["dropped"].items():
-        documents -= count
+    for cleaner in metrics["cleaners"]:
+        documents -= metrics["dropped"][cleaner]
         size -= metrics["dropped_text_bytes"][cleaner]
         yield cleaner, documents, size
 

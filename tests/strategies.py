@@ -1,6 +1,7 @@
 """Recipes that can work: a small one, and Hypothesis strategies for any and their parts."""
 
 import math
+import re
 
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from llmrecipe import (
     Corpus,
     Cosine,
     CsvFiles,
+    Decontaminate,
     Dropout,
     ExactDedup,
     FineWebQuality,
@@ -30,9 +32,12 @@ from llmrecipe import (
     HubDataset,
     InverseSquareRoot,
     JsonlFiles,
+    LanguageFilter,
+    LengthFilter,
     Linear,
     Llama,
     MaskPersonalData,
+    MinHashDedup,
     Mixture,
     Parallelism,
     ParquetFiles,
@@ -44,18 +49,22 @@ from llmrecipe import (
     Quantize,
     Ratio,
     Recipe,
+    RegexFilter,
     RoundToNearest,
     Runtime,
     Samples,
+    SentenceDedup,
     Steps,
     TextFiles,
     Tokens,
     Training,
     Unigram,
+    UrlBlocklist,
     WarcFiles,
     WarmupStableDecay,
     WordPiece,
 )
+from llmrecipe.recipe.deduplication import SPLITTING
 from llmrecipe.sections import (
     EvaluateSection,
     ExportSection,
@@ -155,8 +164,16 @@ cleaners = tuples(
             max_newlines_per_word=positive,
         ),
         st.builds(MaskPersonalData, emails=st.booleans(), ip_addresses=st.booleans()),
+        st.builds(LanguageFilter, languages=tuples(st.sampled_from(["en", "de", "zh", "als"]), 1), min_score=shares),
+        st.builds(RegexFilter, pattern=texts.map(re.escape)),
+        st.builds(LengthFilter, min_characters=st.integers(1, 99), max_characters=st.none() | st.integers(99, 10**9)),
+        st.builds(UrlBlocklist, domains=tuples(st.sampled_from(["example.com", "a-b.co.uk"])), words=st.just(("x9",))),
+        st.builds(MinHashDedup, ngram=counts, bands=st.integers(9, 64), threshold=st.floats(0.4, 0.95)),
+        st.builds(SentenceDedup, sentences=counts, min_words=counts, min_sentences=counts),
+        st.builds(Decontaminate, against=tuples(sources), heldout=st.just(True), ngram=counts),
     )
-)
+    # What changes texts has to stand before what compares them.
+).map(lambda chosen: tuple(sorted(chosen, key=lambda cleaner: isinstance(cleaner, SPLITTING))))
 heldout_fractions = st.floats(0, 0.5, exclude_min=True)
 corpora = st.builds(
     Corpus, name=names, source=sources, clean=cleaners, heldout_fraction=heldout_fractions, shards=counts

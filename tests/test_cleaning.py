@@ -3,25 +3,38 @@
 import hashlib
 import json
 import re
+import socket
+import tarfile
 from pathlib import Path
 
 import attrs
 import pytest
 from corpora import read_documents, run, write_jsonl
+from datatrove.data import Document
+from datatrove.pipeline.filters import url_filter
+from datatrove.utils._import_utils import ASSETS_PATH
 from strategies import SMALL
 
 from llmrecipe import (
     C4Quality,
     ExactDedup,
     FineWebQuality,
+    FixUnicode,
     GopherQuality,
     GopherRepetition,
     JsonlFiles,
+    LanguageFilter,
+    LengthFilter,
     MaskPersonalData,
+    RegexFilter,
     Runtime,
+    UrlBlocklist,
 )
 from llmrecipe.cli.main import main
+from llmrecipe.engines.datatrove.steps import step_of
 from llmrecipe.recipe import checks
+from llmrecipe.recipe.cleaning import LANGUAGES
+from llmrecipe.recipe.schema import FieldError
 from llmrecipe.sections import PrepareSection
 
 # Forty paragraphs of prose, each its own, for the splits to have something in them.
@@ -97,11 +110,120 @@ def test_addresses_are_replaced_and_private_ones_stay(project):
     assert metrics["dropped_because"] == {}
 
 
-def test_limits_that_no_document_can_meet_are_refused():
-    corpus = attrs.evolve(SMALL.corpus, clean=(GopherQuality(min_words=60, max_words=50),))
+def test_documents_in_other_languages_go_with_the_language_as_the_reason(project):
+    french = "Nous avons marché jusqu'au port le matin, et c'est là que nous avons trouvé les vieilles lanternes."
+    german = "Am Morgen gingen wir zum Hafen, und dort fanden wir\ndie alten Laternen, von denen er sprach."
+    numbers = "7 22 315 4 918"
+    left, metrics = cleaned(project, LanguageFilter(languages=("en", "de")), french, german, numbers)
+    assert left == {*PROSE, german}
+    assert metrics["dropped_because"] == {"language_filter": {"language_fr": 1, "uncertain_en": 1}}
+
+
+def test_the_languages_of_the_recipe_are_those_of_the_model():
+    model = step_of(LanguageFilter(languages=("en",))).model
+    labels, _ = model.predict("text", k=1000, threshold=-1.0)
+    assert {label.removeprefix("__label__") for label in labels} == LANGUAGES
+
+
+def test_documents_with_a_pattern_go(project):
+    left, _ = cleaned(
+        project, RegexFilter(pattern=r"(?m)^\s*COPYRIGHT \d+"), "Text.\n  COPYRIGHT 12", "NO COPYRIGHT 12"
+    )
+    assert left == {*PROSE, "NO COPYRIGHT 12"}
+
+
+def test_documents_go_if_they_are_shorter_or_longer_than_the_limits_in_characters(project):
+    # Of two bytes each: characters count, not bytes.
+    texts = {length: "é" * length for length in (99, 100, 999, 1000)}
+    left, metrics = cleaned(project, LengthFilter(min_characters=100, max_characters=999), *texts.values())
+    assert left == {*PROSE, texts[100], texts[999]}
+    assert metrics["dropped_because"] == {"length_filter": {"too_long": 1, "too_short": 1}}
+
+
+def test_what_was_cut_is_counted_and_what_was_dropped_counts_whole(project):
+    page = f"{PROSE[0]}\nHome page\n{PROSE[1]}"
+    _, metrics = cleaned(project, C4Quality(min_sentences=3), page, FRAGMENTS)
+    gone = ["\nHome page", FRAGMENTS]
+    assert (metrics["dropped"]["c4_quality"], metrics["changed"]["c4_quality"]) == (1, 1)
+    assert metrics["dropped_tokens"]["c4_quality"] == sum(len(re.findall(r"\w+|[^\w\s]", text)) for text in gone)
+    assert metrics["dropped_text_bytes"]["c4_quality"] == sum(len(text) for text in gone)
+    left = metrics["read"]["text_bytes"] - sum(metrics["dropped_text_bytes"].values())
+    assert left == metrics["train"]["text_bytes"] + metrics["heldout"]["text_bytes"]
+
+
+def urls_left(cleaner: UrlBlocklist, *urls: str | None) -> list[str | None]:
+    documents = [Document(text="text", id="", metadata={"url": url} if url else {}) for url in urls]
+    return [document.metadata.get("url") for document in step_of(cleaner).run(documents)]
+
+
+def test_pages_of_blocked_domains_or_with_blocked_words_in_their_address_go(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    blocklist = UrlBlocklist(domains=("example.co.uk", "blog.example.com"), words=("casino",), fineweb_lists=False)
+    kept = [
+        None,
+        "https://example.com/",
+        "https://other.co.uk/example.co.uk",
+        "https://notexample.co.uk",
+        "https://casinos.org/",
+    ]
+    gone = [
+        "https://example.co.uk/page",
+        "http://www.EXAMPLE.co.uk",
+        "https://blog.example.com/2",
+        "https://site.org/Best-Casino-2",
+    ]
+    assert urls_left(blocklist, *kept, *gone) == kept
+
+
+def test_finewebs_lists_are_those_that_datatrove_brings(monkeypatch, tmp_path):
+    # A piece of its large file is enough.
+    with tarfile.open(Path(ASSETS_PATH) / "url_filterblacklistsv0_3_0.tar.gz") as archive:
+        beginning = archive.extractfile("domains").read(1000).decode().split()
+    for name in ("domains", "urls"):
+        (tmp_path / name).write_text("\n".join(beginning[:20]) + "\n")
+    with tarfile.open(tmp_path / "url_filterblacklistsv0_3_0.tar.gz", "w:gz") as archive:
+        for name in ("domains", "urls"):
+            archive.add(tmp_path / name, name)
+    for name in ("banned_words.txt", "banned_subwords.txt", "soft_banned_words.txt"):
+        (tmp_path / name).write_bytes((Path(ASSETS_PATH) / name).read_bytes())
+    monkeypatch.setattr(url_filter, "ASSETS_PATH", str(tmp_path))
+    monkeypatch.setattr(url_filter, "cached_assets_path", lambda **_: tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
+    kept = ["https://docs.python.org/3/"]
+    assert urls_left(UrlBlocklist(), *kept, f"https://{beginning[7]}/page") == kept
+
+
+@pytest.mark.parametrize(
+    ("cleaner", "path", "reason"),
+    [
+        (GopherQuality(min_words=60, max_words=50), "min_words", "60 is more than max_words = 50"),
+        (LengthFilter(min_characters=9, max_characters=8), "min_characters", "9 is more than max_characters = 8"),
+        (LengthFilter(), "min_characters", "keeps every document"),
+        (UrlBlocklist(fineweb_lists=False), "fineweb_lists", "blocks nothing"),
+    ],
+)
+def test_limits_that_every_document_or_none_can_meet_are_refused(cleaner, path, reason):
+    corpus = attrs.evolve(SMALL.corpus, clean=(cleaner,))
     (violation,) = checks.violations(attrs.evolve(SMALL, corpus=corpus))
-    assert violation.path == "small.corpus.clean[0].min_words"
-    assert "60 is more than max_words = 50" in violation.reason
+    assert violation.path == f"small.corpus.clean[0].{path}"
+    assert reason in violation.reason
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: RegexFilter(pattern="(a"), r"pattern: '\(a' is not a regular expression: missing \)"),
+        (lambda: LanguageFilter(languages=("english",)), r"languages: 'english' is no language .* use a code"),
+        (lambda: UrlBlocklist(domains=("https://a.com",)), r"domains: 'https://a.com' is not a domain"),
+        (lambda: UrlBlocklist(words=("Casino",)), r"words: 'Casino' is not a word of lower-case"),
+    ],
+)
+def test_what_could_never_match_is_refused(make, reason):
+    with pytest.raises(FieldError, match=reason):
+        make()
 
 
 def test_examples_of_what_was_dropped_are_bounded_and_the_same_for_any_number_of_workers(project):
@@ -133,7 +255,10 @@ def test_examples_of_what_was_dropped_are_bounded_and_the_same_for_any_number_of
 def test_data_show_prints_the_funnel_and_examples(project, capsys):
     write_jsonl(project / "data.jsonl", [*PROSE, WORDS, LIST, " "])
     section = PrepareSection(
-        source=JsonlFiles(paths=("*.jsonl",)), clean=(GopherQuality(),), heldout_fraction=0.3, shards=1
+        source=JsonlFiles(paths=("*.jsonl",)),
+        clean=(GopherQuality(), FixUnicode(), RegexFilter(pattern="harbour"), RegexFilter(pattern="market")),
+        heldout_fraction=0.3,
+        shards=1,
     )
     run("prepare", section, project / "artifacts/books")
 
@@ -144,6 +269,12 @@ def test_data_show_prints_the_funnel_and_examples(project, capsys):
     assert ["empty", "1", "0", "0", "0.00", "42", "0.02"] in lines
     assert ["gopher_quality", "2", "0", str(gone), "0.00", "40", "0.01"] in lines
     assert ["gopher_short_doc", "1"] in lines
+    # In the order of the recipe, each with what it left; eight documents name each place.
+    names = ["read", "empty", "gopher_quality", "fix_unicode", "regex_filter", "regex_filter_2", "train", "heldout"]
+    rows = {cells[0]: cells for cells in lines if cells and cells[0] in names}
+    assert list(rows) == names
+    assert [rows[name][-2] for name in names[1:6]] == ["42", "40", "40", "32", "24"]
+    assert int(rows["train"][-2]) + int(rows["heldout"][-2]) == 24
 
     assert main(["data", "show", "books", "--dropped", "gopher_quality"]) == 0
     shown = capsys.readouterr().out

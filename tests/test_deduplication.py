@@ -75,7 +75,7 @@ def near_duplicates() -> tuple[list[str], list[list[str]]]:
     return texts, clusters
 
 
-CLEANER = MinHashDedup(bands=20, threshold=0.5)
+CLEANER = MinHashDedup(bands=30, threshold=0.6)
 
 
 def test_no_near_duplicate_crosses_the_splits_and_the_held_out_one_stays(project):

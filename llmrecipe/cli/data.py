@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{options.corpus}\n\n{funnel.text(metrics)}\n\n{_NOTE}")
     else:
         if options.dropped not in metrics["dropped"]:
-            known = suggestion(options.dropped, list(metrics["dropped"]))
+            known = suggestion(options.dropped, metrics["cleaners"])
             raise StageError(f"--dropped {options.dropped}: nothing of that name cleans {options.corpus}{known}")
         rows = map(json.loads, _read(folder / "dropped.jsonl").splitlines())
         print(_examples(options.dropped, metrics, [row for row in rows if row["by"] == options.dropped]))

@@ -54,8 +54,10 @@ def prepare(
             passes.add("split", SplitByHash(section.heldout_fraction))
             is_split = True
         if isinstance(cleaner, Comparing):
-            passes.compare(label, comparison_of(cleaner, work / label, section.shards))
-            _refuse_empty(_metrics(passes.totals, cleaners))
+            comparison = comparison_of(cleaner, work / label, section.shards)
+            passes.compare(label, comparison)
+            if comparison.sign is not None:
+                _refuse_empty(_metrics(passes.totals, cleaners))
         else:
             passes.clean(label, step_of(cleaner))
         # Whatever changes a text can leave none of it.
@@ -87,9 +89,11 @@ def _labelled(cleaners: Iterable[Cleaner]) -> Iterator[tuple[str, Cleaner]]:
 
 
 def _metrics(totals: Counter[tuple[str, str]], cleaners: Iterable[str]) -> dict[str, Any]:
-    labels = ("empty", *cleaners)
+    labels = ["empty", *cleaners]
     metrics: dict[str, Any] = {
-        "read": {"documents": totals["read", "documents"], "text_bytes": totals["read", "bytes"]}
+        "read": {"documents": totals["read", "documents"], "text_bytes": totals["read", "bytes"]},
+        # Files have the keys of the others sorted.
+        "cleaners": labels,
     }
     for name, statistic in (
         ("dropped", "gone_documents"),

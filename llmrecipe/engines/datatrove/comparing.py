@@ -62,7 +62,7 @@ def comparison_of(cleaner: Comparing, folder: Path, shards: int) -> Comparison:
     match cleaner:
         case ExactDedup():
             return Comparison(
-                ExactDedupSignature(signatures, _EXACT, finder_workers=shards),
+                _for_finders(ExactDedupSignature(signatures, _EXACT), shards),
                 (Find("finding duplicates", (ExactFindDedups(signatures, found, _EXACT),), shards),),
                 ExactDedupFilter(found, _EXACT),
             )
@@ -78,6 +78,7 @@ def comparison_of(cleaner: Comparing, folder: Path, shards: int) -> Comparison:
                 MinhashDedupFilter(found),
             )
         case SentenceDedup():
+            tokenizer = words.PiecewiseTokenizer()
             sentence = SentDedupConfig(
                 n_sentences=cleaner.sentences,
                 min_doc_words=cleaner.min_words,
@@ -85,11 +86,9 @@ def comparison_of(cleaner: Comparing, folder: Path, shards: int) -> Comparison:
                 hash_config=words.HASH,
             )
             return Comparison(
-                SentenceSignature(
-                    signatures, finder_workers=shards, config=sentence, language=words.PiecewiseTokenizer()
-                ),
+                _for_finders(SentenceSignature(signatures, config=sentence, language=tokenizer), shards),
                 (Find("finding sentences", (SentenceFindDedups(signatures, found, config=sentence),), shards),),
-                SentenceFilter(found, config=sentence, language=words.PiecewiseTokenizer()),
+                SentenceFilter(found, config=sentence, language=tokenizer),
             )
         case Decontaminate():
             reads = [
@@ -101,6 +100,15 @@ def comparison_of(cleaner: Comparing, folder: Path, shards: int) -> Comparison:
                 sign = contamination.HeldoutNgrams(folder, cleaner.ngram)
                 reads.append(Find("collecting n-grams", (contamination.Merge(folder),), 1))
             return Comparison(sign, tuple(reads), contamination.ContaminationFilter(folder, cleaner.ngram))
+
+
+def _for_finders(
+    sign: ExactDedupSignature | SentenceDedupSignature, tasks: int
+) -> ExactDedupSignature | SentenceDedupSignature:
+    """Let it spread its signatures over this number of tasks."""
+    # Its constructor would warn of more than one.
+    sign.finder_workers = tasks
+    return sign
 
 
 # Exact
