@@ -8,6 +8,7 @@ from llmrecipe import (
     W4A16,
     ByteLevelBPE,
     Corpus,
+    Decontaminate,
     FixUnicode,
     PretrainedTokenizer,
     PythonStdlib,
@@ -100,6 +101,17 @@ def test_an_existing_tokenizer_is_read_from_its_folder_and_not_from_documents():
 )
 def test_a_pattern_watches_the_folder_it_searches_and_a_name_its_file(paths, watched):
     assert list(by_name(sourced(TextFiles(paths=paths)))["books-prepare"].inputs.values()) == watched
+
+
+def test_evaluation_sets_are_watched_like_the_source_and_each_path_once():
+    sets = (TextFiles(paths=("data/eval/*.txt", "data/a.txt")), PythonStdlib(), TextFiles(paths=("data/b.txt",)))
+    clean = (Decontaminate(against=sets[:2]), Decontaminate(against=sets[2:]), Decontaminate(against=sets))
+    corpus = Corpus(name="books", source=TextFiles(paths=("data/a.txt",)), clean=clean)
+    assert by_name(attrs.evolve(RECIPE, corpus=corpus))["books-prepare"].inputs == {
+        "source0": "data/a.txt",
+        "evaluation0": "data/eval",
+        "evaluation1": "data/b.txt",
+    }
 
 
 @pytest.mark.parametrize("pattern", ["*.txt", "**/*.txt", "artifacts/*.txt", "artifacts/books/*/documents/x"])
