@@ -12,7 +12,7 @@ from llmrecipe.engines.datatrove import executor
 from llmrecipe.engines.datatrove.comparing import comparison_of
 
 WORDS = 304
-CLUSTERS = 60
+CLUSTERS = 200
 LEVELS = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Similarities of a near duplicate to its original. Two near duplicates of one original never stand in the set."""
 

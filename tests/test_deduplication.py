@@ -13,6 +13,7 @@ from corpora import contents, read_documents, run, write_jsonl
 from datatrove.pipeline.dedup import MinhashDedupSignature
 from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.utils.hashing import HashConfig
+from datatrove.utils.word_tokenizers import WordTokenizer
 from strategies import SMALL
 
 from llmrecipe import Decontaminate, ExactDedup, FixUnicode, JsonlFiles, MinHashDedup, Runtime, SentenceDedup
@@ -200,10 +201,17 @@ def test_an_evaluation_set_of_short_texts_is_an_error(project):
         prepared(project, (cleaner,), [" ".join(prose(random.Random(6), 30))])
 
 
+class AtWhiteSpace(WordTokenizer):
+    def word_tokenize(self, text):
+        return text.split()
+
+    sent_tokenize = span_tokenize = word_tokenize
+
+
 def test_long_texts_are_compared_in_pieces_as_if_they_were_whole(monkeypatch, tmp_path):
     text = Path(random.__file__).read_text()[:20_000]
     config = MinhashConfig(num_buckets=4, hashes_per_bucket=2, hash_config=HashConfig(hash_fc="sha1"))
-    whole = MinhashDedupSignature(str(tmp_path), config)
+    whole = MinhashDedupSignature(str(tmp_path), config, language=AtWhiteSpace())
     expected = whole.get_shingles(text)
     monkeypatch.setattr(words, "_PIECE", 500)
     monkeypatch.setattr(comparing.MinHashSignature, "_AT_ONCE", 100)

@@ -28,9 +28,9 @@ class MinHashDedup:
     Two documents are as similar as the share of their n-grams that both have (Jaccard), and are found with the
     probability `1 - (1 - similarity ** hashes_per_band) ** bands`. The defaults are FineWeb's, 14 bands of 8 hashes:
     of pairs with the similarity 0.65 that is 36 %, with 0.72 65 %, with 0.8 92 %, with 0.9 99.9 %. Pairs chain up to
-    clusters, of which the first document stays: the first that is held out, if there is one. Words are those of spaCy's
-    tokenizer for English, in lower case, without punctuation and accents, every number taken for 0. A document of
-    fewer words than an n-gram resembles no other.
+    clusters, of which the first document stays: the first that is held out, if there is one. Words are what white space
+    separates, in lower case, without punctuation and accents, every number taken for 0. A document of fewer words than
+    an n-gram resembles no other.
     """
 
     ngram: int = attrs.field(default=5, validator=at_least(1))

@@ -31,6 +31,10 @@ from llmrecipe.engines.datatrove.split import is_heldout
 from llmrecipe.recipe.deduplication import Comparing, Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
 
 
+_AT_ONCE = 1000
+"""Signatures read at once from each task's file; datatrove's 5 cost more than what is done with them."""
+
+
 @attrs.frozen
 class Find:
     """A pipeline that works on all the signatures."""
@@ -63,7 +67,13 @@ def comparison_of(cleaner: Comparing, folder: Path, shards: int) -> Comparison:
         case ExactDedup():
             return Comparison(
                 _for_finders(ExactDedupSignature(signatures, _EXACT), shards),
-                (Find("finding duplicates", (ExactFindDedups(signatures, found, _EXACT),), shards),),
+                (
+                    Find(
+                        "finding duplicates",
+                        (ExactFindDedups(signatures, found, _EXACT, lines_to_buffer=_AT_ONCE),),
+                        shards,
+                    ),
+                ),
                 ExactDedupFilter(found, _EXACT),
             )
         case MinHashDedup():
@@ -72,7 +82,11 @@ def comparison_of(cleaner: Comparing, folder: Path, shards: int) -> Comparison:
             return Comparison(
                 MinHashSignature(folder, minhash),
                 (
-                    Find("comparing bands", (MinhashDedupBuckets(signatures, pairs, config=minhash),), cleaner.bands),
+                    Find(
+                        "comparing bands",
+                        (MinhashDedupBuckets(signatures, pairs, config=minhash, lines_to_buffer=_AT_ONCE),),
+                        cleaner.bands,
+                    ),
                     Find("clustering", (MinHashCluster(folder),), 1),
                 ),
                 MinhashDedupFilter(found),
@@ -87,7 +101,13 @@ def comparison_of(cleaner: Comparing, folder: Path, shards: int) -> Comparison:
             )
             return Comparison(
                 _for_finders(SentenceSignature(signatures, config=sentence, language=tokenizer), shards),
-                (Find("finding sentences", (SentenceFindDedups(signatures, found, config=sentence),), shards),),
+                (
+                    Find(
+                        "finding sentences",
+                        (SentenceFindDedups(signatures, found, config=sentence, lines_to_buffer=_AT_ONCE),),
+                        shards,
+                    ),
+                ),
                 SentenceFilter(found, config=sentence, language=tokenizer),
             )
         case Decontaminate():
