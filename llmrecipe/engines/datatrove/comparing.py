@@ -30,7 +30,6 @@ from llmrecipe.engines.datatrove import contamination, words
 from llmrecipe.engines.datatrove.split import is_heldout
 from llmrecipe.recipe.deduplication import Comparing, Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
 
-
 _AT_ONCE = 1000
 """Signatures read at once from each task's file; datatrove's 5 cost more than what is done with them."""
 
@@ -65,30 +64,18 @@ def comparison_of(cleaner: Comparing, folder: Path, shards: int) -> Comparison:
     signatures, found = str(folder / "signatures"), str(folder / "found")
     match cleaner:
         case ExactDedup():
+            find = ExactFindDedups(signatures, found, _EXACT, lines_to_buffer=_AT_ONCE)
             return Comparison(
                 _for_finders(ExactDedupSignature(signatures, _EXACT), shards),
-                (
-                    Find(
-                        "finding duplicates",
-                        (ExactFindDedups(signatures, found, _EXACT, lines_to_buffer=_AT_ONCE),),
-                        shards,
-                    ),
-                ),
+                (Find("finding duplicates", (find,), shards),),
                 ExactDedupFilter(found, _EXACT),
             )
         case MinHashDedup():
             minhash = MinhashConfig(cleaner.ngram, cleaner.bands, cleaner.hashes_per_band, hash_config=words.HASH)
-            pairs = str(folder / "pairs")
+            find = MinhashDedupBuckets(signatures, str(folder / "pairs"), config=minhash, lines_to_buffer=_AT_ONCE)
             return Comparison(
                 MinHashSignature(folder, minhash),
-                (
-                    Find(
-                        "comparing bands",
-                        (MinhashDedupBuckets(signatures, pairs, config=minhash, lines_to_buffer=_AT_ONCE),),
-                        cleaner.bands,
-                    ),
-                    Find("clustering", (MinHashCluster(folder),), 1),
-                ),
+                (Find("comparing bands", (find,), cleaner.bands), Find("clustering", (MinHashCluster(folder),), 1)),
                 MinhashDedupFilter(found),
             )
         case SentenceDedup():
@@ -99,15 +86,10 @@ def comparison_of(cleaner: Comparing, folder: Path, shards: int) -> Comparison:
                 min_num_sentences=cleaner.min_sentences,
                 hash_config=words.HASH,
             )
+            find = SentenceFindDedups(signatures, found, config=sentence, lines_to_buffer=_AT_ONCE)
             return Comparison(
                 _for_finders(SentenceSignature(signatures, config=sentence, language=tokenizer), shards),
-                (
-                    Find(
-                        "finding sentences",
-                        (SentenceFindDedups(signatures, found, config=sentence, lines_to_buffer=_AT_ONCE),),
-                        shards,
-                    ),
-                ),
+                (Find("finding sentences", (find,), shards),),
                 SentenceFilter(found, config=sentence, language=tokenizer),
             )
         case Decontaminate():
