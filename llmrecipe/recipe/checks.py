@@ -9,15 +9,7 @@ from typing import Any
 import attrs
 
 from llmrecipe.errors import Violation
-from llmrecipe.recipe.cleaning import (
-    C4Quality,
-    Cleaner,
-    FixUnicode,
-    GopherQuality,
-    LengthFilter,
-    MaskPersonalData,
-    UrlBlocklist,
-)
+from llmrecipe.recipe.cleaning import CHANGING, Cleaner, GopherQuality, LengthFilter, UrlBlocklist
 from llmrecipe.recipe.compression import W4A16, Scheme
 from llmrecipe.recipe.corpus import Corpus
 from llmrecipe.recipe.deduplication import SPLITTING, Decontaminate, ExactDedup, MinHashDedup
@@ -185,7 +177,7 @@ def _late_changes(corpus: Corpus) -> Findings:
     for index, cleaner in enumerate(clean):
         split_by = next((other.tag for other in clean[:index] if isinstance(other, SPLITTING)), None)
         compared_again = any(isinstance(other, ExactDedup | MinHashDedup) for other in clean[index:])
-        if isinstance(cleaner, FixUnicode | C4Quality | MaskPersonalData) and split_by and not compared_again:
+        if isinstance(cleaner, CHANGING) and split_by and not compared_again:
             yield (
                 f"clean[{index}]",
                 f"{cleaner.tag} changes texts that were split before {split_by} and compared there, so that equal ones "

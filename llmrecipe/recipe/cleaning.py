@@ -234,3 +234,6 @@ Cleaner = (
     | MaskPersonalData
     | Comparing
 )
+
+CHANGING = FixUnicode | C4Quality | MaskPersonalData
+"""Those that change the texts of documents that stay."""

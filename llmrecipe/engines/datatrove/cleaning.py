@@ -16,8 +16,8 @@ from llmrecipe.engines.datatrove.sources import reader_of
 from llmrecipe.engines.datatrove.split import SplitByHash
 from llmrecipe.engines.datatrove.steps import step_of
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.cleaning import Cleaner
-from llmrecipe.recipe.deduplication import SPLITTING, Comparing
+from llmrecipe.recipe.cleaning import CHANGING, Cleaner
+from llmrecipe.recipe.deduplication import SPLITTING, Comparing, SentenceDedup
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.sections import PrepareSection
 
@@ -60,8 +60,9 @@ def prepare(
                 _refuse_empty(_metrics(passes.totals, cleaners))
         else:
             passes.clean(label, step_of(cleaner))
-        # Whatever changes a text can leave none of it.
-        passes.clean(label, LambdaFilter(has_text))
+        if isinstance(cleaner, CHANGING | SentenceDedup):
+            # Whatever changes a text can leave none of it.
+            passes.clean(label, LambdaFilter(has_text))
     if not is_split:
         passes.add("split", SplitByHash(section.heldout_fraction))
     passes.add("write", documents.DocumentWriter(directory))
