@@ -21,7 +21,8 @@ def violations(recipe: Recipe, root: Path) -> list[Violation]:
     """The files, URLs and packages that `recipe` names and that can't be read here; `root` is the project's folder."""
     found = []
     for path, corpus in recipe.corpora():
-        found.extend(_source(f"{recipe.name}.{path}.source", corpus.source, root))
+        for place, source in {"source": corpus.source, **corpus.evaluation_sets()}.items():
+            found.extend(_source(f"{recipe.name}.{path}.{place}", source, root))
     tokenizer = recipe.tokenizer
     if isinstance(tokenizer, PretrainedTokenizer):
         found.extend(_tokenizer(f"{recipe.name}.tokenizer.path", tokenizer.path, root))

@@ -3,6 +3,7 @@
 import math
 import re
 
+import attrs
 from hypothesis import strategies as st
 
 from llmrecipe import (
@@ -175,9 +176,17 @@ cleaners = tuples(
     # What changes texts has to stand before what compares them.
 ).map(lambda chosen: tuple(sorted(chosen, key=lambda cleaner: isinstance(cleaner, SPLITTING))))
 heldout_fractions = st.floats(0, 0.5, exclude_min=True)
+
+
+def with_addresses_to_look_at(corpus):
+    if isinstance(corpus.source, WarcFiles) or getattr(corpus.source, "url_field", ""):
+        return corpus
+    return attrs.evolve(corpus, clean=tuple(each for each in corpus.clean if not isinstance(each, UrlBlocklist)))
+
+
 corpora = st.builds(
     Corpus, name=names, source=sources, clean=cleaners, heldout_fraction=heldout_fractions, shards=counts
-)
+).map(with_addresses_to_look_at)
 mixtures = st.lists(corpora, min_size=1, max_size=3, unique_by=lambda corpus: corpus.name).flatmap(
     lambda parts: st.tuples(*(st.builds(Part, corpus=st.just(corpus), weight=st.floats(0.1, 10)) for corpus in parts))
 )

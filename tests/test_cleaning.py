@@ -29,6 +29,7 @@ from llmrecipe import (
     RegexFilter,
     Runtime,
     UrlBlocklist,
+    WarcFiles,
 )
 from llmrecipe.cli.main import main
 from llmrecipe.engines.datatrove.steps import step_of
@@ -202,7 +203,6 @@ def test_finewebs_lists_are_those_that_datatrove_brings(monkeypatch, tmp_path):
         (GopherQuality(min_words=60, max_words=50), "min_words", "60 is more than max_words = 50"),
         (LengthFilter(min_characters=9, max_characters=8), "min_characters", "9 is more than max_characters = 8"),
         (LengthFilter(), "min_characters", "keeps every document"),
-        (UrlBlocklist(fineweb_lists=False), "fineweb_lists", "blocks nothing"),
     ],
 )
 def test_limits_that_every_document_or_none_can_meet_are_refused(cleaner, path, reason):
@@ -210,6 +210,18 @@ def test_limits_that_every_document_or_none_can_meet_are_refused(cleaner, path, 
     (violation,) = checks.violations(attrs.evolve(SMALL, corpus=corpus))
     assert violation.path == f"small.corpus.clean[0].{path}"
     assert reason in violation.reason
+
+
+def test_a_blocklist_needs_a_source_with_addresses_and_something_to_block():
+    def refused(source, blocklist=None):
+        corpus = attrs.evolve(SMALL.corpus, source=source, clean=(blocklist or UrlBlocklist(),))
+        return [violation.reason for violation in checks.violations(attrs.evolve(SMALL, corpus=corpus))]
+
+    (reason,) = refused(JsonlFiles(paths=("a.jsonl",)))
+    assert reason == "looks at addresses, and jsonl_files brings none; set its url_field"
+    assert refused(JsonlFiles(paths=("a.jsonl",), url_field="url")) == refused(WarcFiles(paths=("a.warc",))) == []
+    (reason,) = refused(WarcFiles(paths=("a.warc",)), UrlBlocklist(fineweb_lists=False))
+    assert "blocks nothing" in reason
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import attrs
 import pytest
 from strategies import SMALL
 
-from llmrecipe import JsonlFiles, Parallelism, PretrainedTokenizer, Runtime, TextFiles, preflight
+from llmrecipe import Decontaminate, JsonlFiles, Parallelism, PretrainedTokenizer, Runtime, TextFiles, preflight
 
 
 def reading(*paths, kind=TextFiles):
@@ -50,6 +50,12 @@ def test_a_pattern_that_matches_no_file_is_refused_with_what_is_there(project):
         "small.corpus.source.paths[2]": "no file matches 'date/*.txt'; there is no folder 'date'",
         "small.corpus.source.paths[3]": "no file matches 'data/de*'; 'data' holds a.txt, deep",
     }
+
+
+def test_an_evaluation_set_must_be_there_too(project):
+    clean = (Decontaminate(against=(TextFiles(paths=("data/a.txt",)), TextFiles(paths=("data/b.txt",)))),)
+    recipe = attrs.evolve(SMALL, corpus=attrs.evolve(SMALL.corpus, clean=clean))
+    assert list(found(recipe, project)) == ["small.corpus.clean[0].against[1].paths[0]"]
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../a.txt", "data/../../a.txt"])

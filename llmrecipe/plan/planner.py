@@ -9,7 +9,6 @@ from llmrecipe.errors import PlanError
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.stage import Plot, Stage
 from llmrecipe.recipe.corpus import Corpus
-from llmrecipe.recipe.deduplication import Decontaminate
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.source import Files, Source
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
@@ -156,24 +155,24 @@ def _prepare(corpus: Corpus) -> Stage:
             heldout_fraction=corpus.heldout_fraction,
             shards=corpus.shards,
         ),
-        inputs={f"{role}{index}": path for role, paths in _read_by(corpus).items() for index, path in enumerate(paths)},
+        inputs=_read_by(corpus),
         outs=("documents", "dropped.jsonl"),
         metrics=("metrics.json",),
     )
 
 
-def _read_by(corpus: Corpus) -> dict[str, list[str]]:
+def _read_by(corpus: Corpus) -> dict[str, str]:
     """What the stage reads, by role: the source, and the evaluation sets that cleaners compare it with."""
-    source = _source_paths(corpus.source)
-    sets = (against for cleaner in corpus.clean if isinstance(cleaner, Decontaminate) for against in cleaner.against)
-    evaluation = dict.fromkeys(itertools.chain.from_iterable(map(_source_paths, sets)))
+    source = _source_paths([corpus.source])
     # DVC takes a path once.
-    return {"source": source, "evaluation": [path for path in evaluation if path not in source]}
+    evaluation = [path for path in _source_paths(corpus.evaluation_sets().values()) if path not in source]
+    roles = {"source": source, "evaluation": evaluation}
+    return {f"{role}{index}": path for role, paths in roles.items() for index, path in enumerate(paths)}
 
 
-def _source_paths(source: Source) -> list[str]:
+def _source_paths(sources: Iterable[Source]) -> list[str]:
     """What to watch for changes: a named file, and the folder that a pattern searches, so that new files count."""
-    paths = source.paths if isinstance(source, Files) else ()
+    paths = [path for source in sources if isinstance(source, Files) for path in source.paths]
     return list(dict.fromkeys(origins.watched(path) for path in paths if not origins.is_url(path)))
 
 

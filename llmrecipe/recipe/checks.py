@@ -20,6 +20,8 @@ from llmrecipe.recipe.quantity import Phase
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import field_violations
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
+from llmrecipe.recipe.source import WarcFiles
+from llmrecipe.recipe.tokenizer import ByteLevelBPE
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 """What DVC and every file system take. A section is `{name}-{kind}`; no kind holds a `-`, so that no two collide."""
@@ -169,6 +171,16 @@ def _bounds(cleaner: Cleaner, least: str, most: str) -> Findings:
             least,
             f"{low:g} is more than {most} = {high:g}, so that every document would be dropped; use at most {high:g}",
         )
+
+
+@_rule("source", "clean", of=_corpus_rules)
+def _addresses(corpus: Corpus) -> Findings:
+    if isinstance(corpus.source, WarcFiles) or getattr(corpus.source, "url_field", ""):
+        return
+    for index, cleaner in enumerate(corpus.clean):
+        if isinstance(cleaner, UrlBlocklist):
+            named = "set its url_field" if hasattr(corpus.source, "url_field") else "remove it"
+            yield f"clean[{index}]", f"looks at addresses, and {corpus.source.tag} brings none; {named}"
 
 
 @_rule("clean", of=_corpus_rules)

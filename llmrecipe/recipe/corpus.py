@@ -3,6 +3,7 @@
 import attrs
 
 from llmrecipe.recipe.cleaning import Cleaner
+from llmrecipe.recipe.deduplication import Decontaminate
 from llmrecipe.recipe.schema import at_least, between, define, greater_than, not_empty
 from llmrecipe.recipe.source import Source
 
@@ -29,6 +30,15 @@ class Corpus:
 
     shards: int = attrs.field(default=4, validator=at_least(1))
     """Number of files the documents are spread over, and the most workers that can share the work."""
+
+    def evaluation_sets(self) -> dict[str, Source]:
+        """What its cleaners compare it with, by path: `clean[2].against[0]`."""
+        return {
+            f"clean[{index}].against[{number}]": source
+            for index, cleaner in enumerate(self.clean)
+            if isinstance(cleaner, Decontaminate)
+            for number, source in enumerate(cleaner.against)
+        }
 
     @property
     def parts(self) -> "tuple[Part, ...]":
