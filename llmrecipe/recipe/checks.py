@@ -19,9 +19,8 @@ from llmrecipe.recipe.proposals import choice, divisors, largest_group, multiple
 from llmrecipe.recipe.quantity import Phase
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import field_violations
-from llmrecipe.recipe.tokenizer import TrainedTokenizer
 from llmrecipe.recipe.source import WarcFiles
-from llmrecipe.recipe.tokenizer import ByteLevelBPE
+from llmrecipe.recipe.tokenizer import TrainedTokenizer
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 """What DVC and every file system take. A section is `{name}-{kind}`; no kind holds a `-`, so that no two collide."""
