@@ -6,6 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from llmrecipe.errors import Violation
+from llmrecipe.recipe.augmentation import (
+    PLACEHOLDER,
+    Augmenter,
+    BackTranslate,
+    Band,
+    Paraphrase,
+    TokenNoise,
+)
 from llmrecipe.recipe.cleaning import Cleaner, GopherQuality
 from llmrecipe.recipe.compression import W4A16, Scheme
 from llmrecipe.recipe.corpus import Corpus
@@ -136,6 +144,30 @@ def _cleaner(cleaner: Cleaner) -> Findings:
                     f"{low:g} is more than {most} = {high:g}, so that every document would be dropped; use at most "
                     f"{high:g}",
                 )
+
+
+@_rule("augment", of=_corpus_rules)
+def _augmenters(corpus: Corpus) -> Findings:
+    for index, augmenter in enumerate(corpus.augment):
+        for path, reason in _augmenter(augmenter):
+            yield f"augment[{index}].{path}", reason
+
+
+def _augmenter(augmenter: Augmenter) -> Findings:
+    yield from _seed("seed", augmenter.seed)
+    for name in ("similarity", "length_ratio"):
+        band = getattr(augmenter, name, None)
+        if isinstance(band, Band) and band.least > band.most:
+            reason = f"{band.least:g} is more than most = {band.most:g}, so that every text would be dropped"
+            yield f"{name}.least", f"{reason}; use at most {band.most:g}"
+    match augmenter:
+        case BackTranslate() if augmenter.there == augmenter.back:
+            yield "back", "is the model of `there`, and the way back needs one that translates into the other direction"
+        case Paraphrase() if augmenter.prompt.count(PLACEHOLDER) != 1:
+            count = augmenter.prompt.count(PLACEHOLDER)
+            yield "prompt", f"holds {PLACEHOLDER} {count} times; write it once, where the text to paraphrase goes"
+        case TokenNoise() if not augmenter.delete + augmenter.insert + augmenter.swap:
+            yield "delete", "0 with insert = 0 and swap = 0 changes no word; use 0.05 in one of them"
 
 
 @_rule("model.hidden_size", "model.num_attention_heads")

@@ -2,8 +2,9 @@
 
 import attrs
 
+from llmrecipe.recipe.augmentation import Augmenter
 from llmrecipe.recipe.cleaning import Cleaner
-from llmrecipe.recipe.schema import at_least, between, define, greater_than, not_empty
+from llmrecipe.recipe.schema import at_least, between, define, greater_than, no_duplicates, not_empty
 from llmrecipe.recipe.source import Source
 
 
@@ -22,6 +23,9 @@ class Corpus:
 
     heldout_fraction: float = attrs.field(default=0.02, validator=between(0, 0.5))
     """Share of the documents kept for evaluation, chosen by a hash of their text: equal texts never part."""
+
+    augment: tuple[Augmenter, ...] = attrs.field(default=(), validator=no_duplicates)
+    """What is made of the training documents and added to them; the held-out ones are left alone."""
 
     shards: int = attrs.field(default=4, validator=at_least(1))
     """Number of files the documents are spread over, and the most workers that can share the work."""
