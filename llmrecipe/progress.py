@@ -1,30 +1,22 @@
-"""How far a training is: one moving line on a terminal, plain lines in a log."""
+"""How far long work is: one moving line on a terminal, plain lines in a log."""
 
 import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 
-class TrainingProgress:
-    """Progress of the steps of a training on standard error."""
+class _Line:
+    """The line on standard error."""
 
-    def __init__(self, name: str, *, total: int, done: int, tokens_per_step: int, interval: int) -> None:
-        """Start at step `done` of `total`; a log gets a line every `interval` steps."""
+    def __init__(self, name: str, *, total: float, done: float) -> None:
         self._name = name
-        self._total = total
-        self._tokens_per_step = tokens_per_step
-        self._interval = interval
-        self._started = time.monotonic()
-        self._first = done
-        self._validation_loss: float | None = None
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
                 TextColumn("{task.fields[status]}"),
                 console=Console(stderr=True),
                 transient=True,
@@ -32,21 +24,46 @@ class TrainingProgress:
             self._task = self._bar.add_task(name, total=total, completed=done, status="")
             self._bar.start()
 
-    def step(self, step: int, seconds: float, *, loss: float | None, validation_loss: float | None) -> None:
-        """A step is done: it took `seconds` and had this loss, if any."""
-        if validation_loss is not None:
-            self._validation_loss = validation_loss
-        status = self._status(step, seconds, loss)
+    def update(self, done: float, status: str, *, log: bool) -> None:
+        """Show how much is done; `log` says whether a log gets a line of it."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, status=status)
-        elif step % self._interval == 0 or step == self._total or step == self._first + 1:
-            print(f"{self._name}: step {step}/{self._total}  {status}", file=sys.stderr, flush=True)
+            self._bar.update(self._task, completed=done, status=status)
+        elif log:
+            self._print(status)
 
     def close(self, summary: str) -> None:
         """Leave the terminal as it was, with a last line that says `summary`."""
         if self._bar is not None:
             self._bar.stop()
-        print(f"{self._name}: {summary}", file=sys.stderr, flush=True)
+        self._print(summary)
+
+    def _print(self, text: str) -> None:
+        print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+
+
+class TrainingProgress:
+    """Progress of the steps of a training."""
+
+    def __init__(self, name: str, *, total: int, done: int, tokens_per_step: int, interval: int) -> None:
+        """Start at step `done` of `total`; a log gets a line every `interval` steps."""
+        self._total = total
+        self._tokens_per_step = tokens_per_step
+        self._interval = interval
+        self._started = time.monotonic()
+        self._first = done
+        self._validation_loss: float | None = None
+        self._line = _Line(name, total=total, done=done)
+
+    def step(self, step: int, seconds: float, *, loss: float | None, validation_loss: float | None) -> None:
+        """A step is done: it took `seconds` and had this loss, if any."""
+        if validation_loss is not None:
+            self._validation_loss = validation_loss
+        status = f"step {step}/{self._total}  {self._status(step, seconds, loss)}"
+        self._line.update(step, status, log=step % self._interval == 0 or step in (self._total, self._first + 1))
+
+    def close(self, summary: str) -> None:
+        """Leave the terminal as it was, with a last line that says `summary`."""
+        self._line.close(summary)
 
     def _status(self, step: int, seconds: float, loss: float | None) -> str:
         elapsed = time.monotonic() - self._started
@@ -54,6 +71,46 @@ class TrainingProgress:
         validation = "" if self._validation_loss is None else f"  validation {self._validation_loss:.4f}"
         shown = "none" if loss is None else f"{loss:.4f}"
         return f"loss {shown}{validation}  {self._tokens_per_step / seconds:,.0f} tokens/s  {_clock(left)} left"
+
+
+class GenerationProgress:
+    """Progress of a model that writes texts, in batches."""
+
+    def __init__(self, name: str, *, documents: int, interval: int) -> None:
+        """Start to write from so many documents; a log gets a line every `interval` batches."""
+        self._documents = documents
+        self._interval = interval
+        self._started = time.monotonic()
+        self._batches = 0
+        self._done = self._resumed = 0.0
+        self._tokens = 0
+        self._line = _Line(name, total=documents, done=0)
+
+    def resumed(self, documents: float) -> None:
+        """A batch was there already: this part of the documents."""
+        self._resumed += documents
+        self._done += documents
+
+    def batch(self, documents: float, tokens: int) -> None:
+        """A batch is written: of this part of the documents, in so many tokens."""
+        self._batches += 1
+        self._done += documents
+        self._tokens += tokens
+        left = (time.monotonic() - self._started) / (self._done - self._resumed) * (self._documents - self._done)
+        # Parts of documents are rounded.
+        count = min(round(self._done), self._documents)
+        status = f"{count:,} of {self._documents:,} documents  {self.tokens_per_second:,.0f} tokens/s"
+        log = (self._batches - 1) % self._interval == 0 or count == self._documents
+        self._line.update(self._done, f"{status}  {_clock(max(left, 0))} left", log=log)
+
+    def close(self) -> None:
+        """Leave the terminal as it was, with a last line."""
+        self._line.close(f"{self._tokens:,} tokens, {self.tokens_per_second:,.0f} tokens/s")
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens written a second, since the start."""
+        return self._tokens / (time.monotonic() - self._started)
 
 
 def _clock(seconds: float) -> str:

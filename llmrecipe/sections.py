@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from llmrecipe.recipe.augmentation import Augmenter
 from llmrecipe.recipe.cleaning import Cleaner
 from llmrecipe.recipe.compression import Quantize, Scheme
 from llmrecipe.recipe.corpus import Corpus
@@ -41,6 +42,14 @@ class PrepareSection:
     heldout_fraction: float = _as_in(Corpus, "heldout_fraction")
     shards: int = _as_in(Corpus, "shards")
     revision: int = 3
+
+
+@define("augment")
+class AugmentSection:
+    """Documents and what is made of the training ones, together."""
+
+    augment: tuple[Augmenter, ...] = _as_in(Corpus, "augment")
+    revision: int = 1
 
 
 @define("tokenizer")
@@ -105,6 +114,7 @@ class EvaluateSection:
 
 Section = (
     PrepareSection
+    | AugmentSection
     | TokenizerSection
     | TokenizeSection
     | PretrainSection

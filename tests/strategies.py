@@ -15,6 +15,9 @@ from llmrecipe import (
     W8A16,
     AdamW,
     Anomalies,
+    BackTranslate,
+    Band,
+    BeamSearch,
     ByteLevelBPE,
     C4Quality,
     CausalLM,
@@ -31,7 +34,9 @@ from llmrecipe import (
     GopherQuality,
     GopherRepetition,
     HubDataset,
+    HubModel,
     InverseSquareRoot,
+    JoinDocuments,
     JsonlFiles,
     LanguageFilter,
     LengthFilter,
@@ -41,6 +46,7 @@ from llmrecipe import (
     MinHashDedup,
     Mixture,
     Parallelism,
+    Paraphrase,
     ParquetFiles,
     Part,
     Perplexity,
@@ -54,9 +60,12 @@ from llmrecipe import (
     RoundToNearest,
     Runtime,
     Samples,
+    Sampling,
     SentenceDedup,
+    ShuffleSpans,
     Steps,
     TextFiles,
+    TokenNoise,
     Tokens,
     Training,
     Unigram,
@@ -67,6 +76,7 @@ from llmrecipe import (
 )
 from llmrecipe.recipe.deduplication import SPLITTING
 from llmrecipe.sections import (
+    AugmentSection,
     EvaluateSection,
     ExportSection,
     PrepareSection,
@@ -175,6 +185,28 @@ cleaners = tuples(
     )
     # What changes texts has to stand before what compares them.
 ).map(lambda chosen: tuple(sorted(chosen, key=lambda cleaner: isinstance(cleaner, SPLITTING))))
+bands = st.floats(0, 10).flatmap(lambda least: st.builds(Band, least=st.just(least), most=st.floats(least, 100)))
+kept = {"similarity": bands, "length_ratio": bands}
+some = {"share": st.floats(0, 1, exclude_min=True), "seed": seeds}
+hub_models = st.builds(HubModel, name=st.just("owner/name"), revision=st.from_regex(r"[0-9a-f]{40}", fullmatch=True))
+generating = {
+    "decoding": st.builds(BeamSearch, beams=counts)
+    | st.builds(Sampling, temperature=positive, top_p=st.floats(0, 1, exclude_min=True)),
+    "piece_tokens": st.integers(8, 999),
+    "max_new_tokens": counts,
+    "batch_size": counts,
+}
+augmenters = st.lists(
+    st.one_of(
+        st.builds(BackTranslate, there=texts, back=hub_models, **generating, **some, **kept),
+        st.builds(Paraphrase, model=texts | hub_models, prompt=st.just("So: {text}"), **generating, **some, **kept),
+        st.builds(JoinDocuments, documents=st.integers(2, 9), separator=texts, **some),
+        st.builds(ShuffleSpans, span=st.sampled_from(["sentence", "line", "paragraph"]), **some, **kept),
+        st.builds(TokenNoise, delete=st.floats(0.01, 1), insert=shares, swap=shares, **some, **kept),
+    ),
+    max_size=2,
+    unique=True,
+).map(tuple)
 heldout_fractions = st.floats(0, 0.5, exclude_min=True)
 
 
@@ -185,7 +217,13 @@ def with_addresses_to_look_at(corpus):
 
 
 corpora = st.builds(
-    Corpus, name=names, source=sources, clean=cleaners, heldout_fraction=heldout_fractions, shards=counts
+    Corpus,
+    name=names,
+    source=sources,
+    clean=cleaners,
+    heldout_fraction=heldout_fractions,
+    augment=augmenters,
+    shards=counts,
 ).map(with_addresses_to_look_at)
 mixtures = st.lists(corpora, min_size=1, max_size=3, unique_by=lambda corpus: corpus.name).flatmap(
     lambda parts: st.tuples(*(st.builds(Part, corpus=st.just(corpus), weight=st.floats(0.1, 10)) for corpus in parts))
@@ -376,6 +414,7 @@ sections = st.one_of(
         shards=counts,
         revision=revisions,
     ),
+    st.builds(AugmentSection, augment=augmenters, revision=revisions),
     st.builds(TokenizerSection, tokenizer=tokenizers, revision=revisions),
     st.builds(TokenizeSection, revision=revisions),
     recipes().map(

@@ -14,6 +14,7 @@ from llmrecipe import (
     PythonStdlib,
     Recipe,
     Runtime,
+    ShuffleSpans,
     TextFiles,
 )
 from llmrecipe.errors import PlanError
@@ -32,7 +33,9 @@ def sourced(source) -> Recipe:
 
 
 def test_a_recipe_becomes_one_stage_of_each_kind_with_its_own_class_of_section():
-    stages = plan([RECIPE]).stages
+    # One kind is planned only where there is something to do.
+    augmented = attrs.evolve(RECIPE, corpus=attrs.evolve(RECIPE.corpus, augment=(ShuffleSpans(),)))
+    stages = plan([augmented]).stages
     assert [stage.kind for stage in stages] == list(SECTION_OF_KIND)
     assert [type(stage.section) for stage in stages] == list(SECTION_OF_KIND.values())
 

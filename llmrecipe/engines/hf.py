@@ -4,12 +4,19 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from llmrecipe import artifacts
@@ -44,16 +51,25 @@ def load_model(directory: Path) -> PreTrainedModel:
         StageError: it is no whole model artifact, or its weights aren't exactly those of its configuration.
     """
     artifacts.open_artifact(directory, "model")
+    return load_weights(AutoModelForCausalLM, directory, dtype="auto", local_files_only=True)
+
+
+def load_weights(
+    architecture: type[AutoModelForCausalLM | AutoModelForSeq2SeqLM], name: Path | str, **options: Any
+) -> PreTrainedModel:
+    """The model `name`, on the CPU and ready for inference, by transformers' `from_pretrained` with these options.
+
+    Raises:
+        StageError: it can't be loaded, or its weights aren't exactly those of its configuration.
+    """
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            directory, dtype="auto", local_files_only=True, output_loading_info=True
-        )
+        model, info = architecture.from_pretrained(name, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise StageError(f"{directory}: transformers can't load this model: {error}") from error
+        raise StageError(f"{name}: transformers can't load this model: {error}") from error
     # transformers would draw a missing weight at random, with no more than a warning.
     if info["missing_keys"] or info["unexpected_keys"]:
         raise StageError(
-            f"{directory}: its weights are not those of its config.json: missing {sorted(info['missing_keys'])}, "
+            f"{name}: its weights are not those of its config.json: missing {sorted(info['missing_keys'])}, "
             f"unexpected {sorted(info['unexpected_keys'])}"
         )
     return model.eval()

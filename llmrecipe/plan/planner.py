@@ -1,5 +1,6 @@
 """Recipes to the stages that carry them out. Pure: reads and writes nothing."""
 
+import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
@@ -8,11 +9,13 @@ from llmrecipe import origins
 from llmrecipe.errors import PlanError
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.stage import Plot, Stage
+from llmrecipe.recipe import augmentation
 from llmrecipe.recipe.corpus import Corpus
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.source import Files, Source
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
 from llmrecipe.sections import (
+    AugmentSection,
     EvaluateSection,
     ExportSection,
     PrepareSection,
@@ -32,7 +35,7 @@ def plan(recipes: Sequence[Recipe]) -> Pipeline:
     """
     _refuse_same_name(recipes)
     users = _first_users(recipes)
-    stages = [_prepare(corpus) for corpus, _ in users.values()]
+    stages = [stage for corpus, _ in users.values() for stage in _corpus_stages(corpus)]
     for recipe in recipes:
         stages.extend(_recipe_stages(recipe))
     # A corpus may have the name of a recipe; they then share runtime choices, the recipe's.
@@ -81,7 +84,10 @@ def _roles(recipe: Recipe, role: str, paths: Iterable[str]) -> dict[str, str]:
 
 def _recipe_stages(recipe: Recipe) -> Iterator[Stage]:
     owner = recipe.name
-    documents = {corpus.name: f"artifacts/{corpus.name}/prepare/documents" for _, corpus in recipe.corpora()}
+    documents = {
+        corpus.name: f"artifacts/{corpus.name}/{'augment' if corpus.augment else 'prepare'}/documents"
+        for _, corpus in recipe.corpora()
+    }
     trained = not isinstance(recipe.tokenizer, PretrainedTokenizer)
     tokenizer = Stage(
         kind="tokenizer",
@@ -143,6 +149,23 @@ def _recipe_stages(recipe: Recipe) -> Iterator[Stage]:
         outs=("samples.json",),
         metrics=("metrics.json",),
     )
+
+
+def _corpus_stages(corpus: Corpus) -> Iterator[Stage]:
+    prepare = _prepare(corpus)
+    yield prepare
+    if corpus.augment:
+        named = [model for augmenter in corpus.augment for model in augmentation.models(augmenter).values()]
+        folders = dict.fromkeys(posixpath.normpath(model) for model in named if isinstance(model, str))
+        yield Stage(
+            kind="augment",
+            owner=corpus.name,
+            section=AugmentSection(augment=corpus.augment),
+            inputs={"documents": prepare.products[0]}
+            | {f"model{index}": folder for index, folder in enumerate(folders)},
+            outs=("documents", "examples.jsonl"),
+            metrics=("metrics.json",),
+        )
 
 
 def _prepare(corpus: Corpus) -> Stage:

@@ -9,6 +9,14 @@ from typing import Any
 import attrs
 
 from llmrecipe.errors import Violation
+from llmrecipe.recipe.augmentation import (
+    PLACEHOLDER,
+    Augmenter,
+    BackTranslate,
+    Band,
+    Paraphrase,
+    TokenNoise,
+)
 from llmrecipe.recipe.cleaning import CHANGING, Cleaner, GopherQuality, LengthFilter, UrlBlocklist
 from llmrecipe.recipe.compression import W4A16, Scheme
 from llmrecipe.recipe.corpus import Corpus
@@ -194,6 +202,30 @@ def _late_changes(corpus: Corpus) -> Findings:
                 f"{cleaner.tag} changes texts that were split before {split_by} and compared there, so that equal ones "
                 "may come to stand in both splits; move it forward, or put ExactDedup() after it",
             )
+
+
+@_rule("augment", of=_corpus_rules)
+def _augmenters(corpus: Corpus) -> Findings:
+    for index, augmenter in enumerate(corpus.augment):
+        for path, reason in _augmenter(augmenter):
+            yield f"augment[{index}].{path}", reason
+
+
+def _augmenter(augmenter: Augmenter) -> Findings:
+    yield from _seed("seed", augmenter.seed)
+    for name in ("similarity", "length_ratio"):
+        band = getattr(augmenter, name, None)
+        if isinstance(band, Band) and band.least > band.most:
+            reason = f"{band.least:g} is more than most = {band.most:g}, so that every text would be dropped"
+            yield f"{name}.least", f"{reason}; use at most {band.most:g}"
+    match augmenter:
+        case BackTranslate() if augmenter.there == augmenter.back:
+            yield "back", "is the model of `there`, and the way back needs one that translates into the other direction"
+        case Paraphrase() if augmenter.prompt.count(PLACEHOLDER) != 1:
+            count = augmenter.prompt.count(PLACEHOLDER)
+            yield "prompt", f"holds {PLACEHOLDER} {count} times; write it once, where the text to paraphrase goes"
+        case TokenNoise() if not augmenter.delete + augmenter.insert + augmenter.swap:
+            yield "delete", "0 with insert = 0 and swap = 0 changes no word; use 0.05 in one of them"
 
 
 @_rule("model.hidden_size", "model.num_attention_heads")

@@ -2,9 +2,10 @@
 
 import attrs
 
+from llmrecipe.recipe.augmentation import Augmenter
 from llmrecipe.recipe.cleaning import Cleaner
 from llmrecipe.recipe.deduplication import Decontaminate
-from llmrecipe.recipe.schema import at_least, between, define, greater_than, not_empty
+from llmrecipe.recipe.schema import at_least, between, define, greater_than, no_duplicates, not_empty
 from llmrecipe.recipe.source import Source
 
 
@@ -27,6 +28,9 @@ class Corpus:
     The text is that before the first cleaner which compares more than equality (MinHashDedup, SentenceDedup,
     Decontaminate), else that after the last cleaner.
     """
+
+    augment: tuple[Augmenter, ...] = attrs.field(default=(), validator=no_duplicates)
+    """What is made of the training documents and added to them; the held-out ones are left alone."""
 
     shards: int = attrs.field(default=4, validator=at_least(1))
     """Number of files the documents are spread over, and the most workers that can share the work."""

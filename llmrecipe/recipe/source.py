@@ -4,15 +4,11 @@ import re
 
 import attrs
 
+from llmrecipe.recipe import hub
 from llmrecipe.recipe.schema import FieldError, define, no_duplicates, not_empty
 
 PINNED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)")
 """A Python package with its version, `attrs==26.1.0`."""
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-# `datasets` would take a name without an owner for a format, "buckets/…" for a place that knows no commits.
-_HUB_NAME = re.compile(r"(?!buckets/)[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 
 
 def _pinned_packages(owner: object, attribute: attrs.Attribute, value: tuple[str, ...]) -> None:
@@ -20,22 +16,6 @@ def _pinned_packages(owner: object, attribute: attrs.Attribute, value: tuple[str
         if not PINNED.fullmatch(package):
             reason = f"{package!r} is not a package with its version; write it as in 'attrs==26.1.0'"
             raise FieldError(owner, attribute.name, reason)
-
-
-def _hub_name(owner: object, attribute: attrs.Attribute, value: str) -> None:
-    if not _HUB_NAME.fullmatch(value):
-        reason = f"must be an owner and a name as on the hub, such as 'HuggingFaceFW/fineweb-edu', got {value!r}"
-        raise FieldError(owner, attribute.name, reason)
-
-
-def _commit(owner: object, attribute: attrs.Attribute, value: str) -> None:
-    if not _COMMIT.fullmatch(value):
-        raise FieldError(
-            owner,
-            attribute.name,
-            f"must be the hash of a commit, 40 of 0-9 and a-f, got {value!r}: a branch or a tag may mean other text "
-            "tomorrow; copy the hash from 'Files and versions', 'History' on the data set's page",
-        )
 
 
 @define("python_stdlib")
@@ -139,10 +119,10 @@ class HubDataset:
     but the documents. `HF_TOKEN` opens data sets that are gated.
     """
 
-    name: str = attrs.field(validator=_hub_name)
+    name: str = attrs.field(validator=hub.name)
     """As on the hub: `HuggingFaceFW/fineweb-edu`."""
 
-    revision: str = attrs.field(validator=_commit)
+    revision: str = attrs.field(validator=hub.commit)
     """The commit's hash, whole: what a branch or a tag means can change."""
 
     subset: str = ""

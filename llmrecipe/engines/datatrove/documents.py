@@ -1,7 +1,7 @@
 """Clean documents on disk: JSON lines, compressed, in a training and a held-out split."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,19 @@ def description(directory: Path) -> dict[str, Any]:
 def texts(directory: Path, split: str) -> Iterator[str]:
     """The texts of a split, in the order of its files."""
     for name in description(directory)[split]["files"]:
-        with fsspec.open(str(directory / name), "rb", compression="zstd") as file:
-            for line in file:
-                yield orjson.loads(line)["text"]
+        yield from (document["text"] for document in read(directory / name))
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The documents of a file."""
+    with fsspec.open(str(path), "rb", compression="zstd") as file:
+        yield from map(orjson.loads, file)
+
+
+def write(path: Path, documents: Iterable[dict[str, Any]]) -> None:
+    """Write a file of documents, each with `id` and `text`, and maybe more."""
+    with fsspec.open(str(path), "wb", compression="zstd") as file:
+        file.writelines(orjson.dumps(document) + b"\n" for document in documents)
 
 
 def _files(directory: Path, split: str) -> list[str]:
