@@ -7,6 +7,7 @@ from itertools import chain
 from llmrecipe import artifacts
 from llmrecipe.engines import tokenizer_training, tokenizers
 from llmrecipe.engines.datatrove import documents
+from llmrecipe.engines.long_texts import LEARNED_AT_ONCE, cut
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
 from llmrecipe.stages.runner import StageContext
 
@@ -23,7 +24,8 @@ def run(context: StageContext) -> None:
             artifacts.open_artifact(source, "documents")
 
         def texts() -> Iterator[str]:
-            return chain.from_iterable(documents.texts(source, "train") for source in sources)
+            whole = chain.from_iterable(documents.texts(source, "train") for source in sources)
+            return chain.from_iterable(cut(text, LEARNED_AT_ONCE) for text in whole)
 
         tokenizer = tokenizer_training.train(wanted, texts, directory)
         if len(tokenizer) < wanted.vocab_size:

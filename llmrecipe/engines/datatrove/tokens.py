@@ -6,17 +6,16 @@ from typing import Any
 
 import attrs
 import numpy as np
+from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.readers.jsonl import JsonlReader
-from datatrove.pipeline.tokens.tokenizer import DocumentTokenizer
+from datatrove.pipeline.tokens.tokenizer import DocumentTokenizer, TokenizedFile
 from tokenizers import Tokenizer
 
 from llmrecipe import artifacts
 from llmrecipe.engines.datatrove import documents, executor
+from llmrecipe.engines.long_texts import ENCODED_AT_ONCE, cut
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.runtime import Runtime
-
-_BATCH = 100
-"""Documents encoded at once; a batch takes some hundred bytes of memory for each of its tokens."""
 
 
 @attrs.frozen(kw_only=True)
@@ -51,10 +50,10 @@ class SplitTokenizer(DocumentTokenizer):
             eos_token=vocabulary.end_of_text,
             # Holds the tokenizer's path, so it would differ from folder to folder.
             save_final_metadata=False,
-            batch_size=_BATCH,
             # A training permutes its sequences over all files.
             shuffle_documents=False,
         )
+        self.dtype = vocabulary.dtype
         self.token_size = vocabulary.dtype.itemsize
 
     @cached_property
@@ -66,6 +65,30 @@ class SplitTokenizer(DocumentTokenizer):
         # A text may quote a special token; only the end of a document may become one.
         tokenizer.encode_special_tokens = True
         return tokenizer
+
+    def write_unshuffled(self, data: DocumentsPipeline, filename: str) -> TokenizedFile:
+        """Write the documents' tokens, one document at a time and a long one in parts.
+
+        datatrove's encodes a hundred at once, whatever their length; with one thread a worker, that is no faster.
+        """
+        file = TokenizedFile(
+            self.output_folder,
+            filename,
+            save_index=True,
+            tokenizer_name_or_path=self.tokenizer_name_or_path,
+            save_final_metadata=False,
+            token_size=self.token_size,
+        )
+        end_of_text = np.array(self.tokenizer.encode("").ids, self.dtype).tobytes()
+        for document in data:
+            with self.track_time():
+                parts = cut(document.text, ENCODED_AT_ONCE)
+                encoded = (self.tokenizer.encode(part, add_special_tokens=False).ids for part in parts)
+                content = b"".join(np.array(ids, self.dtype).tobytes() for ids in encoded) + end_of_text
+                file.write_bytes(content)
+                self.stat_update("tokens", value=len(content) // self.token_size)
+        file.close()
+        return file
 
 
 def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, runtime: Runtime, work: Path) -> dict[str, Any]:
