@@ -270,7 +270,7 @@ places = st.one_of(
         account=st.none() | texts,
         qos=st.none() | texts,
     ),
-    st.builds(Ray, address=st.none() | texts, cpus_per_task=counts, memory_per_cpu_gb=counts),
+    st.builds(Ray, address=st.sampled_from([None, "head:6379"]), cpus_per_task=counts, memory_per_cpu_gb=counts),
 )
 runtimes = st.builds(
     Runtime,

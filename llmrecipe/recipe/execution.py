@@ -10,10 +10,18 @@ from llmrecipe.recipe.schema import FieldError, at_least, define, not_empty
 _TIME_LIMIT = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")
 
 
+_ADDRESS = re.compile(r"[^/\s]+:\d{1,5}")
+
+
 def _time_limit(owner: object, attribute: attrs.Attribute, value: Any) -> None:
     if not _TIME_LIMIT.fullmatch(value):
         reason = f"must be a time limit of Slurm's, such as '8:00:00' or '2-12:00:00', got {value!r}"
         raise FieldError(owner, attribute.name, reason)
+
+
+def _address(owner: object, attribute: attrs.Attribute, value: Any) -> None:
+    if value is not None and not _ADDRESS.fullmatch(value):
+        raise FieldError(owner, attribute.name, f"must be host:port of the cluster, such as 'head:6379', got {value!r}")
 
 
 @define("local")
@@ -55,7 +63,7 @@ class Ray:
     Its nodes must see the project's folder and the Python environment under the same paths.
     """
 
-    address: str | None = None
+    address: str | None = attrs.field(default=None, validator=_address)
     """`host:port` of the cluster; without it, `RAY_ADDRESS`, or one that runs here, or else one of the stage's own."""
 
     cpus_per_task: int = attrs.field(default=1, validator=at_least(1))

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ LOOK_SECONDS = 1.0
 
 
 class RayExecutor(RemoteExecutor, RayPipelineExecutor):
-    """datatrove's executor, connected to a cluster for as long as it works."""
+    """datatrove's executor, and what it found out."""
 
     def __init__(
         self, what: str, steps: Sequence[PipelineStep], *, tasks: int, execution: Execution, logs: Path, verbose: bool
@@ -54,10 +55,10 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
         ranks = self.unfinished()
         if not ranks:
             return
-        with cleaning_up_on_termination(), self._connected():
-            self.forget_failures()
-            with self._reporting(len(ranks)), quiet(self.verbose):
-                self.run()
+        self._connect()
+        self.forget_failures()
+        with cleaning_up_on_termination(), self._reporting(len(ranks)), quiet(self.verbose):
+            self.run()
         self.refuse_failures()
         left = self.get_incomplete_ranks()
         if left:
@@ -68,8 +69,8 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
         die_with_parent()
         return super()._run_for_rank(rank, local_rank, node_rank)
 
-    @contextmanager
-    def _connected(self) -> Iterator[None]:
+    def _connect(self) -> None:
+        """Join the cluster, unless an earlier pass has; Ray leaves it when this process ends."""
         if importlib.util.find_spec("ray") is None:
             raise StageError(
                 "runtime.execution.on: the package `ray` is not installed; `pip install 'llmrecipe[ray]'`, or use "
@@ -79,15 +80,19 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 
-        try:
+        if not ray.is_initialized():
+            if self.address is not None:
+                self._refuse_silent(self.address)
             ray.init(self.address, include_dashboard=False, log_to_driver=self.verbose, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError) as error:
-            raise StageError(f"runtime.execution.on.address: no Ray cluster at {self.address!r}: {error}") from None
+        self._refuse_small(ray.nodes())
+
+    def _refuse_silent(self, address: str) -> None:
+        # Ray would try for ten minutes.
+        host, _, port = address.rpartition(":")
         try:
-            self._refuse_small(ray.nodes())
-            yield
-        finally:
-            ray.shutdown()
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise StageError(f"runtime.execution.on.address: no Ray cluster at {address!r}: {error}") from None
 
     def _refuse_small(self, nodes: list[dict]) -> None:
         # Ray would wait for a larger node forever.
