@@ -4,6 +4,7 @@ import getpass
 import hashlib
 import math
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -75,17 +76,17 @@ class SlurmExecutor(RemoteExecutor, SlurmPipelineExecutor):
         ranks = self.unfinished()
         if not ranks:
             return
+        if shutil.which("sbatch") is None:
+            raise StageError(
+                "runtime.execution.on: Slurm, and there is no `sbatch` on this machine; run `dvc repro` where jobs are "
+                "submitted, on a login node of the cluster"
+            )
         with cleaning_up_on_termination():
             try:
                 self._end_jobs()
                 self.forget_failures()
                 self._submit()
                 self._wait(ranks)
-            except FileNotFoundError as error:
-                raise StageError(
-                    f"{error.filename}: not on this machine; `dvc repro` runs a recipe with `on=Slurm(…)` where jobs "
-                    "are submitted, on a login node of the cluster"
-                ) from None
             finally:
                 self._cancel()
 
