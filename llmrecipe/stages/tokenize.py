@@ -34,11 +34,11 @@ def run(context: StageContext) -> None:
         metrics = tokens.tokenize(documents, vocabulary, work / "tokens", context.runtime, work)
         rate = sum(split["tokens"] for split in metrics.values()) / (time.monotonic() - started)
         artifacts.seal(work / "tokens", "tokens")
-    # GPT-2 names its end-of-text token here, too.
-    if loaded.unk_token_id not in (None, loaded.eos_token_id):
-        for split, counts in metrics.items():
-            unknown = TokenFiles.open(context.output / "tokens", split).token_counts()[loaded.unk_token_id]
-            counts["unknown_share"] = int(unknown) / counts["tokens"]
+        # GPT-2 names its end-of-text token here, too.
+        if loaded.unk_token_id not in (None, loaded.eos_token_id):
+            for split, counts in metrics.items():
+                unknown = TokenFiles.open(work / "tokens", split).token_counts()[loaded.unk_token_id]
+                counts["unknown_share"] = int(unknown) / counts["tokens"]
     artifacts.write_json(context.output / "metrics.json", metrics)
     context.measured["tokens_per_second"] = round(rate, 1)
     log.info("%d training tokens, %.0f tokens/s", metrics["train"]["tokens"], rate)
