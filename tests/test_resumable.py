@@ -14,7 +14,7 @@ from corpora import contents, run, write_jsonl
 from datatrove.executor.base import PipelineExecutor
 
 from llmrecipe import artifacts, codec
-from llmrecipe.engines.datatrove import cleaning, tasks, tokens
+from llmrecipe.engines.datatrove import documents, tasks, tokens
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.cleaning import ExactDedup
 from llmrecipe.recipe.execution import Execution
@@ -56,14 +56,14 @@ def begun(monkeypatch) -> list[tuple[str, int]]:
 def interrupt(project: Path, monkeypatch) -> None:
     """A stage that ends while the last pass is at its third shard, and leaves its state."""
 
-    def split_of(text: str, heldout_fraction: float) -> str:
-        if text == "file 2, document 20":
+    def interrupted(self, document, *arguments):
+        if document.text == "file 2, document 20":
             raise StageError("interrupted")
-        return real(text, heldout_fraction)
+        return write(self, document, *arguments)
 
-    real = cleaning.split_of
+    write = documents.DocumentWriter.write
     with monkeypatch.context() as patch:
-        patch.setattr(cleaning, "split_of", split_of)
+        patch.setattr(documents.DocumentWriter, "write", interrupted)
         with pytest.raises(StageError, match="interrupted"):
             prepare(project, "interrupted")
 
@@ -164,11 +164,11 @@ def test_a_task_counts_as_finished_only_once_its_files_are_on_the_disk(project, 
 
 
 def test_tokenize_goes_on_too(project, monkeypatch, begun):
-    documents = prepare(project, "corpus").output / "documents"
+    corpus = prepare(project, "corpus").output / "documents"
     tokenizer = run(
-        "tokenizer", TokenizerSection(tokenizer=ByteLevelBPE(vocab_size=300)), project, {"documents": documents}
+        "tokenizer", TokenizerSection(tokenizer=ByteLevelBPE(vocab_size=300)), project, {"documents": corpus}
     )
-    inputs = {"documents": documents, "tokenizer": tokenizer.output / "tokenizer"}
+    inputs = {"documents": corpus, "tokenizer": tokenizer.output / "tokenizer"}
     whole = run("tokenize", TokenizeSection(), project / "straight", inputs)
 
     encode = tokens.SplitTokenizer.run
@@ -216,9 +216,9 @@ def test_a_killed_prepare_goes_on_and_ends_with_the_same_bytes(project):
     expected = ""
     for event, path, next_says in (
         # In the midst of the first pass's third task.
-        ("open", r"clean0/documents/00002\.jsonl$", "reading: 2 of 4 shards were finished"),
+        ("open", r"0/documents/00002\.jsonl$", "reading: 2 of 4 shards were finished"),
         # The last pass's second task has written everything, and isn't marked yet.
-        ("open", r"split/logs/completions/00001$", "splitting: 1 of 4 shards were finished"),
+        ("open", r"(split|pass1)/logs/completions/00001$", "splitting: 1 of 4 shards were finished"),
         # All tasks are finished, and the documents are being sealed.
         ("open", r"documents/\.manifest\.json\.tmp$", "splitting: 4 of 4 shards were finished"),
     ):
@@ -231,7 +231,7 @@ def test_a_killed_prepare_goes_on_and_ends_with_the_same_bytes(project):
     killed = stage(project, {"event": "shutil.rmtree", "path": r"\.llmrecipe/c-prepare$", "count": 1})
     assert killed.returncode == -signal.SIGKILL
     assert expected in killed.stderr
-    assert list(project.glob(".llmrecipe/c-prepare/*/split/logs/completions/*"))
+    assert list(project.glob(".llmrecipe/c-prepare/*/*/logs/completions/*"))
     ended = stage(project, None)
     assert "finished by an earlier run" not in ended.stderr
     assert contents(project / "artifacts/prepare") == whole
