@@ -13,7 +13,8 @@ from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE
 from llmrecipe.sections import PrepareSection, TokenizerSection
 
-MEGABYTES = (1, 16)
+MEGABYTES = (4, 28)
+"""With the smaller one everything that is kept for reuse is there."""
 
 STAGES = """
 import sys
@@ -55,5 +56,5 @@ def test_memory_is_flat_with_the_size_of_a_corpus(tmp_path, monkeypatch):
     wanted = TokenizerSection(tokenizer=ByteLevelBPE(vocab_size=1000))
     tokenizer = run("tokenizer", wanted, tmp_path, {"documents": documents}).output / "tokenizer"
     peaks = [peak_megabytes(tmp_path / f"{megabytes}", megabytes, tokenizer) for megabytes in MEGABYTES]
-    # The text alone is 15 MB more.
-    assert peaks[1] - peaks[0] < 8, peaks
+    # The text alone is 24 MB more, and the allocator wanders by 8.
+    assert peaks[1] - peaks[0] < 12, peaks
