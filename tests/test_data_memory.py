@@ -20,7 +20,7 @@ STAGES = """
 import sys
 from pathlib import Path
 from corpora import run
-from llmrecipe.recipe.cleaning import ExactDedup
+from llmrecipe.recipe.deduplication import ExactDedup
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.sections import PrepareSection, TokenizeSection
 

@@ -14,7 +14,8 @@ from datatrove.pipeline.base import PipelineStep
 
 from llmrecipe.engines.datatrove import executor, ray, slurm
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.cleaning import ExactDedup, FixUnicode, GopherQuality
+from llmrecipe.recipe.cleaning import FixUnicode, GopherQuality
+from llmrecipe.recipe.deduplication import ExactDedup
 from llmrecipe.recipe.execution import Execution, Ray, Slurm
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.source import JsonlFiles

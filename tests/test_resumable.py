@@ -16,7 +16,7 @@ from datatrove.executor.base import PipelineExecutor
 from llmrecipe import artifacts, codec
 from llmrecipe.engines.datatrove import documents, tasks, tokens
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.cleaning import ExactDedup
+from llmrecipe.recipe.deduplication import ExactDedup
 from llmrecipe.recipe.execution import Execution
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.source import JsonlFiles
