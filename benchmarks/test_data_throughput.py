@@ -16,7 +16,7 @@ from datatrove.pipeline.writers.jsonl import JsonlWriter
 from made_text import write_jsonl
 from tokenizers import Tokenizer
 
-from llmrecipe import ByteLevelBPE, FixUnicode, GopherQuality, JsonlFiles, Runtime, artifacts
+from llmrecipe import ByteLevelBPE, Execution, FixUnicode, GopherQuality, JsonlFiles, Runtime, artifacts
 from llmrecipe.engines.nanotron import bootstrap
 from llmrecipe.engines.token_mixture import TokenMixture
 from llmrecipe.recipe.cleaning import Cleaner
@@ -40,7 +40,7 @@ def stage(run, section, folder: Path, inputs: dict[str, Path] | None = None) -> 
             section=section,
             inputs=inputs or {},
             output=output,
-            runtime=Runtime(workers=WORKERS),
+            runtime=Runtime(execution=Execution(workers=WORKERS)),
             scratch=folder / "scratch",
         )
     )

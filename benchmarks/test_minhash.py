@@ -7,7 +7,7 @@ import pytest
 from datatrove.data import Document
 from datatrove.utils.logging import logger
 
-from llmrecipe import MinHashDedup, Runtime
+from llmrecipe import Execution, MinHashDedup, Runtime
 from llmrecipe.engines.datatrove import executor
 from llmrecipe.engines.datatrove.comparing import comparison_of
 
@@ -51,7 +51,13 @@ def test_minhash(benchmark, tmp_path, cleaner):
         seconds = time.monotonic() - started
         for find in comparison.find:
             steps = [("find", step) for step in find.steps]
-            executor.run(find.what, steps, tasks=find.tasks, runtime=Runtime(workers=1), work=tmp_path / find.what)
+            executor.run(
+                find.what,
+                steps,
+                tasks=find.tasks,
+                runtime=Runtime(execution=Execution(workers=1)),
+                work=tmp_path / find.what,
+            )
         return seconds
 
     signing = benchmark.pedantic(run, rounds=1, iterations=1)

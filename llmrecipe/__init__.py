@@ -27,6 +27,7 @@ from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, Quantize
 from llmrecipe.recipe.corpus import Corpus, Mixture, Part
 from llmrecipe.recipe.deduplication import Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
 from llmrecipe.recipe.evaluation import Perplexity, Samples
+from llmrecipe.recipe.execution import Execution, Local, Ray, Slurm
 from llmrecipe.recipe.model import Llama, Ratio
 from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.recipe.optimizer import SGD, AdamW, Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
@@ -69,6 +70,7 @@ __all__ = [
     "Decontaminate",
     "Dropout",
     "ExactDedup",
+    "Execution",
     "FineWebQuality",
     "FixUnicode",
     "Fraction",
@@ -83,6 +85,7 @@ __all__ = [
     "LengthFilter",
     "Linear",
     "Llama",
+    "Local",
     "MaskPersonalData",
     "MinHashDedup",
     "Mixture",
@@ -96,6 +99,7 @@ __all__ = [
     "PythonStdlib",
     "Quantize",
     "Ratio",
+    "Ray",
     "Recipe",
     "RegexFilter",
     "RoundToNearest",
@@ -104,6 +108,7 @@ __all__ = [
     "Sampling",
     "SentenceDedup",
     "ShuffleSpans",
+    "Slurm",
     "Steps",
     "TextFiles",
     "TokenNoise",

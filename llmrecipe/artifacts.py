@@ -1,6 +1,7 @@
 """What a stage leaves behind: directories that are whole or absent, with a manifest, the same bytes every time."""
 
 import csv
+import ctypes
 import hashlib
 import io
 import json
@@ -25,7 +26,7 @@ def to_json(data: Any) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` in one step: a reader sees the old text or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -54,6 +55,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 def seal(directory: Path, kind: str) -> None:
     """Make `directory` an artifact: list every file in it with its size and SHA-256 in its manifest."""
+    # A seal that was interrupted may have left it.
+    _temporary(directory / MANIFEST).unlink(missing_ok=True)
     files = {
         path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
         for path in sorted(directory.rglob("*"))
@@ -111,7 +114,7 @@ def file_digest(path: Path) -> str:
 @contextmanager
 def replacing(directory: Path) -> Iterator[Path]:
     """A temporary folder beside `directory` that takes its place at the end, or vanishes if the work fails."""
-    temporary = directory.with_name(f".{directory.name}.tmp")
+    temporary = _temporary(directory)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -139,3 +142,18 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file_system(path: Path) -> None:
+    """Force to the disk whatever was written so far to the file system that holds `path`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), "syncfs failed", str(path))
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    """Where what will be `path` is written first."""
+    return path.with_name(f".{path.name}.tmp")

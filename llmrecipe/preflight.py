@@ -1,13 +1,16 @@
 """What a recipe needs of this machine and this folder."""
 
 import glob
+import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from llmrecipe import origins
 from llmrecipe.errors import Violation
 from llmrecipe.recipe import augmentation
+from llmrecipe.recipe.execution import Place, Ray, Slurm
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.source import Files, PythonPackages, Source
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
@@ -56,6 +59,7 @@ def warnings(recipe: Recipe) -> list[Violation]:
     elif on_cpu and ranks * threads > cores:
         reason = f"{_count(ranks, 'rank')} of {threads} threads will wait for each other on {_count(cores, 'core')}"
         found.append(Violation(f"{recipe.name}.parallelism.threads_per_rank", f"{reason}; use {cores // ranks}"))
+    found.extend(_execution(f"{recipe.name}.runtime.execution.on", recipe.runtime.execution.on))
     if on_cpu and recipe.training.precision == "bfloat16" and not _multiplies_bfloat16():
         reason = "'bfloat16' is many times slower than 'float32' on this CPU, which lacks avx512_bf16; use 'by_device'"
         found.append(Violation(f"{recipe.name}.training.precision", reason))
@@ -65,6 +69,14 @@ def warnings(recipe: Recipe) -> list[Violation]:
 def num_gpus() -> int:
     """NVIDIA GPUs in this machine, without asking CUDA."""
     return len(list(GPUS.iterdir())) if GPUS.is_dir() else 0
+
+
+def _execution(path: str, place: Place) -> Iterator[Violation]:
+    if isinstance(place, Slurm) and shutil.which("sbatch") is None:
+        reason = "Slurm, and this machine has no `sbatch`; run `dvc repro` on a login node of the cluster"
+        yield Violation(path, reason)
+    if isinstance(place, Ray) and importlib.util.find_spec("ray") is None:
+        yield Violation(path, "Ray, and its package isn't installed here; `pip install 'llmrecipe[ray]'`")
 
 
 def _layout(recipe: Recipe) -> str:

@@ -39,5 +39,5 @@ def llama_7b() -> Recipe:
             Perplexity(max_tokens=10_000_000),
             Samples(prompts=("The capital of France is", "Once upon a time")),
         ),
-        runtime=Runtime(workers=64, checkpoint_interval=1000),
+        runtime=Runtime(execution=Execution(workers=64), checkpoint_interval=1000),
     )

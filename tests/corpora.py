@@ -7,6 +7,7 @@ from pathlib import Path
 
 from backports import zstd
 
+from llmrecipe.recipe.execution import Execution
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.sections import Section
 from llmrecipe.stages.runner import StageContext
@@ -23,7 +24,7 @@ def run(
         section=section,
         inputs=inputs or {},
         output=output,
-        runtime=runtime or Runtime(workers=1),
+        runtime=runtime or Runtime(execution=Execution(workers=1)),
         scratch=folder / "scratch",
     )
     importlib.import_module(f"llmrecipe.stages.{kind}").run(context)

@@ -28,6 +28,7 @@ from llmrecipe import (
     Decontaminate,
     Dropout,
     ExactDedup,
+    Execution,
     FineWebQuality,
     FixUnicode,
     Fraction,
@@ -42,6 +43,7 @@ from llmrecipe import (
     LengthFilter,
     Linear,
     Llama,
+    Local,
     MaskPersonalData,
     MinHashDedup,
     Mixture,
@@ -55,6 +57,7 @@ from llmrecipe import (
     PythonStdlib,
     Quantize,
     Ratio,
+    Ray,
     Recipe,
     RegexFilter,
     RoundToNearest,
@@ -63,6 +66,7 @@ from llmrecipe import (
     Sampling,
     SentenceDedup,
     ShuffleSpans,
+    Slurm,
     Steps,
     TextFiles,
     TokenNoise,
@@ -255,10 +259,23 @@ optimizers = st.builds(
     no_decay=no_decays,
 )
 roundings = st.builds(GPTQ, dampening_frac=positive) | st.builds(RoundToNearest)
+places = st.one_of(
+    st.builds(Local),
+    st.builds(
+        Slurm,
+        partition=texts,
+        time_limit=st.sampled_from(["90", "8:00:00", "2-12"]),
+        cpus_per_task=counts,
+        memory_per_cpu_gb=counts,
+        account=st.none() | texts,
+        qos=st.none() | texts,
+    ),
+    st.builds(Ray, address=st.sampled_from([None, "head:6379"]), cpus_per_task=counts, memory_per_cpu_gb=counts),
+)
 runtimes = st.builds(
     Runtime,
     device=st.sampled_from(["auto", "cpu", "cuda"]),
-    workers=counts,
+    execution=st.builds(Execution, workers=counts, on=places),
     checkpoint_interval=counts,
     keep_checkpoints=counts,
     log_interval=counts,

@@ -26,6 +26,7 @@ from llmrecipe import (
     Band,
     BeamSearch,
     ByteLevelBPE,
+    Execution,
     HubModel,
     JoinDocuments,
     Paraphrase,
@@ -225,7 +226,8 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path):
     documents = write_documents(tmp_path / "documents", shards, numbered(["Other."]))
     augmenters = (ShuffleSpans(share=0.5), JoinDocuments(share=0.5))
     outputs = [
-        contents(augmented(tmp_path, documents, *augmenters, runtime=Runtime(workers=workers))[0]) for workers in (1, 2)
+        contents(augmented(tmp_path, documents, *augmenters, runtime=Runtime(execution=Execution(workers=workers)))[0])
+        for workers in (1, 2)
     ]
     assert outputs[0] == outputs[1]
 

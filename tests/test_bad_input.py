@@ -132,7 +132,7 @@ def test_the_fields_of_a_section_have_the_limits_of_the_recipes(project, kind, f
         ("runtime: fast", "params.yaml:runtime: must be a mapping of choices for each recipe, got 'fast' (str)"),
         ("runtime: {books: [1]}", "params.yaml:runtime.books: must be a mapping with the fields of Runtime"),
         ("runtime: {books: {device: tpu}}", "params.yaml:runtime.books.device: must be 'auto' or 'cpu' or 'cuda'"),
-        ("runtime: {books: {wrkers: 3}}", "params.yaml:runtime.books.wrkers: no such field; did you mean 'workers'?"),
+        ("runtime: {books: {devic: cpu}}", "params.yaml:runtime.books.devic: no such field; did you mean 'device'?"),
         ("runtime: [", "params.yaml: not YAML"),
     ],
 )

@@ -18,6 +18,7 @@ from strategies import SMALL
 from llmrecipe import (
     C4Quality,
     ExactDedup,
+    Execution,
     FineWebQuality,
     FixUnicode,
     GopherQuality,
@@ -249,7 +250,9 @@ def test_examples_of_what_was_dropped_are_bounded_and_the_same_for_any_number_of
     )
     found = []
     for workers in (1, 2):
-        context = run("prepare", section, project / f"out{workers}", runtime=Runtime(workers=workers))
+        context = run(
+            "prepare", section, project / f"out{workers}", runtime=Runtime(execution=Execution(workers=workers))
+        )
         found.append((context.output / "dropped.jsonl").read_bytes())
     assert found[0] == found[1]
 

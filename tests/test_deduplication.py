@@ -16,7 +16,7 @@ from datatrove.utils.hashing import HashConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 from strategies import SMALL
 
-from llmrecipe import Decontaminate, ExactDedup, FixUnicode, JsonlFiles, MinHashDedup, Runtime, SentenceDedup
+from llmrecipe import Decontaminate, ExactDedup, Execution, FixUnicode, JsonlFiles, MinHashDedup, Runtime, SentenceDedup
 from llmrecipe.engines.datatrove import comparing, words
 from llmrecipe.engines.datatrove.split import split_of
 from llmrecipe.errors import StageError
@@ -110,7 +110,7 @@ def test_near_duplicates_are_the_same_for_any_number_of_workers(project):
     write_jsonl(project / "data.jsonl", near_duplicates()[0])
     outputs = []
     for workers in (1, 2):
-        prepared(project, (CLEANER,), folder=f"out{workers}", runtime=Runtime(workers=workers))
+        prepared(project, (CLEANER,), folder=f"out{workers}", runtime=Runtime(execution=Execution(workers=workers)))
         outputs.append(contents(project / f"out{workers}/prepare"))
     assert outputs[0] == outputs[1]
 

@@ -11,7 +11,7 @@ from dvc.schema import COMPILED_MULTI_STAGE_SCHEMA
 from dvc.utils.serialize import modify_yaml
 from tiny_recipe import RECIPE
 
-from llmrecipe import ByteLevelBPE, Corpus, Runtime, TextFiles, codec, dvcfiles
+from llmrecipe import ByteLevelBPE, Corpus, Execution, Runtime, TextFiles, codec, dvcfiles
 from llmrecipe.errors import PlanError
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe.recipe import Recipe
@@ -138,11 +138,11 @@ def test_a_stage_reads_back_the_section_that_the_recipe_gave(project):
 
 
 def test_runtime_choices_are_there_for_every_owner(project):
-    write(project, attrs.evolve(RECIPE, runtime=Runtime(workers=7)))
+    write(project, attrs.evolve(RECIPE, runtime=Runtime(execution=Execution(workers=7))))
     runtime = yaml.safe_load((project / "params.yaml").read_text())["runtime"]
     assert {owner: codec.structure(choices, Runtime, "") for owner, choices in runtime.items()} == {
-        "books": Runtime(workers=7),
-        "tiny": Runtime(workers=7),
+        "books": Runtime(execution=Execution(workers=7)),
+        "tiny": Runtime(execution=Execution(workers=7)),
     }
 
 

@@ -13,7 +13,7 @@ import yaml
 from dvc_project import create, environment, repro
 from tiny_recipe import RECIPE
 
-from llmrecipe import Parallelism, Runtime, Steps
+from llmrecipe import Execution, Parallelism, Runtime, Steps
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,9 @@ def test_a_training_continues_after_ctrl_c_and_after_a_killed_dvc(tmp_path, unin
 
 
 def test_another_folder_and_other_runtime_choices_give_the_same_hashes(tmp_path, uninterrupted):
-    other = Runtime(device="cpu", workers=1, checkpoint_interval=100, log_level="debug", log_interval=1)
+    other = Runtime(
+        device="cpu", execution=Execution(workers=1), checkpoint_interval=100, log_level="debug", log_interval=1
+    )
     project = create(tmp_path / "another folder" / "project", attrs.evolve(LONG, runtime=other))
     repro(project)
     assert hashes(project) == uninterrupted

@@ -31,14 +31,14 @@ def test_parts_join_to_the_text_and_begin_with_a_word_where_they_can(text, longe
 def test_a_long_document_has_the_tokens_of_the_whole(tmp_path, monkeypatch, tokenizer):
     monkeypatch.chdir(tmp_path)
     # Words, runs of spaces, empty lines, numbers and an endless word.
-    words = ["the", "cat", "it's", "\n\n", "  indented", "12,345", "été", "x" * 50, "sat."]
+    words = ["the", "cat", "it's", "\n\n", "  indented", "12,345", "été", "x" * 30, "sat."]
     generator = np.random.default_rng(0)
     documents = [" ".join(generator.choice(words, 200)) for _ in range(8)]
     write_jsonl(tmp_path / "data.jsonl", documents)
     section = PrepareSection(source=JsonlFiles(paths=("*.jsonl",)), clean=(), heldout_fraction=0.3, shards=1)
     inputs = {"documents": run("prepare", section, tmp_path / "a").output / "documents"}
     made = run("tokenizer", TokenizerSection(tokenizer=tokenizer), tmp_path / "b", inputs).output / "tokenizer"
-    monkeypatch.setattr(tokens, "ENCODED_AT_ONCE", 100)
+    monkeypatch.setattr(tokens, "ENCODED_AT_ONCE", 250)
     output = run("tokenize", TokenizeSection(), tmp_path / "c", inputs | {"tokenizer": made}).output / "tokens"
 
     alone = AutoTokenizer.from_pretrained(made)

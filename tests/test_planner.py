@@ -9,6 +9,7 @@ from llmrecipe import (
     ByteLevelBPE,
     Corpus,
     Decontaminate,
+    Execution,
     FixUnicode,
     PretrainedTokenizer,
     PythonStdlib,
@@ -167,15 +168,15 @@ def test_a_stage_before_the_one_whose_product_it_reads_is_refused():
 
 
 def test_a_corpus_runs_as_the_first_recipe_that_uses_it_says():
-    first = attrs.evolve(RECIPE, runtime=Runtime(workers=7))
-    second = attrs.evolve(RECIPE, name="other", runtime=Runtime(workers=9))
+    first = attrs.evolve(RECIPE, runtime=Runtime(execution=Execution(workers=7)))
+    second = attrs.evolve(RECIPE, name="other", runtime=Runtime(execution=Execution(workers=9)))
     assert plan([first, second]).runtimes == {
-        "books": Runtime(workers=7),
-        "tiny": Runtime(workers=7),
-        "other": Runtime(workers=9),
+        "books": Runtime(execution=Execution(workers=7)),
+        "tiny": Runtime(execution=Execution(workers=7)),
+        "other": Runtime(execution=Execution(workers=9)),
     }
 
 
 def test_runtime_choices_are_in_no_section():
-    slow = attrs.evolve(RECIPE, runtime=Runtime(workers=7, log_level="debug", device="cpu"))
+    slow = attrs.evolve(RECIPE, runtime=Runtime(execution=Execution(workers=7), log_level="debug", device="cpu"))
     assert plan([slow]).stages == plan([RECIPE]).stages

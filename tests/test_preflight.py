@@ -1,8 +1,21 @@
+import re
+
 import attrs
 import pytest
 from strategies import SMALL
 
-from llmrecipe import Decontaminate, JsonlFiles, Parallelism, PretrainedTokenizer, Runtime, TextFiles, preflight
+from llmrecipe import (
+    Decontaminate,
+    Execution,
+    JsonlFiles,
+    Parallelism,
+    PretrainedTokenizer,
+    Ray,
+    Runtime,
+    Slurm,
+    TextFiles,
+    preflight,
+)
 
 
 def reading(*paths, kind=TextFiles):
@@ -113,3 +126,34 @@ def test_bfloat16_on_a_cpu_without_it_gets_a_warning(machine):
     assert list(warned(training=training)) == ["small.training.precision"]
     machine(cores=64, gpus=0, flags="avx512_bf16")
     assert warned(training=training) == {}
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        (Slurm(partition="cpu", time_limit="1:00:00"), r"no `sbatch`; run `dvc repro` on a login node"),
+        (Ray(), r"`pip install 'llmrecipe\[ray\]'`"),
+    ],
+)
+def test_a_place_that_is_not_there_gets_a_warning(machine, monkeypatch, place, reason):
+    machine(8, 0)
+    runtime = Runtime(execution=Execution(on=place))
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    (path,) = warned(runtime=runtime)
+    assert path == "small.runtime.execution.on"
+    assert re.search(reason, warned(runtime=runtime)[path])
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/sbatch")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: "found")
+    assert warned(runtime=runtime) == {}
+
+
+@pytest.mark.parametrize("limit", ["90", "8:00:00", "90:00", "2-12", "2-12:30:00"])
+def test_slurms_time_limits_are_taken(limit):
+    assert Slurm(partition="cpu", time_limit=limit).time_limit == limit
+
+
+@pytest.mark.parametrize("limit", ["", "8h", "1:2:3:4", "8:0"])
+def test_another_time_limit_is_refused(limit):
+    with pytest.raises(ValueError, match="must be a time limit of Slurm's, such as '8:00:00'"):
+        Slurm(partition="cpu", time_limit=limit)

@@ -31,6 +31,7 @@ from llmrecipe.engines.datatrove.split import split_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.cleaning import FixUnicode
 from llmrecipe.recipe.deduplication import ExactDedup
+from llmrecipe.recipe.execution import Execution
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.source import CsvFiles, JsonlFiles, ParquetFiles, PythonStdlib, TextFiles
 from llmrecipe.sections import PrepareSection
@@ -210,7 +211,7 @@ def test_the_same_bytes_for_one_worker_or_two_in_any_folder(tmp_path, monkeypatc
             write_jsonl(project / f"data/{number}.jsonl", TEXTS[number * 5 : number * 5 + 15])
         monkeypatch.chdir(project)
         arguments = section(JsonlFiles(paths=("data/*.jsonl",)), clean=(FixUnicode(), ExactDedup()), shards=3)
-        context = run("prepare", arguments, project / "out", runtime=Runtime(workers=workers))
+        context = run("prepare", arguments, project / "out", runtime=Runtime(execution=Execution(workers=workers)))
         outputs.append(contents(context.output))
         assert not context.scratch.exists()
     assert outputs[0] == outputs[1]
@@ -383,7 +384,12 @@ def test_an_error_in_a_worker_process_keeps_its_reason(project):
         write_jsonl(project / f"{number}.jsonl", TEXTS)
     (project / "2.jsonl").write_text("no json\n" * 300)
     with pytest.raises(StageError, match=r"^2\.jsonl:1: not JSON"):
-        run("prepare", section(JsonlFiles(paths=("*.jsonl",)), shards=4), project / "out", runtime=Runtime(workers=2))
+        run(
+            "prepare",
+            section(JsonlFiles(paths=("*.jsonl",)), shards=4),
+            project / "out",
+            runtime=Runtime(execution=Execution(workers=2)),
+        )
 
 
 class Killed(PipelineStep):
@@ -396,8 +402,10 @@ class Killed(PipelineStep):
 
 
 def test_a_killed_worker_is_an_error_and_no_wait(tmp_path):
-    with pytest.raises(StageError, match=r"a worker process was killed.*lower `runtime.workers`"):
-        executor.run("killing", [("kill", Killed())], tasks=2, runtime=Runtime(workers=2), work=tmp_path)
+    with pytest.raises(StageError, match=r"a worker process was killed.*lower `runtime.execution.workers`"):
+        executor.run(
+            "killing", [("kill", Killed())], tasks=2, runtime=Runtime(execution=Execution(workers=2)), work=tmp_path
+        )
     assert multiprocessing.active_children() == []
 
 
@@ -405,6 +413,8 @@ SLEEP = """
 import sys, time
 from datatrove.pipeline.base import PipelineStep
 from llmrecipe.engines.datatrove import executor
+from llmrecipe.recipe.execution import Execution
+from llmrecipe.recipe.execution import Execution
 from llmrecipe.recipe.runtime import Runtime
 from pathlib import Path
 
@@ -417,7 +427,7 @@ class Sleep(PipelineStep):
 
 if __name__ == "__main__":
     work = Path(sys.argv[1], "work")
-    executor.run("sleeping", [("sleep", Sleep())], tasks=2, runtime=Runtime(workers=2), work=work)
+    executor.run("sleeping", [("sleep", Sleep())], tasks=2, runtime=Runtime(execution=Execution(workers=2)), work=work)
 """
 
 
@@ -462,7 +472,7 @@ def write_params(project: Path, log_level: str = "info") -> None:
             "shards": 2,
             "revision": 1,
         },
-        "runtime": {"c": {"workers": 1, "log_level": log_level}},
+        "runtime": {"c": {"execution": {"workers": 1}, "log_level": log_level}},
     }
     (project / "params.yaml").write_text(yaml.safe_dump(data))
 

@@ -10,7 +10,7 @@ import pytest
 from dvc_project import create, repro, run, write
 from tiny_recipe import RECIPE
 
-from llmrecipe import AdamW, ByteLevelBPE, ExactDedup, FixUnicode, Parallelism, Perplexity, Runtime, Samples
+from llmrecipe import AdamW, ByteLevelBPE, ExactDedup, Execution, FixUnicode, Parallelism, Perplexity, Runtime, Samples
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe.recipe import Recipe
 
@@ -108,7 +108,12 @@ def test_every_curve_is_drawn_from_numbers(finished):
 
 
 def test_other_runtime_choices_rerun_nothing(project):
-    write(project, attrs.evolve(BASE, runtime=Runtime(workers=1, log_level="debug", log_interval=1, device="cpu")))
+    write(
+        project,
+        attrs.evolve(
+            BASE, runtime=Runtime(execution=Execution(workers=1), log_level="debug", log_interval=1, device="cpu")
+        ),
+    )
     assert stale(project) == set()
     assert repro(project) == []
 

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from llmrecipe import artifacts
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.execution import Execution
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, Unigram, WordPiece
@@ -153,7 +154,9 @@ def test_the_same_bytes_for_one_worker_or_two_in_any_folder(corpus, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(documents, elsewhere / "documents")
     shutil.copytree(tokenizer, elsewhere / "tokenizer")
-    context = tokenize(tmp_path, elsewhere / "documents", elsewhere / "tokenizer", runtime=Runtime(workers=2))
+    context = tokenize(
+        tmp_path, elsewhere / "documents", elsewhere / "tokenizer", runtime=Runtime(execution=Execution(workers=2))
+    )
     assert contents(context.output) == contents(output)
     assert context.measured["tokens_per_second"] > 0
     assert not context.scratch.exists()
@@ -212,7 +215,7 @@ def test_the_three_stages_run_from_one_params_file(tmp_path, monkeypatch):
         },
         "r-tokenizer": {"tokenizer": {"type": "byte_level_bpe", "vocab_size": 400}},
         "r-tokenize": {"revision": 1},
-        "runtime": {"r": {"workers": 1}},
+        "runtime": {"r": {"execution": {"workers": 1}}},
     }
     Path("params.yaml").write_text(yaml.safe_dump(params))
     documents, tokenizer = Path("artifacts/c/prepare/documents"), Path("artifacts/r/tokenizer/tokenizer")

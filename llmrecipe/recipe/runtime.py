@@ -8,6 +8,7 @@ from typing import Literal
 
 import attrs
 
+from llmrecipe.recipe.execution import Execution
 from llmrecipe.recipe.schema import at_least, define
 
 
@@ -18,8 +19,8 @@ class Runtime:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where training, quantization and evaluation run; `auto` takes a GPU when PyTorch sees one."""
 
-    workers: int = attrs.field(default=2, validator=at_least(1))
-    """Processes that prepare and tokenize text."""
+    execution: Execution = Execution()
+    """Where text is prepared and tokenized, and by how many processes."""
 
     checkpoint_interval: int = attrs.field(default=100, validator=at_least(1))
     """Steps between two resumable states; an interruption costs at most this many."""

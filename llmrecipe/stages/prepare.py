@@ -1,22 +1,19 @@
 """Raw text to clean documents, split into training and held-out."""
 
-import shutil
 import time
 
 from llmrecipe import artifacts
 from llmrecipe.engines.datatrove import cleaning
+from llmrecipe.stages.resumable import resumable
 from llmrecipe.stages.runner import StageContext
 
 
 def run(context: StageContext) -> None:
     """Write the documents, how many there are, and examples of those that were dropped."""
     started = time.monotonic()
-    shutil.rmtree(context.scratch, ignore_errors=True)
-    context.scratch.mkdir(parents=True)
-    documents = context.output / "documents"
-    metrics, dropped = cleaning.prepare(context.section, documents, context.runtime, context.scratch)
-    shutil.rmtree(context.scratch)
-    artifacts.seal(documents, "documents")
+    with resumable(context, "documents") as work:
+        metrics, dropped = cleaning.prepare(context.section, work / "documents", context.runtime, work)
+        artifacts.seal(work / "documents", "documents")
     artifacts.write_json(context.output / "metrics.json", metrics)
     artifacts.write_jsonl(context.output / "dropped.jsonl", dropped)
     seconds = time.monotonic() - started

@@ -96,7 +96,7 @@ def run_stage(
     runtime = codec.structure(_raw_runtime(data, runtime_key, params), Runtime, f"{params}:runtime.{runtime_key}")
     _set_up_log(name, runtime)
     _refuse_output(output, inputs)
-    before = _fingerprint(inputs)
+    before = fingerprint(inputs)
     started = time.monotonic()
     scratch = SCRATCH / name
     scratch.mkdir(parents=True, exist_ok=True)
@@ -118,6 +118,24 @@ def run_stage(
         artifacts.write_csv(output.with_name(f"{output.name}.{curve}.csv"), list(rows[0]), rows)
     measured = {"seconds": round(time.monotonic() - started, 3)} | context.measured
     artifacts.write_json(output.with_name(f"{output.name}.run.json"), measured)
+
+
+def fingerprint(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
+    """Size in bytes and time of change in nanoseconds of every input file, by its path.
+
+    Raises:
+        StageError: an input isn't there.
+    """
+    found = {}
+    for role, path in inputs.items():
+        if not path.exists():
+            way = origins.not_pulled(path.as_posix(), Path()) or "`dvc repro` makes what a stage needs"
+            raise StageError(f"{path}: no such file or folder (the {role} input); {way}")
+        for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+            if file.is_file():
+                status = file.stat()
+                found[str(file)] = (status.st_size, status.st_mtime_ns)
+    return found
 
 
 def _set_up_log(name: str, runtime: Runtime) -> None:
@@ -161,7 +179,7 @@ def _refuse_changes(before: object, inputs: Mapping[str, Path], raw: Any, name: 
             f"{name}: its section of {params} changed while it ran, so its output belongs to neither version; "
             "run `dvc repro` again"
         )
-    if _fingerprint(inputs) != before:
+    if fingerprint(inputs) != before:
         raise StageError(f"{name}: an input changed while it ran; run `dvc repro` again")
 
 
@@ -171,16 +189,3 @@ def _refuse_output(output: Path, inputs: Mapping[str, Path]) -> None:
     for path in (Path(), *inputs.values()):
         if path.resolve().is_relative_to(output.resolve()):
             raise StageError(f"--output {output}: its content is replaced, and {path} is in it; name another folder")
-
-
-def _fingerprint(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
-    found = {}
-    for role, path in inputs.items():
-        if not path.exists():
-            way = origins.not_pulled(path.as_posix(), Path()) or "`dvc repro` makes what a stage needs"
-            raise StageError(f"{path}: no such file or folder (the {role} input); {way}")
-        for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
-            if file.is_file():
-                status = file.stat()
-                found[str(file)] = (status.st_size, status.st_mtime_ns)
-    return found

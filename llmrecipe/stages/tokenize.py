@@ -1,13 +1,13 @@
 """Documents to token files."""
 
 import logging
-import shutil
 import time
 
 from llmrecipe import artifacts
 from llmrecipe.engines import tokenizers
 from llmrecipe.engines.datatrove import tokens
 from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.stages.resumable import resumable
 from llmrecipe.stages.runner import StageContext
 
 log = logging.getLogger(__name__)
@@ -29,19 +29,16 @@ def run(context: StageContext) -> None:
         end_of_text=loaded.eos_token,
         end_of_text_id=loaded.eos_token_id,
     )
-    shutil.rmtree(context.scratch, ignore_errors=True)
-    context.scratch.mkdir(parents=True)
-    directory = context.output / "tokens"
-    started = time.monotonic()
-    metrics = tokens.tokenize(documents, vocabulary, directory, context.runtime, context.scratch)
-    rate = sum(split["tokens"] for split in metrics.values()) / (time.monotonic() - started)
-    shutil.rmtree(context.scratch)
-    artifacts.seal(directory, "tokens")
-    # GPT-2 names its end-of-text token here, too.
-    if loaded.unk_token_id not in (None, loaded.eos_token_id):
-        for split, counts in metrics.items():
-            unknown = TokenFiles.open(directory, split).token_counts()[loaded.unk_token_id]
-            counts["unknown_share"] = int(unknown) / counts["tokens"]
+    with resumable(context, "tokens") as work:
+        started = time.monotonic()
+        metrics = tokens.tokenize(documents, vocabulary, work / "tokens", context.runtime, work)
+        rate = sum(split["tokens"] for split in metrics.values()) / (time.monotonic() - started)
+        artifacts.seal(work / "tokens", "tokens")
+        # GPT-2 names its end-of-text token here, too.
+        if loaded.unk_token_id not in (None, loaded.eos_token_id):
+            for split, counts in metrics.items():
+                unknown = TokenFiles.open(work / "tokens", split).token_counts()[loaded.unk_token_id]
+                counts["unknown_share"] = int(unknown) / counts["tokens"]
     artifacts.write_json(context.output / "metrics.json", metrics)
     context.measured["tokens_per_second"] = round(rate, 1)
     log.info("%d training tokens, %.0f tokens/s", metrics["train"]["tokens"], rate)

@@ -31,8 +31,9 @@ def prepare(
         section: the source, the cleaners and the split.
         directory: gets `train/*.jsonl.zst` and `heldout/*.jsonl.zst`, at most one file for each shard, and
             `documents.json`. The bytes don't depend on `runtime`.
-        runtime: number of workers and log level.
-        work: an empty folder for what is needed in between.
+        runtime: where, by how many workers, and the log level.
+        work: a folder for what is needed in between; what an interrupted run left in it and in `directory` is gone on
+            with.
 
     Returns:
         Documents and UTF-8 bytes read and in each split. Documents that were dropped and that were changed, with the

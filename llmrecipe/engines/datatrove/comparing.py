@@ -27,6 +27,7 @@ from datatrove.pipeline.dedup.sentence_dedup import (
 )
 
 from llmrecipe.engines.datatrove import contamination, words
+from llmrecipe.engines.datatrove.signatures import CompactSignature
 from llmrecipe.engines.datatrove.split import is_heldout
 from llmrecipe.recipe.deduplication import Comparing, Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
 
@@ -66,7 +67,7 @@ def comparison_of(cleaner: Comparing, folder: Path, shards: int) -> Comparison:
         case ExactDedup():
             find = ExactFindDedups(signatures, found, _EXACT, lines_to_buffer=_AT_ONCE)
             return Comparison(
-                _for_finders(ExactDedupSignature(signatures, _EXACT), shards),
+                _for_finders(CompactSignature(signatures, _EXACT), shards),
                 (Find("finding duplicates", (find,), shards),),
                 ExactDedupFilter(found, _EXACT),
             )

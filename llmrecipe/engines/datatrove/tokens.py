@@ -17,6 +17,9 @@ from llmrecipe.engines.long_texts import ENCODED_AT_ONCE, cut
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.runtime import Runtime
 
+_CHUNK = 1 << 20
+"""Tokens counted at once."""
+
 
 @attrs.frozen(kw_only=True)
 class Vocabulary:
@@ -99,8 +102,8 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, runtime: Run
         vocabulary: the tokenizer.
         directory: gets, for each split, a `.ds` file of little-endian token ids for each file of documents, its
             `.index` of document ends (in tokens, `uint64`), and `tokens.json`. The bytes don't depend on `runtime`.
-        runtime: number of workers and log level.
-        work: an empty folder for datatrove's logs.
+        runtime: where, by how many workers, and the log level.
+        work: a folder for datatrove's logs; what an interrupted run left in it and in `directory` is gone on with.
 
     Returns:
         Tokens, documents and UTF-8 bytes per token by split.
@@ -141,9 +144,10 @@ def _describe(directory: Path, split: str, listed: dict[str, Any], vocabulary: V
     paths = sorted((directory / split).glob("*.ds"))
     tokens = found = ends = 0
     for path in paths:
-        shard = np.memmap(path, vocabulary.dtype, mode="r")
-        tokens += len(shard)
-        ends += int(np.count_nonzero(shard == vocabulary.end_of_text_id))
+        with open(path, "rb") as shard:
+            while len(part := np.fromfile(shard, vocabulary.dtype, _CHUNK)):
+                tokens += len(part)
+                ends += int(np.count_nonzero(part == vocabulary.end_of_text_id))
         found += path.with_name(f"{path.name}.index").stat().st_size // np.dtype("<u8").itemsize
     # datatrove only warns of a line that it can't read.
     if found != listed["documents"]:

@@ -1,0 +1,123 @@
+"""What all our executors share: a task that is finished stays so, and is never done twice."""
+
+import contextlib
+import io
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from datatrove.executor.base import PipelineExecutor
+from datatrove.utils.logging import logger as datatrove_logger
+from datatrove.utils.logging import setup_default_logger
+from datatrove.utils.stats import PipelineStats
+
+from llmrecipe import artifacts
+from llmrecipe.errors import StageError
+
+log = logging.getLogger(__name__)
+
+
+class TaskExecutor(PipelineExecutor):
+    """An executor of datatrove's whose finished tasks survive a kill and a loss of power."""
+
+    what: str
+    """The work in a few words, for the log."""
+
+    def mark_rank_as_completed(self, rank: int) -> None:
+        """Mark a task as finished, once all that it has written is on the disk."""
+        artifacts.sync_file_system(Path(self.logging_dir.path))
+        super().mark_rank_as_completed(rank)
+
+    def unfinished(self) -> list[int]:
+        """The tasks that are left; says how many are not."""
+        ranks = self.get_incomplete_ranks()
+        if len(ranks) < self.world_size:
+            finished = self.world_size - len(ranks)
+            log.info("%s: %d of %d shards were finished by an earlier run", self.what, finished, self.world_size)
+        self._started = time.monotonic()
+        return ranks
+
+    def report(self, finished: int) -> None:
+        """Say how many tasks are finished."""
+        seconds = time.monotonic() - self._started
+        log.info("%s: %d of %d shards, %.1f s", self.what, finished, self.world_size, seconds)
+
+
+class RemoteExecutor(TaskExecutor):
+    """An executor whose tasks run in processes that this one learns of by files alone, in a folder that all share."""
+
+    remedy: str
+    """What to do about a task that ended without a reason."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
+        """Run a task where it was sent to, and leave a note if it fails."""
+        if self._failures():
+            raise StageError(f"task {rank} was not begun: another one has failed")
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        try:
+            # Not Ray's own: it logs into a folder of /tmp that belongs to the first user of the machine.
+            return PipelineExecutor._run_for_rank(self, rank, local_rank, node_rank)
+        except Exception as error:
+            known = isinstance(error, StageError)
+            note = str(error) if known else f"{self.what}: task {rank} failed with {type(error).__name__}: {error}"
+            if not known:
+                note += f"; its log is {self.logging_dir.resolve_paths(f'logs/task_{rank:05d}.log')}"
+            with self.logging_dir.open(f"failures/{rank:05d}", "w") as file:
+                file.write(note)
+            raise
+
+    def forget_failures(self) -> None:
+        """Delete what an earlier run noted."""
+        for name in self._failures():
+            self.logging_dir.rm(name)
+
+    def refuse_failures(self) -> None:
+        """Raise what a task has failed with.
+
+        Raises:
+            StageError: one has.
+        """
+        for name in self._failures():
+            note = self.logging_dir.read_text(name)
+            # The file is there before its text.
+            if note:
+                raise StageError(note)
+
+    def lost(self, rank: int, place: str) -> StageError:
+        """The error about a task that ended unfinished and left no note; `place` is where to look."""
+        return StageError(
+            f"{self.what}: task {rank} ended before its work did: it was cancelled, or ran out of time or memory; "
+            f"{place}. {self.remedy}, and run `dvc repro` again: it goes on with the tasks that are left"
+        )
+
+    def _failures(self) -> list[str]:
+        return sorted(self.logging_dir.list_files("failures"))
+
+
+@contextlib.contextmanager
+def quiet(verbose: bool) -> Iterator[None]:
+    """Nothing from datatrove: it reports every file at level INFO, every error twice, and draws progress bars."""
+    if verbose:
+        datatrove_logger.enable("datatrove")
+        yield
+        return
+    datatrove_logger.disable("datatrove")
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        setup_default_logger()
+
+
+@contextlib.contextmanager
+def cleaning_up_on_termination() -> Iterator[None]:
+    """Let SIGTERM unwind the block as Ctrl-C does, so that what runs elsewhere is told to end."""
+    previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
