@@ -66,8 +66,8 @@ class Mixture:
     """Several corpora, from which training sequences are drawn in fixed proportions.
 
     Each corpus is prepared and tokenized by itself, and no sequence holds text of two. Their weights decide which
-    corpus each training sequence is taken from: in any 1,000 sequences in a row, each has its share to within one
-    sequence for every corpus of the mixture. A corpus begins a new epoch, in another order, when it has been read,
+    corpus each training sequence is taken from: in any 1,000 sequences in a row, each has its share to within two
+    sequences. A corpus begins a new epoch, in another order, when it has been read,
     whatever the others are at. The tokenizer is trained on the training documents of all of them, unweighted.
     """
 
