@@ -13,8 +13,8 @@ from llmrecipe.engines.nanotron.llama import Split, Weights
 from llmrecipe.recipe.model import Bert
 
 _EMBEDDINGS = "model.embeddings.pp_block."
-_TRANSFORM = "model.transform.pp_block."
-_HEAD = "model.lm_head.pp_block."
+_HEAD = "model.head.pp_block."
+_OUTPUT = "model.lm_head.pp_block."
 
 _WHOLE = {
     f"{_EMBEDDINGS}token_embedding.weight": "bert.embeddings.word_embeddings.weight",
@@ -22,11 +22,11 @@ _WHOLE = {
     f"{_EMBEDDINGS}segment_embedding.weight": "bert.embeddings.token_type_embeddings.weight",
     f"{_EMBEDDINGS}layer_norm.weight": "bert.embeddings.LayerNorm.weight",
     f"{_EMBEDDINGS}layer_norm.bias": "bert.embeddings.LayerNorm.bias",
-    f"{_TRANSFORM}dense.weight": "cls.predictions.transform.dense.weight",
-    f"{_TRANSFORM}dense.bias": "cls.predictions.transform.dense.bias",
-    f"{_TRANSFORM}layer_norm.weight": "cls.predictions.transform.LayerNorm.weight",
-    f"{_TRANSFORM}layer_norm.bias": "cls.predictions.transform.LayerNorm.bias",
-    f"{_HEAD}bias": "cls.predictions.bias",
+    f"{_HEAD}dense.weight": "cls.predictions.transform.dense.weight",
+    f"{_HEAD}dense.bias": "cls.predictions.transform.dense.bias",
+    f"{_HEAD}layer_norm.weight": "cls.predictions.transform.LayerNorm.weight",
+    f"{_HEAD}layer_norm.bias": "cls.predictions.transform.LayerNorm.bias",
+    f"{_OUTPUT}bias": "cls.predictions.bias",
 }
 
 _IN_LAYER = {
@@ -84,6 +84,20 @@ def initial_weights(model: Bert, vocab_size: int, end_of_text_id: int, seed: int
     return from_transformers(network.state_dict(), model)
 
 
+def initial_context_head(model: Bert, seed: int) -> Weights:
+    """The weights of the head that predicts the tokens before spans, drawn as transformers draws the other's."""
+    generator = torch.Generator().manual_seed(seed)
+    width = model.hidden_size
+    return {
+        f"{_HEAD}context_dense.weight": torch.empty(width, width).normal_(
+            0, model.initializer_range, generator=generator
+        ),
+        f"{_HEAD}context_dense.bias": torch.zeros(width),
+        f"{_HEAD}context_layer_norm.weight": torch.ones(width),
+        f"{_HEAD}context_layer_norm.bias": torch.zeros(width),
+    }
+
+
 def from_transformers(state: Mapping[str, torch.Tensor], model: Bert) -> Weights:
     """transformers' weights under nanotron's names."""
     weights = {ours: state[theirs] for ours, theirs in _WHOLE.items()}
@@ -98,7 +112,7 @@ def from_transformers(state: Mapping[str, torch.Tensor], model: Bert) -> Weights
 
 
 def to_transformers(weights: Mapping[str, torch.Tensor], model: Bert) -> Weights:
-    """nanotron's weights under transformers' names."""
+    """nanotron's weights under transformers' names, without the head for the tokens before spans."""
     state = {theirs: weights[ours] for ours, theirs in _WHOLE.items()}
     state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
     state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"]

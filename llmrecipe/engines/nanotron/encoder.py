@@ -11,6 +11,7 @@ from nanotron.models import NanotronModel
 from nanotron.parallel import ParallelContext
 from nanotron.parallel.pipeline_parallel.block import PipelineBlock
 from nanotron.parallel.pipeline_parallel.p2p import P2P
+from nanotron.parallel.tensor_parallel.distributed_differentiable_primitives import differentiable_all_gather
 from nanotron.parallel.tensor_parallel.nn import (
     TensorParallelColumnLinear,
     TensorParallelEmbedding,
@@ -23,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llmrecipe.engines.nanotron.dropout import Dropout
 from llmrecipe.engines.nanotron.linear import linear
-from llmrecipe.engines.nanotron.loss import Loss
+from llmrecipe.engines.nanotron.loss import MaskedLoss
 from llmrecipe.engines.nanotron.network import MicroBatchInFlight, Placed
 from llmrecipe.recipe import training
 from llmrecipe.recipe.model import Bert
@@ -45,6 +46,7 @@ class BertNetwork(NanotronModel):
         seed: int,
         z_loss: float,
         recompute: bool,
+        predicts_context: bool,
     ) -> None:
         super().__init__()
         self.parallel_context = parallel_context
@@ -60,27 +62,29 @@ class BertNetwork(NanotronModel):
             is_sequence_parallel=mode is TensorParallelLinearMode.REDUCE_SCATTER,
         )
         shared = {"model": model, "batch": self.batch, "tp_pg": parallel_context.tp_pg, "mode": mode, "dropout": drop}
-        self.model = Stack(parallel_context, device, config.vocab_size, recompute, shared)
+        self.model = Stack(parallel_context, device, config.vocab_size, recompute, predicts_context, shared)
         self.loss = PipelineBlock(
             p2p=self.model.p2p,
-            module_builder=Loss,
+            module_builder=MaskedLoss,
             module_kwargs={"tp_pg": parallel_context.tp_pg, "z_loss": z_loss},
-            module_input_keys={"sharded_logits", "label_ids", "label_mask"},
-            module_output_keys={"loss", "cross_entropy", "z_loss"},
+            module_input_keys={"sharded_logits", "label_ids", "label_weights", "is_context"},
+            module_output_keys={"loss", "cross_entropy", "context", "z_loss"},
         )
 
     def forward(
         self,
         input_ids: Placed,
         input_mask: Placed,
+        positions: Placed,
+        is_context: Placed,
         label_ids: Placed,
-        label_mask: Placed,
+        label_weights: Placed,
         samples: Sequence[int],
     ) -> dict[str, Placed]:
-        """The loss and its parts; `samples` are the numbers of the batch's samples, known on every rank."""
+        """The loss and its parts for a batch of `masked_data.MaskedReader`."""
         self.batch.samples = samples
-        logits = self.model(input_ids=input_ids, input_mask=input_mask)
-        return self.loss(sharded_logits=logits, label_ids=label_ids, label_mask=label_mask)
+        logits = self.model(input_ids=input_ids, input_mask=input_mask, positions=positions, is_context=is_context)
+        return self.loss(sharded_logits=logits, label_ids=label_ids, label_weights=label_weights, is_context=is_context)
 
     def init_model_randomly(self, config: Any) -> None:
         """Never: every training starts from the weights of `bert.initial_weights`."""
@@ -107,7 +111,13 @@ class Stack(nn.Module):
     """The blocks of an encoder, from tokens to the logits of each rank's part of the vocabulary."""
 
     def __init__(
-        self, context: ParallelContext, device: str, vocab_size: int, recompute: bool, shared: dict[str, Any]
+        self,
+        context: ParallelContext,
+        device: str,
+        vocab_size: int,
+        recompute: bool,
+        predicts_context: bool,
+        shared: dict[str, Any],
     ) -> None:
         super().__init__()
         self.p2p = P2P(context.pp_pg, device=torch.device(device))
@@ -118,7 +128,8 @@ class Stack(nn.Module):
             self._block(EncoderLayer, shared | {"place": f"layer {index}", "recompute": recompute}, states, states)
             for index in range(model.num_layers)
         )
-        self.transform = self._block(Transform, {"model": model}, {"hidden_states"}, {"hidden_states"})
+        head = {name: shared[name] for name in ("model", "tp_pg", "mode")} | {"predicts_context": predicts_context}
+        self.head = self._block(Head, head, {"hidden_states", "positions", "is_context"}, {"hidden_states"})
         output = {
             "in_features": model.hidden_size,
             "out_features": vocab_size,
@@ -138,13 +149,23 @@ class Stack(nn.Module):
             module_output_keys=outputs,
         )
 
-    def forward(self, input_ids: Placed, input_mask: Placed) -> Placed:
-        """`[batch, length]` to float32 `[length, batch, vocabulary / ranks]`; the mask is true where a token counts."""
+    def forward(self, input_ids: Placed, input_mask: Placed, positions: Placed, is_context: Placed) -> Placed:
+        """Predictions at some places of a batch.
+
+        Args:
+            input_ids: `[batch, length]`.
+            input_mask: `[batch, length]`, true where there is a token to be read.
+            positions: `[labels]`, `place × batch + sample`.
+            is_context: `[labels]`, whether the token before the place is to be predicted.
+
+        Returns:
+            Logits, float32 `[labels, 1, vocabulary / ranks]`.
+        """
         states = self.embeddings(input_ids=input_ids) | {"mask": input_mask}
         for layer in self.encoder:
             states = layer(**states)
-        transformed = self.transform(hidden_states=states["hidden_states"])["hidden_states"]
-        return self.cast_to_fp32(x=self.lm_head(x=transformed)["logits"])["output"]
+        predicting = self.head(hidden_states=states["hidden_states"], positions=positions, is_context=is_context)
+        return self.cast_to_fp32(x=self.lm_head(x=predicting["hidden_states"])["logits"])["output"]
 
 
 class Embeddings(nn.Module):
@@ -240,15 +261,37 @@ class EncoderLayer(nn.Module):
         return self.o_proj(output.permute(2, 0, 1, 3).flatten(2))
 
 
-class Transform(nn.Module):
-    """The dense layer of the masked-token head."""
+class Head(nn.Module):
+    """The states at the places that something is predicted from, through the dense layer of what is predicted there.
 
-    def __init__(self, *, model: Bert) -> None:
+    The output layer comes after it, for these places alone: a seventh of the tokens, where only masked ones count.
+    """
+
+    def __init__(
+        self, *, model: Bert, tp_pg: dist.ProcessGroup, mode: TensorParallelLinearMode, predicts_context: bool
+    ) -> None:
         super().__init__()
-        self.dense = nn.Linear(model.hidden_size, model.hidden_size)
-        self.layer_norm = nn.LayerNorm(model.hidden_size, eps=model.layer_norm_eps)
+        self.tp_pg, self.is_sequence_parallel = tp_pg, mode is TensorParallelLinearMode.REDUCE_SCATTER
+        self.predicts_context = predicts_context
+        width, eps = model.hidden_size, model.layer_norm_eps
+        self.dense, self.layer_norm = nn.Linear(width, width), nn.LayerNorm(width, eps=eps)
+        if predicts_context:
+            self.context_dense, self.context_layer_norm = nn.Linear(width, width), nn.LayerNorm(width, eps=eps)
 
-    def forward(self, hidden_states: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`[length, batch, hidden]` to the same."""
-        dense = linear(hidden_states, self.dense.weight, self.dense.bias)
-        return {"hidden_states": self.layer_norm(functional.gelu(dense))}
+    def forward(
+        self, hidden_states: torch.Tensor, positions: torch.Tensor, is_context: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """`[length, batch, hidden]` to `[labels, 1, hidden]`, or from and to a rank's part of them."""
+        if self.is_sequence_parallel:
+            rank, ranks = dist.get_rank(self.tp_pg), self.tp_pg.size()
+            hidden_states = differentiable_all_gather(hidden_states, group=self.tp_pg)
+            positions, is_context = (x.chunk(ranks)[rank] for x in (positions, is_context))
+        states = hidden_states.flatten(0, 1).index_select(0, positions)
+        predicting = self._transformed(states, self.dense, self.layer_norm)
+        if self.predicts_context:
+            context = self._transformed(states, self.context_dense, self.context_layer_norm)
+            predicting = torch.where(is_context[:, None], context, predicting)
+        return {"hidden_states": predicting[:, None]}
+
+    def _transformed(self, states: torch.Tensor, dense: nn.Linear, norm: nn.LayerNorm) -> torch.Tensor:
+        return norm(functional.gelu(linear(states, dense.weight, dense.bias)))
