@@ -27,8 +27,8 @@ from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, Quantize
 from llmrecipe.recipe.corpus import Corpus, Mixture, Part
 from llmrecipe.recipe.deduplication import Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
 from llmrecipe.recipe.evaluation import Perplexity, Samples
-from llmrecipe.recipe.model import Llama, Ratio
-from llmrecipe.recipe.objective import CausalLM
+from llmrecipe.recipe.model import Bert, Llama, Ratio
+from llmrecipe.recipe.objective import CausalLM, MaskedLM, MultiMaskLM, SingleTokens, Spans, WholeWords
 from llmrecipe.recipe.optimizer import SGD, AdamW, Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction, Steps, Tokens
@@ -59,6 +59,7 @@ __all__ = [
     "BackTranslate",
     "Band",
     "BeamSearch",
+    "Bert",
     "ByteLevelBPE",
     "C4Quality",
     "CausalLM",
@@ -84,8 +85,10 @@ __all__ = [
     "Linear",
     "Llama",
     "MaskPersonalData",
+    "MaskedLM",
     "MinHashDedup",
     "Mixture",
+    "MultiMaskLM",
     "Parallelism",
     "Paraphrase",
     "ParquetFiles",
@@ -104,6 +107,8 @@ __all__ = [
     "Sampling",
     "SentenceDedup",
     "ShuffleSpans",
+    "SingleTokens",
+    "Spans",
     "Steps",
     "TextFiles",
     "TokenNoise",
@@ -113,5 +118,6 @@ __all__ = [
     "UrlBlocklist",
     "WarcFiles",
     "WarmupStableDecay",
+    "WholeWords",
     "WordPiece",
 ]  # fmt: skip
