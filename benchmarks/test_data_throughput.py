@@ -132,7 +132,8 @@ def test_loader(benchmark, tmp_path, sequence_length):
     artifacts.seal(tmp_path, "tokens")
     files = TokenMixture.open([tmp_path], "train", [1.0])
     shard = data.Shard(data_rank=0, data_size=1, micro_batch_size=8, pipeline_rank=0, input_rank=0, output_rank=0)
-    batches = data.TrainingBatches(files, shard, sequence_length=sequence_length, seed=1, consumed=0)
+    reader = data.CausalReader(files=files, shard=shard, sequence_length=sequence_length)
+    batches = data.TrainingBatches(reader, seed=1, consumed=0)
     # The order of the first epoch.
     next(batches)
 

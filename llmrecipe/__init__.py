@@ -28,8 +28,8 @@ from llmrecipe.recipe.corpus import Corpus, Mixture, Part
 from llmrecipe.recipe.deduplication import Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
 from llmrecipe.recipe.evaluation import Perplexity, Samples
 from llmrecipe.recipe.execution import Execution, Local, Ray, Slurm
-from llmrecipe.recipe.model import Llama, Ratio
-from llmrecipe.recipe.objective import CausalLM
+from llmrecipe.recipe.model import Bert, Llama, Ratio
+from llmrecipe.recipe.objective import CausalLM, MaskedLM, MultiMaskLM, SingleTokens, Spans, WholeWords
 from llmrecipe.recipe.optimizer import SGD, AdamW, Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction, Steps, Tokens
@@ -60,6 +60,7 @@ __all__ = [
     "BackTranslate",
     "Band",
     "BeamSearch",
+    "Bert",
     "ByteLevelBPE",
     "C4Quality",
     "CausalLM",
@@ -87,8 +88,10 @@ __all__ = [
     "Llama",
     "Local",
     "MaskPersonalData",
+    "MaskedLM",
     "MinHashDedup",
     "Mixture",
+    "MultiMaskLM",
     "Parallelism",
     "Paraphrase",
     "ParquetFiles",
@@ -108,7 +111,9 @@ __all__ = [
     "Sampling",
     "SentenceDedup",
     "ShuffleSpans",
+    "SingleTokens",
     "Slurm",
+    "Spans",
     "Steps",
     "TextFiles",
     "TokenNoise",
@@ -118,5 +123,6 @@ __all__ = [
     "UrlBlocklist",
     "WarcFiles",
     "WarmupStableDecay",
+    "WholeWords",
     "WordPiece",
 ]  # fmt: skip

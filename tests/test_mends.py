@@ -44,7 +44,7 @@ def tokens(tmp_path_factory) -> Path:
 def train(tokens) -> Callable[..., Trained]:
     """Trains in this process, where a step takes less time than starting a rank."""
     bootstrap.load("cpu")
-    from llmrecipe.engines.nanotron.network import join_single_process
+    from llmrecipe.engines.nanotron.build import join_single_process
     from llmrecipe.engines.nanotron.trainer import Trainer
 
     def run_here(name: str, module: str, arguments: list[str], **_: int) -> None:
@@ -169,7 +169,8 @@ def test_every_micro_batch_has_the_same_number_of_labels_across_epochs_too(token
             input_rank=0,
             output_rank=0,
         )
-        batches = data.TrainingBatches(files, shard, sequence_length=LENGTH, seed=1, consumed=0)
+        reader = data.CausalReader(files=files, shard=shard, sequence_length=LENGTH)
+        batches = data.TrainingBatches(reader, seed=1, consumed=0)
         two_epochs = 2 * files.num_windows(LENGTH) // (2 * micro_batch_size)
         counts |= {int(next(batches)["label_mask"].sum()) for _ in range(two_epochs)}
 

@@ -77,10 +77,10 @@ def test_a_mask_drops_its_share_scales_the_rest_and_depends_on_seed_sample_and_p
 
 def _dropout(seed: int, **rates: float):
     bootstrap.load("cpu")
-    from llmrecipe.engines.nanotron import network
+    from llmrecipe.engines.nanotron import build
     from llmrecipe.engines.nanotron.dropout import Dropout as EngineDropout
 
-    group = network._single_process_context().tp_pg
+    group = build._single_process_context().tp_pg
     return EngineDropout(rates=Dropout(**rates), seed=seed, tp_pg=group, is_sequence_parallel=False)
 
 
@@ -113,11 +113,11 @@ def test_z_loss_is_a_row_of_its_own_and_the_same_for_every_layout(tokens, tmp_pa
 
 def test_the_loss_and_its_gradient_are_those_of_torch():
     bootstrap.load("cpu")
-    from llmrecipe.engines.nanotron import network
+    from llmrecipe.engines.nanotron import build
     from llmrecipe.engines.nanotron.loss import Loss
 
     torch.manual_seed(0)
-    group = network._single_process_context().tp_pg
+    group = build._single_process_context().tp_pg
     # More than one chunk of rows, and a last one that is smaller.
     logits = torch.randn(70, 3, 2000, dtype=torch.float32) * 3
     labels = torch.randint(0, 2000, (3, 70))

@@ -125,7 +125,6 @@ def test_a_rank_reads_its_part_of_every_batch(tokens):
     from llmrecipe.engines.nanotron import data
 
     files = TokenMixture.open([tokens], "train", [1.0])
-    options = {"sequence_length": LENGTH, "seed": 5, "consumed": 16}
     order = np.random.default_rng([5, 0]).permutation(files.num_windows(LENGTH))[16:32]
     expected = np.stack([files.window(index, LENGTH) for index in order])
     for data_size, micro_batch_size in ((1, 8), (2, 2), (4, 1)):
@@ -139,7 +138,8 @@ def test_a_rank_reads_its_part_of_every_batch(tokens):
                 input_rank=0,
                 output_rank=0,
             )
-            batches = data.TrainingBatches(files, shard, **options)
+            reader = data.CausalReader(files=files, shard=shard, sequence_length=LENGTH)
+            batches = data.TrainingBatches(reader, seed=5, consumed=16)
             for index in range(16 // (data_size * micro_batch_size)):
                 batch = next(batches)
                 for row in range(micro_batch_size):

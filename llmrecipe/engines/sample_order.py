@@ -29,11 +29,15 @@ class SampleOrder:
     seed: int
     """Decides the order within each epoch of a corpus, and whose turn it is at first."""
 
+    def samples(self, start: int, count: int) -> list[tuple[int, int]]:
+        """Window and epoch, of its corpus, of samples `start` to `start + count`."""
+        blocks = range(start // BLOCK, (start + count - 1) // BLOCK + 1)
+        samples = [sample for block in blocks for sample in _samples_of_block(self, block)]
+        return samples[start % BLOCK : start % BLOCK + count]
+
     def windows(self, start: int, count: int) -> list[int]:
         """The windows of samples `start` to `start + count`."""
-        blocks = range(start // BLOCK, (start + count - 1) // BLOCK + 1)
-        windows = [window for block in blocks for window in _windows_of_block(self, block)]
-        return windows[start % BLOCK : start % BLOCK + count]
+        return [window for window, _ in self.samples(start, count)]
 
     def unshuffled(self, count: int) -> list[int]:
         """The windows of the first `count` samples if every corpus is read from its beginning, again and again."""
@@ -91,16 +95,16 @@ def _offsets(sizes: Sequence[int]) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def _windows_of_block(order: SampleOrder, block: int) -> list[int]:
+def _samples_of_block(order: SampleOrder, block: int) -> list[tuple[int, int]]:
     corpora, indices = deal(order.weights, order.seed, block)
-    windows = np.empty(BLOCK, dtype=np.int64)
+    windows, epochs = np.empty((2, BLOCK), dtype=np.int64)
     for corpus, (size, offset) in enumerate(zip(order.sizes, _offsets(order.sizes), strict=True)):
         mine = np.flatnonzero(corpora == corpus)
-        epochs, positions = np.divmod(indices[mine], size)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
+        epochs[mine], positions = np.divmod(indices[mine], size)
+        for epoch in np.unique(epochs[mine]):
+            here = epochs[mine] == epoch
             windows[mine[here]] = offset + _permutation(size, order.seed, int(epoch), corpus)[positions[here]]
-    return windows.tolist()
+    return list(zip(windows.tolist(), epochs.tolist(), strict=True))
 
 
 # A block of a small mixture may reach over two epochs of each of its corpora.

@@ -3,11 +3,13 @@
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
 
 from llmrecipe import artifacts
+from llmrecipe.engines.masking import MaskedVocabulary
 from llmrecipe.errors import StageError
 
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
@@ -37,6 +39,9 @@ class TokenFiles:
     text_bytes: int
     """UTF-8 bytes of the documents' text."""
 
+    masked_vocabulary: MaskedVocabulary | None
+    """What masking needs to know of the tokenizer, if it has a mask token."""
+
     @classmethod
     def open(cls, directory: Path, split: str) -> "TokenFiles":
         """Map the split `train` or `heldout` of the tokens artifact in `directory`.
@@ -64,6 +69,7 @@ class TokenFiles:
             end_of_text_id=description["end_of_text_id"],
             num_documents=listed["documents"],
             text_bytes=listed["text_bytes"],
+            masked_vocabulary=_masked_vocabulary(description),
         )
 
     @property
@@ -109,3 +115,13 @@ class TokenFiles:
             for start, stop in itertools.pairwise([*range(0, len(shard), _CHUNK), len(shard)]):
                 counts += np.bincount(shard[start:stop], minlength=self.vocab_size)
         return counts
+
+
+def _masked_vocabulary(description: dict[str, Any]) -> MaskedVocabulary | None:
+    if "masking" not in description:
+        return None
+    masking, size = description["masking"], description["vocab_size"]
+    is_special, goes_on = np.zeros((2, size), dtype=bool)
+    is_special[masking["special_ids"]] = True
+    goes_on[masking["continuing_ids"]] = True
+    return MaskedVocabulary(mask_id=masking["mask_token_id"], is_special=is_special, starts_word=~goes_on)

@@ -6,6 +6,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 
+from llmrecipe.engines.masking import MaskedVocabulary
 from llmrecipe.engines.sample_order import SampleOrder, divide
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import StageError
@@ -62,6 +63,21 @@ class TokenMixture:
     def divide(self, count: int) -> list[int]:
         """`count` in whole parts for the corpora, in the mixture's proportions."""
         return divide(count, self.weights)
+
+    @property
+    def masked_vocabulary(self) -> MaskedVocabulary:
+        """What masking needs to know of the tokenizer.
+
+        Raises:
+            StageError: it has no mask token.
+        """
+        found = self.corpora[0].masked_vocabulary
+        if found is None:
+            raise StageError(
+                "the tokenizer has no mask token, which objective puts in the place of tokens; use WordPiece, or a "
+                "pretrained tokenizer with a `mask_token`"
+            )
+        return found
 
     def num_windows(self, sequence_length: int) -> int:
         """Windows of all corpora; see `TokenFiles.num_windows`."""

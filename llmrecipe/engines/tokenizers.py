@@ -1,7 +1,9 @@
 """Takes over tokenizers, and loads them, as transformers directories."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -11,6 +13,9 @@ from llmrecipe.errors import StageError
 TOKENIZER_FILE = "tokenizer.json"
 
 _CONFIG_FILE = "tokenizer_config.json"
+
+_SPACES = ("Ġ", "▁", " ", "Ċ")
+"""How byte-level BPE and SentencePiece write the space, or the line break, that a token begins with."""
 
 _OPTIONAL_FILES = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 
@@ -55,3 +60,25 @@ def copy(source: Path, directory: Path) -> PreTrainedTokenizerFast:
 def load(directory: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in a directory; no network, no code from it."""
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def masking(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any] | None:
+    """What masking needs to know of a tokenizer, as lists of token ids; None if it has no mask token.
+
+    A token goes on with a word if it has WordPiece's prefix, or, where tokens bring the space before them, none.
+    """
+    if tokenizer.mask_token_id is None:
+        return None
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    prefix = model.get("continuing_subword_prefix")
+    special = set(tokenizer.all_special_ids)
+    continuing = [
+        index
+        for token, index in tokenizer.get_vocab().items()
+        if index not in special and (token.startswith(prefix) if prefix else not token.startswith(_SPACES))
+    ]
+    return {
+        "mask_token_id": tokenizer.mask_token_id,
+        "special_ids": sorted(special),
+        "continuing_ids": sorted(continuing),
+    }

@@ -68,15 +68,11 @@ class Llama:
     @property
     def feed_forward_size(self) -> int:
         """`intermediate_size` as a number."""
-        if isinstance(self.intermediate_size, int):
-            return self.intermediate_size
-        ratio = self.intermediate_size
-        return math.ceil(self.hidden_size * ratio.of_hidden_size / ratio.multiple_of) * ratio.multiple_of
+        return _width(self.intermediate_size, self.hidden_size)
 
     def padded_vocab_size(self, vocab_size: int) -> int:
         """`vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`."""
-        multiple = self.make_vocab_size_divisible_by
-        return math.ceil(vocab_size / multiple) * multiple
+        return _round_up(vocab_size, self.make_vocab_size_divisible_by)
 
     def num_parameters(self, vocab_size: int) -> int:
         """Weights of the model with a vocabulary of `vocab_size` tokens, padding included."""
@@ -88,4 +84,64 @@ class Llama:
         return embeddings * (1 if self.tie_word_embeddings else 2) + layers + self.hidden_size
 
 
-Model = Llama
+@define("bert", variant=True)
+class Bert:
+    """An encoder (Devlin et al. 2019): learned positions, LayerNorm after each addition, GELU, biases everywhere.
+
+    Its masked-token head is a dense layer, GELU and LayerNorm, and an output layer that shares the weights of the token
+    embedding. Every token is of segment 0; there is no next-sentence prediction.
+    """
+
+    hidden_size: int = attrs.field(validator=at_least(2))
+    """Width of the residual stream."""
+
+    num_layers: int = attrs.field(validator=at_least(1))
+    """Encoder layers."""
+
+    num_attention_heads: int = attrs.field(validator=at_least(1))
+    """Heads of a layer; each is `hidden_size / num_attention_heads` wide."""
+
+    intermediate_size: int | Ratio = attrs.field(default=Ratio(4.0), validator=_positive_width)
+    """Width of the feed-forward layer; BERT's is 4 × `hidden_size`."""
+
+    max_position_embeddings: int = attrs.field(default=512, validator=at_least(1))
+    """Positions that have an embedding, and so the longest sequence."""
+
+    layer_norm_eps: float = attrs.field(default=1e-12, validator=greater_than(0))
+    """Added to the variance before its root is taken."""
+
+    initializer_range: float = attrs.field(default=0.02, validator=greater_than(0))
+    """Standard deviation of the initial weights."""
+
+    make_vocab_size_divisible_by: int = attrs.field(default=64, validator=at_least(1))
+    """The vocabulary is padded to a multiple of this, once, so that it is the same for every tensor-parallel degree."""
+
+    @property
+    def feed_forward_size(self) -> int:
+        """`intermediate_size` as a number."""
+        return _width(self.intermediate_size, self.hidden_size)
+
+    def padded_vocab_size(self, vocab_size: int) -> int:
+        """`vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`."""
+        return _round_up(vocab_size, self.make_vocab_size_divisible_by)
+
+    def num_parameters(self, vocab_size: int) -> int:
+        """Weights of the model with a vocabulary of `vocab_size` tokens, padding and the masked-token head included."""
+        width, vocabulary = self.hidden_size, self.padded_vocab_size(vocab_size)
+        # Of tokens, positions and the two segments, with their norm.
+        embeddings = (vocabulary + self.max_position_embeddings + 2 + 2) * width
+        attention = 4 * width * (width + 1) + 2 * width
+        feed_forward = self.feed_forward_size * (2 * width + 1) + width + 2 * width
+        head = width * (width + 1) + 2 * width + vocabulary
+        return embeddings + self.num_layers * (attention + feed_forward) + head
+
+
+def _width(size: int | Ratio, hidden_size: int) -> int:
+    return size if isinstance(size, int) else _round_up(hidden_size * size.of_hidden_size, size.multiple_of)
+
+
+def _round_up(size: float, multiple: int) -> int:
+    return math.ceil(size / multiple) * multiple
+
+
+Model = Llama | Bert

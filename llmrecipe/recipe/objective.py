@@ -2,7 +2,12 @@
 
 import attrs
 
-from llmrecipe.recipe.schema import at_least, define
+from llmrecipe.recipe.schema import FieldError, at_least, between, define
+
+
+def _share_of_tokens(owner: object, attribute: attrs.Attribute, value: float) -> None:
+    if not 0 < value < 1:
+        raise FieldError(owner, attribute.name, f"must be more than 0 and less than 1, got {value!r}; BERT's is 0.15")
 
 
 @define("causal_lm", variant=True)
@@ -21,4 +26,93 @@ class CausalLM:
     another, from position 0 and without what came before. Evaluation reads its sequences in the same way."""
 
 
-Objective = CausalLM
+@define("single_tokens")
+class SingleTokens:
+    """Each token is masked by itself (Devlin et al. 2019)."""
+
+
+@define("whole_words")
+class WholeWords:
+    """All tokens of a word are masked, or none (whole-word masking, BERT's later release).
+
+    A word begins where the tokenizer says so: at a token of WordPiece without `##`, or at one with a space before it.
+    """
+
+
+@define("spans")
+class Spans:
+    """Stretches of tokens are masked (Joshi et al. 2020, SpanBERT); lengths are geometric, cut at `max_length`.
+
+    No span begins at a sequence's first token or touches another, so that the token before each is there to be seen.
+    All tokens of a span are replaced in the same way.
+    """
+
+    success_probability: float = attrs.field(default=0.2, validator=_share_of_tokens)
+    """Of the geometric distribution of lengths; SpanBERT's 0.2, cut at 10, gives 3.8 tokens on average."""
+
+    max_length: int = attrs.field(default=10, validator=at_least(1))
+    """Tokens of the longest span."""
+
+
+Masking = SingleTokens | WholeWords | Spans
+
+
+@define("masked_lm", variant=True)
+class MaskedLM:
+    """Predict masked tokens from those around them (Devlin et al. 2019, BERT).
+
+    Of each sequence the same share of its tokens is masked, to the nearest whole token and at least one; special tokens
+    never are. Which ones depends on the training's seed, the epoch and the sequence alone, and so is another choice in
+    every epoch.
+    """
+
+    sequence_length: int = attrs.field(validator=at_least(4))
+    """Tokens the model reads at once."""
+
+    mask_rate: float = attrs.field(default=0.15, validator=_share_of_tokens)
+    """Share of a sequence's tokens that are to be predicted."""
+
+    masking: Masking = SingleTokens()
+    """What is masked together."""
+
+    mask_share: float = attrs.field(default=0.8, validator=between(0, 1))
+    """Of those tokens, the share that becomes the mask token."""
+
+    random_share: float = attrs.field(default=0.1, validator=between(0, 1))
+    """The share that becomes a random token; what is left stays as it is."""
+
+
+@define("multi_mask_lm", variant=True)
+class MultiMaskLM:
+    """Predict masked spans and, at the same time, the token before each; this project's reading of XL-MLM.
+
+    The spans are those of `MaskedLM(masking=Spans(…))`: several of a sequence, none touching another. The loss is
+
+        mean over masked tokens of −log p(token) + context_weight × mean over spans of −log q(token before the span),
+
+    where q is computed from the state at the span's first masked position by a second head, a dense layer, GELU and
+    LayerNorm of its own before the shared output layer. Both means are over the whole batch of a step. A span after a
+    special token has nothing before it, and doesn't count in the second. With `context_weight` 0 this is `MaskedLM`
+    with spans. Related are SpanBERT's boundary objective (a span's tokens from its borders), XLNet and XLM's MLM.
+    """
+
+    sequence_length: int = attrs.field(validator=at_least(4))
+    """Tokens the model reads at once."""
+
+    mask_rate: float = attrs.field(default=0.15, validator=_share_of_tokens)
+    """Share of a sequence's tokens that are to be predicted."""
+
+    masking: Spans = Spans()
+    """Lengths of the spans."""
+
+    mask_share: float = attrs.field(default=0.8, validator=between(0, 1))
+    """Of the spans, the share whose tokens become the mask token."""
+
+    random_share: float = attrs.field(default=0.1, validator=between(0, 1))
+    """The share whose tokens become random ones; what is left stays as it is."""
+
+    context_weight: float = attrs.field(default=1.0, validator=at_least(0))
+    """λ, the weight of the tokens before the spans."""
+
+
+Objective = CausalLM | MaskedLM | MultiMaskLM

@@ -37,6 +37,9 @@ class Vocabulary:
     end_of_text_id: int
     """Its id."""
 
+    masking: dict[str, Any] | None = None
+    """What masking needs to know: `mask_token_id`, `special_ids` and `continuing_ids`; None without a mask token."""
+
     @property
     def dtype(self) -> np.dtype:
         """The narrower of `uint16` and `uint32` that holds every id."""
@@ -129,6 +132,8 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, runtime: Run
         "end_of_text_id": vocabulary.end_of_text_id,
         "splits": splits,
     }
+    if vocabulary.masking is not None:
+        description["masking"] = vocabulary.masking
     artifacts.write_json(directory / "tokens.json", description)
     return {
         split: {

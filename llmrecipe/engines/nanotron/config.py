@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from llmrecipe.engines.nanotron import llama
+from llmrecipe.engines.nanotron.architecture import architecture_of
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 
 
@@ -30,7 +30,9 @@ def nanotron_configuration(job: Job, state: StateFolder) -> dict[str, Any]:
             # The vocabulary is padded already, the same for every layout.
             "make_vocab_size_divisible_by": 1,
             "init_method": {"path": str(state.initial_weights)},
-            "model_config": llama.nanotron_config(section.model, job.vocab_size, job.end_of_text_id),
+            "model_config": architecture_of(section.model).nanotron_config(
+                section.model, job.vocab_size, job.end_of_text_id
+            ),
         },
         "tokenizer": {"tokenizer_name_or_path": None},
         "checkpoints": {

@@ -1,11 +1,13 @@
 """Batches for nanotron: which sequences a rank reads at a step, and what it hands to its part of the pipeline."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import attrs
 import numpy as np
 import torch
+from nanotron import distributed as dist
 from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
 
 from llmrecipe.engines.token_mixture import TokenMixture
@@ -36,6 +38,82 @@ class Shard:
     output_rank: int
     """The place in the pipeline that reads labels."""
 
+    @property
+    def reads_input(self) -> bool:
+        """Whether this rank reads tokens."""
+        return self.pipeline_rank == self.input_rank
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether this rank reads labels."""
+        return self.pipeline_rank == self.output_rank
+
+    def pointers(self, inputs: Iterable[str], labels: Iterable[str]) -> MicroBatch:
+        """Where in the pipeline these tensors are, for ranks that don't read them."""
+        at_input, at_output = TensorPointer(self.input_rank), TensorPointer(self.output_rank)
+        return dict.fromkeys(inputs, at_input) | dict.fromkeys(labels, at_output)
+
+
+class Reader(Protocol):
+    """Makes micro-batches of windows, for one objective."""
+
+    files: TokenMixture
+    shard: Shard
+    sequence_length: int
+
+    def read(self, samples: Sequence[tuple[int, int]]) -> MicroBatch:
+        """Samples, each a window and its epoch, as the network reads them."""
+
+    def weigh(self, batches: list[MicroBatch], group: dist.ProcessGroup | None) -> list[MicroBatch]:
+        """The micro-batches of a step, ready for their losses to be averaged over all those of the group's ranks."""
+
+    def num_labels(self, batch: MicroBatch) -> int:
+        """Tokens to be predicted, on a rank that reads labels."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class CausalReader:
+    """Reads sequences of which every token is to be predicted from those before it."""
+
+    files: TokenMixture
+    """A split of the corpora."""
+
+    shard: Shard
+    """This rank's part."""
+
+    sequence_length: int
+    """Tokens that the model reads at once."""
+
+    def read(self, samples: Sequence[tuple[int, int]]) -> MicroBatch:
+        """Samples, each a window and its epoch; a rank holds only what its part of the pipeline reads.
+
+        `input_ids` and `label_ids` are `[samples, sequence_length]`. `input_mask` is true where a token goes on with
+        the document of the one before it: this is what nanotron passes along the pipeline for attention to read. Every
+        token counts.
+        """
+        shape = (len(samples), self.sequence_length)
+        batch = self.shard.pointers(("input_ids", "input_mask"), ("label_ids", "label_mask"))
+        windows = [self.files.window(window, self.sequence_length) for window, _ in samples]
+        # Straight from the mapped file into the batch, which widens the numbers as it copies.
+        if self.shard.reads_input:
+            inputs = np.empty(shape, dtype=np.int64)
+            np.stack([window[:-1] for window in windows], out=inputs, casting="safe")
+            batch |= {"input_ids": torch.from_numpy(inputs)}
+            batch |= {"input_mask": batch["input_ids"] != self.files.end_of_text_id}
+        if self.shard.reads_labels:
+            labels = np.empty(shape, dtype=np.int64)
+            np.stack([window[1:] for window in windows], out=labels, casting="safe")
+            batch |= {"label_ids": torch.from_numpy(labels), "label_mask": torch.ones(shape, dtype=torch.bool)}
+        return batch
+
+    def weigh(self, batches: list[MicroBatch], group: dist.ProcessGroup | None) -> list[MicroBatch]:
+        """The micro-batches as they are: each has as many labels as any other, and the loss is their mean."""
+        return batches
+
+    def num_labels(self, batch: MicroBatch) -> int:
+        """Tokens to be predicted, on a rank that reads labels."""
+        return batch["label_ids"].numel()
+
 
 class TrainingBatches(Iterator[MicroBatch]):
     """Micro-batches without end.
@@ -43,24 +121,22 @@ class TrainingBatches(Iterator[MicroBatch]):
     A step reads `global_batch_size` consecutive samples; its micro-batches go round the data-parallel ranks.
     """
 
-    def __init__(self, files: TokenMixture, shard: Shard, *, sequence_length: int, seed: int, consumed: int) -> None:
+    def __init__(self, reader: Reader, *, seed: int, consumed: int) -> None:
         """Start at the sample that follows the `consumed` ones."""
-        self._files = files
-        self._shard = shard
-        self._sequence_length = sequence_length
-        self._order = files.order(sequence_length, seed)
-        self._first = consumed + shard.data_rank * shard.micro_batch_size
+        self._reader = reader
+        self._order = reader.files.order(reader.sequence_length, seed)
+        self._first = consumed + reader.shard.data_rank * reader.shard.micro_batch_size
         self._digest = 0
 
     def __next__(self) -> MicroBatch:
-        shard = self._shard
-        samples = range(self._first, self._first + shard.micro_batch_size)
+        shard = self._reader.shard
+        numbers = range(self._first, self._first + shard.micro_batch_size)
         self._first += shard.data_size * shard.micro_batch_size
-        windows = self._order.windows(samples.start, len(samples))
-        for sample, window in zip(samples, windows, strict=True):
-            key = hashlib.blake2b(f"{sample}, {window}".encode(), digest_size=8).digest()
+        samples = self._order.samples(numbers.start, len(numbers))
+        for number, (window, _) in zip(numbers, samples, strict=True):
+            key = hashlib.blake2b(f"{number}, {window}".encode(), digest_size=8).digest()
             self._digest += int.from_bytes(key, signed=True)
-        return micro_batch(self._files, windows, shard, self._sequence_length) | {"samples": samples}
+        return self._reader.read(samples) | {"samples": numbers}
 
     def take_digest(self) -> int:
         """Which window each sample read, since the last call, as a number in 64 bits, signed.
@@ -71,43 +147,15 @@ class TrainingBatches(Iterator[MicroBatch]):
         return (digest + 2**63) % 2**64 - 2**63
 
 
-def heldout_batches(files: TokenMixture, shard: Shard, *, sequence_length: int, sequences: int) -> Iterator[MicroBatch]:
+def heldout_batches(reader: Reader, *, sequences: int) -> Iterator[MicroBatch]:
     """This rank's share of the first `sequences` windows in the mixture's proportions, or of as many as there are.
 
     A corpus with few is read again where its share is larger. The last micro-batch may be smaller.
     """
-    count = min(sequences, files.num_windows(sequence_length))
-    windows = files.order(sequence_length, seed=0).unshuffled(count)
+    files, shard = reader.files, reader.shard
+    count = min(sequences, files.num_windows(reader.sequence_length))
+    windows = files.order(reader.sequence_length, seed=0).unshuffled(count)
     stride = shard.data_size * shard.micro_batch_size
     for first in range(shard.data_rank * shard.micro_batch_size, count, stride):
-        yield micro_batch(files, windows[first : first + shard.micro_batch_size], shard, sequence_length)
-
-
-def micro_batch(files: TokenMixture, ids: list[int], shard: Shard, sequence_length: int) -> MicroBatch:
-    """The windows `ids` as `[len(ids), sequence_length]`; a rank holds only what its part of the pipeline reads.
-
-    `input_mask` is true where a token goes on with the document of the one before it: this is what nanotron passes
-    along the pipeline for attention to read. Every token counts.
-    """
-    reads_input = shard.pipeline_rank == shard.input_rank
-    reads_labels = shard.pipeline_rank == shard.output_rank
-    batch: MicroBatch = {
-        "input_ids": TensorPointer(shard.input_rank),
-        "input_mask": TensorPointer(shard.input_rank),
-        "label_ids": TensorPointer(shard.output_rank),
-        "label_mask": TensorPointer(shard.output_rank),
-        "samples": range(0),
-    }
-    if not (reads_input or reads_labels):
-        return batch
-    windows = np.empty((len(ids), sequence_length + 1), dtype=np.int64)
-    for row, index in enumerate(ids):
-        windows[row] = files.window(index, sequence_length)
-    tokens = torch.from_numpy(windows)
-    if reads_input:
-        inputs = tokens[:, :-1].contiguous()
-        batch |= {"input_ids": inputs, "input_mask": inputs != files.end_of_text_id}
-    if reads_labels:
-        labels = tokens[:, 1:].contiguous()
-        batch |= {"label_ids": labels, "label_mask": torch.ones_like(labels, dtype=torch.bool)}
-    return batch
+        samples = [(window, 0) for window in windows[first : first + shard.micro_batch_size]]
+        yield reader.read(samples) | {"samples": range(0)}

@@ -7,6 +7,7 @@ import attrs
 
 from llmrecipe import artifacts, codec
 from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.recipe.objective import MultiMaskLM
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.schema import define
 from llmrecipe.sections import PretrainSection
@@ -57,6 +58,12 @@ class Job:
     def num_steps(self) -> int:
         """Steps of the whole training."""
         return self.section.training.num_steps(self.sequence_length)
+
+    @property
+    def predicts_context(self) -> bool:
+        """Whether the tokens before masked spans are predicted as well."""
+        objective = self.section.objective
+        return isinstance(objective, MultiMaskLM) and objective.context_weight > 0
 
     def open_tokens(self, split: str) -> TokenMixture:
         """A split of the corpora, mixed as the section says."""

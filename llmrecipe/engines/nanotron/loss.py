@@ -43,6 +43,41 @@ class Loss(torch.nn.Module):
         return {"loss": cross_entropy + z_loss, "cross_entropy": cross_entropy, "z_loss": z_loss}
 
 
+class MaskedLoss(torch.nn.Module):
+    """Weighted cross-entropy of masked tokens and of those before their spans, and the z-loss beside it."""
+
+    def __init__(self, tp_pg: dist.ProcessGroup, z_loss: float) -> None:
+        super().__init__()
+        self.tp_pg = tp_pg
+        self.z_loss = z_loss
+
+    def forward(
+        self,
+        sharded_logits: torch.Tensor,
+        label_ids: torch.Tensor,
+        label_weights: torch.Tensor,
+        is_context: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """What to minimise, and its parts.
+
+        Args:
+            sharded_logits: `[labels, 1, vocabulary / ranks]`, float32; overwritten in the backward pass.
+            label_ids: `[1, labels]`.
+            label_weights: `[1, labels]`, float32.
+            is_context: `[labels]`, whether a label is the token before a span.
+
+        Returns:
+            `loss` is `cross_entropy + context + z_loss`, all scalars; `z_loss` is of the masked tokens.
+        """
+        losses, squares = CrossEntropy.apply(sharded_logits[:, 0], label_ids[0], self.tp_pg)
+        weights = label_weights[0]
+        of_masked = weights.masked_fill(is_context, 0)
+        cross_entropy, context = (of_masked * losses).sum(), ((weights - of_masked) * losses).sum()
+        z_loss = self.z_loss * (of_masked * squares).sum()
+        loss = cross_entropy + context + z_loss
+        return {"loss": loss, "cross_entropy": cross_entropy, "context": context, "z_loss": z_loss}
+
+
 class CrossEntropy(torch.autograd.Function):
     """Cross-entropy and squared logarithm of the softmax's denominator of every token, `[tokens]` each."""
 

@@ -4,25 +4,21 @@ It lacks the base of rotary positions, dropout, recomputation, attention within 
 """
 
 import functools
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from nanotron.config import LlamaConfig, ParallelismArgs
-from nanotron.models import build_model
 from nanotron.models.llama import Embedding, LlamaDecoderLayer, LlamaForTraining
 from nanotron.parallel import ParallelContext
 from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
 from torch.utils.checkpoint import checkpoint
 
-from llmrecipe.engines.nanotron import llama
 from llmrecipe.engines.nanotron.attention import RotaryEmbedding, causal_self_attention
 from llmrecipe.engines.nanotron.dropout import Dropout
 from llmrecipe.engines.nanotron.loss import Loss
 from llmrecipe.engines.packing import PackedDocuments
 from llmrecipe.recipe import training
-from llmrecipe.recipe.model import Llama
 
 Placed = torch.Tensor | TensorPointer
 
@@ -159,47 +155,3 @@ class DecoderLayer(LlamaDecoderLayer):
         states = states + self.dropout.of_tokens(attended, rates.residual, f"{self.place}, attention", samples)
         fed_forward = self.mlp(self.post_attention_layernorm(states))["hidden_states"]
         return states + self.dropout.of_tokens(fed_forward, rates.residual, f"{self.place}, feed-forward", samples)
-
-
-@torch.no_grad()
-def logits(
-    weights: Mapping[str, torch.Tensor], model: Llama, vocab_size: int, end_of_text_id: int, input_ids: torch.Tensor
-) -> torch.Tensor:
-    """nanotron's float32 logits for `input_ids` `[batch, length]`: `[batch, length, padded vocabulary]`."""
-    context = _single_process_context()
-    network = build_model(
-        model_builder=lambda: LlamaNetwork(
-            config=LlamaConfig(**llama.nanotron_config(model, vocab_size, end_of_text_id)),
-            parallel_context=context,
-            parallel_config=ParallelismArgs(dp=1, pp=1, tp=1),
-            rope_theta=model.rope_theta,
-            dropout=training.Dropout(),
-            seed=0,
-            z_loss=0.0,
-            recompute=False,
-            restart_at_documents=False,
-        ),
-        parallel_context=context,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
-    parameters = dict(network.named_parameters())
-    for name, tensor in weights.items():
-        parameters.pop(name).copy_(tensor)
-    if model.tie_word_embeddings:
-        network.model.lm_head.pp_block.weight.copy_(
-            network.model.token_position_embeddings.pp_block.token_embedding.weight
-        )
-    return network.model(input_ids=input_ids, input_mask=torch.ones_like(input_ids, dtype=torch.bool)).transpose(0, 1)
-
-
-def join_single_process() -> None:
-    """Make this process the only rank."""
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-
-
-def _single_process_context() -> ParallelContext:
-    join_single_process()
-    return ParallelContext(tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1)

@@ -20,10 +20,10 @@ def logits_difference(
     On a CPU, for two sequences that are the same in every run: any tokens do that reach many positions.
     """
     bootstrap.load("cpu")
-    from llmrecipe.engines.nanotron import network
+    from llmrecipe.engines.nanotron import build
 
     length = min(model.max_position_embeddings, _LENGTH)
     tokens = torch.randint(0, vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
-    expected = network.logits(weights, model, vocab_size, end_of_text_id, tokens)
+    expected = build.logits(weights, model, vocab_size, end_of_text_id, tokens)
     found = hf.logits(hf.load_model(exported).float(), tokens)
     return (expected - found).abs().max().item()

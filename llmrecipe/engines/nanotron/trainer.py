@@ -4,7 +4,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 from llmrecipe import artifacts
 from llmrecipe.engines.device import peak_memory_mb
 from llmrecipe.engines.nanotron import anomalies, data, gradients, mends, metrics
+from llmrecipe.engines.nanotron.build import network_of, reader_of
 from llmrecipe.engines.nanotron.checkpoint import save_whole
 from llmrecipe.engines.nanotron.communication import Communication, summary
 from llmrecipe.engines.nanotron.data_parallel import keep_buckets
 from llmrecipe.engines.nanotron.job import Job, StateFolder
-from llmrecipe.engines.nanotron.network import LlamaNetwork
 from llmrecipe.engines.nanotron.optimizer import init_optimizer_and_grad_accumulator
 from llmrecipe.engines.nanotron.optimizer_state import load_optimizer
 from llmrecipe.engines.nanotron.schedule import learning_rate_scheduler
@@ -44,33 +44,18 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         self.job = job
         self.training = job.section.training
         self.state = StateFolder(Path(job.state))
-        self.heldout = job.open_tokens("heldout")
         # nanotron's trainer looks these up in its module and offers no other way in.
         nanotron.trainer.load_optimizer = load_optimizer
         nanotron.trainer.init_optimizer_and_grad_accumulator = functools.partial(
             init_optimizer_and_grad_accumulator, self.training.optimizer
         )
         nanotron.trainer.lr_scheduler_builder = self._build_scheduler
-        network = functools.partial(
-            LlamaNetwork,
-            rope_theta=job.section.model.rope_theta,
-            dropout=self.training.dropout,
-            seed=self.training.seed,
-            z_loss=self.training.z_loss,
-            recompute=job.section.parallelism.recompute_activations,
-            restart_at_documents=job.section.objective.restart_at_documents,
-        )
-        super().__init__(str(self.state.nanotron_config), model_class=network)
+        super().__init__(str(self.state.nanotron_config), model_class=network_of(job))
 
     def run(self) -> None:
         """Train to the last step."""
-        self.batches = data.TrainingBatches(
-            self.job.open_tokens("train"),
-            self.shard,
-            sequence_length=self.sequence_length,
-            seed=self.training.seed,
-            consumed=self.consumed_train_samples,
-        )
+        self.reader, self.heldout = (reader_of(self.job, split, self.shard) for split in ("train", "heldout"))
+        self.batches = data.TrainingBatches(self.reader, seed=self.training.seed, consumed=self.consumed_train_samples)
         self.train(self.batches)
 
     @property
@@ -142,7 +127,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         outputs = self.pipeline_engine.train_batch_iter(
             model=self.model,
             pg=self.parallel_context.pp_pg,
-            batch=self._placed(next(self.batches) for _ in range(self.n_micro_batches_per_batch)),
+            batch=self._placed(self._next_batch()),
             nb_microbatches=self.n_micro_batches_per_batch,
             grad_accumulator=self.grad_accumulator,
         )
@@ -170,7 +155,12 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         self.communication.finish(self.seconds_of_step)
         return outputs, None
 
-    def _placed(self, batches: Iterator[data.MicroBatch]) -> Iterator[data.MicroBatch]:
+    def _next_batch(self) -> list[data.MicroBatch]:
+        """This replica's micro-batches of a step, their labels weighed over all replicas."""
+        batches = [next(self.batches) for _ in range(self.n_micro_batches_per_batch)]
+        return self.reader.weigh(batches, self.parallel_context.dp_pg)
+
+    def _placed(self, batches: Iterable[data.MicroBatch]) -> Iterator[data.MicroBatch]:
         for batch in batches:
             yield {
                 key: value.to(self._device) if isinstance(value, torch.Tensor) else value
@@ -202,6 +192,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
             return {}
         # The engine has divided the loss itself, which is the sum of the others.
         parts = {"loss": "cross_entropy"} | ({"z_loss": "z_loss"} if self.training.z_loss else {})
+        parts |= {"context_loss": "context"} if self.job.predicts_context else {}
         return {name: torch.stack([output[key] for output in outputs]).mean() for name, key in parts.items()}
 
     def _mean_over_replicas(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -274,17 +265,13 @@ class Trainer(nanotron.trainer.DistributedTrainer):
     def validation_loss(self) -> float:
         """Mean cross-entropy over the held-out sequences, on every rank."""
         total, count = 0.0, 0
-        batches = data.heldout_batches(
-            self.heldout,
-            self.shard,
-            sequence_length=self.sequence_length,
-            sequences=self.training.validation_sequences,
-        )
-        for batch in self._placed(batches):
-            loss = self.unwrapped_model(**batch)["cross_entropy"]
+        for batch in data.heldout_batches(self.heldout, sequences=self.training.validation_sequences):
+            (placed,) = self._placed(self.heldout.weigh([batch], None))
+            loss = self.unwrapped_model(**placed)["cross_entropy"]
             if isinstance(loss, torch.Tensor):
-                total += loss.item() * batch["label_ids"].numel()
-                count += batch["label_ids"].numel()
+                labels = self.heldout.num_labels(batch)
+                total += loss.item() * labels
+                count += labels
         mends.finish_sends()
         sums = torch.tensor([total, count], dtype=torch.float64, device=self._device)
         # The ranks of a replica that see the loss see the same: counted alike, they don't change the mean.

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from llmrecipe.engines.nanotron import llama
+from llmrecipe.engines.nanotron.architecture import architecture_of
 from llmrecipe.recipe.model import Model
 
 # nanotron 0.4's `CHECKPOINT_VERSION`
@@ -22,7 +23,7 @@ def write_unsharded(weights: Mapping[str, torch.Tensor], model: Model, directory
         *folders, leaf = name.split(".")
         folder = directory.joinpath("model", *folders)
         folder.mkdir(parents=True, exist_ok=True)
-        split = llama.split(name, tensor, model)
+        split = architecture_of(model).split(name, tensor, model)
         if split is None:
             save_file({"data": tensor.contiguous()}, folder / f"model_{leaf}.safetensors")
             continue

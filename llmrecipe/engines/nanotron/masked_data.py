@@ -1,0 +1,126 @@
+"""Batches of masked sequences, and how much each of their labels counts."""
+
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+import torch
+from nanotron import distributed as dist
+
+from llmrecipe.engines.masking import MaskedVocabulary, mask
+from llmrecipe.engines.nanotron.data import MicroBatch, Shard
+from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class MaskedReader:
+    """Reads sequences of which some tokens are masked and to be predicted."""
+
+    files: TokenMixture
+    """A split of the corpora."""
+
+    shard: Shard
+    """This rank's part."""
+
+    objective: MaskedLM | MultiMaskLM
+    """What is masked, and what is predicted."""
+
+    seed: int
+    """The training's."""
+
+    vocabulary: MaskedVocabulary
+    """What the masks need to know of the tokenizer."""
+
+    multiple: int
+    """Labels are padded to a multiple of this: the tensor-parallel ranks, if they share them."""
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens that the model reads at once."""
+        return self.objective.sequence_length
+
+    @property
+    def context_weight(self) -> float:
+        """λ, the weight of the tokens before the spans."""
+        return self.objective.context_weight if isinstance(self.objective, MultiMaskLM) else 0.0
+
+    def read(self, samples: Sequence[tuple[int, int]]) -> MicroBatch:
+        """Samples, each a window and its epoch; a rank holds only what its part of the pipeline reads.
+
+        `input_ids` are `[samples, sequence_length]`. `positions` `[labels]` are the places to predict from, as
+        `place × samples + sample`; `label_ids` and `label_weights` `[1, labels]` are what is to be predicted there and
+        how much it counts: the masked tokens, then the tokens before the spans (`is_context`), then padding.
+        """
+        batch = self.shard.pointers(
+            ("input_ids", "input_mask"), ("positions", "is_context", "label_ids", "label_weights")
+        )
+        if not (self.shard.reads_input or self.shard.reads_labels):
+            return batch
+        length, count = self.sequence_length, len(samples)
+        tokens = np.stack([self.files.window(window, length)[:length] for window, _ in samples]).astype(np.int64)
+        masked = [
+            mask(row, self.objective, self.vocabulary, seed=self.seed, epoch=epoch, window=window)
+            for row, (window, epoch) in zip(tokens, samples, strict=True)
+        ]
+        if self.shard.reads_input:
+            input_ids = torch.from_numpy(np.stack([sequence.input_ids for sequence in masked]))
+            batch |= {"input_ids": input_ids, "input_mask": torch.ones_like(input_ids, dtype=torch.bool)}
+        if self.shard.reads_labels:
+            labels = [(sequence.positions, sequence.positions) for sequence in masked]
+            before = [
+                self._before_spans(row, sequence.first_positions) for row, sequence in zip(tokens, masked, strict=True)
+            ]
+            places = [places * count + row for row, (places, _) in [*enumerate(labels), *enumerate(before)]]
+            wanted = [tokens[row, there] for row, (_, there) in [*enumerate(labels), *enumerate(before)]]
+            num_labels = sum(len(there) for there, _ in labels)
+            positions, label_ids = np.concatenate(places), np.concatenate(wanted)
+            padding = -len(positions) % self.multiple if len(positions) else self.multiple
+            is_context = np.arange(len(positions) + padding) >= num_labels
+            weights = (np.arange(len(positions) + padding) < len(positions)).astype(np.float32)
+            batch |= {
+                "positions": torch.from_numpy(np.pad(positions, (0, padding))),
+                "is_context": torch.from_numpy(is_context),
+                "label_ids": torch.from_numpy(np.pad(label_ids, (0, padding)))[None],
+                "label_weights": torch.from_numpy(weights)[None],
+            }
+        return batch
+
+    def _before_spans(self, tokens: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places to predict from and places of what is predicted: the tokens before the spans, unless special."""
+        if self.context_weight == 0:
+            return first[:0], first[:0]
+        first = first[~self.vocabulary.is_special[tokens[first - 1]]]
+        return first, first - 1
+
+    def weigh(self, batches: list[MicroBatch], group: dist.ProcessGroup | None) -> list[MicroBatch]:
+        """Give the labels the weights with which the losses of the micro-batches have the batch's loss as their mean.
+
+        The number of labels differs from micro-batch to micro-batch; what counts is their number in the whole batch.
+
+        Args:
+            batches: this rank's micro-batches of a step.
+            group: the ranks that read the others; None if these are all.
+        """
+        if not self.shard.reads_labels:
+            return batches
+        totals = torch.tensor([self._counts(batch) for batch in batches], dtype=torch.float64).sum(0)
+        means = totals / len(batches)
+        if group is not None and group.size() > 1:
+            device = batches[0]["label_ids"].device
+            means = means.to(device)
+            dist.all_reduce(means, op=dist.ReduceOp.AVG, group=group)
+            means = means.cpu()
+        labels, contexts = means.clamp(min=1e-9).tolist()
+        for batch in batches:
+            scale = torch.where(batch["is_context"], self.context_weight / contexts, 1 / labels)
+            batch["label_weights"] = (batch["label_weights"] * scale).float()
+        return batches
+
+    def _counts(self, batch: MicroBatch) -> tuple[int, int]:
+        counted, is_context = batch["label_weights"][0] > 0, batch["is_context"]
+        return int((counted & ~is_context).sum()), int((counted & is_context).sum())
+
+    def num_labels(self, batch: MicroBatch) -> int:
+        """Masked tokens, on a rank that reads labels."""
+        return self._counts(batch)[0]
