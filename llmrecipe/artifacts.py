@@ -65,6 +65,15 @@ def seal(directory: Path, kind: str) -> None:
     write_json(directory / MANIFEST, {"files": files, "kind": kind})
 
 
+def is_artifact(directory: Path) -> bool:
+    """Whether a folder was sealed; a `manifest.json` of somebody else's doesn't make it an artifact."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.keys() == {"files", "kind"}
+
+
 def open_artifact(directory: Path, kind: str) -> dict[str, Any]:
     """The manifest of a whole artifact of this kind.
 

@@ -267,6 +267,18 @@ def test_examples_of_what_was_dropped_are_bounded_and_the_same_for_any_number_of
     assert {row["because"] for row in by["gopher_quality"]} == {"gopher_short_doc"}
 
 
+def test_a_blocklist_leaves_no_trace_on_what_another_cleaner_drops(project):
+    rows = [{"text": text, "url": f"https://good.com/{number}"} for number, text in enumerate([*PROSE, WORDS])]
+    rows.append({"text": PROSE[0], "url": "https://Bad.com/page"})
+    (project / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = JsonlFiles(paths=("data.jsonl",), url_field="url")
+    clean = (UrlBlocklist(domains=("bad.com",), fineweb_lists=False), GopherQuality())
+    section = PrepareSection(source=source, clean=clean, heldout_fraction=0.3, shards=1)
+    output = run("prepare", section, project / "out").output
+    reasons = [json.loads(line)["because"] for line in (output / "dropped.jsonl").read_text().splitlines()]
+    assert reasons == ["gopher_short_doc", "domain: https://Bad.com/page"]
+
+
 def test_data_show_prints_the_funnel_and_examples(project, capsys):
     write_jsonl(project / "data.jsonl", [*PROSE, WORDS, LIST, " "])
     section = PrepareSection(

@@ -197,7 +197,9 @@ def test_training_documents_that_quote_held_out_ones_go_if_asked(project):
 def test_an_evaluation_set_of_short_texts_is_an_error(project):
     write_jsonl(project / "questions.jsonl", ["six words are not enough here"])
     cleaner = Decontaminate(against=(JsonlFiles(paths=("questions.jsonl",)),))
-    with pytest.raises(StageError, match=r"against\[0\]: no text of it has 13 words; use a smaller `ngram`"):
+    with pytest.raises(
+        StageError, match=r"^corpus\.clean\[0\]\.against\[0\]: no text of it has 13 words; use a smaller `ngram`"
+    ):
         prepared(project, (cleaner,), [" ".join(prose(random.Random(6), 30))])
 
 

@@ -37,6 +37,8 @@ def project(tmp_path, monkeypatch):
     for number in range(4):
         texts = [f"file {number}, document {line:02}" for line in range(40)]
         write_jsonl(tmp_path / f"data/{number}.jsonl", ["the same in all of the files", *texts])
+    # As some data sets bring one; it is no artifact's, and says nothing of the other files.
+    (tmp_path / "data/manifest.json").write_text('{"files": 4}')
     return tmp_path
 
 

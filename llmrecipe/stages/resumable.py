@@ -49,11 +49,12 @@ def _identity(context: StageContext) -> str:
 
 
 def _contents(inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """By role, the digests in an artifact's manifest, or else size and time of each file: reading it all is work."""
-    manifests = {role: path / artifacts.MANIFEST for role, path in inputs.items()}
+    """By role, the digest of an artifact's manifest, or else size and time of each file: reading it all is work."""
     return {
-        role: artifacts.file_digest(manifest) if manifest.is_file() else fingerprint({role: inputs[role]})
-        for role, manifest in manifests.items()
+        role: artifacts.file_digest(path / artifacts.MANIFEST)
+        if artifacts.is_artifact(path)
+        else fingerprint({role: path})
+        for role, path in inputs.items()
     }
 
 

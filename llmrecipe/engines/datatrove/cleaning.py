@@ -50,12 +50,12 @@ def prepare(
     passes = Passes(reader_of(section.source), tasks=section.shards, runtime=runtime, work=work)
     passes.clean("empty", LambdaFilter(has_text))
     is_split = False
-    for label, cleaner in cleaners.items():
+    for index, (label, cleaner) in enumerate(cleaners.items()):
         if isinstance(cleaner, SPLITTING) and not is_split:
             passes.add("split", SplitByHash(section.heldout_fraction))
             is_split = True
         if isinstance(cleaner, Comparing):
-            comparison = comparison_of(cleaner, work / label, section.shards)
+            comparison = comparison_of(cleaner, f"corpus.clean[{index}]", work / label, section.shards)
             passes.compare(label, comparison)
             if comparison.sign is not None:
                 _refuse_empty(_metrics(passes.totals, cleaners))

@@ -60,8 +60,15 @@ class Comparison:
     """Takes the same documents again, in the same tasks and the same order, and lets those through that stay."""
 
 
-def comparison_of(cleaner: Comparing, folder: Path, shards: int) -> Comparison:
-    """The steps of a cleaner, which keep what they know in `folder`; the documents come in this number of tasks."""
+def comparison_of(cleaner: Comparing, where: str, folder: Path, shards: int) -> Comparison:
+    """The steps of a cleaner.
+
+    Args:
+        cleaner: says what is compared.
+        where: its place in the recipe, for messages.
+        folder: where the steps keep what they know.
+        shards: tasks in which the documents come.
+    """
     signatures, found = str(folder / "signatures"), str(folder / "found")
     match cleaner:
         case ExactDedup():
@@ -95,8 +102,7 @@ def comparison_of(cleaner: Comparing, folder: Path, shards: int) -> Comparison:
             )
         case Decontaminate():
             reads = [
-                Find("reading evaluation sets", contamination.read(source, name, folder, cleaner.ngram), 1)
-                for name, source in contamination.names(cleaner)
+                Find("reading evaluation sets", steps, 1) for steps in contamination.readers(cleaner, where, folder)
             ]
             sign = None
             if cleaner.heldout:

@@ -17,20 +17,22 @@ from llmrecipe.engines.datatrove.sources import reader_of
 from llmrecipe.engines.datatrove.split import is_heldout
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.deduplication import Decontaminate
-from llmrecipe.recipe.source import Source
 
 _HELDOUT = "heldout"
 
 
-def names(cleaner: Decontaminate) -> Iterator[tuple[str, Source]]:
-    """The evaluation sets by the name that reasons have for them."""
+def readers(cleaner: Decontaminate, where: str, folder: Path) -> Iterator[tuple[PipelineStep, ...]]:
+    """For each evaluation set, the steps that read it and write its n-grams, in one task.
+
+    Args:
+        cleaner: names the sets.
+        where: its place in the recipe, for messages.
+        folder: gets an index for each set, under the name that reasons have for it.
+    """
     for index, source in enumerate(cleaner.against):
-        yield f"against[{index}]", source
-
-
-def read(source: Source, name: str, folder: Path, size: int) -> tuple[PipelineStep, ...]:
-    """Steps that read an evaluation set and write its n-grams, for one task."""
-    return reader_of(source), EvaluationNgrams(folder, name, size)
+        name = f"against[{index}]"
+        path = f"{where}.{name}"
+        yield reader_of(source, path), EvaluationNgrams(folder / "indexes" / f"{name}.npy", cleaner.ngram, path)
 
 
 class EvaluationNgrams(PipelineStep):
@@ -39,9 +41,9 @@ class EvaluationNgrams(PipelineStep):
     type = "DECONTAMINATE"
     name = "n-grams of an evaluation set"
 
-    def __init__(self, folder: Path, evaluation: str, size: int) -> None:
+    def __init__(self, file: Path, size: int, where: str) -> None:
         super().__init__()
-        self.folder, self.evaluation, self.size = folder, evaluation, size
+        self.file, self.size, self.where = file, size, where
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
         """Write the file.
@@ -51,8 +53,8 @@ class EvaluationNgrams(PipelineStep):
         """
         hashes = _distinct(data, self.size)
         if not len(hashes):
-            raise StageError(f"{self.evaluation}: no text of it has {self.size} words; use a smaller `ngram`")
-        _save(self.folder / "indexes" / f"{self.evaluation}.npy", hashes)
+            raise StageError(f"{self.where}: no text of it has {self.size} words; use a smaller `ngram`")
+        _save(self.file, hashes)
 
 
 class HeldoutNgrams(PipelineStep):

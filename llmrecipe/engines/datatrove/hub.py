@@ -20,12 +20,16 @@ class HubReader(SourceReader):
 
     name = "Hub"
 
-    def __init__(self, source: HubDataset) -> None:
+    def __init__(self, source: HubDataset, where: str) -> None:
         """
+        Args:
+            source: what to read.
+            where: its place in the recipe, for messages.
+
         Raises:
             StageError: the hub can't be reached, or has no such data set, commit, configuration or split.
         """
-        self.source = source
+        self.source, self.where = source, where
         parts = [source.name, source.subset, source.split]
         self.prefix = "/".join(part for part in parts if part)
         # Without the prefix `datasets` would read a folder of this name here. Without a hub it would take what it has
@@ -61,7 +65,7 @@ class HubReader(SourceReader):
         """Whatever stops the reading."""
         source = self.source
         return StageError(
-            f"corpus.source: {source.name!r} at commit {source.revision} can't be read from the Hugging Face Hub "
+            f"{self.where}: {source.name!r} at commit {source.revision} can't be read from the Hugging Face Hub "
             f"({type(error).__name__}: {error}); it takes a network, HF_HUB_OFFLINE not set, and HF_TOKEN if the data "
             "set is gated. Or download it where there is a network, with `hf download --repo-type dataset "
             f"--revision {source.revision} --local-dir data/{source.name} {source.name}`, and read its files with "

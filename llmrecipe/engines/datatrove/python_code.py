@@ -47,11 +47,12 @@ def standard_library(root: Path | None = None) -> dict[str, Path]:
     )
 
 
-def installed(packages: Iterable[str]) -> dict[str, Path]:
+def installed(packages: Iterable[str], where: str) -> dict[str, Path]:
     """Source files of these packages that a person wrote, by the same rules.
 
     Args:
         packages: each as `name==version`.
+        where: the source's place in the recipe, for messages.
 
     Returns:
         By POSIX path below the folder of installed packages, sorted.
@@ -63,7 +64,7 @@ def installed(packages: Iterable[str]) -> dict[str, Path]:
     for package in packages:
         refused = origins.package_refusal(package)
         if refused:
-            raise StageError(f"corpus.source.packages: {refused}")
+            raise StageError(f"{where}.packages: {refused}")
         # An editable installation has nothing but a module that leads to the source code.
         files = {
             PurePath(file): Path(file.locate())
@@ -73,7 +74,7 @@ def installed(packages: Iterable[str]) -> dict[str, Path]:
         modules = _hand_written(files)
         if not modules:
             raise StageError(
-                f"corpus.source.packages: {package!r} holds no source code where it is installed; install it from a "
+                f"{where}.packages: {package!r} holds no source code where it is installed; install it from a "
                 "wheel, and not as editable"
             )
         found |= modules

@@ -34,8 +34,8 @@ _READERS: dict[type[Files], type[FileReader]] = {
 }
 
 
-def reader_of(source: Source) -> SourceReader:
-    """The reader of a source, after its files were found.
+def reader_of(source: Source, where: str = "corpus.source") -> SourceReader:
+    """The reader of a source, after its files were found; `where` is its place in the recipe, for messages.
 
     Raises:
         StageError: a pattern matches no file, a file can't be of the source's format, a URL or the hub can't be
@@ -45,23 +45,23 @@ def reader_of(source: Source) -> SourceReader:
         case PythonStdlib():
             return PythonReader(python_code.standard_library())
         case PythonPackages():
-            return PythonReader(python_code.installed(source.packages))
+            return PythonReader(python_code.installed(source.packages, where))
         case HubDataset():
             # Only here: it takes half a second to import, in every worker process.
             from llmrecipe.engines.datatrove.hub import HubReader
 
-            return HubReader(source)
+            return HubReader(source, where)
     options = ("text_field", "url_field")
     fields = {option: getattr(source, option) for option in options if hasattr(source, option)}
-    return _READERS[type(source)](_found(source.paths), **fields)
+    return _READERS[type(source)](_found(source.paths, where), **fields)
 
 
-def _found(paths: Iterable[str]) -> dict[str, Path | str]:
+def _found(paths: Iterable[str], where: str) -> dict[str, Path | str]:
     """The files of these patterns by name, sorted."""
     files: dict[str, Path | str] = {}
     for path in paths:
         if origins.is_url(path):
-            files |= {url: url for url in _urls(path)}
+            files |= {url: url for url in _urls(path, where)}
         else:
             files |= {PurePath(name).as_posix(): Path(name) for name in _names(path)}
     return dict(sorted(files.items()))
@@ -79,10 +79,10 @@ def _names(pattern: str) -> list[str]:
     return found
 
 
-def _urls(pattern: str) -> list[str]:
+def _urls(pattern: str, where: str) -> list[str]:
     refused = origins.refusal(pattern)
     if refused:
-        raise StageError(f"corpus.source.paths: {refused}")
+        raise StageError(f"{where}.paths: {refused}")
     try:
         system, path = fsspec.core.url_to_fs(pattern)
         # "?" begins the query of a URL, and a pattern on no server.

@@ -140,5 +140,7 @@ class UrlFilter(URLFilter):
         url = document.metadata.get("url")
         if not url:
             return True
-        document.metadata["filter_detail"] = url
-        return super().filter(Document(text="", id="", metadata={"url": url.lower()}))
+        verdict = super().filter(Document(text="", id="", metadata={"url": url.lower()}))
+        if verdict is not True:
+            document.metadata["filter_detail"] = url
+        return verdict
