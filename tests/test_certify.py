@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_training import write_tokens
 
-from llmrecipe import SGD, AdamW, artifacts
+from llmrecipe import SGD, AdamW, CausalLM, artifacts
 from llmrecipe.certify import proof, tokens
 from llmrecipe.certify.comparison import EXACT, ROUNDING, WeightsDifference, compare, tolerance_of
 from llmrecipe.certify.run import Run
@@ -25,6 +25,7 @@ ROWS = [
     | ({"validation_loss": 5.0} if step % 2 == 0 else {})
     for step in range(1, 9)
 ]
+CAUSAL = CausalLM(sequence_length=64)
 SAME = WeightsDifference(largest=0.0, where="")
 FLOAT32 = ROUNDING["float32"]
 
@@ -167,7 +168,7 @@ def test_weights_of_other_bits_are_not_identical(tmp_path):
 
 
 def test_made_tokens_are_a_tokens_artifact(tmp_path):
-    made = tokens.find_or_make([tmp_path / "none"], tmp_path / "made")
+    made = tokens.find_or_make([tmp_path / "none"], CAUSAL, tmp_path / "made")
     (directory,) = made.directories
     files = TokenFiles.open(directory, "train")
 
@@ -180,17 +181,17 @@ def test_made_tokens_are_a_tokens_artifact(tmp_path):
 def test_the_recipes_own_tokens_are_taken_if_they_are_of_use(tmp_path, monkeypatch):
     own = write_tokens(tmp_path / "own", train=2_000, heldout=200)
 
-    assert tokens.find_or_make([own], tmp_path / "unused").directories == (own,)
+    assert tokens.find_or_make([own], CAUSAL, tmp_path / "unused").directories == (own,)
     assert not (tmp_path / "unused").exists()
     short = write_tokens(tmp_path / "short", train=500, heldout=200)
-    assert "500 tokens, too few" in tokens.find_or_make([short], tmp_path / "made").origin
+    assert "500 tokens, too few" in tokens.find_or_make([short], CAUSAL, tmp_path / "made").origin
     monkeypatch.setattr(tokens, "LARGEST_VOCAB", 499)
-    assert "vocabulary of 500" in tokens.find_or_make([own], tmp_path / "other").origin
+    assert "vocabulary of 500" in tokens.find_or_make([own], CAUSAL, tmp_path / "other").origin
     monkeypatch.undo()
     monkeypatch.setattr(tokens, "SMALLEST_VOCAB", 501)
-    assert "vocabulary of 500 is less than" in tokens.find_or_make([own], tmp_path / "third").origin
+    assert "vocabulary of 500 is less than" in tokens.find_or_make([own], CAUSAL, tmp_path / "third").origin
     (own / "train/00000.ds").unlink()
-    assert "00000.ds: is missing" in tokens.find_or_make([own], tmp_path / "another").origin
+    assert "00000.ds: is missing" in tokens.find_or_make([own], CAUSAL, tmp_path / "another").origin
 
 
 def test_a_recipe_that_cannot_work_is_refused_as_by_check(capsys, project):
