@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_training import write_tokens
+from tiny_training import MASKING, write_tokens
 
-from llmrecipe import SGD, AdamW, CausalLM, artifacts
+from llmrecipe import SGD, AdamW, CausalLM, MaskedLM, artifacts
 from llmrecipe.certify import proof, tokens
 from llmrecipe.certify.comparison import EXACT, ROUNDING, WeightsDifference, compare, tolerance_of
 from llmrecipe.certify.run import Run
@@ -102,7 +102,8 @@ def test_a_layout_may_round_a_loss_and_a_weight_and_no_more():
         "loss": "loss of step 4",
         "weights": "w",
     }
-    assert failing(changed(4, validation_loss=5.001), tolerance=FLOAT32) == {"loss": "validation_loss of step 4"}
+    for name in ("context_loss", "validation_loss"):
+        assert failing(changed(4, **{name: 5.001}), tolerance=FLOAT32) == {"loss": f"{name} of step 4"}
 
 
 @pytest.mark.parametrize(
@@ -175,6 +176,8 @@ def test_made_tokens_are_a_tokens_artifact(tmp_path):
     assert "no tokens artifact here" in made.origin
     assert files.num_windows(64) >= 8
     assert files.vocab_size == made.vocab_size > int(files.window(0, 64).max())
+    assert not files.masked_vocabulary.is_special.all()
+    assert files.masked_vocabulary.is_special[[files.end_of_text_id, files.masked_vocabulary.mask_id]].all()
     assert TokenFiles.open(directory, "heldout").num_windows(64) >= 1
 
 
@@ -190,6 +193,11 @@ def test_the_recipes_own_tokens_are_taken_if_they_are_of_use(tmp_path, monkeypat
     monkeypatch.undo()
     monkeypatch.setattr(tokens, "SMALLEST_VOCAB", 501)
     assert "vocabulary of 500 is less than" in tokens.find_or_make([own], CAUSAL, tmp_path / "third").origin
+    monkeypatch.undo()
+    masked = MaskedLM(sequence_length=64)
+    assert "no mask token" in tokens.find_or_make([own], masked, tmp_path / "fourth").origin
+    masking = write_tokens(tmp_path / "masking", masking=MASKING, train=2_000, heldout=200)
+    assert tokens.find_or_make([masking], masked, tmp_path / "unused").directories == (masking,)
     (own / "train/00000.ds").unlink()
     assert "00000.ds: is missing" in tokens.find_or_make([own], CAUSAL, tmp_path / "another").origin
 
@@ -213,8 +221,22 @@ def test_too_few_steps_are_wrong_usage(steps, capsys):
     assert "at least 8" in capsys.readouterr().err
 
 
+MASKED = {
+    "ByteLevelBPE": "WordPiece",
+    "Llama": "Bert",
+    ", num_key_value_heads=2": "",
+    "CausalLM": "MultiMaskLM",
+}
+
+
 @pytest.mark.slow
-def test_an_exact_training_is_certified(capfd, project):
+@pytest.mark.parametrize("words", [{}, MASKED], ids=["causal", "masked"])
+def test_an_exact_training_is_certified(capfd, project, words):
+    text = SMALL
+    for word, other in words.items():
+        text = text.replace(word, other)
+    (project / "recipes/small.py").write_text(text)
+
     assert main(["certify", "small"]) == 0
 
     out, err = capfd.readouterr()
