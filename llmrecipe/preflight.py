@@ -2,15 +2,18 @@
 
 import glob
 import importlib.util
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from llmrecipe import origins
 from llmrecipe.errors import Violation
 from llmrecipe.recipe import augmentation
 from llmrecipe.recipe.execution import Place, Ray, Slurm
+from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.source import Files, PythonPackages, Source
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
@@ -19,6 +22,9 @@ GPUS = Path("/proc/driver/nvidia/gpus")
 """One folder for each NVIDIA GPU, with or without CUDA installed."""
 
 CPU_FLAGS = Path("/proc/cpuinfo")
+
+_MASK_TOKENS = ("[MASK]", "<mask>")
+"""How BERT and RoBERTa, and most that came after them, write it."""
 
 
 def violations(recipe: Recipe, root: Path) -> list[Violation]:
@@ -33,7 +39,8 @@ def violations(recipe: Recipe, root: Path) -> list[Violation]:
                     found.extend(_model(f"{recipe.name}.{path}.augment[{index}].{name}", model, root))
     tokenizer = recipe.tokenizer
     if isinstance(tokenizer, PretrainedTokenizer):
-        found.extend(_tokenizer(f"{recipe.name}.tokenizer.path", tokenizer.path, root))
+        needs_mask = not isinstance(recipe.objective, CausalLM)
+        found.extend(_tokenizer(f"{recipe.name}.tokenizer.path", tokenizer.path, root, needs_mask))
     return found
 
 
@@ -113,7 +120,7 @@ def _missing(pattern: str, root: Path) -> str | None:
     return f"no file matches {pattern!r}; {what}"
 
 
-def _tokenizer(path: str, directory: str, root: Path) -> Iterator[Violation]:
+def _tokenizer(path: str, directory: str, root: Path, needs_mask: bool) -> Iterator[Violation]:
     outside = origins.outside(directory)
     if outside:
         yield Violation(path, outside)
@@ -122,6 +129,32 @@ def _tokenizer(path: str, directory: str, root: Path) -> Iterator[Violation]:
     elif not (root / directory / "tokenizer.json").is_file():
         reason = f"{directory!r} holds no tokenizer.json; save the tokenizer there with save_pretrained"
         yield Violation(path, reason)
+    elif needs_mask and not _has_mask_token(root / directory):
+        yield Violation(
+            path,
+            f"the tokenizer in {directory!r} has no mask token, which the objective puts in the place of others; use "
+            'one of an encoder, or name the token in tokenizer_config.json, as in "mask_token": "[MASK]"',
+        )
+
+
+def _has_mask_token(directory: Path) -> bool:
+    """Whether transformers finds a mask token for the tokenizer there."""
+    config = _json(directory / "tokenizer_config.json")
+    if config.get("mask_token") or _json(directory / "special_tokens_map.json").get("mask_token"):
+        return True
+    # A class for one kind of tokenizer knows the name of its mask token without being told.
+    added = _json(directory / "tokenizer.json").get("added_tokens", ())
+    knows_its_tokens = config.get("tokenizer_class") not in (None, "PreTrainedTokenizerFast", "TokenizersBackend")
+    return knows_its_tokens and any(token.get("content") in _MASK_TOKENS for token in added)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON file; empty if there is none, or it can't be read, as the stage that loads it will say better."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _model(path: str, directory: str, root: Path) -> Iterator[Violation]:

@@ -18,6 +18,7 @@ from llmrecipe import (
     BackTranslate,
     Band,
     BeamSearch,
+    Bert,
     ByteLevelBPE,
     C4Quality,
     CausalLM,
@@ -44,9 +45,11 @@ from llmrecipe import (
     Linear,
     Llama,
     Local,
+    MaskedLM,
     MaskPersonalData,
     MinHashDedup,
     Mixture,
+    MultiMaskLM,
     Parallelism,
     Paraphrase,
     ParquetFiles,
@@ -66,7 +69,9 @@ from llmrecipe import (
     Sampling,
     SentenceDedup,
     ShuffleSpans,
+    SingleTokens,
     Slurm,
+    Spans,
     Steps,
     TextFiles,
     TokenNoise,
@@ -76,6 +81,7 @@ from llmrecipe import (
     UrlBlocklist,
     WarcFiles,
     WarmupStableDecay,
+    WholeWords,
     WordPiece,
 )
 from llmrecipe.recipe.deduplication import SPLITTING
@@ -232,11 +238,14 @@ corpora = st.builds(
 mixtures = st.lists(corpora, min_size=1, max_size=3, unique_by=lambda corpus: corpus.name).flatmap(
     lambda parts: st.tuples(*(st.builds(Part, corpus=st.just(corpus), weight=st.floats(0.1, 10)) for corpus in parts))
 )
+masking_tokenizers = st.one_of(
+    st.builds(WordPiece, vocab_size=st.integers(64, 9_999), lowercase=st.booleans(), character_coverage=shares),
+    st.builds(PretrainedTokenizer, path=texts),
+)
 tokenizers = st.one_of(
     st.builds(ByteLevelBPE, vocab_size=st.integers(257, 9_999), end_of_text=texts),
     st.builds(Unigram, vocab_size=st.integers(300, 9_999), character_coverage=shares, end_of_text=texts),
-    st.builds(WordPiece, vocab_size=st.integers(64, 9_999), lowercase=st.booleans(), character_coverage=shares),
-    st.builds(PretrainedTokenizer, path=texts),
+    masking_tokenizers,
 )
 weight_decays = st.floats(0, 10)
 no_decays = st.permutations(["norms", "biases", "embeddings"]).flatmap(
@@ -287,13 +296,16 @@ def divisors(number):
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
-def schemes(group_sizes):
+def unsmoothed_schemes(group_sizes):
     return st.one_of(
         st.builds(W4A16, group_size=group_sizes, rounding=roundings),
         st.builds(W8A16, rounding=roundings),
-        st.builds(W8A8, smoothing_strength=shares, rounding=roundings),
         st.builds(FP8),
     )
+
+
+def schemes(group_sizes):
+    return unsmoothed_schemes(group_sizes) | st.builds(W8A8, smoothing_strength=shares, rounding=roundings)
 
 
 @st.composite
@@ -341,30 +353,53 @@ def trainings(draw, global_batch_size, sequence_length):
 
 
 @st.composite
-def models(draw, tensor):
+def models(draw, tensor, kind):
     key_value_heads = tensor * draw(st.integers(1, 3))
     heads = key_value_heads * draw(st.integers(1, 3))
     width = tensor * draw(st.integers(1, 200))
     ratio = Ratio(draw(st.floats(0.5, 5)), multiple_of=tensor * draw(st.integers(1, 64)))
+    shared = {
+        "num_layers": draw(st.integers(1, 12)),
+        "num_attention_heads": heads,
+        "intermediate_size": draw(st.sampled_from([width, ratio])),
+        "max_position_embeddings": 4096,
+        "initializer_range": draw(positive),
+        "make_vocab_size_divisible_by": tensor * draw(st.integers(1, 32)),
+    }
+    if kind is Bert:
+        return Bert(hidden_size=heads * draw(st.integers(2, 128)), layer_norm_eps=draw(positive), **shared)
     return Llama(
         hidden_size=heads * 2 * draw(st.integers(1, 64)),
-        num_layers=draw(st.integers(1, 12)),
-        num_attention_heads=heads,
         num_key_value_heads=key_value_heads,
-        intermediate_size=draw(st.sampled_from([width, ratio])),
-        max_position_embeddings=4096,
         rope_theta=draw(positive),
         rms_norm_eps=draw(positive),
         tie_word_embeddings=draw(st.booleans()),
-        initializer_range=draw(positive),
-        make_vocab_size_divisible_by=tensor * draw(st.integers(1, 32)),
+        **shared,
     )
+
+
+@st.composite
+def objectives(draw, length, kind):
+    if kind is Llama:
+        return CausalLM(sequence_length=length, restart_at_documents=draw(st.booleans()))
+    mask_share = draw(st.floats(0.001, 1))
+    open_share = st.floats(0.001, 0.999)
+    spans = st.builds(Spans, success_probability=open_share, max_length=st.integers(1, length - 1))
+    shared = {
+        "sequence_length": length,
+        "mask_rate": draw(open_share),
+        "mask_share": mask_share,
+        "random_share": draw(st.floats(0, 1 - mask_share)),
+    }
+    if draw(st.booleans()):
+        return MultiMaskLM(masking=draw(spans), context_weight=draw(st.just(0.0) | positive), **shared)
+    return MaskedLM(masking=draw(spans | st.builds(SingleTokens) | st.builds(WholeWords)), **shared)
 
 
 def filled_by_nanotron(model, vocab_size, pipeline):
     """Whether every pipeline rank gets weights: the loop of nanotron.models.base.build_model, block by block."""
-    layer = 4 * model.num_attention_heads * model.head_dim * model.hidden_size
-    layer += 3 * model.feed_forward_size * model.hidden_size
+    matrices = 3 if isinstance(model, Llama) else 2
+    layer = 4 * model.hidden_size**2 + matrices * model.feed_forward_size * model.hidden_size
     output = model.padded_vocab_size(vocab_size) * model.hidden_size
     costs = [0, *[layer] * model.num_layers, 0, output]
     thresholds = [sum(costs) * ((rank + 1) / pipeline) for rank in range(pipeline)]
@@ -378,9 +413,10 @@ def filled_by_nanotron(model, vocab_size, pipeline):
 
 
 @st.composite
-def recipes(draw):
+def recipes(draw, kinds=(Llama, Bert)):
+    kind = draw(st.sampled_from(kinds))
     tensor, data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    model, tokenizer = draw(models(tensor)), draw(tokenizers)
+    model, tokenizer = draw(models(tensor, kind)), draw(tokenizers if kind is Llama else masking_tokenizers)
     vocab_size = getattr(tokenizer, "vocab_size", 1)
     degrees = [d for d in range(1, min(4, model.num_layers) + 1) if filled_by_nanotron(model, vocab_size, d)]
     pipeline, schedule = draw(st.sampled_from(degrees)), draw(st.sampled_from(["1f1b", "afab"]))
@@ -388,19 +424,19 @@ def recipes(draw):
     batch = data * micro * draw(st.integers(least, least + 3))
     length = tensor * draw(st.integers(2, 100))
     groups = divisors(math.gcd(model.hidden_size, model.feed_forward_size))
-    quantize = st.builds(Quantize, scheme=schemes(st.sampled_from(groups)), calibration_samples=counts, seed=seeds)
+    scheme = (schemes if kind is Llama else unsmoothed_schemes)(st.sampled_from(groups))
+    quantize = st.builds(Quantize, scheme=scheme, calibration_samples=counts, seed=seeds)
     corpus = draw(corpora | mixtures.map(lambda parts: Mixture(parts=parts)))
     shares = [part.weight for part in corpus.parts]
-    measures = (
-        Perplexity(max_tokens=draw(st.integers(length * math.ceil(sum(shares) / min(shares)), 10**6))),
-        *draw(tuples(st.builds(Samples, prompts=tuples(texts, 1), max_new_tokens=counts))),
-    )
+    measures = (Perplexity(max_tokens=draw(st.integers(length * math.ceil(sum(shares) / min(shares)), 10**6))),)
+    if kind is Llama:
+        measures += draw(tuples(st.builds(Samples, prompts=tuples(texts, 1), max_new_tokens=counts)))
     return Recipe(
         name=draw(names),
         corpus=corpus,
         tokenizer=tokenizer,
         model=model,
-        objective=CausalLM(sequence_length=length, restart_at_documents=draw(st.booleans())),
+        objective=draw(objectives(length, kind)),
         training=draw(trainings(batch, length)),
         parallelism=Parallelism(
             data=data,
@@ -451,7 +487,7 @@ sections = st.one_of(
         sequence_length=st.integers(2, 64),
         seed=seeds,
     ),
-    recipes().map(
+    recipes(kinds=[Llama]).map(
         lambda recipe: EvaluateSection(
             measures=recipe.evaluation,
             sequence_length=recipe.objective.sequence_length,

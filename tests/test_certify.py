@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_training import write_tokens
+from tiny_training import MASKING, write_tokens
 
-from llmrecipe import SGD, AdamW, artifacts
+from llmrecipe import SGD, AdamW, CausalLM, MaskedLM, artifacts
 from llmrecipe.certify import proof, tokens
 from llmrecipe.certify.comparison import EXACT, ROUNDING, WeightsDifference, compare, tolerance_of
 from llmrecipe.certify.run import Run
@@ -25,6 +25,7 @@ ROWS = [
     | ({"validation_loss": 5.0} if step % 2 == 0 else {})
     for step in range(1, 9)
 ]
+CAUSAL = CausalLM(sequence_length=64)
 SAME = WeightsDifference(largest=0.0, where="")
 FLOAT32 = ROUNDING["float32"]
 
@@ -101,7 +102,8 @@ def test_a_layout_may_round_a_loss_and_a_weight_and_no_more():
         "loss": "loss of step 4",
         "weights": "w",
     }
-    assert failing(changed(4, validation_loss=5.001), tolerance=FLOAT32) == {"loss": "validation_loss of step 4"}
+    for name in ("context_loss", "validation_loss"):
+        assert failing(changed(4, **{name: 5.001}), tolerance=FLOAT32) == {"loss": f"{name} of step 4"}
 
 
 @pytest.mark.parametrize(
@@ -167,30 +169,37 @@ def test_weights_of_other_bits_are_not_identical(tmp_path):
 
 
 def test_made_tokens_are_a_tokens_artifact(tmp_path):
-    made = tokens.find_or_make([tmp_path / "none"], tmp_path / "made")
+    made = tokens.find_or_make([tmp_path / "none"], CAUSAL, tmp_path / "made")
     (directory,) = made.directories
     files = TokenFiles.open(directory, "train")
 
     assert "no tokens artifact here" in made.origin
     assert files.num_windows(64) >= 8
     assert files.vocab_size == made.vocab_size > int(files.window(0, 64).max())
+    assert not files.masked_vocabulary.is_special.all()
+    assert files.masked_vocabulary.is_special[[files.end_of_text_id, files.masked_vocabulary.mask_id]].all()
     assert TokenFiles.open(directory, "heldout").num_windows(64) >= 1
 
 
 def test_the_recipes_own_tokens_are_taken_if_they_are_of_use(tmp_path, monkeypatch):
     own = write_tokens(tmp_path / "own", train=2_000, heldout=200)
 
-    assert tokens.find_or_make([own], tmp_path / "unused").directories == (own,)
+    assert tokens.find_or_make([own], CAUSAL, tmp_path / "unused").directories == (own,)
     assert not (tmp_path / "unused").exists()
     short = write_tokens(tmp_path / "short", train=500, heldout=200)
-    assert "500 tokens, too few" in tokens.find_or_make([short], tmp_path / "made").origin
+    assert "500 tokens, too few" in tokens.find_or_make([short], CAUSAL, tmp_path / "made").origin
     monkeypatch.setattr(tokens, "LARGEST_VOCAB", 499)
-    assert "vocabulary of 500" in tokens.find_or_make([own], tmp_path / "other").origin
+    assert "vocabulary of 500" in tokens.find_or_make([own], CAUSAL, tmp_path / "other").origin
     monkeypatch.undo()
     monkeypatch.setattr(tokens, "SMALLEST_VOCAB", 501)
-    assert "vocabulary of 500 is less than" in tokens.find_or_make([own], tmp_path / "third").origin
+    assert "vocabulary of 500 is less than" in tokens.find_or_make([own], CAUSAL, tmp_path / "third").origin
+    monkeypatch.undo()
+    masked = MaskedLM(sequence_length=64)
+    assert "no mask token" in tokens.find_or_make([own], masked, tmp_path / "fourth").origin
+    masking = write_tokens(tmp_path / "masking", masking=MASKING, train=2_000, heldout=200)
+    assert tokens.find_or_make([masking], masked, tmp_path / "unused").directories == (masking,)
     (own / "train/00000.ds").unlink()
-    assert "00000.ds: is missing" in tokens.find_or_make([own], tmp_path / "another").origin
+    assert "00000.ds: is missing" in tokens.find_or_make([own], CAUSAL, tmp_path / "another").origin
 
 
 def test_a_recipe_that_cannot_work_is_refused_as_by_check(capsys, project):
@@ -212,8 +221,22 @@ def test_too_few_steps_are_wrong_usage(steps, capsys):
     assert "at least 8" in capsys.readouterr().err
 
 
+MASKED = {
+    "ByteLevelBPE": "WordPiece",
+    "Llama": "Bert",
+    ", num_key_value_heads=2": "",
+    "CausalLM": "MultiMaskLM",
+}
+
+
 @pytest.mark.slow
-def test_an_exact_training_is_certified(capfd, project):
+@pytest.mark.parametrize("words", [{}, MASKED], ids=["causal", "masked"])
+def test_an_exact_training_is_certified(capfd, project, words):
+    text = SMALL
+    for word, other in words.items():
+        text = text.replace(word, other)
+    (project / "recipes/small.py").write_text(text)
+
     assert main(["certify", "small"]) == 0
 
     out, err = capfd.readouterr()

@@ -10,18 +10,26 @@ from strategies import SMALL, filled_by_nanotron, recipes
 from llmrecipe import (
     SGD,
     W4A16,
+    W8A8,
     AdamW,
+    Bert,
     ByteLevelBPE,
     CausalLM,
     Cosine,
     Fraction,
     Llama,
+    MaskedLM,
+    MultiMaskLM,
     Perplexity,
     Quantize,
     Samples,
+    SingleTokens,
+    Spans,
     Steps,
     Tokens,
+    Unigram,
     WarmupStableDecay,
+    WordPiece,
 )
 from llmrecipe.recipe import checks
 
@@ -38,6 +46,15 @@ def loaded(**changes):
     """SMALL, changed as the loader would let a user change it: unchecked."""
     with attrs.validators.disabled():
         return changed(SMALL, **changes)
+
+
+MASKED = changed(
+    SMALL,
+    model=Bert(hidden_size=64, num_layers=2, num_attention_heads=4),
+    tokenizer=WordPiece(vocab_size=512),
+    objective=MultiMaskLM(sequence_length=32),
+    evaluation=(Perplexity(),),
+)
 
 
 def found(recipe):
@@ -92,9 +109,10 @@ FIXABLE = {
 
 
 @pytest.mark.parametrize("name", FIXABLE)
-@given(recipe=recipes(), data=st.data())
-def test_each_proposed_number_mends_what_it_is_proposed_for(name, recipe, data):
+@given(data=st.data())
+def test_each_proposed_number_mends_what_it_is_proposed_for(name, data):
     path, values = FIXABLE[name]
+    recipe = data.draw(recipes(kinds=[Llama]) if name == "num_key_value_heads" else recipes())
     dotted = path.replace("__", ".")
     reason = found(changed(recipe, **{path: data.draw(values)})).get(dotted)
     assume(reason is not None)
@@ -110,21 +128,30 @@ def test_a_proposed_group_divides_the_input_width_of_every_quantized_layer(recip
     assert (reason is None) == all(width % size == 0 for width in widths)
     if reason:
         assert all(width % proposals(reason)[0] == 0 for width in widths)
-        assert ("q_proj" in reason) == (widths[0] % size != 0)
-        assert ("down_proj" in reason) == (widths[1] % size != 0)
+        of_hidden, of_intermediate = (
+            ("q_proj", "down_proj") if isinstance(recipe.model, Llama) else ("query", "(output")
+        )
+        assert (of_hidden in reason) == (widths[0] % size != 0)
+        assert (of_intermediate in reason) == (widths[1] % size != 0)
 
 
-@given(st.integers(1, 8), st.integers(1, 16), st.integers(1, 64), st.integers(257, 60_000), st.integers(1, 8))
+@given(
+    st.booleans(),
+    st.integers(1, 8),
+    st.integers(1, 16),
+    st.integers(1, 64),
+    st.integers(257, 60_000),
+    st.integers(1, 8),
+)
 def test_a_pipeline_degree_is_refused_exactly_if_nanotron_would_leave_a_rank_without_weights(
-    layers, heads, width, vocab_size, pipeline
+    is_bert, layers, heads, width, vocab_size, pipeline
 ):
-    model = Llama(
-        hidden_size=2 * width * heads, num_layers=layers, num_attention_heads=heads, num_key_value_heads=heads
-    )
+    sizes = {"hidden_size": 2 * width * heads, "num_layers": layers, "num_attention_heads": heads}
+    model = Bert(**sizes) if is_bert else Llama(num_key_value_heads=heads, **sizes)
     recipe = changed(
-        SMALL,
+        MASKED if is_bert else SMALL,
         model=model,
-        tokenizer=ByteLevelBPE(vocab_size=vocab_size),
+        tokenizer__vocab_size=vocab_size,
         parallelism__pipeline=pipeline,
         parallelism__pipeline_schedule="afab",
         compression=(),
@@ -290,6 +317,46 @@ def test_a_proposed_name_is_accepted(name):
 )
 def test_what_an_engine_would_only_say_once_it_runs_is_refused(changes, path):
     assert list(found(loaded(**changes))) == [path]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "path", "fix"),
+    [
+        (MASKED, {"model": SMALL.model}, "objective", "use CausalLM, or model = Bert(…)"),
+        (MASKED, {"model": SMALL.model, "objective": MaskedLM(sequence_length=32)}, "objective", "use CausalLM"),
+        (MASKED, {"objective": CausalLM(sequence_length=32)}, "objective", "use MaskedLM or MultiMaskLM"),
+        (MASKED, {"tokenizer": ByteLevelBPE(vocab_size=300)}, "tokenizer", "use WordPiece(vocab_size=300)"),
+        (MASKED, {"tokenizer": Unigram(vocab_size=512)}, "tokenizer", "use WordPiece(vocab_size=512)"),
+        (MASKED, {"objective__mask_rate": 0.0}, "objective.mask_rate", "0.15"),
+        (MASKED, {"objective__mask_rate": 1.0}, "objective.mask_rate", "0.15"),
+        (MASKED, {"objective__mask_share": 0.95}, "objective.random_share", "use at most 0.05"),
+        (MASKED, {"objective__mask_share": 0.0, "objective__random_share": 0.0}, "objective.mask_share", "use 0.8"),
+        (MASKED, {"objective__masking__max_length": 32}, "objective.masking.max_length", "use at most 31"),
+        (MASKED, {"objective__sequence_length": 513}, "objective.sequence_length", "use at most 512"),
+        (MASKED, {"model__num_attention_heads": 5}, "model.hidden_size", "use 60 or 65"),
+        (MASKED, {"parallelism__tensor": 8}, "parallelism.tensor", "use 1, 2 or 4"),
+        (MASKED, {"compression": (Quantize(scheme=W8A8()),)}, "compression[0].scheme", "use W8A16 or FP8"),
+        (MASKED, {"evaluation": (Perplexity(), Samples(prompts=("a",)))}, "evaluation[1]", "remove it"),
+    ],
+)
+def test_what_a_masked_objective_can_not_have_is_refused_with_what_would_work(recipe, changes, path, fix):
+    with attrs.validators.disabled():
+        wrong = changed(recipe, **changes)
+    violations = found(wrong)
+
+    assert list(violations) == [path]
+    assert fix in violations[path]
+
+
+def test_a_masked_recipe_may_mask_and_mix_as_it_likes():
+    for objective in (
+        MaskedLM(sequence_length=32, masking=SingleTokens(), mask_share=1.0, random_share=0.0),
+        MaskedLM(sequence_length=32, masking=Spans(max_length=31)),
+        MultiMaskLM(sequence_length=32, mask_share=0.7, random_share=0.3),
+    ):
+        assert found(changed(MASKED, objective=objective)) == {}
+    # Words for encoders are no harm to a decoder.
+    assert found(changed(SMALL, tokenizer=WordPiece(vocab_size=512))) == {}
 
 
 def test_a_dense_recipe_may_go_without_perplexity():

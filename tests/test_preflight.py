@@ -1,13 +1,16 @@
+import json
 import re
 
 import attrs
 import pytest
 from strategies import SMALL
+from tokenizers import Tokenizer, models
 
 from llmrecipe import (
     Decontaminate,
     Execution,
     JsonlFiles,
+    MaskedLM,
     Parallelism,
     PretrainedTokenizer,
     Ray,
@@ -16,6 +19,7 @@ from llmrecipe import (
     TextFiles,
     preflight,
 )
+from llmrecipe.engines import tokenizers
 
 
 def reading(*paths, kind=TextFiles):
@@ -86,6 +90,35 @@ def test_a_tokenizer_folder_must_hold_a_tokenizer(project):
     assert found(recipe, project)["small.tokenizer.path"].startswith("'data/tok' holds no tokenizer.json")
     (project / "data/tok/tokenizer.json").touch()
     assert found(recipe, project) == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "is_refused"),
+    [
+        ({"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": "[MASK]"}, False),
+        ({"tokenizer_class": "BertTokenizer", "mask_token": {"__type": "AddedToken", "content": "[MASK]"}}, False),
+        # As on the hub: transformers' BertTokenizer knows it.
+        ({"tokenizer_class": "BertTokenizer"}, False),
+        ({"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": None}, True),
+        ({}, True),
+    ],
+)
+def test_a_masked_objective_needs_a_tokenizer_with_a_mask_token(project, config, is_refused):
+    folder = project / "data/tok"
+    folder.mkdir()
+    # What transformers makes of these is what is expected here.
+    stored = Tokenizer(models.WordPiece({"[UNK]": 0, "[MASK]": 1, "a": 2}, unk_token="[UNK]"))
+    stored.add_special_tokens(["[MASK]"])
+    stored.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert (tokenizers.load(folder).mask_token_id is None) == is_refused
+    causal = attrs.evolve(SMALL, tokenizer=PretrainedTokenizer(path="data/tok"))
+    masked = attrs.evolve(causal, objective=MaskedLM(sequence_length=32))
+
+    assert found(causal, project) == {}
+    assert list(found(masked, project)) == (["small.tokenizer.path"] if is_refused else [])
+    if is_refused:
+        assert 'as in "mask_token": "[MASK]"' in found(masked, project)["small.tokenizer.path"]
 
 
 def test_as_many_threads_as_cores_are_fine(machine):

@@ -13,13 +13,13 @@ import tiny_model
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from llmrecipe import artifacts, codec
 from llmrecipe.engines import compressor
 from llmrecipe.engines.token_files import TokenFiles
 from llmrecipe.errors import RecipeError, StageError
-from llmrecipe.recipe.compression import FP8, W4A16, W8A8, W8A16, RoundToNearest
+from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, RoundToNearest
 from llmrecipe.sections import QuantizeSection
 from llmrecipe.stages import quantize
 
@@ -124,6 +124,31 @@ def test_round_to_nearest_is_what_it_says(made, tmp_path, scheme):
     scale = groups.abs().amax(-1, keepdim=True) / ((2**bits - 1) / 2)
     integers = (groups / scale).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     torch.testing.assert_close(loaded, (integers * scale).view_as(dense), rtol=1e-5, atol=1e-7)
+
+
+def test_an_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    dense = BertForMaskedLM(BertConfig(vocab_size=320, initializer_range=0.2, **sizes))
+    dense.save_pretrained(tmp_path / "dense")
+    token_ids = torch.randint(0, 320, (8, LENGTH))
+    expected = dense.eval()(token_ids).logits
+    errors = {}
+    for rounding in (GPTQ(), NEAREST):
+        model = AutoModelForMaskedLM.from_pretrained(tmp_path / "dense")
+        tokenizer, scheme = AutoTokenizer.from_pretrained(made["model"]), W4A16(group_size=32, rounding=rounding)
+
+        compressor.quantize(model, tokenizer, scheme, token_ids, torch.device("cpu"))
+        compressor.save_compressed(model, tmp_path / rounding.tag)
+
+        found = AutoModelForMaskedLM.from_pretrained(tmp_path / rounding.tag)(token_ids).logits
+        torch.testing.assert_close(found, model(token_ids).logits, rtol=0, atol=1e-5)
+        errors[rounding.tag] = ((found - expected).square().mean() / expected.var()).item()
+        packed = {name for name in weights(tmp_path / rounding.tag) if name.endswith("weight_packed")}
+        # Of each layer query, key, value, the attention's output and both of the feed-forward layer; of the head one.
+        assert len(packed) == 2 * 6 + 1
+        assert not any("decoder" in name or "embeddings" in name for name in packed)
+    assert errors["gptq"] < errors["round_to_nearest"] < 0.2
 
 
 def test_gptq_loses_less_than_rounding_to_nearest(made, tmp_path):

@@ -55,9 +55,18 @@ def test_what_could_make_a_training_inexact_is_kept(recipe, steps):
             assert getattr(small.training, field.name) == getattr(recipe.training, field.name)
     assert type(small.training.schedule) is type(recipe.training.schedule)
     assert getattr(small.training.schedule, "final", None) == getattr(recipe.training.schedule, "final", None)
-    assert new.num_attention_heads * old.num_key_value_heads == old.num_attention_heads * new.num_key_value_heads
-    kept = ("rope_theta", "rms_norm_eps", "tie_word_embeddings", "initializer_range")
-    assert [getattr(new, name) for name in kept] == [getattr(old, name) for name in kept]
+    sizes = {"hidden_size", "num_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size"}
+    sizes |= {"make_vocab_size_divisible_by"}
+    if isinstance(old, Llama):
+        assert new.num_attention_heads * old.num_key_value_heads == old.num_attention_heads * new.num_key_value_heads
+    else:
+        # Each position has weights.
+        sizes |= {"max_position_embeddings"}
+    for name in attrs.fields_dict(type(old)).keys() - sizes:
+        assert getattr(new, name) == getattr(old, name)
+    for name in attrs.fields_dict(type(recipe.objective)).keys() - {"sequence_length", "masking"}:
+        assert getattr(small.objective, name) == getattr(recipe.objective, name)
+    assert type(getattr(small.objective, "masking", None)) is type(getattr(recipe.objective, "masking", None))
     for name in DEGREES:
         assert (getattr(small.parallelism, name) > 1) == (getattr(recipe.parallelism, name) > 1)
     for name in ("zero_stage", "tensor_parallel_mode", "pipeline_schedule"):

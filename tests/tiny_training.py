@@ -22,7 +22,11 @@ TRAINING = Training(
 LENGTH = 64
 
 
-def write_tokens(directory: Path, *, end_of_text_id: int = 0, **counts: int) -> Path:
+MASKING = {"mask_token_id": 4, "special_ids": [0, 1, 2, 3, 4], "continuing_ids": list(range(6, VOCAB_SIZE, 3))}
+"""A mask token, and every third token going on with a word, as `tokens.json` says it."""
+
+
+def write_tokens(directory: Path, *, end_of_text_id: int = 0, masking: dict | None = None, **counts: int) -> Path:
     """A tokens artifact of a language that can be learned: rising runs from random starts."""
     splits = {}
     for name, count in counts.items():
@@ -32,6 +36,8 @@ def write_tokens(directory: Path, *, end_of_text_id: int = 0, **counts: int) -> 
         row.tofile(directory / name / "00000.ds")
         splits[name] = {"files": [f"{name}/00000.ds"], "tokens": count, "documents": 1, "text_bytes": count}
     description = {"dtype": "uint16", "vocab_size": VOCAB_SIZE, "end_of_text_id": end_of_text_id, "splits": splits}
+    if masking:
+        description["masking"] = masking
     artifacts.write_json(directory / "tokens.json", description)
     artifacts.seal(directory, "tokens")
     return directory

@@ -11,7 +11,7 @@ from llmrecipe.recipe.optimizer import AdamW, Optimizer
 Row = dict[str, Any]
 """A step of `metrics.jsonl`."""
 
-_LOSSES = ("loss", "z_loss", "validation_loss")
+_LOSSES = ("loss", "context_loss", "z_loss", "validation_loss")
 
 
 @attrs.frozen(kw_only=True)

@@ -2,7 +2,7 @@
 
 import attrs
 
-from llmrecipe.recipe.model import Model
+from llmrecipe.recipe.model import Llama, Model
 from llmrecipe.recipe.parallelism import Parallelism
 
 
@@ -16,7 +16,8 @@ def other_layout(parallelism: Parallelism, model: Model) -> Parallelism:
     if parallelism.tensor > 1 or parallelism.pipeline > 1:
         # Anew, since choices for the ranks of one replica have no meaning for whole ones.
         return Parallelism(data=2, zero_stage=1 - parallelism.zero_stage, micro_batch_size=micro_batch_size)
-    shares_heads = model.num_key_value_heads % 2 == 0
+    heads = model.num_key_value_heads if isinstance(model, Llama) else model.num_attention_heads
+    shares_heads = heads % 2 == 0
     if parallelism.data > 1:
         degrees = {"data": 1, "tensor": 2 if shares_heads else 1, "pipeline": 2}
     else:

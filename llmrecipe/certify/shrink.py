@@ -4,13 +4,14 @@ import math
 
 import attrs
 
-from llmrecipe.recipe.model import Model
+from llmrecipe.recipe.model import Llama, Model
+from llmrecipe.recipe.objective import CausalLM, Objective, Spans
 from llmrecipe.recipe.optimizer import Schedule
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction, Steps
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import matches
-from llmrecipe.recipe.tokenizer import ByteLevelBPE
+from llmrecipe.recipe.tokenizer import ByteLevelBPE, WordPiece
 from llmrecipe.recipe.training import Training
 
 SMALLEST_VOCAB = 257
@@ -34,23 +35,23 @@ def shrink(recipe: Recipe, *, steps: int, vocab_size: int) -> Recipe:
     """`recipe` as a training of `steps` steps of a model with about 64 hidden units, on at most 8 ranks.
 
     Kept are the optimizer, the shape of the schedule, the number format, every other choice of the training, the kinds
-    of parallelism, and of the model all but its sizes: its ratio of query to key and value heads, its tied embeddings
-    and the base of its positions included. It is valid if `recipe` is.
+    of parallelism, of the objective all but lengths, and of the model all but its sizes: its ratio of query to key and
+    value heads, its tied embeddings and the base of its positions included. It is valid if `recipe` is.
 
     Args:
         recipe: a valid one.
         steps: at least 2.
         vocab_size: tokens of the vocabulary it will read, `SMALLEST_VOCAB` to `LARGEST_VOCAB`.
     """
-    objective = recipe.objective
+    length = recipe.objective.sequence_length
     interval = max(1, steps // _CHECKPOINTS)
     return attrs.evolve(
         recipe,
-        tokenizer=ByteLevelBPE(vocab_size=vocab_size),
+        tokenizer=(ByteLevelBPE if isinstance(recipe.objective, CausalLM) else WordPiece)(vocab_size=vocab_size),
         model=_model(recipe.model, vocab_size),
         # An even length, which two ranks can share.
-        objective=attrs.evolve(objective, sequence_length=min(objective.sequence_length, SEQUENCE_LENGTH) // 2 * 2),
-        training=_training(recipe.training, objective.sequence_length, steps, interval),
+        objective=_objective(recipe.objective, min(length, SEQUENCE_LENGTH) // 2 * 2),
+        training=_training(recipe.training, length, steps, interval),
         parallelism=_parallelism(recipe.parallelism),
         compression=(),
         evaluation=(),
@@ -58,26 +59,36 @@ def shrink(recipe: Recipe, *, steps: int, vocab_size: int) -> Recipe:
     )
 
 
+def _objective(objective: Objective, length: int) -> Objective:
+    masking = getattr(objective, "masking", None)
+    if isinstance(masking, Spans):
+        masking = attrs.evolve(masking, max_length=min(masking.max_length, length - 1))
+        return attrs.evolve(objective, sequence_length=length, masking=masking)
+    return attrs.evolve(objective, sequence_length=length)
+
+
 def _model(model: Model, vocab_size: int) -> Model:
-    ratio = model.num_attention_heads // model.num_key_value_heads
-    # Where they can, two tensor-parallel ranks have two query heads each.
-    key_value_heads = 4 if ratio == 1 and model.num_key_value_heads >= 4 else min(model.num_key_value_heads, 2)
-    heads = key_value_heads * ratio
+    if isinstance(model, Llama):
+        ratio = model.num_attention_heads // model.num_key_value_heads
+        # Where they can, two tensor-parallel ranks have two query heads each.
+        key_value_heads = 4 if ratio == 1 and model.num_key_value_heads >= 4 else min(model.num_key_value_heads, 2)
+        heads, sizes = key_value_heads * ratio, {"num_key_value_heads": key_value_heads}
+    else:
+        heads = 4 if model.num_attention_heads >= 4 else min(model.num_attention_heads, 2)
+        sizes = {"max_position_embeddings": min(model.max_position_embeddings, SEQUENCE_LENGTH)}
     hidden_size = heads * max(2, _WIDTH // heads // 2 * 2)
     widening = min(max(model.feed_forward_size / model.hidden_size, 1), 8)
-    intermediate_size = math.ceil(hidden_size * widening / 16) * 16
-    # Two pipeline ranks both get weights only if the layers outweigh the output layer (`checks._pipeline_shares`).
-    padded = math.ceil(vocab_size / 64) * 64
-    num_layers = max(2, padded // (4 * hidden_size + 3 * intermediate_size) + 1)
-    return attrs.evolve(
+    small = attrs.evolve(
         model,
         hidden_size=hidden_size,
-        num_layers=num_layers,
         num_attention_heads=heads,
-        num_key_value_heads=key_value_heads,
-        intermediate_size=intermediate_size,
+        intermediate_size=math.ceil(hidden_size * widening / 16) * 16,
         make_vocab_size_divisible_by=64,
+        **sizes,
     )
+    # Two pipeline ranks both get weights only if the layers outweigh the output layer (`training_checks`).
+    output_cost = small.padded_vocab_size(vocab_size) * hidden_size
+    return attrs.evolve(small, num_layers=max(2, output_cost // small.layer_cost + 1))
 
 
 def _training(training: Training, sequence_length: int, steps: int, interval: int) -> Training:

@@ -12,6 +12,7 @@ import attrs
 from llmrecipe import artifacts
 from llmrecipe.certify.shrink import GLOBAL_BATCH_SIZE, LARGEST_VOCAB, SEQUENCE_LENGTH, SMALLEST_VOCAB
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.objective import CausalLM, Objective
 
 _VOCAB_SIZE = 320
 # 93 sequences, so that twenty steps reach into a second epoch.
@@ -33,9 +34,9 @@ class Tokens:
     """Whose they are, in words."""
 
 
-def find_or_make(own: Sequence[Path], made: Path) -> Tokens:
+def find_or_make(own: Sequence[Path], objective: Objective, made: Path) -> Tokens:
     """The recipe's own tokens in `own`, if they are there, whole and of use; else as many corpora made in `made`."""
-    reason = next(filter(None, map(_unfit, own)), None)
+    reason = next(filter(None, (_unfit(directory, objective) for directory in own)), None)
     if reason is not None:
         for number in range(len(own)):
             _make(made / str(number), number)
@@ -45,7 +46,7 @@ def find_or_make(own: Sequence[Path], made: Path) -> Tokens:
     return Tokens(directories=tuple(own), vocab_size=_description(own[0])["vocab_size"], origin=origin)
 
 
-def _unfit(directory: Path) -> str | None:
+def _unfit(directory: Path, objective: Objective) -> str | None:
     """Why the tokens there are of no use, if so."""
     try:
         artifacts.open_artifact(directory, "tokens")
@@ -57,6 +58,8 @@ def _unfit(directory: Path) -> str | None:
         return f"the recipe's vocabulary of {vocab_size:,} is less than the bytes and one token more"
     if vocab_size > LARGEST_VOCAB:
         return f"the recipe's vocabulary of {vocab_size:,} is more than a small model holds"
+    if not isinstance(objective, CausalLM) and "masking" not in description:
+        return f"{directory} was made with a tokenizer that has no mask token"
     for split, sequences in (("train", GLOBAL_BATCH_SIZE), ("heldout", 1)):
         if splits[split]["tokens"] <= sequences * SEQUENCE_LENGTH:
             return f"{directory}/{split} has {splits[split]['tokens']:,} tokens, too few"
@@ -77,6 +80,8 @@ def _make(directory: Path, number: int) -> None:
         row = [(start + index) % _VOCAB_SIZE for start in starts for index in range(_RUN)]
         (directory / name / "00000.ds").write_bytes(struct.pack(f"<{count}H", *row))
         splits[name] = {"files": [f"{name}/00000.ds"], "tokens": count, "documents": 1, "text_bytes": count}
+    masking = {"mask_token_id": 1, "special_ids": [0, 1], "continuing_ids": list(range(2, _VOCAB_SIZE, 3))}
     description = {"dtype": "uint16", "vocab_size": _VOCAB_SIZE, "end_of_text_id": 0, "splits": splits}
+    description["masking"] = masking
     artifacts.write_json(directory / "tokens.json", description)
     artifacts.seal(directory, "tokens")

@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
     with exclusive(home / f"{recipe.name}.lock", f"certifying {recipe.name}"):
         shutil.rmtree(folder, ignore_errors=True)
         pretrain = next(stage for stage in plan([recipe]).stages if stage.kind == "pretrain")
-        tokens = find_or_make([Path(path) for path in pretrain.inputs.values()], folder / "tokens")
+        own = [Path(path) for path in pretrain.inputs.values()]
+        tokens = find_or_make(own, recipe.objective, folder / "tokens")
         proof = Proof.of(recipe, options.steps, tokens)
         print(_summary(proof), flush=True)
         findings = proof.carry_out(folder, lambda line: print(line, file=sys.stderr, flush=True))

@@ -142,7 +142,7 @@ def _recipe_stages(recipe: Recipe) -> Iterator[Stage]:
         section=EvaluateSection(
             measures=recipe.evaluation,
             sequence_length=recipe.objective.sequence_length,
-            restart_at_documents=recipe.objective.restart_at_documents,
+            restart_at_documents=getattr(recipe.objective, "restart_at_documents", False),
             weights=weights,
         ),
         inputs={**tokens, **models},

@@ -70,6 +70,11 @@ class Llama:
         """`intermediate_size` as a number."""
         return _width(self.intermediate_size, self.hidden_size)
 
+    @property
+    def layer_cost(self) -> int:
+        """Multiplications by token in the matrices of a layer, as nanotron counts them to share layers out."""
+        return (4 * self.hidden_size + 3 * self.feed_forward_size) * self.hidden_size
+
     def padded_vocab_size(self, vocab_size: int) -> int:
         """`vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`."""
         return _round_up(vocab_size, self.make_vocab_size_divisible_by)
@@ -120,6 +125,11 @@ class Bert:
     def feed_forward_size(self) -> int:
         """`intermediate_size` as a number."""
         return _width(self.intermediate_size, self.hidden_size)
+
+    @property
+    def layer_cost(self) -> int:
+        """Multiplications by token in the matrices of a layer, as nanotron counts them to share layers out."""
+        return (4 * self.hidden_size + 2 * self.feed_forward_size) * self.hidden_size
 
     def padded_vocab_size(self, vocab_size: int) -> int:
         """`vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`."""

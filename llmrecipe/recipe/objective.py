@@ -66,7 +66,7 @@ class MaskedLM:
     every epoch.
     """
 
-    sequence_length: int = attrs.field(validator=at_least(4))
+    sequence_length: int = attrs.field(validator=at_least(2))
     """Tokens the model reads at once."""
 
     mask_rate: float = attrs.field(default=0.15, validator=_share_of_tokens)
@@ -96,7 +96,7 @@ class MultiMaskLM:
     with spans. Related are SpanBERT's boundary objective (a span's tokens from its borders), XLNet and XLM's MLM.
     """
 
-    sequence_length: int = attrs.field(validator=at_least(4))
+    sequence_length: int = attrs.field(validator=at_least(2))
     """Tokens the model reads at once."""
 
     mask_rate: float = attrs.field(default=0.15, validator=_share_of_tokens)

@@ -1,6 +1,7 @@
 """A transformers model to a smaller one."""
 
 import logging
+from typing import Any
 
 from llmrecipe import artifacts
 from llmrecipe.engines import compressor, hf
@@ -37,7 +38,7 @@ def run(context: StageContext) -> None:
     tokens = TokenMixture.open(list(context.corpora("tokens").values()), "train", section.weights)
     model = hf.load_model(source)
     hf.check_vocabulary(model, tokens, source)
-    _refuse_scheme(context, model.config.hidden_size, model.config.intermediate_size)
+    _refuse_scheme(context, model.config)
     indices = _draw_sequences(context, tokens)
     sequences = hf.windows(tokens, indices, section.sequence_length)[:, :-1]
     calibration = sequences if compressor.needs_calibration(section.scheme) else sequences[:0]
@@ -72,8 +73,9 @@ def run(context: StageContext) -> None:
     artifacts.write_json(context.output / "metrics.json", metrics)
 
 
-def _refuse_scheme(context: StageContext, hidden_size: int, intermediate_size: int) -> None:
-    found = checks.scheme_findings(context.section.scheme, hidden_size, intermediate_size)
+def _refuse_scheme(context: StageContext, config: Any) -> None:
+    widths = (config.hidden_size, config.intermediate_size)
+    found = checks.scheme_findings(context.section.scheme, config.model_type, *widths)
     violations = [Violation(f"{context.name}.scheme.{path}", reason) for path, reason in found]
     if violations:
         raise RecipeError(violations)
