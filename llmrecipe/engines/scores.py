@@ -180,9 +180,13 @@ class PseudoScore:
 
 
 def _of_frequencies(batches: Iterator[Masked], text: HeldoutText, vocabulary: MaskedVocabulary) -> Means:
-    answers = np.concatenate([batch.answers for batch in batches])
-    if not len(answers):
-        raise StageError(f"{text.directory}: the held-out split holds nothing but special tokens; use other text")
+    parts = [batch.answers for batch in batches]
+    if not any(map(len, parts)):
+        raise StageError(
+            f"{text.directory}: the held-out sequences hold nothing but special tokens, which are never masked; use "
+            "other text, or a tokenizer that knows its characters"
+        )
+    answers = np.concatenate(parts)
     counts = np.where(vocabulary.is_special, 0, text.training_counts)
     losses = np.log(counts.sum()) - np.log(counts[answers])
     return {"loss": float(losses.mean()), "accuracy": float((answers == counts.argmax()).mean())}
