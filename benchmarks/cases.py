@@ -5,19 +5,22 @@ from pathlib import Path
 import attrs
 import numpy as np
 
-from llmrecipe import AdamW, CausalLM, Llama, Parallelism, Runtime, Steps, Training, artifacts
+from llmrecipe import AdamW, Bert, CausalLM, Llama, Parallelism, Runtime, Steps, Training, artifacts
 from llmrecipe.engines.nanotron.training import Trained, train
+from llmrecipe.recipe.objective import Objective
 from llmrecipe.sections import PretrainSection
 
 VOCAB_SIZE = 4096
 SEQUENCE_LENGTH = 256
+SEED = 1
+CAUSAL = CausalLM(sequence_length=SEQUENCE_LENGTH)
 
 
 @attrs.frozen(kw_only=True)
 class Case:
     """A model, and how much of it a benchmark can afford."""
 
-    model: Llama
+    model: Llama | Bert
     batch: int
     """Sequences of a step."""
     steps: int
@@ -57,21 +60,31 @@ def write_tokens(directory: Path) -> Path:
         np.random.default_rng(0).integers(0, VOCAB_SIZE, count).astype("<u2").tofile(directory / name / "00000.ds")
         splits[name] = {"files": [f"{name}/00000.ds"], "tokens": count, "documents": 1, "text_bytes": count}
     description = {"dtype": "uint16", "vocab_size": VOCAB_SIZE, "end_of_text_id": 0, "splits": splits}
+    description["masking"] = {"mask_token_id": 1, "special_ids": [0, 1], "continuing_ids": []}
     artifacts.write_json(directory / "tokens.json", description)
     artifacts.seal(directory, "tokens")
     return directory
 
 
-def run(case: Case, tokens: Path, scratch: Path, *, ranks: int, threads: int) -> Trained:
+def run(
+    case: Case,
+    tokens: Path,
+    scratch: Path,
+    *,
+    ranks: int,
+    threads: int,
+    objective: Objective = CAUSAL,
+) -> Trained:
     """Train the case on so many data-parallel ranks."""
     section = PretrainSection(
         model=case.model,
-        objective=CausalLM(sequence_length=SEQUENCE_LENGTH),
+        objective=objective,
         training=Training(
             duration=Steps(case.steps),
             global_batch_size=case.batch,
             optimizer=AdamW(learning_rate=1e-3),
             validation_sequences=1,
+            seed=SEED,
         ),
         parallelism=Parallelism(data=ranks, micro_batch_size=case.batch // ranks, threads_per_rank=threads),
     )

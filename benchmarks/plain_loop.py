@@ -7,9 +7,11 @@ Prints the seconds of each step as a JSON list.
 import json
 import sys
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 
 def main() -> None:
@@ -19,21 +21,33 @@ def main() -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**config, attn_implementation="sdpa"))
+    batches = (torch.randint(0, config["vocab_size"], (batch, sequence_length + 1)) for _ in range(steps))
+    print(json.dumps(train(model, causal_loss, batches)))
+
+
+def causal_loss(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of all tokens `[batch, length + 1]` but the first."""
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+
+
+def train(
+    model: PreTrainedModel, loss_of: Callable[[PreTrainedModel, Any], torch.Tensor], batches: Iterable[Any]
+) -> list[float]:
+    """Seconds of the step on each batch; making the batch doesn't count."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
     seconds = []
-    for _ in range(steps):
-        tokens = torch.randint(0, config["vocab_size"], (batch, sequence_length + 1))
+    for batch in batches:
         started = time.perf_counter()
-        logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        loss = loss_of(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         loss.item()
         seconds.append(time.perf_counter() - started)
-    print(json.dumps(seconds))
+    return seconds
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from llmrecipe.recipe.cleaning import (
 from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, Quantize, RoundToNearest
 from llmrecipe.recipe.corpus import Corpus, Mixture, Part
 from llmrecipe.recipe.deduplication import Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
-from llmrecipe.recipe.evaluation import Perplexity, Samples
+from llmrecipe.recipe.evaluation import Perplexity, PseudoPerplexity, Samples
 from llmrecipe.recipe.execution import Execution, Local, Ray, Slurm
 from llmrecipe.recipe.model import Bert, Llama, Ratio
 from llmrecipe.recipe.objective import CausalLM, MaskedLM, MultiMaskLM, SingleTokens, Spans, WholeWords
@@ -98,6 +98,7 @@ __all__ = [
     "Part",
     "Perplexity",
     "PretrainedTokenizer",
+    "PseudoPerplexity",
     "PythonPackages",
     "PythonStdlib",
     "Quantize",

@@ -106,10 +106,9 @@ class EvaluateSection:
     """Models to numbers and samples."""
 
     measures: tuple[Measure, ...]
-    sequence_length: int = _as_in(CausalLM, "sequence_length")
-    restart_at_documents: bool = False
+    objective: Objective
     weights: tuple[float, ...] = _weights()
-    revision: int = 2
+    revision: int = 3
 
 
 Section = (

@@ -487,12 +487,5 @@ sections = st.one_of(
         sequence_length=st.integers(2, 64),
         seed=seeds,
     ),
-    recipes(kinds=[Llama]).map(
-        lambda recipe: EvaluateSection(
-            measures=recipe.evaluation,
-            sequence_length=recipe.objective.sequence_length,
-            restart_at_documents=recipe.objective.restart_at_documents,
-            revision=2,
-        )
-    ),
+    recipes().map(lambda recipe: EvaluateSection(measures=recipe.evaluation, objective=recipe.objective, revision=2)),
 )

@@ -9,7 +9,7 @@ from llmrecipe.loader import load
 from llmrecipe.recipe import checks
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/architecture.md", "data/README.md")
+PAGES = ("README.md", "docs/architecture.md", "docs/objectives.md", "data/README.md")
 
 
 def recipes_shown() -> dict[str, str]:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.compression import W4A16
 from llmrecipe.recipe.evaluation import Perplexity, Samples
+from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.sections import EvaluateSection, QuantizeSection
 from llmrecipe.stages import evaluate, quantize
 
@@ -31,7 +32,7 @@ def made(tmp_path_factory):
 
 
 def evaluated(inputs: dict[str, Path], output: Path, *measures) -> tuple[dict, dict]:
-    section = EvaluateSection(measures=measures, sequence_length=LENGTH)
+    section = EvaluateSection(measures=measures, objective=CausalLM(sequence_length=LENGTH))
     evaluate.run(tiny_model.stage_context(section, inputs, output))
     return tuple(json.loads((output / name).read_text()) for name in ("metrics.json", "samples.json"))
 
@@ -85,7 +86,8 @@ def test_documents_are_read_by_themselves_where_the_training_did(made, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(made["dense"])
     lines = [line for page in tiny_model.documents(textwrap) for line in page.splitlines()][:80]
     tokens = tiny_model.write_tokens(tmp_path / "tokens", {"train": [["q"]], "heldout": [lines]}, tokenizer)
-    section = EvaluateSection(measures=(Perplexity(),), sequence_length=LENGTH, restart_at_documents=True)
+    objective = CausalLM(sequence_length=LENGTH, restart_at_documents=True)
+    section = EvaluateSection(measures=(Perplexity(),), objective=objective)
     context = tiny_model.stage_context(section, {"tokens": tokens, "dense": made["dense"]}, tmp_path / "out")
     evaluate.run(context)
 
@@ -108,7 +110,7 @@ def test_a_mixture_weighs_the_losses_of_its_corpora(made, tmp_path):
     other = tiny_model.write_tokens(tmp_path / "other", {"train": [pages[4:]], "heldout": [pages[:4]]}, tokenizer)
     inputs = {"tokens.code": made["tokens"], "tokens.text": other, "dense": made["dense"]}
     section = EvaluateSection(
-        measures=(Perplexity(max_tokens=40 * LENGTH),), sequence_length=LENGTH, weights=(3.0, 1.0)
+        measures=(Perplexity(max_tokens=40 * LENGTH),), objective=CausalLM(sequence_length=LENGTH), weights=(3.0, 1.0)
     )
     context = tiny_model.stage_context(section, inputs, tmp_path / "out")
     evaluate.run(context)
@@ -218,7 +220,7 @@ def test_missing_models_are_named(made, tmp_path):
 
 def test_a_gpu_that_is_not_there_is_refused(made, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    section = EvaluateSection(measures=(Perplexity(),), sequence_length=LENGTH)
+    section = EvaluateSection(measures=(Perplexity(),), objective=CausalLM(sequence_length=LENGTH))
     context = tiny_model.stage_context(section, made, tmp_path / "out", device="cuda")
     with pytest.raises(StageError, match=r"runtime.device: 'cuda' was asked for"):
         evaluate.run(context)

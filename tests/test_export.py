@@ -6,10 +6,20 @@ import attrs
 import pytest
 import torch
 from tiny_model import stage_context, write_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BertForMaskedLM,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
-from llmrecipe import Llama, artifacts, codec
-from llmrecipe.engines.nanotron import llama, weights
+from llmrecipe import Bert, Llama, Ratio, artifacts, codec
+from llmrecipe.engines.nanotron import bert, llama, weights
+from llmrecipe.engines.nanotron.architecture import architecture_of
 from llmrecipe.errors import StageError
 from llmrecipe.sections import ExportSection
 from llmrecipe.stages import export
@@ -22,19 +32,24 @@ MODELS = {
     "multi-head": attrs.evolve(MODEL, num_key_value_heads=4),
     "long-range": attrs.evolve(MODEL, rope_theta=500_000.0, rms_norm_eps=1e-6),
 }
+ENCODER = Bert(hidden_size=64, num_layers=2, num_attention_heads=4, max_position_embeddings=48, initializer_range=0.1)
+ENCODERS = {
+    "usual": ENCODER,
+    "narrow": attrs.evolve(ENCODER, num_layers=3, intermediate_size=Ratio(1.5), layer_norm_eps=1e-5),
+}
 
 
-def checkpoint(directory: Path, model: Llama, network: LlamaForCausalLM) -> Path:
+def checkpoint(directory: Path, model: Llama | Bert, network: PreTrainedModel) -> Path:
     """A checkpoint artifact with this network's weights."""
     directory.mkdir()
-    weights.save(llama.from_transformers(network.state_dict(), model), directory)
+    weights.save(architecture_of(model).from_transformers(network.state_dict(), model), directory)
     description = {"model": codec.unstructure(model), "vocab_size": VOCAB_SIZE, "end_of_text_id": 0}
     artifacts.write_json(directory / "model.json", description)
     artifacts.seal(directory, "checkpoint")
     return directory
 
 
-def inputs(directory: Path, model: Llama, network: LlamaForCausalLM) -> dict[str, Path]:
+def inputs(directory: Path, model: Llama | Bert, network: PreTrainedModel) -> dict[str, Path]:
     write_tokenizer(directory / "tokenizer")
     artifacts.seal(directory / "tokenizer", "tokenizer")
     return {
@@ -64,6 +79,37 @@ def test_the_exported_model_is_the_trained_one(tmp_path, kind):
     assert 0 < context.measured["logits_difference"] < 1e-4
 
 
+def new_encoder(model: Bert) -> BertForMaskedLM:
+    torch.manual_seed(0)
+    network = BertForMaskedLM(bert.transformers_config(model, VOCAB_SIZE, 0)).eval()
+    with torch.no_grad():
+        # transformers starts biases at 0 and norms at 1, where a mix-up would not be seen.
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return network
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_the_exported_encoder_is_the_trained_one_for_every_task(tmp_path, kind):
+    network = new_encoder(ENCODERS[kind])
+    context = stage_context(ExportSection(), inputs(tmp_path, ENCODERS[kind], network), tmp_path / "out")
+    export.run(context)
+    folder = tmp_path / "out" / "model"
+    assert 0 < context.measured["logits_difference"] < 1e-4
+
+    exported, tokenizer = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokens = tokenizer(["def main():", "x = 1"], return_tensors="pt", padding=True, padding_side="right")
+    assert tokens["attention_mask"].sum() < tokens["attention_mask"].numel()
+    assert torch.equal(exported(**tokens).logits, network(**tokens).logits)
+    states = network.bert(**tokens).last_hidden_state
+    for other in (AutoModelForTokenClassification, AutoModelForSequenceClassification):
+        loaded, info = other.from_pretrained(folder, output_loading_info=True)
+        assert torch.equal(loaded.bert(**tokens).last_hidden_state, states)
+        # What a task brings of its own is new, and nothing else.
+        assert {name.split(".")[-2] for name in info["missing_keys"]} <= {"classifier", "dense"}
+
+
 def test_bfloat16_weights_stay_bfloat16(tmp_path):
     context = stage_context(ExportSection(), inputs(tmp_path, MODEL, new_network(MODEL).bfloat16()), tmp_path / "out")
     export.run(context)
@@ -73,6 +119,19 @@ def test_bfloat16_weights_stay_bfloat16(tmp_path):
 def test_a_conversion_that_changes_the_logits_fails_the_stage(tmp_path, monkeypatch):
     context = stage_context(ExportSection(), inputs(tmp_path, MODEL, new_network(MODEL)), tmp_path / "out")
     monkeypatch.setattr(llama, "_deinterleave", lambda weight, _: weight.contiguous())
+    with pytest.raises(StageError, match=r"differ from nanotron's by .*, more than logits_tolerance = 1e-04"):
+        export.run(context)
+
+
+def test_an_encoder_whose_logits_change_fails_the_stage(tmp_path, monkeypatch):
+    context = stage_context(ExportSection(), inputs(tmp_path, ENCODER, new_encoder(ENCODER)), tmp_path / "out")
+    to_transformers, bias = bert.to_transformers, "bert.encoder.layer.1.attention.output.LayerNorm.bias"
+
+    def moved(*arguments):
+        state = to_transformers(*arguments)
+        return state | {bias: state[bias] + 0.01}
+
+    monkeypatch.setattr(bert, "to_transformers", moved)
     with pytest.raises(StageError, match=r"differ from nanotron's by .*, more than logits_tolerance = 1e-04"):
         export.run(context)
 

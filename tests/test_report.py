@@ -73,6 +73,22 @@ def test_every_number_and_place_is_shown(project, capsys):
     )
 
 
+def test_masked_metrics_are_shown_in_the_place_of_the_others(project, capsys):
+    metrics = {
+        "dense": {"masked_accuracy_percent": 45.67, "masked_perplexity": 12.345, "size_mb": 4.5},
+        "unigram": {"masked_accuracy_percent": 6.0, "masked_perplexity": 280.0},
+    }
+    metrics["dense"]["pseudo_perplexity"], metrics["unigram"]["pseudo_perplexity"] = 9.876, 281.0
+    (project / "artifacts/mine/evaluate/metrics.json").write_text(json.dumps(metrics))
+    (project / "artifacts/mine/evaluate/samples.json").write_text(json.dumps({"dense": []}))
+    table = shown(capsys).split("\n\n")[1].splitlines()
+    assert [line.split() for line in table] == [
+        ["held-out", "text", "masked", "perplexity", "accuracy", "pseudo-perplexity", "size"],
+        ["dense", "12.35", "45.7", "%", "9.88", "4.50", "MB", "artifacts/mine/export/model"],
+        ["unigram", "280.00", "6.0", "%", "281.00", "(token", "frequencies", "alone)"],
+    ]
+
+
 def test_what_was_not_measured_is_not_shown(project, capsys):
     (project / "artifacts/mine/pretrain.run.json").write_text(
         json.dumps({"communication_percent": {}, "peak_memory_mb": [412], "tokens_per_second": 2140.4})

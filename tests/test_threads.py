@@ -12,13 +12,17 @@ from llmrecipe import Parallelism
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.recipe.compression import W8A16
 from llmrecipe.recipe.evaluation import Perplexity
+from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.sections import EvaluateSection, QuantizeSection
 from llmrecipe.stages import evaluate, quantize
 
 # Each of these gives other bytes with one thread than with two or four, if it is left to them.
 WORK = {
     "quantize": (quantize, QuantizeSection(scheme=W8A16(), calibration_samples=64, seed=1, sequence_length=128)),
-    "evaluate": (evaluate, EvaluateSection(measures=(Perplexity(max_tokens=625),), sequence_length=125)),
+    "evaluate": (
+        evaluate,
+        EvaluateSection(measures=(Perplexity(max_tokens=625),), objective=CausalLM(sequence_length=125)),
+    ),
 }
 
 

@@ -15,6 +15,17 @@ SHOWN_SAMPLES = 3
 FOLDER_OF_MODEL = {"dense": "export/model", "quantized": "quantize/model"}
 """Where the models that `evaluate` names are, below the recipe's folder; the last is what the recipe is for."""
 
+COLUMNS = {
+    "perplexity": ("perplexity", "{:,.2f}"),
+    "bits_per_byte": ("bits/byte", "{:.3f}"),
+    "masked_perplexity": ("masked perplexity", "{:,.2f}"),
+    "masked_accuracy_percent": ("accuracy", "{:.1f} %"),
+    "pseudo_perplexity": ("pseudo-perplexity", "{:,.2f}"),
+    "recovery_percent": ("recovery", "{:.1f} %"),
+    "size_mb": ("size", "{:,.2f} MB"),
+}
+"""What is shown of a model if it was measured: its key, title and form."""
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `report` to the commands."""
@@ -72,19 +83,15 @@ def _read(path: Path) -> Any:
 
 
 def _table(metrics: dict[str, dict[str, float]], models: dict[str, Path]) -> str:
-    columns = {
-        "perplexity": "{:,.2f}",
-        "bits_per_byte": "{:.3f}",
-        "recovery_percent": "{:.1f} %",
-        "size_mb": "{:,.2f} MB",
-    }
-    rows = [["held-out text", "perplexity", "bits/byte", "recovery", "size", ""]]
-    for role in [*models, *(["unigram"] if "unigram" in metrics else [])]:
-        cells = [form.format(metrics[role][key]) if key in metrics[role] else "" for key, form in columns.items()]
-        rows.append([role, *cells, str(models.get(role, "(token frequencies alone)"))])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows = [*models, *(["unigram"] if "unigram" in metrics else [])]
+    columns = {key: column for key, column in COLUMNS.items() if any(key in metrics[role] for role in rows)}
+    table = [["held-out text", *(title for title, _ in columns.values()), ""]]
+    for role in rows:
+        cells = [form.format(metrics[role][key]) if key in metrics[role] else "" for key, (_, form) in columns.items()]
+        table.append([role, *cells, str(models.get(role, "(token frequencies alone)"))])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
-    for first, *middle, last in rows:
+    for first, *middle, last in table:
         aligned = (cell.rjust(width) for cell, width in zip(middle, widths[1:-1], strict=True))
         lines.append("  ".join([first.ljust(widths[0]), *aligned, last]).rstrip())
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """Models in the transformers format: loading, saving, measuring and sampling them."""
 
+import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -9,14 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from llmrecipe import artifacts
@@ -37,8 +39,6 @@ TOKENIZER_FILES = (
 )
 """Every file that a tokenizer in the transformers format may consist of."""
 
-_LOGITS_PER_BATCH = 1 << 22
-
 transformers_logging.disable_progress_bar()
 
 
@@ -51,11 +51,16 @@ def load_model(directory: Path) -> PreTrainedModel:
         StageError: it is no whole model artifact, or its weights aren't exactly those of its configuration.
     """
     artifacts.open_artifact(directory, "model")
-    return load_weights(AutoModelForCausalLM, directory, dtype="auto", local_files_only=True)
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    is_masked = config["architectures"][0] in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
+    architecture = AutoModelForMaskedLM if is_masked else AutoModelForCausalLM
+    return load_weights(architecture, directory, dtype="auto", local_files_only=True)
 
 
 def load_weights(
-    architecture: type[AutoModelForCausalLM | AutoModelForSeq2SeqLM], name: Path | str, **options: Any
+    architecture: type[AutoModelForCausalLM | AutoModelForMaskedLM | AutoModelForSeq2SeqLM],
+    name: Path | str,
+    **options: Any,
 ) -> PreTrainedModel:
     """The model `name`, on the CPU and ready for inference, by transformers' `from_pretrained` with these options.
 
@@ -154,24 +159,15 @@ def largest_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @torch.inference_mode()
-def negative_log_likelihood(
-    model: PreTrainedModel, tokens: TokenFiles, num_windows: int, sequence_length: int, *, restart_at_documents: bool
-) -> float:
-    """Nats that the targets of the first `num_windows` windows cost, summed.
+def masked_logits(
+    model: PreTrainedModel, token_ids: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """An encoder's logits for some places of `token_ids[batch, length]` alone, `float32[places, vocab_size]`.
 
-    Every window is read by itself: its first target is predicted from one token, its last from `sequence_length`, or
-    from what there is of its document (`CausalLM.restart_at_documents`).
+    Place `i` is `positions[i]` in sequence `rows[i]`.
     """
-    batch_size = max(1, _LOGITS_PER_BATCH // (sequence_length * model.config.vocab_size))
-    total = 0.0
-    for start in range(0, num_windows, batch_size):
-        batch = windows(tokens, range(start, min(start + batch_size, num_windows)), sequence_length).to(model.device)
-        inputs = batch[:, :-1]
-        documents = PackedDocuments(inputs == tokens.end_of_text_id) if restart_at_documents else None
-        predicted = logits(model, inputs, documents)
-        losses = functional.cross_entropy(predicted.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
-        total += losses.double().sum().item()
-    return total
+    states = model.base_model(input_ids=token_ids).last_hidden_state
+    return model.cls(states[rows, positions]).float()
 
 
 @torch.inference_mode()

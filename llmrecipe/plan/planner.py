@@ -139,12 +139,7 @@ def _recipe_stages(recipe: Recipe) -> Iterator[Stage]:
     yield Stage(
         kind="evaluate",
         owner=owner,
-        section=EvaluateSection(
-            measures=recipe.evaluation,
-            sequence_length=recipe.objective.sequence_length,
-            restart_at_documents=getattr(recipe.objective, "restart_at_documents", False),
-            weights=weights,
-        ),
+        section=EvaluateSection(measures=recipe.evaluation, objective=recipe.objective, weights=weights),
         inputs={**tokens, **models},
         outs=("samples.json",),
         metrics=("metrics.json",),

@@ -39,7 +39,10 @@ _IN_LAYER = {
 
 
 def transformers_config(model: Bert, vocab_size: int, end_of_text_id: int) -> BertConfig:
-    """The configuration of `BertForMaskedLM` for a tokenizer of `vocab_size` tokens."""
+    """The configuration of `BertForMaskedLM` for a tokenizer of `vocab_size` tokens.
+
+    It names no padding token, which transformers would never train: `end_of_text_id` is one of the text's.
+    """
     return BertConfig(
         architectures=["BertForMaskedLM"],
         vocab_size=model.padded_vocab_size(vocab_size),
@@ -50,7 +53,8 @@ def transformers_config(model: Bert, vocab_size: int, end_of_text_id: int) -> Be
         max_position_embeddings=model.max_position_embeddings,
         initializer_range=model.initializer_range,
         layer_norm_eps=model.layer_norm_eps,
-        pad_token_id=end_of_text_id,
+        eos_token_id=end_of_text_id,
+        pad_token_id=None,
     )
 
 

@@ -1,0 +1,213 @@
+"""What is measured of masked language models, checked by hand and against transformers, one token at a time."""
+
+import json
+import math
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_model
+import torch
+from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+
+from llmrecipe import artifacts
+from llmrecipe.engines import hf
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.evaluation import Perplexity, PseudoPerplexity
+from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM, Spans, WholeWords
+from llmrecipe.sections import EvaluateSection
+from llmrecipe.stages import evaluate
+
+LENGTH = tiny_model.SEQUENCE_LENGTH
+OBJECTIVE = MaskedLM(sequence_length=LENGTH)
+MASK = 319
+"""An ordinary token of the tiny tokenizer that these tests take for the mask token."""
+
+
+def masked_tokens(directory: Path, splits: dict[str, list[str]], tokenizer) -> Path:
+    """Tokens whose tokenizer has a mask token; a token with a space before it begins a word."""
+    tiny_model.write_tokens(directory, {split: [texts] for split, texts in splits.items()}, tokenizer)
+    (directory / artifacts.MANIFEST).unlink()
+    description = json.loads((directory / "tokens.json").read_text())
+    goes_on = [index for token, index in tokenizer.get_vocab().items() if not token.startswith(("Ġ", "Ċ"))]
+    description["masking"] = {"mask_token_id": MASK, "special_ids": [0, MASK], "continuing_ids": sorted(goes_on)}
+    artifacts.write_json(directory / "tokens.json", description)
+    artifacts.seal(directory, "tokens")
+    return directory
+
+
+def encoder() -> BertForMaskedLM:
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=384,
+            max_position_embeddings=LENGTH,
+            initializer_range=0.5,
+            pad_token_id=None,
+            architectures=["BertForMaskedLM"],
+            **sizes,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    tokenizer = tiny_model.write_tokenizer(folder / "tokenizer")
+    pages = tiny_model.documents(textwrap)
+    tokens = masked_tokens(
+        folder / "tokens", {"train": pages[4:], "heldout": "".join(pages[:4]).split("\n")}, tokenizer
+    )
+    return {"tokens": tokens, "dense": tiny_model.write_model(encoder(), folder / "tokenizer", folder / "dense")}
+
+
+def evaluated(inputs: dict[str, Path], output: Path, *measures, objective=OBJECTIVE, **options) -> dict:
+    section = EvaluateSection(measures=measures, objective=objective, **options)
+    evaluate.run(tiny_model.stage_context(section, inputs, output))
+    return json.loads((output / "metrics.json").read_text())
+
+
+def row(tokens: Path, split: str) -> np.ndarray:
+    return np.fromfile(tokens / split / "00000.ds", "<u2").astype(np.int64)
+
+
+def alone(model: Path, tokens: np.ndarray) -> list[float]:
+    """−log p of each ordinary token of a sequence, masked alone, in a pass of its own."""
+    network, found = AutoModelForMaskedLM.from_pretrained(model), []
+    for place in np.flatnonzero((tokens != 0) & (tokens != MASK)):
+        inputs = torch.from_numpy(tokens.copy())
+        inputs[place] = MASK
+        with torch.no_grad():
+            found.append(-network(inputs[None]).logits[0, place].double().log_softmax(-1)[tokens[place]].item())
+    return found
+
+
+def test_pseudo_perplexity_is_that_of_each_token_masked_alone(made, tmp_path):
+    metrics = evaluated(made, tmp_path / "out", PseudoPerplexity(max_tokens=3 * LENGTH + 5))
+    text = row(made["tokens"], "heldout")
+    sequences = [text[start : start + LENGTH] for start in range(0, 3 * LENGTH, LENGTH)]
+    expected = [nats for sequence in sequences for nats in alone(made["dense"], sequence)]
+    assert len(expected) < 3 * LENGTH
+    assert metrics["dense"]["pseudo_perplexity"] == pytest.approx(math.exp(np.mean(expected)), rel=1e-5)
+
+    counts = np.bincount(row(made["tokens"], "train"), minlength=320) + 1.0
+    counts[[0, MASK]] = 0
+    answers = np.concatenate(sequences)
+    answers = answers[(answers != 0) & (answers != MASK)]
+    expected = math.exp(-np.log(counts[answers] / counts.sum()).mean())
+    assert metrics["unigram"] == {"pseudo_perplexity": pytest.approx(expected, rel=1e-9)}
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        MaskedLM(sequence_length=LENGTH, masking=WholeWords(), mask_rate=0.3, mask_share=0.5, random_share=0.5),
+        MultiMaskLM(sequence_length=LENGTH, masking=Spans(max_length=4)),
+    ],
+)
+def test_masked_tokens_are_chosen_as_in_training_and_none_is_left_to_be_seen(made, tmp_path, monkeypatch, objective):
+    read, masked_logits = [], hf.masked_logits
+
+    def recorded(model, token_ids, rows, positions):
+        logits = masked_logits(model, token_ids, rows, positions)
+        read.append((token_ids.numpy(), rows.numpy(), positions.numpy(), logits.double()))
+        return logits
+
+    monkeypatch.setattr(hf, "masked_logits", recorded)
+    metrics = evaluated(made, tmp_path / "out", Perplexity(max_tokens=10 * LENGTH), objective=objective)
+    [(input_ids, rows, positions, logits)] = read
+    text = row(made["tokens"], "heldout")[: 10 * LENGTH].reshape(10, LENGTH)
+    answers = text[rows, positions]
+
+    # What differs from the text are the predicted places, each the mask token; the share of them is the objective's.
+    changed = np.argwhere(input_ids != text)
+    assert changed.tolist() == np.stack([rows, positions], 1).tolist()
+    assert set(input_ids[rows, positions]) == {MASK}
+    assert not {0, MASK} & set(answers.tolist())
+    ordinary = (text != 0).sum()
+    assert objective.mask_rate * ordinary * 0.7 < len(answers) <= objective.mask_rate * ordinary + 5
+
+    # The logits are those of the whole model, and the numbers those of the logits.
+    network = AutoModelForMaskedLM.from_pretrained(made["dense"])
+    with torch.no_grad():
+        whole = network(torch.from_numpy(input_ids)).logits[rows, positions].double()
+    assert torch.allclose(logits, whole, atol=1e-5)
+    losses = -whole.log_softmax(-1)[torch.arange(len(answers)), torch.from_numpy(answers)]
+    assert metrics["dense"]["masked_perplexity"] == pytest.approx(math.exp(losses.mean()), rel=1e-5)
+    right = (whole.argmax(-1).numpy() == answers).mean()
+    assert metrics["dense"]["masked_accuracy_percent"] == pytest.approx(100 * right)
+
+    counts = np.bincount(row(made["tokens"], "train"), minlength=320)
+    counts[[0, MASK]] = -1
+    usual = (answers == counts.argmax()).mean()
+    assert metrics["unigram"]["masked_accuracy_percent"] == pytest.approx(100 * usual)
+    assert 0 < usual < 1
+
+
+def test_a_model_that_always_says_the_right_token_has_perplexity_one_and_all_right(made, tmp_path):
+    # A text of one token, which the bias of the output layer says whatever is read.
+    tokenizer = tiny_model.write_tokenizer(tmp_path / "tokenizer")
+    tokens = masked_tokens(tmp_path / "tokens", {"train": ["q" * 40], "heldout": ["q" * 99]}, tokenizer)
+    model = encoder()
+    with torch.no_grad():
+        model.cls.predictions.bias[tokenizer("q")["input_ids"][0]] = 1e4
+    inputs = {"tokens": tokens, "dense": tiny_model.write_model(model, tmp_path / "tokenizer", tmp_path / "model")}
+    found = evaluated(inputs, tmp_path / "out", Perplexity(), PseudoPerplexity())["dense"]
+    del found["size_mb"]
+    assert found == {"masked_perplexity": 1, "masked_accuracy_percent": 100, "pseudo_perplexity": 1}
+
+
+def test_a_mixture_weighs_losses_and_shares_of_its_corpora(made, tmp_path):
+    tokenizer = tiny_model.write_tokenizer(tmp_path / "tokenizer")
+    pages = tiny_model.documents(json)
+    other = masked_tokens(tmp_path / "other", {"train": pages[2:], "heldout": pages[:2]}, tokenizer)
+    inputs = {"tokens.code": made["tokens"], "tokens.text": other, "dense": made["dense"]}
+    measures = Perplexity(max_tokens=8 * LENGTH), PseudoPerplexity(max_tokens=4 * LENGTH)
+    found = evaluated(inputs, tmp_path / "mixed", *measures, weights=(3.0, 1.0))["dense"]
+
+    for name, tokens, windows in (("code", made["tokens"], 6), ("text", other, 2)):
+        parts = Perplexity(max_tokens=windows * LENGTH), PseudoPerplexity(max_tokens=windows * LENGTH // 2)
+        by_itself = evaluated({"tokens": tokens, "dense": made["dense"]}, tmp_path / name, *parts)["dense"]
+        del by_itself["size_mb"]
+        assert found["corpora"][name] == pytest.approx(by_itself)
+    code, text = found["corpora"]["code"], found["corpora"]["text"]
+    for key in ("masked_perplexity", "pseudo_perplexity"):
+        assert found[key] == pytest.approx(math.exp(0.75 * math.log(code[key]) + 0.25 * math.log(text[key])))
+    key = "masked_accuracy_percent"
+    assert found[key] == pytest.approx(0.75 * code[key] + 0.25 * text[key])
+
+
+def test_recovery_is_the_ratio_of_the_masked_perplexities(made, tmp_path):
+    torch.manual_seed(2)
+    model = encoder()
+    with torch.no_grad():
+        model.cls.predictions.bias.normal_()
+    inputs = made | {"quantized": tiny_model.write_model(model, made["dense"], tmp_path / "model")}
+    metrics = evaluated(inputs, tmp_path / "out", Perplexity())
+    ratio = metrics["dense"]["masked_perplexity"] / metrics["quantized"]["masked_perplexity"]
+    assert metrics["quantized"]["recovery_percent"] == pytest.approx(100 * ratio)
+    assert ratio != pytest.approx(1, rel=1e-3)
+
+
+def test_tokens_without_a_mask_token_are_refused(made, tmp_path):
+    tokenizer = tiny_model.write_tokenizer(tmp_path / "tokenizer")
+    pages = tiny_model.documents(textwrap)
+    splits = {"train": [pages[4:]], "heldout": [pages[:4]]}
+    tokens = tiny_model.write_tokens(tmp_path / "tokens", splits, tokenizer)
+    with pytest.raises(StageError, match="no mask token"):
+        evaluated(made | {"tokens": tokens}, tmp_path / "out", PseudoPerplexity())
+
+
+def test_a_split_of_special_tokens_is_refused(made, tmp_path):
+    tokenizer = tiny_model.write_tokenizer(tmp_path / "tokenizer")
+    tokens = masked_tokens(tmp_path / "tokens", {"train": ["q"], "heldout": [""] * 40 + ["q"]}, tokenizer)
+    for index, measure in enumerate((Perplexity(), PseudoPerplexity())):
+        with pytest.raises(StageError, match="nothing but special tokens"):
+            evaluated(made | {"tokens": tokens}, tmp_path / str(index), measure)
+
+
+def test_fewer_tokens_than_a_sequence_are_refused_by_the_measures_own_name(made, tmp_path):
+    with pytest.raises(StageError, match=f"pseudo_perplexity.max_tokens: 31 is less than one sequence of {LENGTH}"):
+        evaluated(made, tmp_path / "out", PseudoPerplexity(max_tokens=31))
