@@ -64,7 +64,8 @@ def test_memory_is_flat_and_its_peak_is_told(tmp_path, layout, capfd):
     watch = Watch(tmp_path / "scratch")
     watch.start()
     try:
-        result = trained(section(LAYOUTS[layout], SMALL, LONG), tokens, tmp_path / "scratch", checkpoint_interval=100)
+        what = section(LAYOUTS[layout], SMALL, LONG)
+        result = trained(what, tokens, tmp_path / "scratch", forks=False, checkpoint_interval=100)
     finally:
         watch.ended.set()
         watch.join()

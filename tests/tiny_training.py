@@ -1,8 +1,10 @@
 """A training of seconds on made tokens, through the engine that the pretrain stage uses."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+from forked_ranks import forked_ranks
 
 from llmrecipe import AdamW, CausalLM, Cosine, Llama, Parallelism, Runtime, Steps, Training, artifacts
 from llmrecipe.engines.nanotron.training import Trained, train
@@ -54,9 +56,15 @@ def section(
     )
 
 
-def trained(what: PretrainSection, tokens: Path | list[Path], scratch: Path, **runtime) -> Trained:
+def trained(
+    what: PretrainSection, tokens: Path | list[Path], scratch: Path, *, forks: bool = True, **runtime
+) -> Trained:
+    """A finished training, whose ranks are forked, or else started as a stage does."""
     directories = tokens if isinstance(tokens, list) else [tokens]
-    return train(what, name="t-pretrain", tokens=directories, runtime=Runtime(device="cpu", **runtime), scratch=scratch)
+    with forked_ranks() if forks else nullcontext():
+        return train(
+            what, name="t-pretrain", tokens=directories, runtime=Runtime(device="cpu", **runtime), scratch=scratch
+        )
 
 
 def column(result, name: str) -> list[float]:

@@ -1,0 +1,7 @@
+"""What the process that forks ranks imports before it does (see `forked_ranks`)."""
+
+from llmrecipe.engines.nanotron import bootstrap, worker  # noqa: F401
+
+bootstrap.load("cpu")
+
+from llmrecipe.engines.nanotron import trainer  # noqa: E402, F401
