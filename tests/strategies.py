@@ -56,6 +56,7 @@ from llmrecipe import (
     Part,
     Perplexity,
     PretrainedTokenizer,
+    PseudoPerplexity,
     PythonPackages,
     PythonStdlib,
     Quantize,
@@ -428,9 +429,12 @@ def recipes(draw, kinds=(Llama, Bert)):
     quantize = st.builds(Quantize, scheme=scheme, calibration_samples=counts, seed=seeds)
     corpus = draw(corpora | mixtures.map(lambda parts: Mixture(parts=parts)))
     shares = [part.weight for part in corpus.parts]
-    measures = (Perplexity(max_tokens=draw(st.integers(length * math.ceil(sum(shares) / min(shares)), 10**6))),)
+    enough = st.integers(length * math.ceil(sum(shares) / min(shares)), 10**6)
+    measures = (Perplexity(max_tokens=draw(enough)),)
     if kind is Llama:
         measures += draw(tuples(st.builds(Samples, prompts=tuples(texts, 1), max_new_tokens=counts)))
+    elif draw(st.booleans()):
+        measures += (PseudoPerplexity(max_tokens=draw(enough)),)
     return Recipe(
         name=draw(names),
         corpus=corpus,

@@ -21,6 +21,7 @@ from llmrecipe import (
     MaskedLM,
     MultiMaskLM,
     Perplexity,
+    PseudoPerplexity,
     Quantize,
     Samples,
     SingleTokens,
@@ -337,6 +338,8 @@ def test_what_an_engine_would_only_say_once_it_runs_is_refused(changes, path):
         (MASKED, {"parallelism__tensor": 8}, "parallelism.tensor", "use 1, 2 or 4"),
         (MASKED, {"compression": (Quantize(scheme=W8A8()),)}, "compression[0].scheme", "use W8A16 or FP8"),
         (MASKED, {"evaluation": (Perplexity(), Samples(prompts=("a",)))}, "evaluation[1]", "remove it"),
+        (MASKED, {"evaluation": (Perplexity(), *[PseudoPerplexity()] * 2)}, "evaluation[2]", "keep one"),
+        (SMALL, {"evaluation": (Perplexity(), PseudoPerplexity())}, "evaluation[1]", "use Perplexity"),
     ],
 )
 def test_what_a_masked_objective_can_not_have_is_refused_with_what_would_work(recipe, changes, path, fix):

@@ -7,7 +7,7 @@ from llmrecipe.errors import Violation
 from llmrecipe.recipe import corpus_checks, training_checks
 from llmrecipe.recipe.compression import W4A16, W8A8, Scheme
 from llmrecipe.recipe.corpus import Corpus
-from llmrecipe.recipe.evaluation import Perplexity, Samples
+from llmrecipe.recipe.evaluation import Perplexity, PseudoPerplexity, Samples
 from llmrecipe.recipe.model import Bert
 from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.recipe.proposals import largest_group
@@ -127,14 +127,15 @@ def scheme_findings(scheme: Scheme, architecture: str, hidden_size: int, interme
 @rules.add("evaluation", "compression", "objective.sequence_length")
 def _evaluation(recipe: Recipe) -> Findings:
     length = recipe.objective.sequence_length
-    perplexities = [index for index, measure in enumerate(recipe.evaluation) if isinstance(measure, Perplexity)]
-    if recipe.compression and not perplexities:
+    if recipe.compression and not any(isinstance(measure, Perplexity) for measure in recipe.evaluation):
         reason = "holds no Perplexity, which says how much of the model the compression keeps; add Perplexity()"
         yield "evaluation", reason
-    for index in perplexities[1:]:
-        yield f"evaluation[{index}]", "a second Perplexity; keep one"
+    for kind in (Perplexity, PseudoPerplexity):
+        several = [index for index, measure in enumerate(recipe.evaluation) if isinstance(measure, kind)]
+        for index in several[1:]:
+            yield f"evaluation[{index}]", f"a second {kind.__name__}; keep one"
     for index, measure in enumerate(recipe.evaluation):
-        if isinstance(measure, Perplexity) and measure.max_tokens < length:
+        if isinstance(measure, Perplexity | PseudoPerplexity) and measure.max_tokens < length:
             reason = (
                 f"{measure.max_tokens} is less than one sequence of sequence_length = {length}; use at least {length}"
             )
@@ -145,10 +146,13 @@ def _evaluation(recipe: Recipe) -> Findings:
 
 
 @rules.add("evaluation", "objective")
-def _samples(recipe: Recipe) -> Findings:
+def _measures(recipe: Recipe) -> Findings:
+    objective, is_causal = type(recipe.objective).__name__, isinstance(recipe.objective, CausalLM)
     for index, measure in enumerate(recipe.evaluation):
-        if isinstance(measure, Samples) and not isinstance(recipe.objective, CausalLM):
-            reason = f"Samples continues a text, which {type(recipe.objective).__name__} doesn't learn; remove it"
+        if isinstance(measure, Samples) and not is_causal:
+            yield f"evaluation[{index}]", f"Samples continues a text, which {objective} doesn't learn; remove it"
+        if isinstance(measure, PseudoPerplexity) and is_causal:
+            reason = f"PseudoPerplexity masks single tokens, which {objective} doesn't learn to predict; use Perplexity"
             yield f"evaluation[{index}]", reason
 
 
@@ -157,7 +161,7 @@ def _evaluation_of_mixture(recipe: Recipe) -> Findings:
     length, weights = recipe.objective.sequence_length, [part.weight for part in recipe.corpus.parts]
     least = length * math.ceil(sum(weights) / min(weights))
     for index, measure in enumerate(recipe.evaluation):
-        if isinstance(measure, Perplexity) and length <= measure.max_tokens < least:
+        if isinstance(measure, Perplexity | PseudoPerplexity) and length <= measure.max_tokens < least:
             yield (
                 f"evaluation[{index}].max_tokens",
                 f"{measure.max_tokens} leaves the smallest part of the mixture less than one sequence of "
