@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import tarfile
+import time
 from pathlib import Path
 
 import attrs
@@ -110,6 +111,22 @@ def test_addresses_are_replaced_and_private_ones_stay(project):
     assert "192.168.0.1" in masked
     assert metrics["dropped"]["mask_personal_data"] == 0
     assert metrics["dropped_because"] == {}
+
+
+def test_a_line_that_never_ends_takes_time_by_its_length(project):
+    # As a whole, they would take a minute.
+    address = '{"mail":"name@firm.com"},'
+    endless = [address * 4000, "a-" * 50_000]
+    write_jsonl(project / "data.jsonl", [*PROSE, *endless])
+    clean = (MaskPersonalData(), GopherQuality())
+    section = PrepareSection(source=JsonlFiles(paths=("*.jsonl",)), clean=clean, heldout_fraction=0.3, shards=1)
+    started = time.process_time()
+    output = run("prepare", section, project / "out").output
+    assert time.process_time() - started < 20
+    examples = {row["id"]: row for row in map(json.loads, (output / "dropped.jsonl").read_text().splitlines())}
+    masked = examples["data.jsonl:41"]["text"]
+    assert "name@firm.com" not in masked
+    assert masked.startswith('{"mail":"email@example.com"},{"mail":"firstname.lastname@example.org"},')
 
 
 def test_documents_in_other_languages_go_with_the_language_as_the_reason(project):

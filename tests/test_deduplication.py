@@ -228,6 +228,15 @@ def test_long_texts_are_compared_in_pieces_as_if_they_were_whole(monkeypatch, tm
     assert "".join(piece for _, piece in words.pieces("x" * 5000)) == "x" * 5000
 
 
+def test_a_word_that_never_ends_is_cut_after_a_sign_or_where_it_must_be():
+    text = f"{'x' * 2500} and \n{'y' * 990},{'z' * 20} {'w' * 1000}"
+    cut = list(words.short_pieces(text))
+    assert [piece for _, piece in cut] == [
+        "x" * 1000, "x" * 1000, "x" * 500, " and \n" + "y" * 990 + ",", "z" * 20, f" {'w' * 1000}"
+    ]  # fmt: skip
+    assert all(text.startswith(piece, start) for start, piece in cut)
+
+
 @pytest.mark.parametrize(
     ("cleaner", "path", "reason"),
     [

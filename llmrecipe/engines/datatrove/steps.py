@@ -20,6 +20,7 @@ from datatrove.pipeline.formatters import PIIFormatter
 from datatrove.pipeline.formatters.ftfy import FTFYFormatter
 from tldextract import TLDExtract
 
+from llmrecipe.engines.datatrove.words import PiecewiseTokenizer, short_pieces
 from llmrecipe.recipe import cleaning
 from llmrecipe.recipe.cleaning import (
     C4Quality,
@@ -59,6 +60,7 @@ def step_of(cleaner: Cleaner) -> PipelineStep:
                 max_ellipsis_lines_ratio=cleaner.max_ellipsis_lines,
                 max_non_alpha_words_ratio=cleaner.min_alphabetic_words,
                 min_stop_words=cleaner.min_stop_words,
+                language=PiecewiseTokenizer(),
             )
         case GopherRepetition():
             return GopherRepetitionFilter(
@@ -66,6 +68,7 @@ def step_of(cleaner: Cleaner) -> PipelineStep:
                 dup_para_frac=cleaner.max_duplicate_paragraphs,
                 dup_line_char_frac=cleaner.max_duplicate_line_characters,
                 dup_para_char_frac=cleaner.max_duplicate_paragraph_characters,
+                language=PiecewiseTokenizer(),
             )
         case C4Quality():
             return C4QualityFilter(
@@ -74,6 +77,7 @@ def step_of(cleaner: Cleaner) -> PipelineStep:
                 max_word_length=cleaner.max_word_length,
                 filter_no_terminal_punct=cleaner.terminal_punctuation,
                 filter_curly_bracket=not cleaner.curly_brackets,
+                language=PiecewiseTokenizer(),
             )
         case FineWebQuality():
             return FineWebQualityFilter(
@@ -82,9 +86,18 @@ def step_of(cleaner: Cleaner) -> PipelineStep:
                 short_line_length=cleaner.short_line_length,
                 char_duplicates_ratio=cleaner.max_duplicate_line_characters,
                 new_line_ratio=cleaner.max_newlines_per_word,
+                language=PiecewiseTokenizer(),
             )
         case MaskPersonalData():
-            return PIIFormatter(remove_emails=cleaner.emails, remove_ips=cleaner.ip_addresses)
+            return AddressFormatter(remove_emails=cleaner.emails, remove_ips=cleaner.ip_addresses)
+
+
+class AddressFormatter(PIIFormatter):
+    """datatrove's, in the same time for a text that never ends."""
+
+    def format(self, text: str) -> str:
+        """The text with other addresses."""
+        return "".join(super(AddressFormatter, self).format(piece) for _, piece in short_pieces(text))
 
 
 class LanguageIdentifier(BaseFilter):

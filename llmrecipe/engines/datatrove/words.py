@@ -15,6 +15,14 @@ _PIECE = 1_000_000
 
 _WHITE_SPACE = re.compile(r"\s+")
 
+_LONGEST_WORD = 1000
+"""Characters of the longest word that isn't cut: spaCy, and regular expressions, take time by the square of a word."""
+
+_ENDLESS = re.compile(rf"(?<!\S)\S{{{_LONGEST_WORD + 1},}}")
+
+_PART = re.compile(rf"""\S{{,{_LONGEST_WORD - 1}}}["<>(),;:]|\S{{1,{_LONGEST_WORD}}}""")
+"""As much of an endless word as may be, up to a sign that no e-mail address goes on after."""
+
 HASH = HashConfig(hash_fc="sha1")
 """64 bits, as FineWeb has them. datatrove's other function fails on texts since xxhash 4."""
 
@@ -24,18 +32,19 @@ _hash = create_hash_func(HASH)
 class PiecewiseTokenizer(WordTokenizer):
     """datatrove's tokenizer for English, over one piece of a text after the other, so that long ones fit in memory.
 
-    Texts are cut at white space, where no word goes on; only a sentence may be cut in two.
+    Texts are cut at white space, where no word goes on, and within endless words; else, only a sentence may be cut in
+    two.
     """
 
     def word_tokenize(self, text: str) -> list[str]:
         """The words, without white space."""
-        return [word for _, piece in pieces(text) for word in _tokenizer().word_tokenize(piece)]
+        return [word for _, piece in short_pieces(text) for word in _tokenizer().word_tokenize(piece)]
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
         """Where sentences start and end, in characters."""
         return [
             (start + first, start + last)
-            for start, piece in pieces(text)
+            for start, piece in short_pieces(text)
             for first, last in _tokenizer().span_tokenize(piece)
         ]
 
@@ -71,6 +80,18 @@ def pieces(text: str) -> Iterator[tuple[int, str]]:
         end = gap.end() if gap else start + 2 * _PIECE
         yield start, text[start:end]
         start = end
+
+
+def short_pieces(text: str) -> Iterator[tuple[int, str]]:
+    """The same, but cut within endless words, too."""
+    for start, piece in pieces(text):
+        last = 0
+        for word in _ENDLESS.finditer(piece):
+            for part in _PART.finditer(piece, *word.span()):
+                yield start + last, piece[last : part.end()]
+                last = part.end()
+        if last < len(piece):
+            yield start + last, piece[last:]
 
 
 def _tokenizer() -> WordTokenizer:
