@@ -288,7 +288,7 @@ def bad(name, data, source, reason):
         bad("a.parquet.gz", b"x", ParquetFiles(paths=("*",)), r"^a\.parquet\.gz: a Parquet file ends in \.parquet"),
         bad("a.jsonl", b"", JsonlFiles(paths=("*",)), r"^a\.jsonl: empty \(0 bytes\)"),
         bad("a.jsonl", b'{"text": "x"}\n{"text": ', JsonlFiles(paths=("*",)), r"^a\.jsonl:2: not JSON"),
-        bad("a.jsonl", b"[1]\n", JsonlFiles(paths=("*",)), r"^a\.jsonl:1: expected an object, found list"),
+        bad("a.jsonl", b"[1]\n", JsonlFiles(paths=("*",)), r"^a\.jsonl:1: not an object \(list\); .*jq"),
         bad("a.jsonl", b'{"text": 3}', JsonlFiles(paths=("*",)), r"^a\.jsonl:1: 'text' holds int, not text"),
         bad("a.jsonl", b'{"body": "x", "n": 1}', JsonlFiles(paths=("*",)), r"no 'text' here; .* one of 'body', 'n'"),
         bad("a.jsonl", b'{"text": "\xff"}', JsonlFiles(paths=("*",)), r"^a\.jsonl: not UTF-8"),

@@ -38,7 +38,9 @@ class Pipeline:
 def _refuse_twins(what: str, values: Iterable[str]) -> None:
     twins = sorted(value for value, count in Counter(values).items() if count > 1)
     if twins:
-        raise PlanError(f"two stages have the {what} {', '.join(twins)}")
+        raise PlanError(
+            f"two stages have the {what} {', '.join(twins)}; give a recipe another name, or a corpus of its mixture"
+        )
 
 
 def _refuse_future(name: str, path: str, to_come: Iterable[str]) -> None:

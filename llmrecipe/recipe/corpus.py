@@ -67,8 +67,11 @@ class Mixture:
 
     Each corpus is prepared and tokenized by itself, and no sequence holds text of two. Their weights decide which
     corpus each training sequence is taken from: in any 1,000 sequences in a row, each has its share to within two
-    sequences. A corpus begins a new epoch, in another order, when it has been read,
-    whatever the others are at. The tokenizer is trained on the training documents of all of them, unweighted.
+    sequences. A corpus begins a new epoch, in another order, when it has been read, whatever the others are at. The
+    tokenizer is trained on the training documents of all of them, unweighted.
+
+    Corpora aren't compared with each other: equal texts fall into the same split if `heldout_fraction` is the same, but
+    near ones may not. `Decontaminate(against=…)` keeps out of one what stands in the source of another.
     """
 
     parts: tuple[Part, ...] = attrs.field(validator=not_empty)

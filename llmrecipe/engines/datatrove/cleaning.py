@@ -128,7 +128,7 @@ def _refuse_empty(metrics: dict[str, Any]) -> None:
         if remaining == 0:
             raise StageError(
                 f"corpus.clean[{index - 1}]: the corpus is empty: {cleaner} left none of {before:,} documents; loosen "
-                f"it, or look at them\n\n{funnel.text(metrics)}"
+                f"it, or leave it out\n\n{funnel.text(metrics)}"
             )
         before = remaining
 
@@ -140,5 +140,6 @@ def _refuse_empty_split(metrics: dict[str, Any], heldout_fraction: float) -> Non
         if count == 0:
             raise StageError(
                 f"corpus.heldout_fraction: the {split} split is empty: {total} of {total} documents fell into the "
-                f"other one at {heldout_fraction}; {change} it, or add documents\n\n{funnel.text(metrics)}"
+                f"other one at {heldout_fraction}; {change} it, add documents, or loosen the cleaners\n\n"
+                f"{funnel.text(metrics)}"
             )

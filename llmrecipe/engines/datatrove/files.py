@@ -16,6 +16,8 @@ from llmrecipe.errors import StageError
 # The module's own limit, 128 KiB, is less than many documents.
 csv.field_size_limit(sys.maxsize)
 
+_ONE_EACH = "every line holds one object: mend or delete the line, or unpack a list with `jq -c '.[]'`"
+
 
 class TextReader(FileReader):
     """Text files, one document a file."""
@@ -73,9 +75,9 @@ class JsonlReader(FileReader):
         try:
             fields = orjson.loads(row)
         except orjson.JSONDecodeError as error:
-            raise StageError(f"{place}: not JSON ({error}); mend or delete the line") from None
+            raise StageError(f"{place}: not JSON ({error}); {_ONE_EACH}") from None
         if not isinstance(fields, dict):
-            raise StageError(f"{place}: expected an object, found {type(fields).__name__}")
+            raise StageError(f"{place}: not an object ({type(fields).__name__}); {_ONE_EACH}")
         self.require_fields(fields, place)
         return self.of_fields(fields, place)
 
