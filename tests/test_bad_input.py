@@ -382,27 +382,16 @@ def test_windows_line_ends_and_a_byte_order_mark_change_no_text(tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_a_failed_run_works_once_its_input_is_mended_and_damage_is_undone(tmp_path):
-    """One project through the errors of a first day."""
+def test_a_failed_run_works_once_its_input_is_mended(tmp_path):
     recipe = attrs.evolve(RECIPE, corpus=attrs.evolve(RECIPE.corpus, heldout_fraction=0.1))
     project = create(tmp_path / "Größe – 日本" / "my project", recipe)
     book = project / "data/books/7.txt"
     text = book.read_bytes()
     book.write_bytes(b"caf\xe9")
     with pytest.raises(AssertionError, match=r"error: data/books/7\.txt: not UTF-8") as failed:
-        repro(project)
+        repro(project, "repro", "books-prepare")
     assert "Traceback" not in str(failed.value)
     assert not list(project.glob("artifacts/books/prepare*"))
     book.write_bytes(text)
-    assert repro(project)[0] == "books-prepare"
-    assert repro(project) == []
-
-    before = contents(project / "artifacts")
-    (project / "artifacts/tiny/export/model/manifest.json").unlink()
-    weights = project / "artifacts/tiny/pretrain/checkpoint/model.safetensors"
-    short = weights.read_bytes()[:-1]
-    # A new file: the old one may be linked to DVC's cache, and an administrator may write into it.
-    weights.unlink()
-    weights.write_bytes(short)
-    assert repro(project) == []
-    assert contents(project / "artifacts") == before
+    assert repro(project, "repro", "books-prepare") == ["books-prepare"]
+    assert repro(project, "repro", "books-prepare") == []

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
+from corpora import contents
 from dvc_project import create, repro, run, write
 from tiny_recipe import RECIPE
 
@@ -50,6 +51,18 @@ def project(finished, tmp_path) -> Path:
 
 def test_right_after_a_run_nothing_runs(project):
     assert repro(project) == []
+
+
+def test_damage_to_what_it_left_is_undone(project):
+    before = contents(project / "artifacts")
+    (project / "artifacts/tiny/export/model/manifest.json").unlink()
+    weights = project / "artifacts/tiny/pretrain/checkpoint/model.safetensors"
+    short = weights.read_bytes()[:-1]
+    # A new file: the old one may be linked to DVC's cache, and an administrator may write into it.
+    weights.unlink()
+    weights.write_bytes(short)
+    assert repro(project) == []
+    assert contents(project / "artifacts") == before
 
 
 def test_a_run_leaves_nothing_for_git_but_the_lock(finished):
