@@ -4,8 +4,8 @@ from llmrecipe import *
 def bert_mlm() -> Recipe:
     """A small BERT of Python code, trained on the standard library; minutes on two cores.
 
-    A model this small learns slowly which neighbours to read. Short sequences, two wide heads and larger initial weights
-    than BERT's let it find out within the first minute; until then it knows little more than how often a token occurs.
+    A model this small takes long to find out which neighbours to read, and until then knows little more than how often
+    a token occurs. Short sequences, two wide heads and larger initial weights than BERT's make it find out soon.
     """
     return Recipe(
         name="bert-mlm",
