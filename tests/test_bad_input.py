@@ -116,7 +116,7 @@ def test_a_section_breaks_the_rules_that_its_recipe_breaks(changes):
         ("quantize", "sequence_length", 0),
         ("quantize", "calibration_samples", 0),
         ("quantize", "seed", -1),
-        ("evaluate", "sequence_length", 1),
+        ("evaluate", "objective.sequence_length", 1),
     ],
 )
 def test_the_fields_of_a_section_have_the_limits_of_the_recipes(project, kind, field, value):
