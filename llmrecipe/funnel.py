@@ -48,4 +48,4 @@ def _total(name: str, metrics: Mapping[str, Any]) -> tuple[str, ...]:
 
 def megabytes(count: int) -> str:
     """Bytes as megabytes, with two decimals."""
-    return f"{count / 1e6:.2f}"
+    return f"{count / 1e6:z.2f}"
