@@ -190,7 +190,7 @@ cleaners = tuples(
         st.builds(RegexFilter, pattern=texts.map(re.escape)),
         st.builds(LengthFilter, min_characters=st.integers(1, 99), max_characters=st.none() | st.integers(99, 10**9)),
         st.builds(UrlBlocklist, domains=tuples(st.sampled_from(["example.com", "a-b.co.uk"])), words=st.just(("x9",))),
-        st.builds(MinHashDedup, ngram=counts, bands=st.integers(9, 64), threshold=st.floats(0.4, 0.95)),
+        st.builds(MinHashDedup, ngram=counts, bands=st.integers(9, 64), threshold=st.floats(0.6, 0.95)),
         st.builds(SentenceDedup, sentences=counts, min_words=counts, min_sentences=counts),
         st.builds(Decontaminate, against=tuples(sources), heldout=st.just(True), ngram=counts),
     )
