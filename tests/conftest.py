@@ -1,4 +1,27 @@
+import logging
+import os
+import signal
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("llmrecipe", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("llmrecipe")
+
+_LEVELS = {logger: (logger.level, logger.propagate) for logger in (logging.getLogger(), logging.getLogger("llmrecipe"))}
+_SIGNALS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+@pytest.fixture(autouse=True)
+def untouched_process():
+    """Begin without what a training in this process leaves: levels of its log, signal handlers, a rank's number."""
+    for logger, (level, propagates) in _LEVELS.items():
+        logger.setLevel(level)
+        logger.propagate = propagates
+    # pytest's own.
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.NOTSET)
+    for number, handler in _SIGNALS.items():
+        signal.signal(number, handler)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        os.environ.pop(name, None)

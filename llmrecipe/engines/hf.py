@@ -1,6 +1,5 @@
 """Models in the transformers format: loading, saving, measuring and sampling them."""
 
-import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -51,8 +51,11 @@ def load_model(directory: Path) -> PreTrainedModel:
         StageError: it is no whole model artifact, or its weights aren't exactly those of its configuration.
     """
     artifacts.open_artifact(directory, "model")
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    is_masked = config["architectures"][0] in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{directory}: transformers can't load this model: {error}") from error
+    is_masked = (config.architectures or [""])[0] in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
     architecture = AutoModelForMaskedLM if is_masked else AutoModelForCausalLM
     return load_weights(architecture, directory, dtype="auto", local_files_only=True)
 
