@@ -29,7 +29,15 @@ from llmrecipe.recipe.deduplication import Decontaminate, ExactDedup, MinHashDed
 from llmrecipe.recipe.evaluation import Perplexity, PseudoPerplexity, Samples
 from llmrecipe.recipe.execution import Execution, Local, Ray, Slurm
 from llmrecipe.recipe.model import Bert, Llama, Ratio
-from llmrecipe.recipe.objective import CausalLM, MaskedLM, MultiMaskLM, SingleTokens, Spans, WholeWords
+from llmrecipe.recipe.objective import (
+    CausalLM,
+    FillInTheMiddle,
+    MaskedLM,
+    MultiMaskLM,
+    SingleTokens,
+    Spans,
+    WholeWords,
+)
 from llmrecipe.recipe.optimizer import SGD, AdamW, Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction, Steps, Tokens
@@ -72,6 +80,7 @@ __all__ = [
     "Dropout",
     "ExactDedup",
     "Execution",
+    "FillInTheMiddle",
     "FineWebQuality",
     "FixUnicode",
     "Fraction",

@@ -13,7 +13,7 @@ from llmrecipe import origins
 from llmrecipe.errors import Violation
 from llmrecipe.recipe import augmentation
 from llmrecipe.recipe.execution import Place, Ray, Slurm
-from llmrecipe.recipe.objective import CausalLM
+from llmrecipe.recipe.objective import CausalLM, Objective
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.source import Files, PythonPackages, Source
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
@@ -39,8 +39,7 @@ def violations(recipe: Recipe, root: Path) -> list[Violation]:
                     found.extend(_model(f"{recipe.name}.{path}.augment[{index}].{name}", model, root))
     tokenizer = recipe.tokenizer
     if isinstance(tokenizer, PretrainedTokenizer):
-        needs_mask = not isinstance(recipe.objective, CausalLM)
-        found.extend(_tokenizer(f"{recipe.name}.tokenizer.path", tokenizer.path, root, needs_mask))
+        found.extend(_tokenizer(f"{recipe.name}.tokenizer.path", tokenizer.path, root, recipe.objective))
     return found
 
 
@@ -120,7 +119,7 @@ def _missing(pattern: str, root: Path) -> str | None:
     return f"no file matches {pattern!r}; {what}"
 
 
-def _tokenizer(path: str, directory: str, root: Path, needs_mask: bool) -> Iterator[Violation]:
+def _tokenizer(path: str, directory: str, root: Path, objective: Objective) -> Iterator[Violation]:
     outside = origins.outside(directory)
     if outside:
         yield Violation(path, outside)
@@ -129,12 +128,28 @@ def _tokenizer(path: str, directory: str, root: Path, needs_mask: bool) -> Itera
     elif not (root / directory / "tokenizer.json").is_file():
         reason = f"{directory!r} holds no tokenizer.json; save the tokenizer there with save_pretrained"
         yield Violation(path, reason)
-    elif needs_mask and not _has_mask_token(root / directory):
+    elif isinstance(objective, CausalLM):
+        options = objective.fill_in_the_middle
+        special = _special_tokens(root / directory)
+        missing = [token for token in (options.tokens if options else ()) if token not in special]
+        if missing:
+            yield Violation(
+                path,
+                f"the tokenizer in {directory!r} has no special token {', '.join(map(repr, missing))}, which "
+                "objective.fill_in_the_middle puts before the parts of a document; name there three that it has, or "
+                'make them "special": true if they are among the added_tokens of its tokenizer.json',
+            )
+    elif not _has_mask_token(root / directory):
         yield Violation(
             path,
             f"the tokenizer in {directory!r} has no mask token, which the objective puts in the place of others; use "
             'one of an encoder, or name the token in tokenizer_config.json, as in "mask_token": "[MASK]"',
         )
+
+
+def _special_tokens(directory: Path) -> set[str]:
+    added = _json(directory / "tokenizer.json").get("added_tokens", ())
+    return {token.get("content") for token in added if token.get("special")}
 
 
 def _has_mask_token(directory: Path) -> bool:

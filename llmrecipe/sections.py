@@ -64,7 +64,7 @@ class TokenizerSection:
 class TokenizeSection:
     """Documents to token files."""
 
-    revision: int = 2
+    revision: int = 3
 
 
 @define("pretrain")

@@ -30,6 +30,7 @@ from llmrecipe import (
     Dropout,
     ExactDedup,
     Execution,
+    FillInTheMiddle,
     FineWebQuality,
     FixUnicode,
     Fraction,
@@ -243,11 +244,23 @@ masking_tokenizers = st.one_of(
     st.builds(WordPiece, vocab_size=st.integers(64, 9_999), lowercase=st.booleans(), character_coverage=shares),
     st.builds(PretrainedTokenizer, path=texts),
 )
-tokenizers = st.one_of(
-    st.builds(ByteLevelBPE, vocab_size=st.integers(257, 9_999), end_of_text=texts),
-    st.builds(Unigram, vocab_size=st.integers(300, 9_999), character_coverage=shares, end_of_text=texts),
-    masking_tokenizers,
-)
+sentinels = st.lists(st.from_regex(r"<\|[a-z]{1,6}\|>", fullmatch=True), min_size=3, max_size=3, unique=True).map(tuple)
+
+
+def special_tokenizers(special_tokens):
+    return st.one_of(
+        st.builds(ByteLevelBPE, vocab_size=st.integers(260, 9_999), end_of_text=texts, special_tokens=special_tokens),
+        st.builds(
+            Unigram,
+            vocab_size=st.integers(303, 9_999),
+            character_coverage=shares,
+            end_of_text=texts,
+            special_tokens=special_tokens,
+        ),
+    )
+
+
+tokenizers = special_tokenizers(st.just(()) | sentinels) | masking_tokenizers
 weight_decays = st.floats(0, 10)
 no_decays = st.permutations(["norms", "biases", "embeddings"]).flatmap(
     lambda kinds: st.integers(0, 3).map(lambda count: tuple(kinds[:count]))
@@ -379,10 +392,24 @@ def models(draw, tensor, kind):
     )
 
 
+def fill_in_the_middle(length, tokenizer):
+    special = getattr(tokenizer, "special_tokens", ())
+    if length < 6 or not (special or isinstance(tokenizer, PretrainedTokenizer)):
+        return st.none()
+    names = dict(zip(("prefix_token", "middle_token", "suffix_token"), special, strict=False))
+    named = {name: st.just(token) for name, token in names.items()}
+    rates = st.floats(0, 1, exclude_min=True)
+    return st.none() | st.builds(FillInTheMiddle, rate=rates, suffix_first_share=shares, **named)
+
+
 @st.composite
-def objectives(draw, length, kind):
+def objectives(draw, length, kind, tokenizer):
     if kind is Llama:
-        return CausalLM(sequence_length=length, restart_at_documents=draw(st.booleans()))
+        return CausalLM(
+            sequence_length=length,
+            restart_at_documents=draw(st.booleans()),
+            fill_in_the_middle=draw(fill_in_the_middle(length, tokenizer)),
+        )
     mask_share = draw(st.floats(0.001, 1))
     open_share = st.floats(0.001, 0.999)
     spans = st.builds(Spans, success_probability=open_share, max_length=st.integers(1, length - 1))
@@ -440,7 +467,7 @@ def recipes(draw, kinds=(Llama, Bert)):
         corpus=corpus,
         tokenizer=tokenizer,
         model=model,
-        objective=draw(objectives(length, kind)),
+        objective=draw(objectives(length, kind, tokenizer)),
         training=draw(trainings(batch, length)),
         parallelism=Parallelism(
             data=data,

@@ -5,12 +5,13 @@ import re
 import shutil
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_training import MASKING, write_tokens
 
-from llmrecipe import SGD, AdamW, CausalLM, MaskedLM, artifacts
+from llmrecipe import SGD, AdamW, CausalLM, FillInTheMiddle, MaskedLM, artifacts
 from llmrecipe.certify import proof, tokens
 from llmrecipe.certify.comparison import EXACT, ROUNDING, WeightsDifference, compare, tolerance_of
 from llmrecipe.certify.run import Run
@@ -196,6 +197,8 @@ def test_the_recipes_own_tokens_are_taken_if_they_are_of_use(tmp_path, monkeypat
     monkeypatch.undo()
     masked = MaskedLM(sequence_length=64)
     assert "no mask token" in tokens.find_or_make([own], masked, tmp_path / "fourth").origin
+    other = attrs.evolve(CAUSAL, fill_in_the_middle=FillInTheMiddle(suffix_token="<s>"))
+    assert "no special token '<s>'" in tokens.find_or_make([own], other, tmp_path / "fifth").origin
     masking = write_tokens(tmp_path / "masking", masking=MASKING, train=2_000, heldout=200)
     assert tokens.find_or_make([masking], masked, tmp_path / "unused").directories == (masking,)
     (own / "train/00000.ds").unlink()
@@ -221,6 +224,10 @@ def test_too_few_steps_are_wrong_usage(steps, capsys):
     assert "at least 8" in capsys.readouterr().err
 
 
+REARRANGED = {
+    "vocab_size=300": f"vocab_size=300, special_tokens={FillInTheMiddle().tokens}",
+    "sequence_length=256": "sequence_length=256, fill_in_the_middle=FillInTheMiddle()",
+}
 MASKED = {
     "ByteLevelBPE": "WordPiece",
     "Llama": "Bert",
@@ -230,7 +237,7 @@ MASKED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [{}, MASKED], ids=["causal", "masked"])
+@pytest.mark.parametrize("words", [REARRANGED, MASKED], ids=["causal", "masked"])
 def test_an_exact_training_is_certified(capfd, project, words):
     text = SMALL
     for word, other in words.items():

@@ -16,6 +16,7 @@ from llmrecipe import (
     ByteLevelBPE,
     CausalLM,
     Cosine,
+    FillInTheMiddle,
     Fraction,
     Llama,
     MaskedLM,
@@ -56,6 +57,12 @@ MASKED = changed(
     objective=MultiMaskLM(sequence_length=32),
     evaluation=(Perplexity(),),
 )
+REARRANGED = changed(
+    SMALL,
+    tokenizer__special_tokens=FillInTheMiddle().tokens,
+    objective__fill_in_the_middle=FillInTheMiddle(),
+)
+PARTS = "objective.fill_in_the_middle"
 
 
 def found(recipe):
@@ -340,9 +347,53 @@ def test_what_an_engine_would_only_say_once_it_runs_is_refused(changes, path):
         (MASKED, {"evaluation": (Perplexity(), Samples(prompts=("a",)))}, "evaluation[1]", "remove it"),
         (MASKED, {"evaluation": (Perplexity(), *[PseudoPerplexity()] * 2)}, "evaluation[2]", "keep one"),
         (SMALL, {"evaluation": (Perplexity(), PseudoPerplexity())}, "evaluation[1]", "use Perplexity"),
+        (REARRANGED, {"objective__fill_in_the_middle__rate": 0.0}, f"{PARTS}.rate", "more than 0 and at most 1"),
+        (REARRANGED, {"objective__fill_in_the_middle__suffix_first_share": 1.1}, f"{PARTS}.suffix_first_share", "1"),
+        (REARRANGED, {"objective__fill_in_the_middle__prefix_token": ""}, f"{PARTS}.prefix_token", "not be empty"),
+        (
+            REARRANGED,
+            {"objective__fill_in_the_middle__suffix_token": "<|fim_prefix|>"},
+            f"{PARTS}.suffix_token",
+            "'<|fim_prefix|>' is the prefix_token already; use another, such as '<|fim_suffix|>'",
+        ),
+        (
+            REARRANGED,
+            {"objective__fill_in_the_middle__middle_token": "<|endoftext|>"},
+            f"{PARTS}.middle_token",
+            "is the tokenizer's end_of_text; use another, such as '<|fim_middle|>'",
+        ),
+        (REARRANGED, {"objective__sequence_length": 5}, "objective.sequence_length", "use at least 6"),
+        (
+            REARRANGED,
+            {"tokenizer__special_tokens": ("<a>", "<|fim_middle|>")},
+            "tokenizer.special_tokens",
+            "use ('<a>', '<|fim_middle|>', '<|fim_prefix|>', '<|fim_suffix|>')",
+        ),
+        (
+            REARRANGED,
+            {"tokenizer": WordPiece(vocab_size=512)},
+            "tokenizer",
+            "use ByteLevelBPE(vocab_size=512, special_tokens=('<|fim_prefix|>', '<|fim_middle|>', '<|fim_suffix|>'))",
+        ),
+        (REARRANGED, {"tokenizer__vocab_size": 259}, "tokenizer.vocab_size", "use at least 260"),
+        (SMALL, {"tokenizer__special_tokens": ("<a>", "<a>")}, "tokenizer.special_tokens", "keep one"),
+        (SMALL, {"tokenizer__special_tokens": ("<a>", "")}, "tokenizer.special_tokens[1]", "must not be empty"),
+        (SMALL, {"tokenizer__special_tokens": ("<|endoftext|>",)}, "tokenizer.special_tokens[0]", "end_of_text"),
+        (
+            SMALL,
+            {"tokenizer": Unigram(vocab_size=303, special_tokens=("<0x0A>x", "<0x0A>"))},
+            "tokenizer.special_tokens[1]",
+            "one of the tokens that every Unigram has",
+        ),
+        (
+            SMALL,
+            {"tokenizer": Unigram(vocab_size=302, special_tokens=("<a>", "<b>", "<c>"))},
+            "tokenizer.vocab_size",
+            "302 leaves no room for 3 special_tokens beside what every Unigram has; use at least 303",
+        ),
     ],
 )
-def test_what_a_masked_objective_can_not_have_is_refused_with_what_would_work(recipe, changes, path, fix):
+def test_what_an_objective_can_not_have_is_refused_with_what_would_work(recipe, changes, path, fix):
     with attrs.validators.disabled():
         wrong = changed(recipe, **changes)
     violations = found(wrong)

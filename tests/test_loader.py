@@ -182,7 +182,7 @@ def test_an_interruption_is_left_alone(write):
     [
         ("Llama(hiden_size=3)", "Llama has no field 'hiden_size'; did you mean 'hidden_size'? (known: hidden_size, "),
         ("Llama(hidden_size=3)", "Llama needs num_layers, num_attention_heads, num_key_value_heads"),
-        ("CausalLM(256)", "CausalLM takes its fields by name: CausalLM(sequence_length=…, restart_at_documents=…)"),
+        ("CausalLM(256)", "CausalLM takes its fields by name: CausalLM(sequence_length=…, restart_at_documents=…, "),
         ("Tokens()", "Tokens needs count"),
         ("attrs.evolve(Parallelism(), tenser=2)", "Parallelism has no field 'tenser'; did you mean 'tensor'?"),
     ],

@@ -5,10 +5,13 @@ import attrs
 import pytest
 from strategies import SMALL
 from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from llmrecipe import (
+    CausalLM,
     Decontaminate,
     Execution,
+    FillInTheMiddle,
     JsonlFiles,
     MaskedLM,
     Parallelism,
@@ -119,6 +122,29 @@ def test_a_masked_objective_needs_a_tokenizer_with_a_mask_token(project, config,
     assert list(found(masked, project)) == (["small.tokenizer.path"] if is_refused else [])
     if is_refused:
         assert 'as in "mask_token": "[MASK]"' in found(masked, project)["small.tokenizer.path"]
+
+
+def test_fill_in_the_middle_needs_special_tokens_of_a_tokenizer_that_exists(project):
+    folder = project / "data/tok"
+    folder.mkdir()
+    stored = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    stored.add_special_tokens(["<|endoftext|>", "<PRE>", "<MID>"])
+    stored.add_tokens(["<SUF>"])
+    PreTrainedTokenizerFast(tokenizer_object=stored, eos_token="<|endoftext|>").save_pretrained(folder)
+    options = FillInTheMiddle(prefix_token="<PRE>", middle_token="<MID>", suffix_token="<SUF>")
+    recipe = attrs.evolve(
+        SMALL,
+        tokenizer=PretrainedTokenizer(path="data/tok"),
+        objective=CausalLM(sequence_length=32, fill_in_the_middle=options),
+    )
+    assert tokenizers.special_tokens(folder) == {"<PRE>": 2, "<MID>": 3}
+    (path, reason), *others = found(recipe, project).items()
+    assert (path, others) == ("small.tokenizer.path", [])
+    assert "has no special token '<SUF>', which objective.fill_in_the_middle" in reason
+    described = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(described).replace('"special": false', '"special": true'))
+    assert tokenizers.special_tokens(folder).keys() == {"<PRE>", "<MID>", "<SUF>"}
+    assert found(recipe, project) == {}
 
 
 def test_as_many_threads_as_cores_are_fine(machine):

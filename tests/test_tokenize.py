@@ -36,8 +36,8 @@ def prepare(folder: Path, texts: list[str], shards: int = 3) -> Path:
     return run("prepare", section, folder).output / "documents"
 
 
-def train(folder: Path, documents: Path, vocab_size: int = 320, end_of_text: str = END) -> Path:
-    section = TokenizerSection(tokenizer=ByteLevelBPE(vocab_size=vocab_size, end_of_text=end_of_text))
+def train(folder: Path, documents: Path, vocab_size: int = 320, **tokens) -> Path:
+    section = TokenizerSection(tokenizer=ByteLevelBPE(vocab_size=vocab_size, **tokens))
     return run("tokenizer", section, folder, inputs={"documents": documents}).output / "tokenizer"
 
 
@@ -128,6 +128,7 @@ def test_the_counts_are_right_and_training_reads_them(corpus):
     artifacts.open_artifact(output / "tokens", "tokens")
     described = json.loads((output / "tokens/tokens.json").read_text())
     assert (described["dtype"], described["vocab_size"], described["end_of_text_id"]) == ("uint16", 320, 0)
+    assert described.keys() == {"dtype", "vocab_size", "end_of_text_id", "splits"}
     metrics = json.loads((output / "metrics.json").read_text())
     for split, counts in described["splits"].items():
         found = rows(output / "tokens", split)
@@ -187,6 +188,26 @@ def test_an_end_of_text_token_that_is_a_word_of_the_text_is_refused(tmp_path, en
     tokenizer = train(tmp_path, documents, end_of_text=end_of_text)
     expected = rf"a text of the train split encodes to '{end_of_text}'.*occurs in no text"
     with pytest.raises(StageError, match=expected):
+        tokenize(tmp_path, documents, tokenizer)
+
+
+def test_special_tokens_are_named_for_the_training_and_a_text_that_quotes_one_is_text(tmp_path):
+    texts = [f"{n} <|hole|> \n" for n in range(40)]
+    documents = prepare(tmp_path, texts, shards=1)
+    tokenizer = train(tmp_path, documents, special_tokens=("<|hole|>", "<|b|>"))
+    output = tokenize(tmp_path, documents, tokenizer).output
+    assert json.loads((output / "tokens/tokens.json").read_text())["special_tokens"] == {"<|hole|>": 1, "<|b|>": 2}
+    assert TokenFiles.open(output / "tokens", "train").special_tokens == {"<|hole|>": 1, "<|b|>": 2}
+    found = [row for split in ("train", "heldout") for row in rows(output / "tokens", split)]
+    decoder = AutoTokenizer.from_pretrained(tokenizer)
+    assert sorted(decoder.decode(row[:-1]) for row in found) == sorted(texts)
+    assert not {1, 2} & {token for row in found for token in row}
+
+
+def test_a_special_token_that_is_a_word_of_the_text_is_refused(tmp_path):
+    documents = prepare(tmp_path, [f"the {n}" for n in range(50)], shards=1)
+    tokenizer = train(tmp_path, documents, special_tokens=("<|b|>", "the"))
+    with pytest.raises(StageError, match=r"texts of the train split encode to 'the', of the tokenizer's special"):
         tokenize(tmp_path, documents, tokenizer)
 
 

@@ -17,8 +17,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.bert.tokenization_bert_legacy import BasicTokenizer, WordpieceTokenizer
 
 from llmrecipe import artifacts
-from llmrecipe.engines import tokenizer_training
+from llmrecipe.engines import tokenizer_training, tokenizers
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.objective import FillInTheMiddle
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer, Unigram, WordPiece
 from llmrecipe.sections import PrepareSection, TokenizerSection
@@ -105,6 +106,27 @@ def test_the_order_of_the_texts_changes_no_byte_of_the_tokenizer(kind, tmp_path)
         random.Random(seed).shuffle(texts)
         tokenizer_training.train(KINDS[kind[0]], lambda: iter(texts), tmp_path / f"{seed}")
         assert contents(tmp_path / f"{seed}") == contents(kind[1])
+
+
+@pytest.mark.parametrize("kind", [ByteLevelBPE, Unigram])
+def test_special_tokens_are_no_text_and_change_nothing_else_of_the_tokenizer(kind, tmp_path):
+    special = FillInTheMiddle().tokens
+    plain = tokenizer_training.train(kind(vocab_size=500), lambda: [*TEXTS, *PROSE], tmp_path / "plain")
+    more = kind(vocab_size=503, special_tokens=special)
+    tokenizer_training.train(more, lambda: [*TEXTS, *PROSE], tmp_path / "more")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "more")
+
+    assert len(tokenizer) == 503
+    names = tokenizer.convert_ids_to_tokens(range(503))
+    assert [name for name in names if name not in special] == plain.convert_ids_to_tokens(range(500))
+    assert tokenizers.special_tokens(tmp_path / "more") == {name: names.index(name) for name in special}
+    assert tokenizers.special_tokens(tmp_path / "plain") == {}
+    text = f"def {special[0]}é"
+    tokenizer.backend_tokenizer.encode_special_tokens = True
+    ids = tokenizer.backend_tokenizer.encode(text).ids
+    assert not {tokenizer.convert_tokens_to_ids(name) for name in special} & set(ids)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode([*ids, names.index(special[1])], skip_special_tokens=True) == text
 
 
 @pytest.mark.slow

@@ -28,6 +28,10 @@ MASKING = {"mask_token_id": 4, "special_ids": [0, 1, 2, 3, 4], "continuing_ids":
 """A mask token, and every third token going on with a word, as `tokens.json` says it."""
 
 
+SPECIAL_TOKENS = {"<|fim_prefix|>": 497, "<|fim_middle|>": 498, "<|fim_suffix|>": 499}
+"""Those of `FillInTheMiddle`."""
+
+
 def write_tokens(directory: Path, *, end_of_text_id: int = 0, masking: dict | None = None, **counts: int) -> Path:
     """A tokens artifact of a language that can be learned: rising runs from random starts."""
     splits = {}
@@ -38,6 +42,7 @@ def write_tokens(directory: Path, *, end_of_text_id: int = 0, masking: dict | No
         row.tofile(directory / name / "00000.ds")
         splits[name] = {"files": [f"{name}/00000.ds"], "tokens": count, "documents": 1, "text_bytes": count}
     description = {"dtype": "uint16", "vocab_size": VOCAB_SIZE, "end_of_text_id": end_of_text_id, "splits": splits}
+    description["special_tokens"] = SPECIAL_TOKENS
     if masking:
         description["masking"] = masking
     artifacts.write_json(directory / "tokens.json", description)

@@ -11,11 +11,11 @@ from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction, Steps
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import matches
-from llmrecipe.recipe.tokenizer import ByteLevelBPE, WordPiece
+from llmrecipe.recipe.tokenizer import ByteLevelBPE, TrainedTokenizer, WordPiece
 from llmrecipe.recipe.training import Training
 
-SMALLEST_VOCAB = 257
-"""Tokens of the smallest: every byte, and the end of a text."""
+SMALLEST_VOCAB = 260
+"""Tokens of the smallest: every byte, the end of a text, and the three that `FillInTheMiddle` needs."""
 
 LARGEST_VOCAB = 4096
 """Tokens of the largest vocabulary that a small model is given: more would be most of its weights."""
@@ -47,7 +47,7 @@ def shrink(recipe: Recipe, *, steps: int, vocab_size: int) -> Recipe:
     interval = max(1, steps // _CHECKPOINTS)
     return attrs.evolve(
         recipe,
-        tokenizer=(ByteLevelBPE if isinstance(recipe.objective, CausalLM) else WordPiece)(vocab_size=vocab_size),
+        tokenizer=_tokenizer(recipe.objective, vocab_size),
         model=_model(recipe.model, vocab_size),
         # An even length, which two ranks can share.
         objective=_objective(recipe.objective, min(length, SEQUENCE_LENGTH) // 2 * 2),
@@ -57,6 +57,13 @@ def shrink(recipe: Recipe, *, steps: int, vocab_size: int) -> Recipe:
         evaluation=(),
         runtime=attrs.evolve(recipe.runtime, checkpoint_interval=interval, log_interval=interval),
     )
+
+
+def _tokenizer(objective: Objective, vocab_size: int) -> TrainedTokenizer:
+    if isinstance(objective, CausalLM):
+        options = objective.fill_in_the_middle
+        return ByteLevelBPE(vocab_size=vocab_size, special_tokens=options.tokens if options else ())
+    return WordPiece(vocab_size=vocab_size)
 
 
 def _objective(objective: Objective, length: int) -> Objective:

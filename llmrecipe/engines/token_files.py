@@ -39,6 +39,9 @@ class TokenFiles:
     text_bytes: int
     """UTF-8 bytes of the documents' text."""
 
+    special_tokens: dict[str, int]
+    """Names and ids of the tokens that no text became and that have no role of their own."""
+
     masked_vocabulary: MaskedVocabulary | None
     """What masking needs to know of the tokenizer, if it has a mask token."""
 
@@ -69,6 +72,7 @@ class TokenFiles:
             end_of_text_id=description["end_of_text_id"],
             num_documents=listed["documents"],
             text_bytes=listed["text_bytes"],
+            special_tokens=description.get("special_tokens", {}),
             masked_vocabulary=_masked_vocabulary(description),
         )
 

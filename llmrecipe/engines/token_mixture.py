@@ -36,7 +36,7 @@ class TokenMixture:
             )
         corpora = tuple(TokenFiles.open(directory, split) for directory in directories)
         for directory, files in zip(directories, corpora, strict=True):
-            if (files.vocab_size, files.end_of_text_id) != (corpora[0].vocab_size, corpora[0].end_of_text_id):
+            if _tokenizer(files) != _tokenizer(corpora[0]):
                 raise StageError(f"{directory}: made with another tokenizer than {directories[0]}; run `dvc repro`")
         return cls(corpora=corpora, weights=tuple(weights))
 
@@ -79,6 +79,22 @@ class TokenMixture:
             )
         return found
 
+    def special_ids(self, names: Sequence[str]) -> tuple[int, ...]:
+        """The ids of special tokens that an objective names.
+
+        Raises:
+            StageError: the tokenizer lacks some.
+        """
+        known = self.corpora[0].special_tokens
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise StageError(
+                f"the tokenizer has no special token {', '.join(map(repr, missing))}, which "
+                f"objective.fill_in_the_middle puts into sequences; it has {', '.join(map(repr, known)) or 'none'}; "
+                "name three that it has, or use a tokenizer with these special_tokens"
+            )
+        return tuple(known[name] for name in names)
+
     def num_windows(self, sequence_length: int) -> int:
         """Windows of all corpora; see `TokenFiles.num_windows`."""
         return sum(files.num_windows(sequence_length) for files in self.corpora)
@@ -97,3 +113,7 @@ class TokenMixture:
         """The order in which a training reads the windows."""
         sizes = [files.num_windows(sequence_length) for files in self.corpora]
         return SampleOrder(sizes=sizes, weights=self.weights, seed=seed)
+
+
+def _tokenizer(files: TokenFiles) -> tuple[object, ...]:
+    return files.vocab_size, files.end_of_text_id, files.special_tokens

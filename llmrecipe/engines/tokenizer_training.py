@@ -64,35 +64,36 @@ def train(description: TrainedTokenizer, texts: Texts, directory: Path) -> PreTr
 
 
 def _byte_level_bpe(description: ByteLevelBPE, texts: Texts) -> PreTrainedTokenizerFast:
-    """The end-of-text token has id 0, the 256 bytes follow, then the merges in the order they were learned."""
+    """The end-of-text token has id 0, special tokens and the 256 bytes follow, then the merges as they were learned."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=description.vocab_size,
         min_frequency=_MIN_FREQUENCY,
-        special_tokens=[description.end_of_text],
+        special_tokens=[description.end_of_text, *description.special_tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts(), trainer)
-    return _language_models(tokenizer, description.end_of_text)
+    return _language_models(tokenizer, description)
 
 
 def _unigram(description: Unigram, texts: Texts) -> PreTrainedTokenizerFast:
-    """The end-of-text token has id 0, `<unk>` and the 256 bytes follow, then the pieces, the likeliest first."""
-    end, unknown = description.end_of_text, "<unk>"
-    vocabulary = [(token, 0.0) for token in (end, unknown, *(f"<0x{byte:02X}>" for byte in range(256)))]
+    """The end-of-text token has id 0, `<unk>`, special tokens and the 256 bytes follow, then the likeliest pieces."""
+    unknown = "<unk>"
+    special = (description.end_of_text, unknown, *description.special_tokens)
+    vocabulary = [(token, 0.0) for token in (*special, *(f"<0x{byte:02X}>" for byte in range(256)))]
     pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), "isolated")
     words: Counter[str] = Counter()
     for text in texts():
         words.update(word for word, _ in pre_tokenizer.pre_tokenize_str(text))
     pieces = _pieces(words, description.vocab_size - len(vocabulary), description.character_coverage)
-    vocabulary += [(piece, score) for piece, score in pieces if piece != end]
+    vocabulary += [(piece, score) for piece, score in pieces if piece not in special]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=1, byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    return _language_models(tokenizer, end, unk_token=unknown)
+    return _language_models(tokenizer, description, unk_token=unknown)
 
 
 def _pieces(words: Counter[str], most: int, coverage: float) -> list[tuple[str, float]]:
@@ -196,8 +197,13 @@ def _frequent(counts: Counter[str], coverage: float, most: int) -> set[str]:
     return found
 
 
-def _language_models(tokenizer: Tokenizer, end_of_text: str, **tokens: str) -> PreTrainedTokenizerFast:
+def _language_models(
+    tokenizer: Tokenizer, description: ByteLevelBPE | Unigram, **tokens: str | list[str]
+) -> PreTrainedTokenizerFast:
     """In transformers' terms, with one token for the begin, the end and the padding."""
+    end_of_text = description.end_of_text
+    if description.special_tokens:
+        tokens["extra_special_tokens"] = list(description.special_tokens)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=end_of_text,

@@ -62,6 +62,14 @@ def load(directory: Path) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
+def special_tokens(directory: Path) -> dict[str, int]:
+    """Names and ids of the special tokens in a directory that have no role, as the end of a text and the mask have."""
+    roles = load(directory).special_tokens_map.values()
+    # The file is what encodes; transformers may take for special what it doesn't.
+    added = Tokenizer.from_file(str(directory / TOKENIZER_FILE)).get_added_tokens_decoder()
+    return {token.content: index for index, token in added.items() if token.special and token.content not in roles}
+
+
 def masking(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any] | None:
     """What masking needs to know of a tokenizer, as lists of token ids; None if it has no mask token.
 

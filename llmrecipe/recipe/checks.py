@@ -4,7 +4,7 @@ import math
 import re
 
 from llmrecipe.errors import Violation
-from llmrecipe.recipe import corpus_checks, training_checks
+from llmrecipe.recipe import corpus_checks, objective_checks, training_checks
 from llmrecipe.recipe.compression import W4A16, W8A8, Scheme
 from llmrecipe.recipe.corpus import Corpus
 from llmrecipe.recipe.evaluation import Perplexity, PseudoPerplexity, Samples
@@ -35,7 +35,7 @@ def violations(recipe: Recipe) -> list[Violation]:
     root = recipe.name if isinstance(recipe.name, str) and recipe.name else "recipe"
     found = list(field_violations(recipe, root))
     wrong = [violation.path.removeprefix(f"{root}.") for violation in found]
-    for book in (rules, training_checks.rules):
+    for book in (rules, objective_checks.rules, training_checks.rules):
         found.extend(book.broken(recipe, root, wrong))
     if not {"corpus", "corpus.parts"} & set(wrong):
         for path, corpus in recipe.corpora():
@@ -47,7 +47,7 @@ def violations(recipe: Recipe) -> list[Violation]:
 
 def section_violations(section: object, path: str) -> list[Violation]:
     """What is wrong with a section of `params.yaml`, whose fields are right, by the rules that need no more than it."""
-    books = (rules, training_checks.rules, corpus_checks.rules)
+    books = (rules, objective_checks.rules, training_checks.rules, corpus_checks.rules)
     return [violation for book in books for violation in book.broken(section, path)]
 
 

@@ -2,12 +2,57 @@
 
 import attrs
 
-from llmrecipe.recipe.schema import FieldError, at_least, between, define
+from llmrecipe.recipe.schema import FieldError, at_least, between, define, not_empty
 
 
 def _share_of_tokens(owner: object, attribute: attrs.Attribute, value: float) -> None:
     if not 0 < value < 1:
         raise FieldError(owner, attribute.name, f"must be more than 0 and less than 1, got {value!r}; BERT's is 0.15")
+
+
+def _share_of_documents(owner: object, attribute: attrs.Attribute, value: float) -> None:
+    if not 0 < value <= 1:
+        reason = f"must be more than 0 and at most 1, got {value!r}; CausalLM without fill_in_the_middle has none"
+        raise FieldError(owner, attribute.name, reason)
+
+
+@define("fill_in_the_middle")
+class FillInTheMiddle:
+    """Some documents are read with their middle last, so that the model learns to fill it in (Bavarian et al. 2022).
+
+    What a sequence holds of a document is cut at two places, each as likely as any other, between tokens, before the
+    first or after the last. With the parts that this gives, any of which may be empty, it becomes one of
+
+        prefix first:  <prefix> prefix <suffix> suffix <middle> middle
+        suffix first:  <prefix> <suffix> suffix <middle> prefix middle
+
+    and the end-of-text token stays behind it (the paper's PSM and, of its two forms of SPM, the one to train on with
+    PSM; after packing, which it calls context-level). The paper cuts between characters, this between tokens. Each
+    such document makes the sequence three tokens longer, which is cut back to its length at its end.
+
+    What is rearranged, and how, depends on the training's seed, the epoch and the sequence alone, and is another choice
+    in every epoch. Held-out text is never rearranged, so that losses compare with those of a training without it.
+    """
+
+    rate: float = attrs.field(default=0.5, validator=_share_of_documents)
+    """Probability with which a document is rearranged; the paper finds no harm to the other order up to 0.9."""
+
+    suffix_first_share: float = attrs.field(default=0.5, validator=between(0, 1))
+    """Of those, the share with the suffix first."""
+
+    prefix_token: str = attrs.field(default="<|fim_prefix|>", validator=not_empty)
+    """Stands before the prefix. All three are special tokens of the tokenizer, which no text encodes to."""
+
+    middle_token: str = attrs.field(default="<|fim_middle|>", validator=not_empty)
+    """Stands before the middle."""
+
+    suffix_token: str = attrs.field(default="<|fim_suffix|>", validator=not_empty)
+    """Stands before the suffix."""
+
+    @property
+    def tokens(self) -> tuple[str, str, str]:
+        """The tokens before prefix, middle and suffix."""
+        return (self.prefix_token, self.middle_token, self.suffix_token)
 
 
 @define("causal_lm", variant=True)
@@ -24,6 +69,9 @@ class CausalLM:
     A document then begins with the end-of-text token that precedes it, from which its first token is predicted; its
     last prediction is the end-of-text token that follows. A document that is cut by the end of a sequence goes on in
     another, from position 0 and without what came before. Evaluation reads its sequences in the same way."""
+
+    fill_in_the_middle: FillInTheMiddle | None = None
+    """How some documents of the training are rearranged; None leaves all in their order."""
 
 
 @define("single_tokens")

@@ -1,8 +1,14 @@
 """How text becomes tokens."""
 
+from typing import Any
+
 import attrs
 
-from llmrecipe.recipe.schema import at_least, between, define, not_empty
+from llmrecipe.recipe.schema import at_least, between, define, no_duplicates, not_empty
+
+
+def _special_tokens() -> Any:
+    return attrs.field(default=(), validator=no_duplicates)
 
 
 @define("byte_level_bpe")
@@ -10,10 +16,14 @@ class ByteLevelBPE:
     """Byte-pair encoding over bytes, trained on the corpus (Sennrich et al. 2016; GPT-2's byte alphabet)."""
 
     vocab_size: int = attrs.field(validator=at_least(257))
-    """Tokens in the vocabulary: 256 bytes, the end-of-text token and the merges. A small corpus may give fewer."""
+    """Tokens in the vocabulary: 256 bytes, the end-of-text token, the special tokens and the merges. A small corpus may
+    give fewer."""
 
     end_of_text: str = attrs.field(default="<|endoftext|>", validator=not_empty)
     """The token that ends every document; also the model's begin, end and padding token."""
+
+    special_tokens: tuple[str, ...] = _special_tokens()
+    """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`)."""
 
 
 @define("unigram")
@@ -25,13 +35,17 @@ class Unigram:
     """
 
     vocab_size: int = attrs.field(validator=at_least(300))
-    """Tokens in the vocabulary: 256 bytes, `<unk>`, the end-of-text token and pieces. A small corpus may give fewer."""
+    """Tokens in the vocabulary: 256 bytes, `<unk>`, the end-of-text token, the special tokens and pieces. A small
+    corpus may give fewer."""
 
     character_coverage: float = attrs.field(default=0.9995, validator=between(0, 1))
     """Share of the corpus's characters that get pieces: the most frequent ones, with at most half of the vocabulary."""
 
     end_of_text: str = attrs.field(default="<|endoftext|>", validator=not_empty)
     """The token that ends every document; also the model's begin, end and padding token."""
+
+    special_tokens: tuple[str, ...] = _special_tokens()
+    """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`)."""
 
 
 @define("word_piece")

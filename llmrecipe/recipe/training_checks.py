@@ -2,73 +2,15 @@
 
 import math
 
-from llmrecipe.recipe.model import Bert, Llama
-from llmrecipe.recipe.objective import CausalLM, MaskedLM, MultiMaskLM, Spans
+from llmrecipe.recipe.model import Llama
 from llmrecipe.recipe.optimizer import SGD, AdamW, WarmupStableDecay
 from llmrecipe.recipe.proposals import choice, divisors, multiples_near
 from llmrecipe.recipe.quantity import Phase
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Findings, Rules, seed_findings
-from llmrecipe.recipe.tokenizer import ByteLevelBPE, TrainedTokenizer, Unigram
+from llmrecipe.recipe.tokenizer import TrainedTokenizer
 
 rules = Rules()
-
-
-@rules.add("objective", "model")
-def _objective_of_model(recipe: Recipe) -> Findings:
-    objective, model, given = recipe.objective, recipe.model, type(recipe.objective).__name__
-    if isinstance(objective, CausalLM) and isinstance(model, Bert):
-        yield (
-            "objective",
-            f"{given} predicts a token from those before it, and Bert reads those after it as well; use MaskedLM or "
-            "MultiMaskLM, or model = Llama(…)",
-        )
-    elif isinstance(objective, MaskedLM | MultiMaskLM) and isinstance(model, Llama):
-        yield (
-            "objective",
-            f"{given} predicts a token from those on both sides, and Llama reads only those before it; use CausalLM, "
-            "or model = Bert(…)",
-        )
-
-
-@rules.add("objective", "tokenizer")
-def _mask_token(recipe: Recipe) -> Findings:
-    objective, tokenizer = recipe.objective, recipe.tokenizer
-    if isinstance(objective, MaskedLM | MultiMaskLM) and isinstance(tokenizer, ByteLevelBPE | Unigram):
-        yield (
-            "tokenizer",
-            f"{type(tokenizer).__name__} has no mask token, which {type(objective).__name__} puts in the place of "
-            f"others; use WordPiece(vocab_size={tokenizer.vocab_size}), or a PretrainedTokenizer that has one",
-        )
-
-
-@rules.add("objective.masking", "objective.sequence_length")
-def _span_length(recipe: Recipe) -> Findings:
-    objective = recipe.objective
-    longest = objective.sequence_length - 1
-    if isinstance(objective.masking, Spans) and objective.masking.max_length > longest:
-        yield (
-            "objective.masking.max_length",
-            f"{objective.masking.max_length} is longer than a sequence of sequence_length = "
-            f"{objective.sequence_length} without its first token, which no span holds; use at most {longest}",
-        )
-
-
-@rules.add("objective.mask_share", "objective.random_share")
-def _replaced_shares(recipe: Recipe) -> Findings:
-    mask, random = recipe.objective.mask_share, recipe.objective.random_share
-    # A millionth more is nothing that a proposal with six digits could avoid.
-    if mask + random > 1 + 1e-6:
-        yield (
-            "objective.random_share",
-            f"{random:g} with mask_share = {mask:g} is more than all of the tokens that are to be predicted; use at "
-            f"most {1 - mask:g}",
-        )
-    elif mask + random == 0:
-        yield (
-            "objective.mask_share",
-            "0 with random_share = 0 lets every token be read that is to be predicted; use 0.8",
-        )
 
 
 @rules.add("model.hidden_size", "model.num_attention_heads")

@@ -28,6 +28,7 @@ def run(context: StageContext) -> None:
         size=len(loaded),
         end_of_text=loaded.eos_token,
         end_of_text_id=loaded.eos_token_id,
+        special_tokens=tokenizers.special_tokens(tokenizer),
         masking=tokenizers.masking(loaded),
     )
     with resumable(context, "tokens") as work:

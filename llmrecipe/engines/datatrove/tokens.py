@@ -38,6 +38,9 @@ class Vocabulary:
     end_of_text_id: int
     """Its id."""
 
+    special_tokens: dict[str, int]
+    """Names and ids of further tokens that no text may become."""
+
     masking: dict[str, Any] | None = None
     """What masking needs to know: `mask_token_id`, `special_ids` and `continuing_ids`; None without a mask token."""
 
@@ -118,7 +121,7 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, runtime: Run
 
     Raises:
         StageError: the files of documents don't hold what they did when they were written, or a text encodes to the
-            end-of-text token.
+            end-of-text token or a special one.
     """
     # As in `SourceReader`: fsspec takes a relative path for what it once was.
     source, directory, work = source.absolute(), directory.absolute(), work.absolute()
@@ -134,6 +137,8 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, runtime: Run
         "end_of_text_id": vocabulary.end_of_text_id,
         "splits": splits,
     }
+    if vocabulary.special_tokens:
+        description["special_tokens"] = vocabulary.special_tokens
     if vocabulary.masking is not None:
         description["masking"] = vocabulary.masking
     artifacts.write_json(directory / "tokens.json", description)
@@ -150,11 +155,15 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, runtime: Run
 def _describe(directory: Path, split: str, listed: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     paths = sorted((directory / split).glob("*.ds"))
     tokens = found = ends = 0
+    quoted: set[int] = set()
     for path in paths:
         with open(path, "rb") as shard:
             while len(part := np.fromfile(shard, vocabulary.dtype, _CHUNK)):
                 tokens += len(part)
                 ends += int(np.count_nonzero(part == vocabulary.end_of_text_id))
+                if vocabulary.special_tokens:
+                    special = np.isin(part, list(vocabulary.special_tokens.values()))
+                    quoted.update(part[special].tolist())
         found += path.with_name(f"{path.name}.index").stat().st_size // np.dtype("<u8").itemsize
     # datatrove only warns of a line that it can't read.
     if found != listed["documents"]:
@@ -166,6 +175,12 @@ def _describe(directory: Path, split: str, listed: dict[str, Any], vocabulary: V
         raise StageError(
             f"{ends - found} times a text of the {split} split encodes to {vocabulary.end_of_text!r}, which ends "
             "documents; give the tokenizer an end-of-text token that occurs in no text, such as '<|endoftext|>'"
+        )
+    if quoted:
+        names = [name for name, index in vocabulary.special_tokens.items() if index in quoted]
+        raise StageError(
+            f"texts of the {split} split encode to {', '.join(map(repr, names))}, of the tokenizer's special tokens; "
+            "they have to be tokens that occur in no text, such as '<|fim_prefix|>'"
         )
     return {
         "files": [path.relative_to(directory).as_posix() for path in paths],

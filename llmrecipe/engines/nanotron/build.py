@@ -10,6 +10,7 @@ from nanotron.config import LlamaConfig, ParallelismArgs
 from nanotron.models import NanotronModel, build_model
 from nanotron.parallel import ParallelContext
 
+from llmrecipe.engines.fill_in_the_middle import Rearrangement
 from llmrecipe.engines.nanotron.architecture import architecture_of
 from llmrecipe.engines.nanotron.data import CausalReader, Reader, Shard
 from llmrecipe.engines.nanotron.encoder import BertNetwork
@@ -43,7 +44,16 @@ def reader_of(job: Job, split: str, shard: Shard) -> Reader:
     """What reads a split of the corpora for the recipe's objective."""
     files, objective, parallelism = job.open_tokens(split), job.section.objective, job.section.parallelism
     if isinstance(objective, CausalLM):
-        return CausalReader(files=files, shard=shard, sequence_length=objective.sequence_length)
+        # Held-out text is read as it stands.
+        options = objective.fill_in_the_middle if split == "train" else None
+        rearrangement = options and Rearrangement(
+            options=options,
+            token_ids=files.special_ids(options.tokens),
+            end_of_text_id=files.end_of_text_id,
+            seed=job.section.training.seed,
+        )
+        length = objective.sequence_length
+        return CausalReader(files=files, shard=shard, sequence_length=length, rearrangement=rearrangement)
     return MaskedReader(
         files=files,
         shard=shard,

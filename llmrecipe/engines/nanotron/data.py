@@ -10,6 +10,7 @@ import torch
 from nanotron import distributed as dist
 from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
 
+from llmrecipe.engines.fill_in_the_middle import Rearrangement
 from llmrecipe.engines.token_mixture import TokenMixture
 
 MicroBatch = dict[str, torch.Tensor | TensorPointer | range]
@@ -84,6 +85,9 @@ class CausalReader:
     sequence_length: int
     """Tokens that the model reads at once."""
 
+    rearrangement: Rearrangement | None = None
+    """What rearranges documents; None leaves all in their order."""
+
     def read(self, samples: Sequence[tuple[int, int]]) -> MicroBatch:
         """Samples, each a window and its epoch; a rank holds only what its part of the pipeline reads.
 
@@ -93,7 +97,9 @@ class CausalReader:
         """
         shape = (len(samples), self.sequence_length)
         batch = self.shard.pointers(("input_ids", "input_mask"), ("label_ids", "label_mask"))
-        windows = [self.files.window(window, self.sequence_length) for window, _ in samples]
+        if not (self.shard.reads_input or self.shard.reads_labels):
+            return batch
+        windows = [self._window(window, epoch) for window, epoch in samples]
         # Straight from the mapped file into the batch, which widens the numbers as it copies.
         if self.shard.reads_input:
             inputs = np.empty(shape, dtype=np.int64)
@@ -105,6 +111,10 @@ class CausalReader:
             np.stack([window[1:] for window in windows], out=labels, casting="safe")
             batch |= {"label_ids": torch.from_numpy(labels), "label_mask": torch.ones(shape, dtype=torch.bool)}
         return batch
+
+    def _window(self, window: int, epoch: int) -> np.ndarray:
+        tokens = self.files.window(window, self.sequence_length)
+        return tokens if self.rearrangement is None else self.rearrangement.of(tokens, epoch=epoch, window=window)
 
     def weigh(self, batches: list[MicroBatch], group: dist.ProcessGroup | None) -> list[MicroBatch]:
         """The micro-batches as they are: each has as many labels as any other, and the loss is their mean."""

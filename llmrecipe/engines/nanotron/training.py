@@ -22,6 +22,7 @@ from llmrecipe.engines.token_mixture import TokenMixture
 from llmrecipe.errors import StageError
 from llmrecipe.launch.lock import wait_until_free
 from llmrecipe.launch.torchrun import run_ranks
+from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.sections import PretrainSection
 
@@ -60,11 +61,13 @@ def train(section: PretrainSection, *, name: str, tokens: Sequence[Path], runtim
     """Train, or finish training, on the corpora whose tokens artifacts are given, and return the last state.
 
     Raises:
-        StageError: the corpus is smaller than a batch, ranks of an earlier run are alive, a step that this recipe
-            would have stopped at was skipped, or a rank failed.
+        StageError: the corpus is smaller than a batch, the tokenizer lacks tokens of the objective, ranks of an earlier
+            run are alive, a step that this recipe would have stopped at was skipped, or a rank failed.
     """
     files = TokenMixture.open(tokens, "train", section.weights)
     _refuse_small_corpora(files, TokenMixture.open(tokens, "heldout", section.weights), section, name)
+    if isinstance(section.objective, CausalLM) and section.objective.fill_in_the_middle:
+        files.special_ids(section.objective.fill_in_the_middle.tokens)
     job = Job(
         section=section,
         runtime=attrs.evolve(runtime, device=set_up(runtime).type),
