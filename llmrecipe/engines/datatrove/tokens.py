@@ -180,7 +180,8 @@ def _describe(directory: Path, split: str, listed: dict[str, Any], vocabulary: V
         names = [name for name, index in vocabulary.special_tokens.items() if index in quoted]
         raise StageError(
             f"texts of the {split} split encode to {', '.join(map(repr, names))}, of the tokenizer's special tokens; "
-            "they have to be tokens that occur in no text, such as '<|fim_prefix|>'"
+            "name others that occur in no text, such as '<|fim_prefix|>', or, in the tokenizer.json of a pretrained "
+            'tokenizer, make them "special": false'
         )
     return {
         "files": [path.relative_to(directory).as_posix() for path in paths],
