@@ -28,7 +28,7 @@ from llmrecipe.recipe.corpus import Corpus, Mixture, Part
 from llmrecipe.recipe.deduplication import Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
 from llmrecipe.recipe.evaluation import Perplexity, PseudoPerplexity, Samples
 from llmrecipe.recipe.execution import Execution, Local, Ray, Slurm
-from llmrecipe.recipe.model import Bert, Llama, Ratio
+from llmrecipe.recipe.model import Bert, Llama, ModernBert, Ratio
 from llmrecipe.recipe.objective import (
     CausalLM,
     FillInTheMiddle,
@@ -100,6 +100,7 @@ __all__ = [
     "MaskedLM",
     "MinHashDedup",
     "Mixture",
+    "ModernBert",
     "MultiMaskLM",
     "Parallelism",
     "Paraphrase",

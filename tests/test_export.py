@@ -118,7 +118,7 @@ def test_bfloat16_weights_stay_bfloat16(tmp_path):
 
 def test_a_conversion_that_changes_the_logits_fails_the_stage(tmp_path, monkeypatch):
     context = stage_context(ExportSection(), inputs(tmp_path, MODEL, new_network(MODEL)), tmp_path / "out")
-    monkeypatch.setattr(llama, "_deinterleave", lambda weight, _: weight.contiguous())
+    monkeypatch.setattr(llama, "deinterleave", lambda weight, _: weight.contiguous())
     with pytest.raises(StageError, match=r"differ from nanotron's by .*, more than logits_tolerance = 1e-04"):
         export.run(context)
 

@@ -19,14 +19,19 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     BertForMaskedLM,
+    PreTrainedModel,
 )
 
-from llmrecipe import Bert, Dropout, MaskedLM, MultiMaskLM, Parallelism, Spans, Steps
+from llmrecipe import Bert, Dropout, MaskedLM, ModernBert, MultiMaskLM, Parallelism, Spans, Steps
 from llmrecipe.engines.masking import MaskedVocabulary, mask
 from llmrecipe.engines.nanotron import bert, bootstrap, training, weights
+from llmrecipe.engines.nanotron.architecture import architecture_of
 from llmrecipe.engines.nanotron.job import Job
+from llmrecipe.recipe.model import Encoder
 
 MODEL = Bert(hidden_size=64, num_layers=4, num_attention_heads=4, max_position_embeddings=LENGTH)
+MODERN = ModernBert(hidden_size=64, num_layers=4, num_attention_heads=4)
+MODELS = pytest.mark.parametrize("model", [MODEL, MODERN], ids=["bert", "modernbert"])
 OBJECTIVE = MultiMaskLM(sequence_length=LENGTH, context_weight=0.5)
 SHORT = attrs.evolve(TRAINING, duration=Steps(8), validation_interval=4)
 ALONE = Parallelism(micro_batch_size=4)
@@ -71,8 +76,8 @@ def in_process(monkeypatch):
     monkeypatch.setattr(training, "run_ranks", run)
 
 
-def masked(layout=ALONE, objective=OBJECTIVE, what=SHORT):
-    return attrs.evolve(section(layout, model=MODEL, training=what), objective=objective)
+def masked(layout=ALONE, objective=OBJECTIVE, what=SHORT, model=MODEL):
+    return attrs.evolve(section(layout, model=model, training=what), objective=objective)
 
 
 def assert_same_bits(one, other) -> None:
@@ -187,23 +192,25 @@ def test_without_a_weight_the_context_is_nothing(tokens, tmp_path):
     assert_same_bits(one, other)
 
 
-def random_network(model: Bert, vocab_size: int) -> BertForMaskedLM:
+def random_network(model: Encoder, vocab_size: int) -> PreTrainedModel:
     """transformers' network with weights of which none is 0 or 1."""
     torch.manual_seed(1)
-    network = BertForMaskedLM(bert.transformers_config(model, vocab_size, 0)).eval()
+    config = architecture_of(model).transformers_config(model, vocab_size, 0)
+    network = AutoModelForMaskedLM.from_config(config).eval()
     with torch.no_grad():
         for weight in network.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
     return network
 
 
-def assert_equal_both_ways(network: BertForMaskedLM, model: Bert, vocab_size: int, input_ids: torch.Tensor) -> None:
+def assert_equal_both_ways(network: PreTrainedModel, model: Encoder, vocab_size: int, input_ids: torch.Tensor) -> None:
     """Its logits are the engine's, and its weights come back from there as they were."""
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron import build
 
-    taken = bert.from_transformers(network.state_dict(), model)
-    given_back = bert.transformers_network(taken, model, vocab_size, 0).eval()
+    architecture = architecture_of(model)
+    taken = architecture.from_transformers(network.state_dict(), model)
+    given_back = architecture.transformers_network(taken, model, vocab_size, 0).eval()
     with torch.no_grad():
         expected = network(input_ids=input_ids).logits
         torch.testing.assert_close(build.logits(taken, model, vocab_size, 0, input_ids), expected, rtol=0, atol=1e-4)
@@ -212,9 +219,15 @@ def assert_equal_both_ways(network: BertForMaskedLM, model: Bert, vocab_size: in
         assert torch.equal(given_back.state_dict()[name], weight), name
 
 
-def test_random_weights_compute_the_same_in_both_libraries():
+@MODELS
+def test_random_weights_compute_the_same_in_both_libraries(model):
     input_ids = torch.randint(0, VOCAB_SIZE, (3, 40), generator=torch.Generator().manual_seed(0))
-    assert_equal_both_ways(random_network(MODEL, VOCAB_SIZE), MODEL, VOCAB_SIZE, input_ids)
+    assert_equal_both_ways(random_network(model, VOCAB_SIZE), model, VOCAB_SIZE, input_ids)
+
+
+@MODELS
+def test_an_encoder_has_as_many_weights_as_in_transformers(model):
+    assert model.num_parameters(VOCAB_SIZE) == random_network(model, VOCAB_SIZE).num_parameters()
 
 
 @pytest.mark.slow
@@ -241,57 +254,53 @@ def test_a_real_encoder_computes_the_same_in_both_libraries():
         torch.testing.assert_close(taken.bert(input_ids=input_ids).last_hidden_state, expected, rtol=0, atol=1e-6)
 
 
+@MODELS
 @pytest.mark.parametrize("rate", [0.0, 1e-12], ids=["kernel", "weights in sight"])
-def test_attention_leaves_padding_alone_as_transformers_does(rate):
+def test_attention_leaves_padding_alone_as_transformers_does(rate, model):
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron import build, encoder
     from llmrecipe.engines.nanotron.dropout import Dropout as EngineDropout
 
-    group = build._single_process_context().tp_pg
-    network = random_network(MODEL, VOCAB_SIZE)
-    layer = encoder.EncoderLayer(
-        model=MODEL,
-        batch=SimpleNamespace(samples=range(3)),
-        tp_pg=group,
-        mode=encoder.TensorParallelLinearMode.ALL_REDUCE,
-        dropout=EngineDropout(rates=Dropout(attention=rate), seed=0, tp_pg=group, is_sequence_parallel=False),
-        place="layer 0",
-        recompute=False,
-    )
-    prefix = "model.encoder.0.pp_block."
-    taken = bert.from_transformers(network.state_dict(), MODEL)
+    context = build._single_process_context()
+    group = context.tp_pg
+    network = random_network(model, VOCAB_SIZE)
+    shared = {
+        "model": model,
+        "batch": SimpleNamespace(samples=range(3)),
+        "tp_pg": group,
+        "mode": encoder.TensorParallelLinearMode.ALL_REDUCE,
+        "dropout": EngineDropout(rates=Dropout(attention=rate), seed=0, tp_pg=group, is_sequence_parallel=False),
+    }
+    # The first of a modern encoder lacks a norm.
+    block = encoder.Stack(context, "cpu", VOCAB_SIZE, False, False, shared).encoder[1]
+    layer = block.module_builder(**block.module_kwargs)
+    prefix = "model.encoder.1.pp_block."
+    taken = architecture_of(model).from_transformers(network.state_dict(), model)
     layer.load_state_dict({name.removeprefix(prefix): w for name, w in taken.items() if name.startswith(prefix)})
     input_ids = torch.randint(0, VOCAB_SIZE, (3, 12), generator=torch.Generator().manual_seed(0))
     is_read = torch.arange(12) < torch.tensor([[12], [7], [1]])
-    states = network.bert(input_ids, attention_mask=is_read.long(), output_hidden_states=True).hidden_states
+    states = network.base_model(input_ids, attention_mask=is_read.long(), output_hidden_states=True).hidden_states
 
-    found = layer(states[0].transpose(0, 1), is_read)["hidden_states"].transpose(0, 1)
+    found = layer(states[1].transpose(0, 1), is_read)["hidden_states"].transpose(0, 1)
 
-    torch.testing.assert_close(found[is_read], states[1][is_read], rtol=0, atol=1e-5)
-    everything = layer(states[0].transpose(0, 1), torch.ones_like(is_read))["hidden_states"].transpose(0, 1)
+    torch.testing.assert_close(found[is_read], states[2][is_read], rtol=0, atol=1e-5)
+    everything = layer(states[1].transpose(0, 1), torch.ones_like(is_read))["hidden_states"].transpose(0, 1)
     assert (everything - found)[1, :7].abs().max() > 1e-3
 
 
+@MODELS
 @pytest.mark.parametrize(
     "kind", [AutoModelForMaskedLM, AutoModelForTokenClassification, AutoModelForSequenceClassification]
 )
-def test_an_exported_encoder_is_one_for_masks_and_for_classes(tmp_path, kind):
-    network = random_network(MODEL, VOCAB_SIZE)
-    taken = bert.from_transformers(network.state_dict(), MODEL)
-    bert.transformers_network(taken, MODEL, VOCAB_SIZE, 0).save_pretrained(tmp_path)
+def test_an_exported_encoder_is_one_for_masks_and_for_classes(tmp_path, kind, model):
+    network, architecture = random_network(model, VOCAB_SIZE), architecture_of(model)
+    taken = architecture.from_transformers(network.state_dict(), model)
+    architecture.transformers_network(taken, model, VOCAB_SIZE, 0).save_pretrained(tmp_path)
 
     loaded, found = kind.from_pretrained(tmp_path, output_loading_info=True)
 
     # A classifier's own layers are all that it still has to learn.
     own = {AutoModelForMaskedLM: set()}.get(kind, {"classifier", "bert.pooler.dense"})
     assert {name.rpartition(".")[0] for name in found["missing_keys"]} <= own
-    for name, weight in network.bert.state_dict().items():
-        assert torch.equal(loaded.bert.state_dict()[name], weight), name
-
-
-def test_layers_are_shared_out_by_the_cost_that_checks_reckon_with():
-    bootstrap.load("cpu")
-    from llmrecipe.engines.nanotron.encoder import BertNetwork, EncoderLayer
-
-    config = SimpleNamespace(hidden_size=64, intermediate_size=MODEL.feed_forward_size, vocab_size=512)
-    assert BertNetwork.get_block_compute_costs(SimpleNamespace(config=config))[EncoderLayer] == MODEL.layer_cost
+    for name, weight in network.base_model.state_dict().items():
+        assert torch.equal(loaded.base_model.state_dict()[name], weight), name

@@ -27,7 +27,7 @@ from llmrecipe.errors import StageError
 from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, Rounding, Scheme
 
 # The output layer decides between all tokens, and rounding it costs the most quality for the size it saves.
-IGNORE = ["lm_head", "cls.predictions.decoder"]
+IGNORE = ["lm_head", "cls.predictions.decoder", "decoder"]
 
 # What llmcompressor warns of at every start: a CPU is what was asked for, and nothing is tokenized here.
 _EXPECTED = ("No accelerator available", "Disabling tokenizer parallelism")

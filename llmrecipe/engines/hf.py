@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    ModernBertForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -169,8 +170,9 @@ def masked_logits(
 
     Place `i` is `positions[i]` in sequence `rows[i]`.
     """
-    states = model.base_model(input_ids=token_ids).last_hidden_state
-    return model.cls(states[rows, positions]).float()
+    states = model.base_model(input_ids=token_ids).last_hidden_state[rows, positions]
+    is_modern = isinstance(model, ModernBertForMaskedLM)
+    return (model.decoder(model.head(states)) if is_modern else model.cls(states)).float()
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from llmrecipe.recipe import corpus_checks, objective_checks, training_checks
 from llmrecipe.recipe.compression import W4A16, W8A8, Scheme
 from llmrecipe.recipe.corpus import Corpus
 from llmrecipe.recipe.evaluation import Perplexity, PseudoPerplexity, Samples
-from llmrecipe.recipe.model import Bert
+from llmrecipe.recipe.model import Bert, ModernBert
 from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.recipe.proposals import largest_group
 from llmrecipe.recipe.recipe import Recipe
@@ -24,6 +24,7 @@ _SMALLEST_SHARE = 500
 _LAYERS = {
     "llama": ("q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj", "down_proj"),
     "bert": ("query, key, value, attention.output, intermediate, transform", "output"),
+    "modernbert": ("Wqkv, attn.Wo, Wi, head.dense", "mlp.Wo"),
 }
 """By architecture, the layers that read the residual stream's width, and those that read the feed-forward layer's."""
 
@@ -98,17 +99,20 @@ def _group_size(recipe: Recipe) -> Findings:
 
 @rules.add("compression", "model")
 def _smoothing(recipe: Recipe) -> Findings:
+    why_not = {
+        Bert: "Bert's norms stand behind the additions, which read them too",
+        ModernBert: "ModernBert's first layer has none of its own",
+    }.get(type(recipe.model))
     for index, step in enumerate(recipe.compression):
-        if isinstance(recipe.model, Bert) and isinstance(step.scheme, W8A8):
+        if why_not and isinstance(step.scheme, W8A8):
             yield (
                 f"compression[{index}].scheme",
-                "W8A8 evens out activations in the norm before a layer, and Bert's norms stand behind the additions, "
-                "which read them too; use W8A16 or FP8",
+                f"W8A8 evens out activations in the norm before a layer, and {why_not}; use W8A16 or FP8",
             )
 
 
 def scheme_findings(scheme: Scheme, architecture: str, hidden_size: int, intermediate_size: int) -> Findings:
-    """What a quantization scheme can't do with a `llama` or `bert` of these widths; paths below the scheme."""
+    """What a quantization scheme can't do with this `model.tag` and these widths; paths below the scheme."""
     of_hidden_size, of_intermediate_size = _LAYERS[architecture]
     layers_of_width = {
         f"hidden_size = {hidden_size} ({of_hidden_size})": hidden_size,

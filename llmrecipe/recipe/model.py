@@ -146,6 +146,64 @@ class Bert:
         return embeddings + self.num_layers * (attention + feed_forward) + head
 
 
+@define("modernbert", variant=True)
+class ModernBert:
+    """A modern encoder (Warner et al. 2024): rotary positions, LayerNorm before each layer, GeGLU, no biases.
+
+    Unlike in the published models, which alternate with windows of 128 tokens, attention is global in every layer. Its
+    masked-token head is `Bert`'s, whose output layer has the only biases.
+    """
+
+    hidden_size: int = attrs.field(validator=at_least(2))
+    """Width of the residual stream."""
+
+    num_layers: int = attrs.field(validator=at_least(1))
+    """Encoder layers."""
+
+    num_attention_heads: int = attrs.field(validator=at_least(1))
+    """Heads of a layer; each is `hidden_size / num_attention_heads` wide."""
+
+    intermediate_size: int | Ratio = attrs.field(default=Ratio(1.5), validator=_positive_width)
+    """Width of the feed-forward layer, and of its gate; that of ModernBERT's base is 1.5 × `hidden_size`."""
+
+    max_position_embeddings: int = attrs.field(default=8192, validator=at_least(1))
+    """The longest sequence that the model declares it can read."""
+
+    rope_theta: float = attrs.field(default=160_000.0, validator=greater_than(0))
+    """Base of the rotary frequencies (Su et al. 2021); ModernBERT's of layers with global attention."""
+
+    layer_norm_eps: float = attrs.field(default=1e-5, validator=greater_than(0))
+    """Added to the variance before its root is taken."""
+
+    initializer_range: float = attrs.field(default=0.02, validator=greater_than(0))
+    """Standard deviation of the initial weights, of those that write to the residual stream times 1 / √(2 × layers)."""
+
+    make_vocab_size_divisible_by: int = attrs.field(default=64, validator=at_least(1))
+    """The vocabulary is padded to a multiple of this, once, so that it is the same for every tensor-parallel degree."""
+
+    @property
+    def feed_forward_size(self) -> int:
+        """`intermediate_size` as a number."""
+        return _width(self.intermediate_size, self.hidden_size)
+
+    @property
+    def layer_cost(self) -> int:
+        """Multiplications by token in the matrices of a layer, as nanotron counts them to share layers out."""
+        return (4 * self.hidden_size + 3 * self.feed_forward_size) * self.hidden_size
+
+    def padded_vocab_size(self, vocab_size: int) -> int:
+        """`vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`."""
+        return _round_up(vocab_size, self.make_vocab_size_divisible_by)
+
+    def num_parameters(self, vocab_size: int) -> int:
+        """Weights of the model with a vocabulary of `vocab_size` tokens, padding and the masked-token head included."""
+        width, vocabulary = self.hidden_size, self.padded_vocab_size(vocab_size)
+        # Two norms a layer, but one in the first; those of the embeddings, of the last layer's output and of the head.
+        norms = (2 * self.num_layers - 1 + 3) * width
+        head = width**2 + vocabulary
+        return vocabulary * width + self.num_layers * self.layer_cost + norms + head
+
+
 def _width(size: int | Ratio, hidden_size: int) -> int:
     return size if isinstance(size, int) else _round_up(hidden_size * size.of_hidden_size, size.multiple_of)
 
@@ -154,4 +212,6 @@ def _round_up(size: float, multiple: int) -> int:
     return math.ceil(size / multiple) * multiple
 
 
-Model = Llama | Bert
+Encoder = Bert | ModernBert
+
+Model = Llama | Encoder

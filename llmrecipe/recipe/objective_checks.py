@@ -2,7 +2,7 @@
 
 import re
 
-from llmrecipe.recipe.model import Bert, Llama
+from llmrecipe.recipe.model import Encoder, Llama
 from llmrecipe.recipe.objective import CausalLM, MaskedLM, MultiMaskLM, Spans
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Findings, Rules
@@ -23,11 +23,11 @@ rules = Rules()
 @rules.add("objective", "model")
 def _objective_of_model(recipe: Recipe) -> Findings:
     objective, model, given = recipe.objective, recipe.model, type(recipe.objective).__name__
-    if isinstance(objective, CausalLM) and isinstance(model, Bert):
+    if isinstance(objective, CausalLM) and isinstance(model, Encoder):
         yield (
             "objective",
-            f"{given} predicts a token from those before it, and Bert reads those after it as well; use MaskedLM or "
-            "MultiMaskLM, or model = Llama(…)",
+            f"{given} predicts a token from those before it, and {type(model).__name__} reads those after it as well; "
+            "use MaskedLM or MultiMaskLM, or model = Llama(…)",
         )
     elif isinstance(objective, MaskedLM | MultiMaskLM) and isinstance(model, Llama):
         yield (

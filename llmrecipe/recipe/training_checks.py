@@ -2,7 +2,7 @@
 
 import math
 
-from llmrecipe.recipe.model import Llama
+from llmrecipe.recipe.model import Encoder, Llama
 from llmrecipe.recipe.optimizer import SGD, AdamW, WarmupStableDecay
 from llmrecipe.recipe.proposals import choice, divisors, multiples_near
 from llmrecipe.recipe.quantity import Phase
@@ -17,7 +17,7 @@ rules = Rules()
 def _head_width(recipe: Recipe) -> Findings:
     model = recipe.model
     # Rotary positions turn pairs of numbers.
-    step, width = (2, "equal and even") if isinstance(model, Llama) else (1, "equal")
+    step, width = (1, "equal") if isinstance(model, Bert) else (2, "equal and even")
     if model.hidden_size % (step * model.num_attention_heads):
         yield (
             "model.hidden_size",

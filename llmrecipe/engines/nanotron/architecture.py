@@ -2,12 +2,12 @@
 
 from types import ModuleType
 
-from llmrecipe.engines.nanotron import bert, llama
-from llmrecipe.recipe.model import Bert, Llama, Model
+from llmrecipe.engines.nanotron import bert, llama, modern_bert
+from llmrecipe.recipe.model import Bert, Llama, Model, ModernBert
 
-_MODULES: dict[type[Model], ModuleType] = {Llama: llama, Bert: bert}
+_MODULES: dict[type[Model], ModuleType] = {Llama: llama, Bert: bert, ModernBert: modern_bert}
 
 
 def architecture_of(model: Model) -> ModuleType:
-    """`llama` or `bert`, which have the same functions."""
+    """`llama`, `bert` or `modern_bert`, which have the same functions; encoders have `initial_context_head` as well."""
     return _MODULES[type(model)]

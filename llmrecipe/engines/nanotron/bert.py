@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from llmrecipe.engines.nanotron.llama import Split, Weights
-from llmrecipe.recipe.model import Bert
+from llmrecipe.recipe.model import Bert, Encoder
 
 _EMBEDDINGS = "model.embeddings.pp_block."
 _HEAD = "model.head.pp_block."
@@ -58,7 +58,7 @@ def transformers_config(model: Bert, vocab_size: int, end_of_text_id: int) -> Be
     )
 
 
-def nanotron_config(model: Bert, vocab_size: int, end_of_text_id: int) -> dict[str, Any]:
+def nanotron_config(model: Encoder, vocab_size: int, end_of_text_id: int) -> dict[str, Any]:
     """The `model_config` of a nanotron configuration.
 
     nanotron knows decoders only: this is a Llama's, of which its trainer reads the sizes; the network itself is built

@@ -13,7 +13,7 @@ from nanotron.parallel import ParallelContext
 from llmrecipe.engines.fill_in_the_middle import Rearrangement
 from llmrecipe.engines.nanotron.architecture import architecture_of
 from llmrecipe.engines.nanotron.data import CausalReader, Reader, Shard
-from llmrecipe.engines.nanotron.encoder import BertNetwork
+from llmrecipe.engines.nanotron.encoder import EncoderNetwork
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.masked_data import MaskedReader
 from llmrecipe.engines.nanotron.network import LlamaNetwork
@@ -37,7 +37,7 @@ def network_of(job: Job) -> Callable[..., NanotronModel]:
             LlamaNetwork, rope_theta=section.model.rope_theta, restart_at_documents=restarts, **options
         )
     context = {"predicts_context": job.predicts_context}
-    return functools.partial(BertNetwork, model=section.model, device=job.runtime.device, **context, **options)
+    return functools.partial(EncoderNetwork, model=section.model, device=job.runtime.device, **context, **options)
 
 
 def reader_of(job: Job, split: str, shard: Shard) -> Reader:
@@ -74,7 +74,7 @@ def logits(
     if isinstance(model, Llama):
         builder = functools.partial(LlamaNetwork, rope_theta=model.rope_theta, restart_at_documents=False, **options)
     else:
-        builder = functools.partial(BertNetwork, model=model, device="cpu", predicts_context=False, **options)
+        builder = functools.partial(EncoderNetwork, model=model, device="cpu", predicts_context=False, **options)
     network = build_model(
         model_builder=lambda: builder(
             config=LlamaConfig(**architecture_of(model).nanotron_config(model, vocab_size, end_of_text_id)),

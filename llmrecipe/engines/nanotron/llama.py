@@ -88,7 +88,7 @@ def from_transformers(state: Mapping[str, torch.Tensor], model: Llama) -> Weight
         theirs, ours = f"model.layers.{layer}.", _layer(layer)
         query, key, value = (state[f"{theirs}self_attn.{name}_proj.weight"] for name in "qkv")
         weights[f"{ours}attn.qkv_proj.weight"] = torch.cat(
-            (_interleave(query, model.head_dim), _interleave(key, model.head_dim), value)
+            (interleave(query, model.head_dim), interleave(key, model.head_dim), value)
         )
         gate, up = state[f"{theirs}mlp.gate_proj.weight"], state[f"{theirs}mlp.up_proj.weight"]
         weights[f"{ours}mlp.gate_up_proj.weight"] = torch.cat((gate, up))
@@ -107,8 +107,8 @@ def to_transformers(weights: Mapping[str, torch.Tensor], model: Llama) -> Weight
     for layer in range(model.num_layers):
         theirs, ours = f"model.layers.{layer}.", _layer(layer)
         query, key, value = weights[f"{ours}attn.qkv_proj.weight"].split(_qkv_blocks(model))
-        state[f"{theirs}self_attn.q_proj.weight"] = _deinterleave(query, model.head_dim)
-        state[f"{theirs}self_attn.k_proj.weight"] = _deinterleave(key, model.head_dim)
+        state[f"{theirs}self_attn.q_proj.weight"] = deinterleave(query, model.head_dim)
+        state[f"{theirs}self_attn.k_proj.weight"] = deinterleave(key, model.head_dim)
         state[f"{theirs}self_attn.v_proj.weight"] = value.contiguous()
         gate, up = weights[f"{ours}mlp.gate_up_proj.weight"].chunk(2)
         state[f"{theirs}mlp.gate_proj.weight"] = gate.contiguous()
@@ -162,9 +162,11 @@ def _qkv_blocks(model: Llama) -> tuple[int, int, int]:
     return model.num_attention_heads * model.head_dim, key_value, key_value
 
 
-def _interleave(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+def interleave(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows of queries or keys, those that are rotated together side by side, as nanotron pairs them."""
     return weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).reshape(weight.shape)
 
 
-def _deinterleave(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+def deinterleave(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """The other way: half a head apart, as transformers pairs them."""
     return weight.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).reshape(weight.shape)

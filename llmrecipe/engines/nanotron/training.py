@@ -12,7 +12,7 @@ import yaml
 
 from llmrecipe import artifacts
 from llmrecipe.engines.device import set_up
-from llmrecipe.engines.nanotron import bert, metrics, weights
+from llmrecipe.engines.nanotron import metrics, weights
 from llmrecipe.engines.nanotron.architecture import architecture_of
 from llmrecipe.engines.nanotron.checkpoint import KIND, checkpoints, keep_newest
 from llmrecipe.engines.nanotron.config import nanotron_configuration
@@ -117,7 +117,7 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
         model, seed = section.model, section.training.seed
         initial = architecture_of(model).initial_weights(model, job.vocab_size, job.end_of_text_id, seed)
         if job.predicts_context:
-            initial |= bert.initial_context_head(model, seed)
+            initial |= architecture_of(model).initial_context_head(model, seed)
         with artifacts.replacing(state.initial_weights) as folder:
             weights.write_unsharded(initial, section.model, folder)
     for newer, folder in checkpoints(state.checkpoints):
