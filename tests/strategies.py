@@ -50,6 +50,7 @@ from llmrecipe import (
     MaskPersonalData,
     MinHashDedup,
     Mixture,
+    ModernBert,
     MultiMaskLM,
     Parallelism,
     Paraphrase,
@@ -382,10 +383,11 @@ def models(draw, tensor, kind):
     }
     if kind is Bert:
         return Bert(hidden_size=heads * draw(st.integers(2, 128)), layer_norm_eps=draw(positive), **shared)
+    shared |= {"hidden_size": heads * 2 * draw(st.integers(1, 64)), "rope_theta": draw(positive)}
+    if kind is ModernBert:
+        return ModernBert(layer_norm_eps=draw(positive), **shared)
     return Llama(
-        hidden_size=heads * 2 * draw(st.integers(1, 64)),
         num_key_value_heads=key_value_heads,
-        rope_theta=draw(positive),
         rms_norm_eps=draw(positive),
         tie_word_embeddings=draw(st.booleans()),
         **shared,
@@ -426,7 +428,7 @@ def objectives(draw, length, kind, tokenizer):
 
 def filled_by_nanotron(model, vocab_size, pipeline):
     """Whether every pipeline rank gets weights: the loop of nanotron.models.base.build_model, block by block."""
-    matrices = 3 if isinstance(model, Llama) else 2
+    matrices = 2 if isinstance(model, Bert) else 3
     layer = 4 * model.hidden_size**2 + matrices * model.feed_forward_size * model.hidden_size
     output = model.padded_vocab_size(vocab_size) * model.hidden_size
     costs = [0, *[layer] * model.num_layers, 0, output]
@@ -441,7 +443,7 @@ def filled_by_nanotron(model, vocab_size, pipeline):
 
 
 @st.composite
-def recipes(draw, kinds=(Llama, Bert)):
+def recipes(draw, kinds=(Llama, Bert, ModernBert)):
     kind = draw(st.sampled_from(kinds))
     tensor, data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     model, tokenizer = draw(models(tensor, kind)), draw(tokenizers if kind is Llama else masking_tokenizers)
@@ -452,7 +454,8 @@ def recipes(draw, kinds=(Llama, Bert)):
     batch = data * micro * draw(st.integers(least, least + 3))
     length = tensor * draw(st.integers(2, 100))
     groups = divisors(math.gcd(model.hidden_size, model.feed_forward_size))
-    scheme = (schemes if kind is Llama else unsmoothed_schemes)(st.sampled_from(groups))
+    of_kind = {Llama: schemes, Bert: unsmoothed_schemes, ModernBert: lambda _: st.builds(FP8)}[kind]
+    scheme = of_kind(st.sampled_from(groups))
     quantize = st.builds(Quantize, scheme=scheme, calibration_samples=counts, seed=seeds)
     corpus = draw(corpora | mixtures.map(lambda parts: Mixture(parts=parts)))
     shares = [part.weight for part in corpus.parts]

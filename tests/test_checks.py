@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from strategies import SMALL, filled_by_nanotron, recipes
 
 from llmrecipe import (
+    FP8,
     SGD,
     W4A16,
     W8A8,
+    W8A16,
     AdamW,
     Bert,
     ByteLevelBPE,
@@ -20,6 +22,7 @@ from llmrecipe import (
     Fraction,
     Llama,
     MaskedLM,
+    ModernBert,
     MultiMaskLM,
     Perplexity,
     PseudoPerplexity,
@@ -63,6 +66,11 @@ REARRANGED = changed(
     objective__fill_in_the_middle=FillInTheMiddle(),
 )
 PARTS = "objective.fill_in_the_middle"
+MODERN = changed(
+    MASKED,
+    model=ModernBert(hidden_size=64, num_layers=2, num_attention_heads=4),
+    compression=(Quantize(scheme=FP8()),),
+)
 
 
 def found(recipe):
@@ -128,7 +136,7 @@ def test_each_proposed_number_mends_what_it_is_proposed_for(name, data):
         assert dotted not in found(changed(recipe, **{path: number}))
 
 
-@given(recipes(), st.integers(1, 4096))
+@given(recipes(kinds=[Llama, Bert]), st.integers(1, 4096))
 def test_a_proposed_group_divides_the_input_width_of_every_quantized_layer(recipe, size):
     recipe = changed(recipe, compression=(Quantize(scheme=W4A16(group_size=size)),))
     reason = found(recipe).get("compression[0].scheme.group_size")
@@ -144,7 +152,7 @@ def test_a_proposed_group_divides_the_input_width_of_every_quantized_layer(recip
 
 
 @given(
-    st.booleans(),
+    st.sampled_from([Llama, Bert, ModernBert]),
     st.integers(1, 8),
     st.integers(1, 16),
     st.integers(1, 64),
@@ -152,12 +160,12 @@ def test_a_proposed_group_divides_the_input_width_of_every_quantized_layer(recip
     st.integers(1, 8),
 )
 def test_a_pipeline_degree_is_refused_exactly_if_nanotron_would_leave_a_rank_without_weights(
-    is_bert, layers, heads, width, vocab_size, pipeline
+    kind, layers, heads, width, vocab_size, pipeline
 ):
     sizes = {"hidden_size": 2 * width * heads, "num_layers": layers, "num_attention_heads": heads}
-    model = Bert(**sizes) if is_bert else Llama(num_key_value_heads=heads, **sizes)
+    model = Llama(num_key_value_heads=heads, **sizes) if kind is Llama else kind(**sizes)
     recipe = changed(
-        MASKED if is_bert else SMALL,
+        SMALL if kind is Llama else MASKED,
         model=model,
         tokenizer__vocab_size=vocab_size,
         parallelism__pipeline=pipeline,
@@ -330,9 +338,16 @@ def test_what_an_engine_would_only_say_once_it_runs_is_refused(changes, path):
 @pytest.mark.parametrize(
     ("recipe", "changes", "path", "fix"),
     [
-        (MASKED, {"model": SMALL.model}, "objective", "use CausalLM, or model = Bert(…)"),
+        (MASKED, {"model": SMALL.model}, "objective", "use CausalLM, or model = Bert(…) or ModernBert(…)"),
         (MASKED, {"model": SMALL.model, "objective": MaskedLM(sequence_length=32)}, "objective", "use CausalLM"),
         (MASKED, {"objective": CausalLM(sequence_length=32)}, "objective", "use MaskedLM or MultiMaskLM"),
+        (MODERN, {"objective": CausalLM(sequence_length=32)}, "objective", "and ModernBert reads those after it"),
+        (MODERN, {"objective__sequence_length": 8193}, "objective.sequence_length", "use at most 8192"),
+        (MODERN, {"model__hidden_size": 68}, "model.hidden_size", "use 64 or 72"),
+        (MODERN, {"parallelism__tensor": 8}, "parallelism.tensor", "use 1, 2 or 4"),
+        (MODERN, {"compression": (Quantize(scheme=W8A8()),)}, "compression[0].scheme", "use FP8"),
+        (MODERN, {"compression": (Quantize(scheme=W8A16()),)}, "compression[0].scheme", "use FP8"),
+        (MODERN, {"compression": (Quantize(scheme=W4A16(group_size=48)),)}, "compression[0].scheme", "use FP8"),
         (MASKED, {"tokenizer": ByteLevelBPE(vocab_size=300)}, "tokenizer", "use WordPiece(vocab_size=300)"),
         (MASKED, {"tokenizer": Unigram(vocab_size=512)}, "tokenizer", "use WordPiece(vocab_size=512)"),
         (MASKED, {"objective__mask_rate": 0.0}, "objective.mask_rate", "0.15"),

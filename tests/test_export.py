@@ -12,15 +12,15 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
-    BertForMaskedLM,
     LlamaForCausalLM,
     PreTrainedModel,
 )
 
-from llmrecipe import Bert, Llama, Ratio, artifacts, codec
+from llmrecipe import Bert, Llama, ModernBert, Ratio, artifacts, codec
 from llmrecipe.engines.nanotron import bert, llama, weights
 from llmrecipe.engines.nanotron.architecture import architecture_of
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.model import Encoder, Model
 from llmrecipe.sections import ExportSection
 from llmrecipe.stages import export
 
@@ -35,11 +35,12 @@ MODELS = {
 ENCODER = Bert(hidden_size=64, num_layers=2, num_attention_heads=4, max_position_embeddings=48, initializer_range=0.1)
 ENCODERS = {
     "usual": ENCODER,
+    "modern": ModernBert(hidden_size=64, num_layers=2, num_attention_heads=4, rope_theta=500.0, initializer_range=0.1),
     "narrow": attrs.evolve(ENCODER, num_layers=3, intermediate_size=Ratio(1.5), layer_norm_eps=1e-5),
 }
 
 
-def checkpoint(directory: Path, model: Llama | Bert, network: PreTrainedModel) -> Path:
+def checkpoint(directory: Path, model: Model, network: PreTrainedModel) -> Path:
     """A checkpoint artifact with this network's weights."""
     directory.mkdir()
     weights.save(architecture_of(model).from_transformers(network.state_dict(), model), directory)
@@ -49,7 +50,7 @@ def checkpoint(directory: Path, model: Llama | Bert, network: PreTrainedModel) -
     return directory
 
 
-def inputs(directory: Path, model: Llama | Bert, network: PreTrainedModel) -> dict[str, Path]:
+def inputs(directory: Path, model: Model, network: PreTrainedModel) -> dict[str, Path]:
     write_tokenizer(directory / "tokenizer")
     artifacts.seal(directory / "tokenizer", "tokenizer")
     return {
@@ -79,9 +80,10 @@ def test_the_exported_model_is_the_trained_one(tmp_path, kind):
     assert 0 < context.measured["logits_difference"] < 1e-4
 
 
-def new_encoder(model: Bert) -> BertForMaskedLM:
+def new_encoder(model: Encoder) -> PreTrainedModel:
     torch.manual_seed(0)
-    network = BertForMaskedLM(bert.transformers_config(model, VOCAB_SIZE, 0)).eval()
+    config = architecture_of(model).transformers_config(model, VOCAB_SIZE, 0)
+    network = AutoModelForMaskedLM.from_config(config).eval()
     with torch.no_grad():
         # transformers starts biases at 0 and norms at 1, where a mix-up would not be seen.
         for parameter in network.parameters():
@@ -102,10 +104,10 @@ def test_the_exported_encoder_is_the_trained_one_for_every_task(tmp_path, kind):
     tokens = tokenizer(["def main():", "x = 1"], return_tensors="pt", padding=True, padding_side="right")
     assert tokens["attention_mask"].sum() < tokens["attention_mask"].numel()
     assert torch.equal(exported(**tokens).logits, network(**tokens).logits)
-    states = network.bert(**tokens).last_hidden_state
+    states = network.base_model(**tokens).last_hidden_state
     for other in (AutoModelForTokenClassification, AutoModelForSequenceClassification):
         loaded, info = other.from_pretrained(folder, output_loading_info=True)
-        assert torch.equal(loaded.bert(**tokens).last_hidden_state, states)
+        assert torch.equal(loaded.base_model(**tokens).last_hidden_state, states)
         # What a task brings of its own is new, and nothing else.
         assert {name.split(".")[-2] for name in info["missing_keys"]} <= {"classifier", "dense"}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_model
 import torch
-from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
 
 from llmrecipe import artifacts
 from llmrecipe.engines import hf
@@ -98,6 +98,16 @@ def test_pseudo_perplexity_is_that_of_each_token_masked_alone(made, tmp_path):
     answers = answers[(answers != 0) & (answers != MASK)]
     expected = math.exp(-np.log(counts[answers] / counts.sum()).mean())
     assert metrics["unigram"] == {"pseudo_perplexity": pytest.approx(expected, rel=1e-9)}
+
+
+def test_a_modern_encoders_logits_of_some_places_are_those_of_the_whole_sequence():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    network = ModernBertForMaskedLM(ModernBertConfig(vocab_size=320, pad_token_id=None, **sizes)).eval()
+    token_ids, rows, positions = torch.randint(0, 320, (2, 16)), torch.tensor([0, 1, 1]), torch.tensor([3, 0, 15])
+
+    found = hf.masked_logits(network, token_ids, rows, positions)
+
+    torch.testing.assert_close(found, network(token_ids).logits[rows, positions], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -90,13 +90,17 @@ def assert_same_bits(one, other) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
-def test_every_layout_trains_the_same(tokens, tmp_path, monkeypatch):
+@MODELS
+def test_every_layout_trains_the_same(tokens, tmp_path, monkeypatch, model):
     what = attrs.evolve(SHORT, dropout=Dropout(residual=0.1, attention=0.1, embedding=0.1), z_loss=1e-3)
-    expected = trained(masked(what=what), tokens, tmp_path / "alone")
+    expected = trained(masked(what=what, model=model), tokens, tmp_path / "alone")
     whole = weights.read_whole(expected.checkpoint)
-    few = trained(masked(LAYOUTS["micro-batches"], what=what), tokens, tmp_path / "micro-batches")
+    few = trained(masked(LAYOUTS["micro-batches"], what=what, model=model), tokens, tmp_path / "micro-batches")
     monkeypatch.undo()
-    others = {name: trained(masked(LAYOUTS[name], what=what), tokens, tmp_path / name) for name in list(LAYOUTS)[1:]}
+    others = {
+        name: trained(masked(LAYOUTS[name], what=what, model=model), tokens, tmp_path / name)
+        for name in list(LAYOUTS)[1:]
+    }
 
     for name, found in (others | {"micro-batches": few}).items():
         for of in ("loss", "context_loss", "z_loss", "validation_loss"):

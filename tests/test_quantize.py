@@ -13,7 +13,15 @@ import tiny_model
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+)
 
 from llmrecipe import artifacts, codec
 from llmrecipe.engines import compressor
@@ -149,6 +157,28 @@ def test_an_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
         assert len(packed) == 2 * 6 + 1
         assert not any("decoder" in name or "embeddings" in name for name in packed)
     assert errors["gptq"] < errors["round_to_nearest"] < 0.2
+
+
+def test_a_modern_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    config = ModernBertConfig(vocab_size=320, initializer_range=0.2, pad_token_id=0, **sizes)
+    ModernBertForMaskedLM(config).save_pretrained(tmp_path / "dense")
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "dense")
+    token_ids = torch.randint(0, 320, (8, LENGTH))
+    expected = model(token_ids).logits
+
+    tokenizer, none = AutoTokenizer.from_pretrained(made["model"]), torch.empty(0, LENGTH, dtype=torch.int64)
+    compressor.quantize(model, tokenizer, FP8(), none, torch.device("cpu"))
+    compressor.save_compressed(model, tmp_path / "small")
+
+    found = AutoModelForMaskedLM.from_pretrained(tmp_path / "small")(token_ids).logits
+    torch.testing.assert_close(found, model(token_ids).logits, rtol=0, atol=1e-5)
+    assert 0 < (found - expected).square().mean() / expected.var() < 5e-2
+    # Of each layer Wqkv and Wo of the attention, Wi and Wo of the feed-forward layer; of the head one.
+    small = {name for name, tensor in weights(tmp_path / "small").items() if tensor.dtype == torch.float8_e4m3fn}
+    assert len(small) == 2 * 4 + 1
+    assert not any("decoder" in name or "embeddings" in name for name in small)
 
 
 def test_gptq_loses_less_than_rounding_to_nearest(made, tmp_path):

@@ -5,10 +5,9 @@ import re
 
 from llmrecipe.errors import Violation
 from llmrecipe.recipe import corpus_checks, objective_checks, training_checks
-from llmrecipe.recipe.compression import W4A16, W8A8, Scheme
+from llmrecipe.recipe.compression import W4A16, W8A8, W8A16, Scheme
 from llmrecipe.recipe.corpus import Corpus
 from llmrecipe.recipe.evaluation import Perplexity, PseudoPerplexity, Samples
-from llmrecipe.recipe.model import Bert, ModernBert
 from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.recipe.proposals import largest_group
 from llmrecipe.recipe.recipe import Recipe
@@ -24,7 +23,6 @@ _SMALLEST_SHARE = 500
 _LAYERS = {
     "llama": ("q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj", "down_proj"),
     "bert": ("query, key, value, attention.output, intermediate, transform", "output"),
-    "modernbert": ("Wqkv, attn.Wo, Wi, head.dense", "mlp.Wo"),
 }
 """By architecture, the layers that read the residual stream's width, and those that read the feed-forward layer's."""
 
@@ -90,40 +88,47 @@ def _compression(recipe: Recipe) -> Findings:
 
 
 @rules.add("compression", "model")
-def _group_size(recipe: Recipe) -> Findings:
+def _scheme(recipe: Recipe) -> Findings:
     model = recipe.model
     for index, step in enumerate(recipe.compression):
         for path, reason in scheme_findings(step.scheme, model.tag, model.hidden_size, model.feed_forward_size):
-            yield f"compression[{index}].scheme.{path}", reason
-
-
-@rules.add("compression", "model")
-def _smoothing(recipe: Recipe) -> Findings:
-    why_not = {
-        Bert: "Bert's norms stand behind the additions, which read them too",
-        ModernBert: "ModernBert's first layer has none of its own",
-    }.get(type(recipe.model))
-    for index, step in enumerate(recipe.compression):
-        if why_not and isinstance(step.scheme, W8A8):
-            yield (
-                f"compression[{index}].scheme",
-                f"W8A8 evens out activations in the norm before a layer, and {why_not}; use W8A16 or FP8",
-            )
+            yield f"compression[{index}].{path}", reason
 
 
 def scheme_findings(scheme: Scheme, architecture: str, hidden_size: int, intermediate_size: int) -> Findings:
-    """What a quantization scheme can't do with this `model.tag` and these widths; paths below the scheme."""
+    """What a quantization `scheme` can't do with a model of this `tag` and these widths; paths begin with it."""
+    if architecture == "bert" and isinstance(scheme, W8A8):
+        yield (
+            "scheme",
+            "W8A8 evens out activations in the norm before a layer, and Bert's norms stand behind the additions, "
+            "which read them too; use W8A16 or FP8",
+        )
+    elif architecture == "modernbert" and isinstance(scheme, W8A8):
+        yield (
+            "scheme",
+            "W8A8 evens out activations in the norm before a layer, and ModernBert's first layer has none of its own; "
+            "use FP8",
+        )
+    elif architecture == "modernbert" and isinstance(scheme, W4A16 | W8A16):
+        yield (
+            "scheme",
+            f"{type(scheme).__name__} packs weights, and transformers can't load a packed ModernBert; use FP8",
+        )
+    elif isinstance(scheme, W4A16):
+        yield from _group_findings(scheme.group_size, architecture, hidden_size, intermediate_size)
+
+
+def _group_findings(size: int, architecture: str, hidden_size: int, intermediate_size: int) -> Findings:
     of_hidden_size, of_intermediate_size = _LAYERS[architecture]
     layers_of_width = {
         f"hidden_size = {hidden_size} ({of_hidden_size})": hidden_size,
         f"intermediate_size = {intermediate_size} ({of_intermediate_size})": intermediate_size,
     }
     common = math.gcd(*layers_of_width.values())
-    if isinstance(scheme, W4A16) and common % scheme.group_size:
-        size = scheme.group_size
+    if common % size:
         undivided = [text for text, width in layers_of_width.items() if width % size]
         yield (
-            "group_size",
+            "scheme.group_size",
             f"W4A16's group of {size} does not divide {' and '.join(undivided)}; use {largest_group(size, common)}",
         )
 

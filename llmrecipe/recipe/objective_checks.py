@@ -33,7 +33,7 @@ def _objective_of_model(recipe: Recipe) -> Findings:
         yield (
             "objective",
             f"{given} predicts a token from those on both sides, and Llama reads only those before it; use CausalLM, "
-            "or model = Bert(…)",
+            "or model = Bert(…) or ModernBert(…)",
         )
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from llmrecipe.recipe.model import Encoder, Llama
+from llmrecipe.recipe.model import Bert, Llama
 from llmrecipe.recipe.optimizer import SGD, AdamW, WarmupStableDecay
 from llmrecipe.recipe.proposals import choice, divisors, multiples_near
 from llmrecipe.recipe.quantity import Phase

@@ -76,7 +76,7 @@ def run(context: StageContext) -> None:
 def _refuse_scheme(context: StageContext, config: Any) -> None:
     widths = (config.hidden_size, config.intermediate_size)
     found = checks.scheme_findings(context.section.scheme, config.model_type, *widths)
-    violations = [Violation(f"{context.name}.scheme.{path}", reason) for path, reason in found]
+    violations = [Violation(f"{context.name}.{path}", reason) for path, reason in found]
     if violations:
         raise RecipeError(violations)
 
