@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import tiny_model
 import torch
-from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
+from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from llmrecipe import artifacts
-from llmrecipe.engines import hf
+from llmrecipe.engines import compressor, hf
+from llmrecipe.engines.nanotron.architecture import architecture_of
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.compression import FP8, W4A16, RoundToNearest
 from llmrecipe.recipe.evaluation import Perplexity, PseudoPerplexity
+from llmrecipe.recipe.model import Bert, ModernBert
 from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM, Spans, WholeWords
 from llmrecipe.sections import EvaluateSection
 from llmrecipe.stages import evaluate
@@ -100,14 +103,26 @@ def test_pseudo_perplexity_is_that_of_each_token_masked_alone(made, tmp_path):
     assert metrics["unigram"] == {"pseudo_perplexity": pytest.approx(expected, rel=1e-9)}
 
 
-def test_a_modern_encoders_logits_of_some_places_are_those_of_the_whole_sequence():
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    network = ModernBertForMaskedLM(ModernBertConfig(vocab_size=320, pad_token_id=None, **sizes)).eval()
+@pytest.mark.parametrize(
+    ("model", "scheme"),
+    [(Bert, W4A16(group_size=32, rounding=RoundToNearest())), (ModernBert, FP8())],
+    ids=["bert", "modernbert"],
+)
+def test_logits_of_some_places_are_those_of_the_whole_sequence_also_of_a_quantized_encoder(
+    made, tmp_path, model, scheme
+):
+    model = model(hidden_size=32, num_layers=2, num_attention_heads=2, max_position_embeddings=LENGTH)
+    network = AutoModelForMaskedLM.from_config(architecture_of(model).transformers_config(model, 320, 0))
+    dense = hf.load_model(tiny_model.write_model(network, made["dense"], tmp_path / "dense"))
     token_ids, rows, positions = torch.randint(0, 320, (2, 16)), torch.tensor([0, 1, 1]), torch.tensor([3, 0, 15])
+    found = hf.masked_logits(dense, token_ids, rows, positions)
+    torch.testing.assert_close(found, dense(token_ids).logits[rows, positions], rtol=0, atol=1e-6)
 
-    found = hf.masked_logits(network, token_ids, rows, positions)
-
-    torch.testing.assert_close(found, network(token_ids).logits[rows, positions], rtol=0, atol=1e-6)
+    compressor.quantize(dense, hf.load_tokenizer(made["dense"]), scheme, token_ids[:0], torch.device("cpu"))
+    compressor.save_compressed(dense, tmp_path / "small")
+    artifacts.seal(tmp_path / "small", "model")
+    found = hf.masked_logits(hf.load_model(tmp_path / "small"), token_ids, rows, positions)
+    torch.testing.assert_close(found, dense(token_ids).logits[rows, positions], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,11 @@ def load_model(directory: Path) -> PreTrainedModel:
         raise StageError(f"{directory}: transformers can't load this model: {error}") from error
     is_masked = (config.architectures or [""])[0] in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
     architecture = AutoModelForMaskedLM if is_masked else AutoModelForCausalLM
-    return load_weights(architecture, directory, dtype="auto", local_files_only=True)
+    model = load_weights(architecture, directory, dtype="auto", local_files_only=True)
+    if hasattr(config, "quantization_config"):
+        # Else it waits for a first pass through the whole model, and an encoder's parts are called by themselves.
+        model.hf_quantizer.compressor.decompress_model(model)
+    return model
 
 
 def load_weights(
@@ -170,9 +174,11 @@ def masked_logits(
 
     Place `i` is `positions[i]` in sequence `rows[i]`.
     """
-    states = model.base_model(input_ids=token_ids).last_hidden_state[rows, positions]
+    states = model.base_model(input_ids=token_ids).last_hidden_state
+    # As one sequence: compressed-tensors scales activations by token only where there are three dimensions.
+    states = states[rows, positions][None]
     is_modern = isinstance(model, ModernBertForMaskedLM)
-    return (model.decoder(model.head(states)) if is_modern else model.cls(states)).float()
+    return (model.decoder(model.head(states)) if is_modern else model.cls(states))[0].float()
 
 
 @torch.inference_mode()
