@@ -10,13 +10,13 @@ from tiny_recipe import RECIPE
 from llmrecipe import Constant, Cosine, Fraction, Llama, Parallelism, Steps
 from llmrecipe.certify.layouts import in_words, other_layout
 from llmrecipe.certify.proof import Proof
-from llmrecipe.certify.shrink import LARGEST_VOCAB, shrink
+from llmrecipe.certify.shrink import LARGEST_VOCAB, SMALLEST_VOCAB, shrink
 from llmrecipe.certify.tokens import Tokens
 from llmrecipe.loader import load
 from llmrecipe.recipe import checks
 
 steps = st.integers(8, 200)
-vocab_sizes = st.integers(257, LARGEST_VOCAB)
+vocab_sizes = st.integers(SMALLEST_VOCAB, LARGEST_VOCAB)
 
 DEGREES = ("data", "tensor", "pipeline")
 
