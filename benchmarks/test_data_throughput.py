@@ -24,7 +24,7 @@ from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
 from llmrecipe.stages import prepare, tokenize, tokenizer
 from llmrecipe.stages.runner import StageContext
 
-MEGABYTES = {"few": 6, "many": 24}
+MEGABYTES = {"few": 24, "many": 96}
 """Few for the filters, which split words with spaCy, and many for the tokenizer."""
 
 WORKERS = 2
