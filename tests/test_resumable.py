@@ -99,6 +99,8 @@ def test_what_was_finished_is_not_done_again(project, monkeypatch, begun, caplog
     assert "splitting: 2 of 4 shards were finished by an earlier run" in caplog.text
     assert "splitting: 4 of 4 shards, " in caplog.text
     assert not resumed.scratch.exists()
+    # The rate of half the work would be twice as high.
+    assert (set(whole.measured), set(resumed.measured)) == ({"documents_per_second", "megabytes_per_second"}, set())
 
 
 def test_it_goes_on_with_another_number_of_workers(project, monkeypatch):
@@ -188,6 +190,7 @@ def test_tokenize_goes_on_too(project, monkeypatch, begun):
     begun.clear()
     resumed = run("tokenize", TokenizeSection(), project / "again", inputs)
     assert begun[0] == ("tokenizing", 2)
+    assert (set(whole.measured), set(resumed.measured)) == ({"tokens_per_second"}, set())
     assert contents(resumed.output) == contents(whole.output)
 
 

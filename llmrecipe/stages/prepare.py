@@ -4,7 +4,7 @@ import time
 
 from llmrecipe import artifacts
 from llmrecipe.engines.datatrove import cleaning
-from llmrecipe.stages.resumable import resumable
+from llmrecipe.stages.resumable import goes_on, resumable
 from llmrecipe.stages.runner import StageContext
 
 
@@ -12,10 +12,12 @@ def run(context: StageContext) -> None:
     """Write the documents, how many there are, and examples of those that were dropped."""
     started = time.monotonic()
     with resumable(context, "documents") as work:
+        is_rest = goes_on(work)
         metrics, dropped = cleaning.prepare(context.section, work / "documents", context.runtime, work)
         artifacts.seal(work / "documents", "documents")
     artifacts.write_json(context.output / "metrics.json", metrics)
     artifacts.write_jsonl(context.output / "dropped.jsonl", dropped)
     seconds = time.monotonic() - started
-    context.measured["documents_per_second"] = round(metrics["read"]["documents"] / seconds, 1)
-    context.measured["megabytes_per_second"] = round(metrics["read"]["text_bytes"] / 1e6 / seconds, 3)
+    if not is_rest:
+        context.measured["documents_per_second"] = round(metrics["read"]["documents"] / seconds, 1)
+        context.measured["megabytes_per_second"] = round(metrics["read"]["text_bytes"] / 1e6 / seconds, 3)

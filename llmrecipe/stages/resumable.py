@@ -37,6 +37,11 @@ def resumable(context: StageContext, product: str) -> Iterator[Path]:
     shutil.rmtree(context.scratch)
 
 
+def goes_on(work: Path) -> bool:
+    """Whether an interrupted run left something in the folder: the time of what is left to do is not that of it all."""
+    return any(path.is_file() for path in work.rglob("*"))
+
+
 def _identity(context: StageContext) -> str:
     """A digest of all that decides what the stage writes."""
     decides = {

@@ -7,7 +7,7 @@ from llmrecipe import artifacts
 from llmrecipe.engines import tokenizers
 from llmrecipe.engines.datatrove import tokens
 from llmrecipe.engines.token_files import TokenFiles
-from llmrecipe.stages.resumable import resumable
+from llmrecipe.stages.resumable import goes_on, resumable
 from llmrecipe.stages.runner import StageContext
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def run(context: StageContext) -> None:
         masking=tokenizers.masking(loaded),
     )
     with resumable(context, "tokens") as work:
-        started = time.monotonic()
+        started, is_rest = time.monotonic(), goes_on(work)
         metrics = tokens.tokenize(documents, vocabulary, work / "tokens", context.runtime, work)
         rate = sum(split["tokens"] for split in metrics.values()) / (time.monotonic() - started)
         artifacts.seal(work / "tokens", "tokens")
@@ -42,5 +42,6 @@ def run(context: StageContext) -> None:
                 unknown = TokenFiles.open(work / "tokens", split).token_counts()[loaded.unk_token_id]
                 counts["unknown_share"] = int(unknown) / counts["tokens"]
     artifacts.write_json(context.output / "metrics.json", metrics)
-    context.measured["tokens_per_second"] = round(rate, 1)
-    log.info("%d training tokens, %.0f tokens/s", metrics["train"]["tokens"], rate)
+    log.info("%d training tokens", metrics["train"]["tokens"])
+    if not is_rest:
+        context.measured["tokens_per_second"] = round(rate, 1)
