@@ -42,6 +42,7 @@ def run(context: StageContext) -> None:
                 unknown = TokenFiles.open(work / "tokens", split).token_counts()[loaded.unk_token_id]
                 counts["unknown_share"] = int(unknown) / counts["tokens"]
     artifacts.write_json(context.output / "metrics.json", metrics)
-    log.info("%d training tokens", metrics["train"]["tokens"])
     if not is_rest:
         context.measured["tokens_per_second"] = round(rate, 1)
+    speed = "" if is_rest else f", {rate:.0f} tokens/s"
+    log.info("%d training tokens%s", metrics["train"]["tokens"], speed)
