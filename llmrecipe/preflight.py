@@ -26,6 +26,9 @@ CPU_FLAGS = Path("/proc/cpuinfo")
 _MASK_TOKENS = ("[MASK]", "<mask>")
 """How BERT and RoBERTa, and most that came after them, write it."""
 
+_ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+"""Of tokens in transformers."""
+
 
 def violations(recipe: Recipe, root: Path) -> list[Violation]:
     """The files, URLs and packages that `recipe` names and that can't be read here; `root` is the project's folder."""
@@ -130,14 +133,14 @@ def _tokenizer(path: str, directory: str, root: Path, objective: Objective) -> I
         yield Violation(path, reason)
     elif isinstance(objective, CausalLM):
         options = objective.fill_in_the_middle
-        special = _special_tokens(root / directory)
+        special = _special_tokens(root / directory) if options else set()
         missing = [token for token in (options.tokens if options else ()) if token not in special]
         if missing:
             yield Violation(
                 path,
-                f"the tokenizer in {directory!r} has no special token {', '.join(map(repr, missing))}, which "
-                "objective.fill_in_the_middle puts before the parts of a document; name there three that it has, or "
-                'make them "special": true if they are among the added_tokens of its tokenizer.json',
+                f"the tokenizer in {directory!r} has no special token {', '.join(map(repr, missing))} without a role "
+                "of its own, which objective.fill_in_the_middle puts before the parts of a document; name there three "
+                'that it has, or make them "special": true if they are among the added_tokens of its tokenizer.json',
             )
     elif not _has_mask_token(root / directory):
         yield Violation(
@@ -148,8 +151,12 @@ def _tokenizer(path: str, directory: str, root: Path, objective: Objective) -> I
 
 
 def _special_tokens(directory: Path) -> set[str]:
-    added = _json(directory / "tokenizer.json").get("added_tokens", ())
-    return {token.get("content") for token in added if token.get("special")}
+    """Those without a role, such as the end of a text."""
+    added = _json(directory / "tokenizer.json").get("added_tokens") or ()
+    config = _json(directory / "tokenizer_config.json")
+    given = [config.get(f"{role}_token") for role in _ROLES]
+    roles = [role.get("content") if isinstance(role, dict) else role for role in given]
+    return {token.get("content") for token in added if isinstance(token, dict) and token.get("special")} - {*roles}
 
 
 def _has_mask_token(directory: Path) -> bool:

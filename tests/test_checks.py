@@ -390,9 +390,16 @@ def test_what_an_engine_would_only_say_once_it_runs_is_refused(changes, path):
             "tokenizer",
             "use ByteLevelBPE(vocab_size=512, special_tokens=('<|fim_prefix|>', '<|fim_middle|>', '<|fim_suffix|>'))",
         ),
+        (
+            REARRANGED,
+            {"tokenizer": ByteLevelBPE(vocab_size=257)},
+            "tokenizer.special_tokens",
+            "'<|fim_suffix|>'), and vocab_size = 260",
+        ),
         (REARRANGED, {"tokenizer__vocab_size": 259}, "tokenizer.vocab_size", "use at least 260"),
         (SMALL, {"tokenizer__special_tokens": ("<a>", "<a>")}, "tokenizer.special_tokens", "keep one"),
         (SMALL, {"tokenizer__special_tokens": ("<a>", "")}, "tokenizer.special_tokens[1]", "must not be empty"),
+        (SMALL, {"tokenizer__special_tokens": ("<a>", "a")}, "tokenizer.special_tokens[1]", "of which texts are made"),
         (SMALL, {"tokenizer__special_tokens": ("<|endoftext|>",)}, "tokenizer.special_tokens[0]", "end_of_text"),
         (
             SMALL,

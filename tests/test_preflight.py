@@ -140,11 +140,27 @@ def test_fill_in_the_middle_needs_special_tokens_of_a_tokenizer_that_exists(proj
     assert tokenizers.special_tokens(folder) == {"<PRE>": 2, "<MID>": 3}
     (path, reason), *others = found(recipe, project).items()
     assert (path, others) == ("small.tokenizer.path", [])
-    assert "has no special token '<SUF>', which objective.fill_in_the_middle" in reason
+    assert "has no special token '<SUF>' without a role of its own, which objective.fill_in_the_middle" in reason
     described = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(described).replace('"special": false', '"special": true'))
     assert tokenizers.special_tokens(folder).keys() == {"<PRE>", "<MID>", "<SUF>"}
     assert found(recipe, project) == {}
+
+    # As CodeLlama's does, a tokenizer may have names of its own for them; those that all know are taken.
+    named = {"prefix_token": "<PRE>", "middle_token": "<MID>", "sep_token": "<SUF>"}
+    PreTrainedTokenizerFast(tokenizer_object=stored, eos_token="<|endoftext|>", **named).save_pretrained(folder)
+    assert tokenizers.special_tokens(folder).keys() == {"<PRE>", "<MID>"}
+    assert "no special token '<SUF>' without a role" in found(recipe, project)["small.tokenizer.path"]
+
+
+@pytest.mark.parametrize("added", [None, ["<PRE>"], [{"special": True}], "<PRE>"])
+def test_a_broken_tokenizer_is_left_to_the_stage_that_loads_it(project, added):
+    (project / "data/tok").mkdir()
+    (project / "data/tok/tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    recipe = attrs.evolve(SMALL, tokenizer=PretrainedTokenizer(path="data/tok"))
+    assert found(recipe, project) == {}
+    objective = CausalLM(sequence_length=32, fill_in_the_middle=FillInTheMiddle())
+    assert list(found(attrs.evolve(recipe, objective=objective), project)) == ["small.tokenizer.path"]
 
 
 def test_as_many_threads_as_cores_are_fine(machine):

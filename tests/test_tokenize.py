@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmrecipe import artifacts
 from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.engines.token_mixture import TokenMixture
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.execution import Execution
 from llmrecipe.recipe.runtime import Runtime
@@ -204,11 +205,13 @@ def test_special_tokens_are_named_for_the_training_and_a_text_that_quotes_one_is
     assert not {1, 2} & {token for row in found for token in row}
 
 
-def test_a_special_token_that_is_a_word_of_the_text_is_refused(tmp_path):
+def test_a_special_token_that_is_a_word_of_the_text_is_not_free(tmp_path):
     documents = prepare(tmp_path, [f"the {n}" for n in range(50)], shards=1)
     tokenizer = train(tmp_path, documents, special_tokens=("<|b|>", "the"))
-    with pytest.raises(StageError, match=r"texts of the train split encode to 'the', of the tokenizer's special"):
-        tokenize(tmp_path, documents, tokenizer)
+    tokens = TokenMixture.open([tokenize(tmp_path, documents, tokenizer).output / "tokens"], "heldout", (1.0,))
+    assert tokens.special_ids(["<|b|>"]) == (1,)
+    with pytest.raises(StageError, match=r"has no special token 'the', or a text became it, .* are free: '<\|b\|>';"):
+        tokens.special_ids(["the", "<|b|>"])
 
 
 def test_a_line_of_documents_that_was_lost_is_an_error(corpus, tmp_path):

@@ -40,7 +40,7 @@ class TokenFiles:
     """UTF-8 bytes of the documents' text."""
 
     special_tokens: dict[str, int]
-    """Names and ids of the tokens that no text became and that have no role of their own."""
+    """Names and ids of the special tokens that no text became and that have no role of their own."""
 
     masked_vocabulary: MaskedVocabulary | None
     """What masking needs to know of the tokenizer, if it has a mask token."""

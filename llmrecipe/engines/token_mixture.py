@@ -36,7 +36,7 @@ class TokenMixture:
             )
         corpora = tuple(TokenFiles.open(directory, split) for directory in directories)
         for directory, files in zip(directories, corpora, strict=True):
-            if _tokenizer(files) != _tokenizer(corpora[0]):
+            if (files.vocab_size, files.end_of_text_id) != (corpora[0].vocab_size, corpora[0].end_of_text_id):
                 raise StageError(f"{directory}: made with another tokenizer than {directories[0]}; run `dvc repro`")
         return cls(corpora=corpora, weights=tuple(weights))
 
@@ -83,15 +83,19 @@ class TokenMixture:
         """The ids of special tokens that an objective names.
 
         Raises:
-            StageError: the tokenizer lacks some.
+            StageError: the tokenizer lacks some, or texts became some.
         """
-        known = self.corpora[0].special_tokens
+        known = {
+            name: index
+            for name, index in self.corpora[0].special_tokens.items()
+            if all(name in files.special_tokens for files in self.corpora)
+        }
         missing = [name for name in names if name not in known]
         if missing:
             raise StageError(
-                f"the tokenizer has no special token {', '.join(map(repr, missing))}, which "
-                f"objective.fill_in_the_middle puts into sequences; it has {', '.join(map(repr, known)) or 'none'}; "
-                "name three that it has, or use a tokenizer with these special_tokens"
+                f"the tokenizer has no special token {', '.join(map(repr, missing))}, or a text became it, while "
+                "objective.fill_in_the_middle puts it into sequences; those that are free: "
+                f"{', '.join(map(repr, known)) or 'none'}; name three of them, or use a tokenizer that has others"
             )
         return tuple(known[name] for name in names)
 
@@ -113,7 +117,3 @@ class TokenMixture:
         """The order in which a training reads the windows."""
         sizes = [files.num_windows(sequence_length) for files in self.corpora]
         return SampleOrder(sizes=sizes, weights=self.weights, seed=seed)
-
-
-def _tokenizer(files: TokenFiles) -> tuple[object, ...]:
-    return files.vocab_size, files.end_of_text_id, files.special_tokens

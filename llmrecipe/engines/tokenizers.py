@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llmrecipe.errors import StageError
 
@@ -64,7 +64,9 @@ def load(directory: Path) -> PreTrainedTokenizerFast:
 
 def special_tokens(directory: Path) -> dict[str, int]:
     """Names and ids of the special tokens in a directory that have no role, as the end of a text and the mask have."""
-    roles = load(directory).special_tokens_map.values()
+    tokenizer = load(directory)
+    # Of the class: an instance adds the names that a model gives to others, CodeLlama's `prefix_token` among them.
+    roles = {getattr(tokenizer, role) for role in PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES}
     # The file is what encodes; transformers may take for special what it doesn't.
     added = Tokenizer.from_file(str(directory / TOKENIZER_FILE)).get_added_tokens_decoder()
     return {token.content: index for index, token in added.items() if token.special and token.content not in roles}

@@ -58,7 +58,7 @@ def _special_tokens(recipe: Recipe) -> Findings:
                 f"tokenizer.special_tokens[{index}]",
                 f"{reason or 'must not be empty'}; use a text that no document holds, such as '<|fim_prefix|>'",
             )
-    least = (257 if isinstance(tokenizer, ByteLevelBPE) else 300) + len(tokenizer.special_tokens)
+    least = _smallest(tokenizer, len(tokenizer.special_tokens))
     if tokenizer.vocab_size < least:
         yield (
             "tokenizer.vocab_size",
@@ -67,12 +67,19 @@ def _special_tokens(recipe: Recipe) -> Findings:
         )
 
 
+def _smallest(tokenizer: ByteLevelBPE | Unigram, num_special_tokens: int) -> int:
+    """Tokens of the smallest vocabulary with as many special ones."""
+    return (257 if isinstance(tokenizer, ByteLevelBPE) else 300) + num_special_tokens
+
+
 def _taken(token: str, tokenizer: ByteLevelBPE | Unigram) -> str | None:
     """What else a token stands for, if anything."""
     if token == tokenizer.end_of_text:
         return f"{token!r} is the tokenizer's end_of_text"
     if isinstance(tokenizer, Unigram) and _OWN_OF_UNIGRAM.fullmatch(token):
         return f"{token!r} is one of the tokens that every Unigram has"
+    if len(token) == 1:
+        return f"{token!r} is a character, of which texts are made"
     return None
 
 
@@ -107,10 +114,12 @@ def _special_tokens_of_parts(recipe: Recipe) -> Findings:
         missing = [token for token in tokens if token not in known and not _taken(token, tokenizer)]
         if missing:
             wanted = tuple(dict.fromkeys((*known, *missing)))
+            least = _smallest(tokenizer, len(wanted))
+            larger = f", and vocab_size = {least}" if tokenizer.vocab_size < least else ""
             yield (
                 "tokenizer.special_tokens",
                 f"lacks {', '.join(map(repr, missing))}, which objective.fill_in_the_middle puts before the parts of a "
-                f"document; use {wanted!r}",
+                f"document; use {wanted!r}{larger}",
             )
     elif isinstance(tokenizer, WordPiece):
         size = max(tokenizer.vocab_size, 257 + len(tokens))

@@ -39,7 +39,7 @@ class Vocabulary:
     """Its id."""
 
     special_tokens: dict[str, int]
-    """Names and ids of further tokens that no text may become."""
+    """Names and ids of its further special tokens."""
 
     masking: dict[str, Any] | None = None
     """What masking needs to know: `mask_token_id`, `special_ids` and `continuing_ids`; None without a mask token."""
@@ -121,7 +121,7 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, runtime: Run
 
     Raises:
         StageError: the files of documents don't hold what they did when they were written, or a text encodes to the
-            end-of-text token or a special one.
+            end-of-text token.
     """
     # As in `SourceReader`: fsspec takes a relative path for what it once was.
     source, directory, work = source.absolute(), directory.absolute(), work.absolute()
@@ -130,15 +130,17 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, runtime: Run
     written = [f"{name.removesuffix('.jsonl.zst')}.ds" for name in files]
     steps = [("read", ListedReader(source, files)), ("encode", FileTokenizer(directory, vocabulary, written))]
     executor.run("tokenizing", steps, tasks=len(files), runtime=runtime, work=work)
-    splits = {split: _describe(directory, split, described[split], vocabulary) for split in documents.SPLITS}
+    quoted: set[int] = set()
+    splits = {split: _describe(directory, split, described[split], vocabulary, quoted) for split in documents.SPLITS}
     description = {
         "dtype": vocabulary.dtype.name,
         "vocab_size": vocabulary.size,
         "end_of_text_id": vocabulary.end_of_text_id,
         "splits": splits,
     }
-    if vocabulary.special_tokens:
-        description["special_tokens"] = vocabulary.special_tokens
+    unquoted = {name: index for name, index in vocabulary.special_tokens.items() if index not in quoted}
+    if unquoted:
+        description["special_tokens"] = unquoted
     if vocabulary.masking is not None:
         description["masking"] = vocabulary.masking
     artifacts.write_json(directory / "tokens.json", description)
@@ -152,10 +154,12 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, runtime: Run
     }
 
 
-def _describe(directory: Path, split: str, listed: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+def _describe(
+    directory: Path, split: str, listed: dict[str, Any], vocabulary: Vocabulary, quoted: set[int]
+) -> dict[str, Any]:
+    """A split of `tokens.json`; `quoted` gets the special tokens that texts of it became."""
     paths = sorted((directory / split).glob("*.ds"))
     tokens = found = ends = 0
-    quoted: set[int] = set()
     for path in paths:
         with open(path, "rb") as shard:
             while len(part := np.fromfile(shard, vocabulary.dtype, _CHUNK)):
@@ -175,13 +179,6 @@ def _describe(directory: Path, split: str, listed: dict[str, Any], vocabulary: V
         raise StageError(
             f"{ends - found} times a text of the {split} split encodes to {vocabulary.end_of_text!r}, which ends "
             "documents; give the tokenizer an end-of-text token that occurs in no text, such as '<|endoftext|>'"
-        )
-    if quoted:
-        names = [name for name, index in vocabulary.special_tokens.items() if index in quoted]
-        raise StageError(
-            f"texts of the {split} split encode to {', '.join(map(repr, names))}, of the tokenizer's special tokens; "
-            "name others that occur in no text, such as '<|fim_prefix|>', or, in the tokenizer.json of a pretrained "
-            'tokenizer, make them "special": false'
         )
     return {
         "files": [path.relative_to(directory).as_posix() for path in paths],
