@@ -9,7 +9,8 @@ settings.register_profile("llmrecipe", deadline=None, derandomize=True, max_exam
 settings.load_profile("llmrecipe")
 
 _LEVELS = {logger: (logger.level, logger.propagate) for logger in (logging.getLogger(), logging.getLogger("llmrecipe"))}
-_SIGNALS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+# Not those of the start: a shell without job control has its background processes ignore Ctrl-C.
+_SIGNALS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 @pytest.fixture(autouse=True)
