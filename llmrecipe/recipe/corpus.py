@@ -2,16 +2,30 @@
 
 import attrs
 
-from llmrecipe.recipe.augmentation import Augmenter
-from llmrecipe.recipe.cleaning import Cleaner
 from llmrecipe.recipe.deduplication import Decontaminate
-from llmrecipe.recipe.schema import at_least, between, define, greater_than, no_duplicates, not_empty
-from llmrecipe.recipe.source import Source
+from llmrecipe.recipe.kinds import Augmenter, Cleaner, Source, Text
+from llmrecipe.recipe.quantity import Fraction
+from llmrecipe.recipe.schema import (
+    UNWRITTEN,
+    FieldError,
+    Word,
+    at_least,
+    define,
+    greater_than,
+    no_duplicates,
+    not_empty,
+)
+
+
+def _share_of_documents(owner: object, attribute: attrs.Attribute, value: Fraction | Source) -> None:
+    if isinstance(value, Fraction) and value.of_total > 0.5:
+        reason = f"must be at most Fraction(0.5), got {value!r}; what is held out isn't learned from"
+        raise FieldError(owner, attribute.name, reason)
 
 
 @define("corpus")
-class Corpus:
-    """A named body of text. Recipes that name the same corpus share its stages."""
+class Corpus(Text):
+    """A named body of text. Whatever reads the same corpus shares its stages."""
 
     name: str = attrs.field(validator=not_empty)
     """Its name in stage names and folders: letters, digits, `_` and `-`."""
@@ -22,11 +36,14 @@ class Corpus:
     clean: tuple[Cleaner, ...] = ()
     """What happens to them, in order: what changes texts first, then what compares them."""
 
-    heldout_fraction: float = attrs.field(default=0.02, validator=between(0, 0.5))
-    """Share of the documents kept for evaluation, chosen by a hash of their text: equal texts never part.
+    heldout: Fraction | Source = attrs.field(default=Fraction(0.02), validator=_share_of_documents)
+    """What is kept for evaluation: a share of the documents, or a source of its own, such as a published test file.
 
-    The text is that before the first cleaner which compares more than equality (MinHashDedup, SentenceDedup,
-    Decontaminate), else that after the last cleaner.
+    A share is chosen by a hash of the documents' text, so equal texts are never parted; the text is that before the
+    first cleaner which compares more than equality (`MinHashDedup`, `SentenceDedup`, `Decontaminate`), else that after
+    the last cleaner. The documents of a source are all kept: cleaners that mend text apply to them, filters and
+    deduplication drop none of them, and training documents that equal one of them, or nearly do so where the corpus
+    has a `MinHashDedup`, are dropped.
     """
 
     augment: tuple[Augmenter, ...] = attrs.field(default=(), validator=no_duplicates)
@@ -49,9 +66,15 @@ class Corpus:
         """The corpus as the only part of a mixture."""
         return (Part(corpus=self),)
 
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Every source that preparing it reads, by path."""
+        heldout = {"heldout": self.heldout} if isinstance(self.heldout, Source) else {}
+        return {"source": self.source, **heldout, **self.evaluation_sets()}
+
 
 @define("part")
-class Part:
+class Part(Word):
     """A corpus and how much of a mixture it makes up."""
 
     corpus: Corpus
@@ -62,17 +85,25 @@ class Part:
 
 
 @define("mixture")
-class Mixture:
+class Mixture(Text):
     """Several corpora, from which training sequences are drawn in fixed proportions.
 
     Each corpus is prepared and tokenized by itself, and no sequence holds text of two. Their weights decide which
     corpus each training sequence is taken from: in any 1,000 sequences in a row, each has its share to within two
-    sequences. A corpus begins a new epoch, in another order, when it has been read, whatever the others are at. The
+    sequences. A corpus begins a new epoch, in another order, when it has been read, whatever the others are at. A
     tokenizer is trained on the training documents of all of them, unweighted.
 
-    Corpora aren't compared with each other: equal texts fall into the same split if `heldout_fraction` is the same, but
-    near ones may not. `Decontaminate(against=…)` keeps out of one what stands in the source of another.
+    Corpora aren't compared with each other: equal texts fall into the same split if `heldout` is the same share, but
+    near ones may not. `Decontaminate(against=…)` keeps out of one what is in the source of another.
     """
+
+    given_name: str | None = attrs.field(default=None, alias="name", metadata=UNWRITTEN)
+    """Its name in stage names and folders; the names of its corpora unless given: `web-books`."""
 
     parts: tuple[Part, ...] = attrs.field(validator=not_empty)
     """The corpora with their weights."""
+
+    @property
+    def name(self) -> str:
+        """Its name in stage names and folders."""
+        return self.given_name or "-".join(part.corpus.name for part in self.parts)

@@ -4,11 +4,12 @@ What is shared by held-out and training documents goes from the training documen
 """
 
 import math
+from typing import ClassVar
 
 import attrs
 
+from llmrecipe.recipe.kinds import Cleaner, Source
 from llmrecipe.recipe.schema import FieldError, at_least, define
-from llmrecipe.recipe.source import Source
 
 
 def _inside_0_and_1(owner: object, attribute: attrs.Attribute, value: float) -> None:
@@ -17,12 +18,14 @@ def _inside_0_and_1(owner: object, attribute: attrs.Attribute, value: float) -> 
 
 
 @define("exact_dedup")
-class ExactDedup:
+class ExactDedup(Cleaner):
     """Keep the first of documents whose texts are equal; one that is held out, if there is one."""
+
+    compares: ClassVar[bool] = True
 
 
 @define("minhash_dedup")
-class MinHashDedup:
+class MinHashDedup(Cleaner):
     """Keep one of documents that share most of their n-grams (Broder 1997; Penedo et al. 2024, FineWeb).
 
     Two documents are as similar as the share of their n-grams that both have (Jaccard), and are found with the
@@ -32,6 +35,9 @@ class MinHashDedup:
     separates, in lower case, without punctuation and accents, every number taken for 0. A document of fewer words than
     an n-gram resembles no other.
     """
+
+    compares: ClassVar[bool] = True
+    needs_split: ClassVar[bool] = True
 
     ngram: int = attrs.field(default=5, validator=at_least(1))
     """Words of an n-gram."""
@@ -54,13 +60,16 @@ class MinHashDedup:
 
 
 @define("sentence_dedup")
-class SentenceDedup:
+class SentenceDedup(Cleaner):
     """Keep one of spans of sentences that are equal (Raffel et al. 2020, C4, section 2.2), and cut out the others.
 
     The first document keeps the span: the first that is held out, if there is one. Sentences are those of spaCy's
     sentencizer for English, and compared in lower case, without punctuation and accents, every number taken for 0. Of a
     document, the first 65,536 spans are compared.
     """
+
+    compares: ClassVar[bool] = True
+    needs_split: ClassVar[bool] = True
 
     sentences: int = attrs.field(default=3, validator=at_least(1))
     """Sentences of a span; C4's 3."""
@@ -73,13 +82,16 @@ class SentenceDedup:
 
 
 @define("decontaminate")
-class Decontaminate:
+class Decontaminate(Cleaner):
     """Drop training documents that share an n-gram with an evaluation set (Brown et al. 2020, GPT-3, appendix C).
 
     GPT-3 cuts out what is shared and 200 characters around it; here, as in datatrove, the document goes as a whole.
     Documents that are held out stay, since nothing trains on them. Words are those of `MinHashDedup`; of a text of
     fewer words than an n-gram nothing is found.
     """
+
+    compares: ClassVar[bool] = True
+    needs_split: ClassVar[bool] = True
 
     against: tuple[Source, ...] = ()
     """The evaluation sets: sources like that of a corpus. DVC watches their files."""
@@ -93,9 +105,3 @@ class Decontaminate:
 
     ngram: int = attrs.field(default=13, validator=at_least(1))
     """Words of an n-gram; GPT-3's 13."""
-
-
-Comparing = ExactDedup | MinHashDedup | SentenceDedup | Decontaminate
-
-SPLITTING = MinHashDedup | SentenceDedup | Decontaminate
-"""Those that have to know which documents are held out: the first of them decides when the documents are split."""

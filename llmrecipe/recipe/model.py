@@ -1,217 +1,116 @@
-"""The network."""
-
-import math
+"""Models: weights that exist, or will, each made from a network or from other models."""
 
 import attrs
 
-from llmrecipe.recipe.schema import FieldError, at_least, define, greater_than, quantity
+from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.kinds import Model, Objective, Scheme, Text, Tokenizer
+from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.parallelism import Parallelism
+from llmrecipe.recipe.schema import UNWRITTEN, at_least, define, not_empty
+from llmrecipe.recipe.tokenizer import TrainedTokenizer
+from llmrecipe.recipe.training import Training
 
 
-@quantity("ratio")
-class Ratio:
-    """A width given as a multiple of `hidden_size`."""
+@define("trained")
+class Trained(Model):
+    """A model trained with nanotron: from the first weights of a network, or on from those of another model."""
 
-    of_hidden_size: float = attrs.field(validator=greater_than(0))
-    """The multiple."""
+    name: str = attrs.field(validator=not_empty, metadata=UNWRITTEN)
+    """Its name in stage names and folders: letters, digits, `_` and `-`. All models share one namespace."""
 
-    multiple_of: int = attrs.field(default=64, validator=at_least(1))
-    """The width is rounded up to a multiple of this."""
+    start: Network | Model
+    """A network, whose first weights are drawn, or a model that is trained further."""
 
+    text: Text = attrs.field(metadata=UNWRITTEN)
+    """What it learns from: a `Corpus` or a `Mixture`."""
 
-def _positive_width(owner: object, attribute: attrs.Attribute, value: int | Ratio) -> None:
-    if isinstance(value, int) and value < 1:
-        raise FieldError(owner, attribute.name, f"must be at least 1, got {value}")
+    objective: Objective
+    """What it learns to predict."""
 
+    training: Training
+    """How long and how it is trained."""
 
-@define("llama", variant=True)
-class Llama:
-    """A decoder (Touvron et al. 2023): RMSNorm, rotary positions, SwiGLU and grouped-query attention."""
+    tokenizer: Tokenizer | None = attrs.field(default=None, metadata=UNWRITTEN)
+    """Text to tokens; a `start` that is a model brings its own. One without a `text` is trained on the model's."""
 
-    hidden_size: int = attrs.field(validator=at_least(2))
-    """Width of the residual stream."""
-
-    num_layers: int = attrs.field(validator=at_least(1))
-    """Decoder layers."""
-
-    num_attention_heads: int = attrs.field(validator=at_least(1))
-    """Query heads of a layer; each is `hidden_size / num_attention_heads` wide."""
-
-    num_key_value_heads: int = attrs.field(validator=at_least(1))
-    """Key and value heads of a layer (Ainslie et al. 2023); equal to `num_attention_heads` for multi-head attention."""
-
-    intermediate_size: int | Ratio = attrs.field(default=Ratio(8 / 3), validator=_positive_width)
-    """Width of the feed-forward layer; 8/3 keeps a SwiGLU's parameters at those of a plain 4 × layer (Shazeer 2020)."""
-
-    max_position_embeddings: int = attrs.field(default=2048, validator=at_least(1))
-    """The longest sequence that the model declares it can read."""
-
-    rope_theta: float = attrs.field(default=10_000.0, validator=greater_than(0))
-    """Base of the rotary frequencies (Su et al. 2021)."""
-
-    rms_norm_eps: float = attrs.field(default=1e-5, validator=greater_than(0))
-    """Added to the mean square before its root is taken."""
-
-    tie_word_embeddings: bool = False
-    """Whether the output layer shares the input embedding's weights; saves parameters on small models."""
-
-    initializer_range: float = attrs.field(default=0.02, validator=greater_than(0))
-    """Standard deviation of the initial weights."""
-
-    make_vocab_size_divisible_by: int = attrs.field(default=64, validator=at_least(1))
-    """The vocabulary is padded to a multiple of this, once, so that it is the same for every tensor-parallel degree."""
+    parallelism: Parallelism = Parallelism()
+    """How the run is spread over ranks."""
 
     @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.num_attention_heads
+    def parents(self) -> tuple[Model, ...]:
+        """The model that it starts from, if it is one."""
+        return (self.start,) if isinstance(self.start, Model) else ()
 
     @property
-    def feed_forward_size(self) -> int:
-        """`intermediate_size` as a number."""
-        return _width(self.intermediate_size, self.hidden_size)
+    def network(self) -> Network:
+        """Its shape."""
+        return self.start.network if isinstance(self.start, Model) else self.start
 
     @property
-    def layer_cost(self) -> int:
-        """Multiplications by token in the matrices of a layer, as nanotron counts them to share layers out."""
-        return (4 * self.hidden_size + 3 * self.feed_forward_size) * self.hidden_size
-
-    def padded_vocab_size(self, vocab_size: int) -> int:
-        """`vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`."""
-        return _round_up(vocab_size, self.make_vocab_size_divisible_by)
-
-    def num_parameters(self, vocab_size: int) -> int:
-        """Weights of the model with a vocabulary of `vocab_size` tokens, padding included."""
-        embeddings = self.padded_vocab_size(vocab_size) * self.hidden_size
-        attention = 2 * self.hidden_size * self.head_dim * (self.num_attention_heads + self.num_key_value_heads)
-        feed_forward = 3 * self.hidden_size * self.feed_forward_size
-        norms = 2 * self.hidden_size
-        layers = self.num_layers * (attention + feed_forward + norms)
-        return embeddings * (1 if self.tie_word_embeddings else 2) + layers + self.hidden_size
-
-
-@define("bert", variant=True)
-class Bert:
-    """An encoder (Devlin et al. 2019): learned positions, LayerNorm after each addition, GELU, biases everywhere.
-
-    Its masked-token head is a dense layer, GELU and LayerNorm, and an output layer that shares the weights of the token
-    embedding. Every token is of segment 0; there is no next-sentence prediction.
-    """
-
-    hidden_size: int = attrs.field(validator=at_least(2))
-    """Width of the residual stream."""
-
-    num_layers: int = attrs.field(validator=at_least(1))
-    """Encoder layers."""
-
-    num_attention_heads: int = attrs.field(validator=at_least(1))
-    """Heads of a layer; each is `hidden_size / num_attention_heads` wide."""
-
-    intermediate_size: int | Ratio = attrs.field(default=Ratio(4.0), validator=_positive_width)
-    """Width of the feed-forward layer; BERT's is 4 × `hidden_size`."""
-
-    max_position_embeddings: int = attrs.field(default=512, validator=at_least(1))
-    """Positions that have an embedding, and so the longest sequence."""
-
-    layer_norm_eps: float = attrs.field(default=1e-12, validator=greater_than(0))
-    """Added to the variance before its root is taken."""
-
-    initializer_range: float = attrs.field(default=0.02, validator=greater_than(0))
-    """Standard deviation of the initial weights."""
-
-    make_vocab_size_divisible_by: int = attrs.field(default=64, validator=at_least(1))
-    """The vocabulary is padded to a multiple of this, once, so that it is the same for every tensor-parallel degree."""
+    def vocabulary(self) -> Tokenizer:
+        """The tokenizer whose tokens it reads, with the text that it is trained on."""
+        if self.tokenizer is None and isinstance(self.start, Model):
+            return self.start.vocabulary
+        if isinstance(self.tokenizer, TrainedTokenizer) and self.tokenizer.text is None:
+            return evolve(self.tokenizer, text=self.text)
+        if self.tokenizer is None:
+            raise ValueError(f"{self.name} starts from a network and has no tokenizer")
+        return self.tokenizer
 
     @property
-    def feed_forward_size(self) -> int:
-        """`intermediate_size` as a number."""
-        return _width(self.intermediate_size, self.hidden_size)
+    def training_text(self) -> Text:
+        """What it was trained on."""
+        return self.text
+
+
+@define("quantized")
+class Quantized(Model):
+    """A model with every linear layer except the output layer rounded, saved as compressed-tensors."""
+
+    given_name: str | None = attrs.field(default=None, alias="name", metadata=UNWRITTEN)
+    """Its name in stage names and folders; made from its model's and its scheme's unless given: `small-code-w4a16`."""
+
+    model: Model = attrs.field(metadata=UNWRITTEN)
+    """The model that is rounded."""
+
+    scheme: Scheme
+    """Number formats of weights and activations."""
+
+    text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
+    """What calibrates the scheme: sequences of its training split; None for the text that the model was trained on."""
+
+    calibration_samples: int = attrs.field(default=128, validator=at_least(1))
+    """Sequences of the training split that calibrate the scheme."""
+
+    seed: int = attrs.field(default=0, validator=at_least(0))
+    """Decides which sequences these are."""
 
     @property
-    def layer_cost(self) -> int:
-        """Multiplications by token in the matrices of a layer, as nanotron counts them to share layers out."""
-        return (4 * self.hidden_size + 2 * self.feed_forward_size) * self.hidden_size
-
-    def padded_vocab_size(self, vocab_size: int) -> int:
-        """`vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`."""
-        return _round_up(vocab_size, self.make_vocab_size_divisible_by)
-
-    def num_parameters(self, vocab_size: int) -> int:
-        """Weights of the model with a vocabulary of `vocab_size` tokens, padding and the masked-token head included."""
-        width, vocabulary = self.hidden_size, self.padded_vocab_size(vocab_size)
-        # Of tokens, positions and the two segments, with their norm.
-        embeddings = (vocabulary + self.max_position_embeddings + 2 + 2) * width
-        attention = 4 * width * (width + 1) + 2 * width
-        feed_forward = self.feed_forward_size * (2 * width + 1) + width + 2 * width
-        head = width * (width + 1) + 2 * width + vocabulary
-        return embeddings + self.num_layers * (attention + feed_forward) + head
-
-
-@define("modernbert", variant=True)
-class ModernBert:
-    """A modern encoder (Warner et al. 2024): rotary positions, LayerNorm before each layer, GeGLU, no biases.
-
-    Unlike in the published models, which alternate with windows of 128 tokens, attention is global in every layer. Its
-    masked-token head is `Bert`'s, whose output layer has the only biases.
-    """
-
-    hidden_size: int = attrs.field(validator=at_least(2))
-    """Width of the residual stream."""
-
-    num_layers: int = attrs.field(validator=at_least(1))
-    """Encoder layers."""
-
-    num_attention_heads: int = attrs.field(validator=at_least(1))
-    """Heads of a layer; each is `hidden_size / num_attention_heads` wide."""
-
-    intermediate_size: int | Ratio = attrs.field(default=Ratio(1.5), validator=_positive_width)
-    """Width of the feed-forward layer, and of its gate; that of ModernBERT's base is 1.5 × `hidden_size`."""
-
-    max_position_embeddings: int = attrs.field(default=8192, validator=at_least(1))
-    """The longest sequence that the model declares it can read."""
-
-    rope_theta: float = attrs.field(default=160_000.0, validator=greater_than(0))
-    """Base of the rotary frequencies (Su et al. 2021); ModernBERT's of layers with global attention."""
-
-    layer_norm_eps: float = attrs.field(default=1e-5, validator=greater_than(0))
-    """Added to the variance before its root is taken."""
-
-    initializer_range: float = attrs.field(default=0.02, validator=greater_than(0))
-    """Standard deviation of the initial weights, of those that write to the residual stream times 1 / √(2 × layers)."""
-
-    make_vocab_size_divisible_by: int = attrs.field(default=64, validator=at_least(1))
-    """The vocabulary is padded to a multiple of this, once, so that it is the same for every tensor-parallel degree."""
+    def name(self) -> str:
+        """Its name in stage names and folders."""
+        return self.given_name or f"{self.model.name}-{self.scheme.tag}"
 
     @property
-    def feed_forward_size(self) -> int:
-        """`intermediate_size` as a number."""
-        return _width(self.intermediate_size, self.hidden_size)
+    def parents(self) -> tuple[Model, ...]:
+        """The model that is rounded."""
+        return (self.model,)
 
     @property
-    def layer_cost(self) -> int:
-        """Multiplications by token in the matrices of a layer, as nanotron counts them to share layers out."""
-        return (4 * self.hidden_size + 3 * self.feed_forward_size) * self.hidden_size
+    def network(self) -> Network:
+        """Its shape."""
+        return self.model.network
 
-    def padded_vocab_size(self, vocab_size: int) -> int:
-        """`vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`."""
-        return _round_up(vocab_size, self.make_vocab_size_divisible_by)
+    @property
+    def objective(self) -> Objective:
+        """What it was trained to predict."""
+        return self.model.objective
 
-    def num_parameters(self, vocab_size: int) -> int:
-        """Weights of the model with a vocabulary of `vocab_size` tokens, padding and the masked-token head included."""
-        width, vocabulary = self.hidden_size, self.padded_vocab_size(vocab_size)
-        # Two norms a layer, but one in the first; those of the embeddings, of the last layer's output and of the head.
-        norms = (2 * self.num_layers - 1 + 3) * width
-        head = width**2 + vocabulary
-        return vocabulary * width + self.num_layers * self.layer_cost + norms + head
+    @property
+    def vocabulary(self) -> Tokenizer:
+        """The tokenizer whose tokens it reads."""
+        return self.model.vocabulary
 
-
-def _width(size: int | Ratio, hidden_size: int) -> int:
-    return size if isinstance(size, int) else _round_up(hidden_size * size.of_hidden_size, size.multiple_of)
-
-
-def _round_up(size: float, multiple: int) -> int:
-    return math.ceil(size / multiple) * multiple
-
-
-Encoder = Bert | ModernBert
-
-Model = Llama | Encoder
+    @property
+    def training_text(self) -> Text | None:
+        """What its nearest trained ancestor was trained on."""
+        return self.model.training_text

@@ -1,13 +1,12 @@
 """What the model learns to predict."""
 
+from typing import ClassVar
+
 import attrs
 
-from llmrecipe.recipe.schema import FieldError, at_least, between, define, not_empty
-
-
-def _share_of_tokens(owner: object, attribute: attrs.Attribute, value: float) -> None:
-    if not 0 < value < 1:
-        raise FieldError(owner, attribute.name, f"must be more than 0 and less than 1, got {value!r}; BERT's is 0.15")
+from llmrecipe.recipe.kinds import Masking, Objective
+from llmrecipe.recipe.masking import SingleTokens, Spans, share_of_tokens
+from llmrecipe.recipe.schema import FieldError, Word, at_least, between, define, not_empty
 
 
 def _share_of_documents(owner: object, attribute: attrs.Attribute, value: float) -> None:
@@ -17,7 +16,7 @@ def _share_of_documents(owner: object, attribute: attrs.Attribute, value: float)
 
 
 @define("fill_in_the_middle")
-class FillInTheMiddle:
+class FillInTheMiddle(Word):
     """Some documents are read with their middle last, so that the model learns to fill it in (Bavarian et al. 2022).
 
     What a sequence holds of a document is cut at two places, each as likely as any other, between tokens, before the
@@ -55,12 +54,14 @@ class FillInTheMiddle:
         return (self.prefix_token, self.middle_token, self.suffix_token)
 
 
-@define("causal_lm", variant=True)
-class CausalLM:
+@define("causal_lm")
+class CausalLM(Objective):
     """Predict every token from those before it; documents are packed end to end."""
 
     sequence_length: int = attrs.field(validator=at_least(2))
     """Tokens the model reads at once; each sequence also holds the one token after them as the last label."""
+
+    is_masked: ClassVar[bool] = False
 
     restart_at_documents: bool = False
     """Whether a token reads only tokens of its own document, and positions count from the document's beginning, as if
@@ -74,39 +75,8 @@ class CausalLM:
     """How some documents of the training are rearranged; None leaves all in their order."""
 
 
-@define("single_tokens")
-class SingleTokens:
-    """Each token is masked by itself (Devlin et al. 2019)."""
-
-
-@define("whole_words")
-class WholeWords:
-    """All tokens of a word are masked, or none (whole-word masking, BERT's later release).
-
-    A word begins where the tokenizer says so: at a token of WordPiece without `##`, or at one with a space before it.
-    """
-
-
-@define("spans")
-class Spans:
-    """Stretches of tokens are masked (Joshi et al. 2020, SpanBERT); lengths are geometric, cut at `max_length`.
-
-    No span begins at a sequence's first token or touches another, so that the token before each is there to be seen.
-    All tokens of a span are replaced in the same way.
-    """
-
-    success_probability: float = attrs.field(default=0.2, validator=_share_of_tokens)
-    """Of the geometric distribution of lengths; SpanBERT's 0.2, cut at 10, gives 4.5 tokens on average."""
-
-    max_length: int = attrs.field(default=10, validator=at_least(1))
-    """Tokens of the longest span."""
-
-
-Masking = SingleTokens | WholeWords | Spans
-
-
-@define("masked_lm", variant=True)
-class MaskedLM:
+@define("masked_lm")
+class MaskedLM(Objective):
     """Predict masked tokens from those around them (Devlin et al. 2019, BERT).
 
     Of each sequence the same share of its tokens is masked, to the nearest whole token and at least one; special tokens
@@ -114,10 +84,9 @@ class MaskedLM:
     every epoch.
     """
 
-    sequence_length: int = attrs.field(validator=at_least(2))
-    """Tokens the model reads at once."""
+    is_masked: ClassVar[bool] = True
 
-    mask_rate: float = attrs.field(default=0.15, validator=_share_of_tokens)
+    mask_rate: float = attrs.field(default=0.15, validator=share_of_tokens)
     """Share of a sequence's tokens that are to be predicted."""
 
     masking: Masking = SingleTokens()
@@ -130,8 +99,8 @@ class MaskedLM:
     """The share that becomes a random token; what is left stays as it is."""
 
 
-@define("multi_mask_lm", variant=True)
-class MultiMaskLM:
+@define("multi_mask_lm")
+class MultiMaskLM(Objective):
     """Predict masked spans and, at the same time, the token before each; this project's reading of XL-MLM.
 
     The spans are those of `MaskedLM(masking=Spans(…))`: several of a sequence, none touching another. The loss is
@@ -144,10 +113,9 @@ class MultiMaskLM:
     with spans. Related are SpanBERT's boundary objective (a span's tokens from its borders), XLNet and XLM's MLM.
     """
 
-    sequence_length: int = attrs.field(validator=at_least(2))
-    """Tokens the model reads at once."""
+    is_masked: ClassVar[bool] = True
 
-    mask_rate: float = attrs.field(default=0.15, validator=_share_of_tokens)
+    mask_rate: float = attrs.field(default=0.15, validator=share_of_tokens)
     """Share of a sequence's tokens that are to be predicted."""
 
     masking: Spans = Spans()
@@ -161,6 +129,3 @@ class MultiMaskLM:
 
     context_weight: float = attrs.field(default=1.0, validator=at_least(0))
     """λ, the weight of the tokens before the spans."""
-
-
-Objective = CausalLM | MaskedLM | MultiMaskLM

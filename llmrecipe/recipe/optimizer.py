@@ -1,10 +1,10 @@
-"""How gradients become updates, and how the learning rate moves."""
+"""How gradients become updates."""
 
 from typing import Literal
 
 import attrs
 
-from llmrecipe.recipe.quantity import Fraction, Phase
+from llmrecipe.recipe.kinds import Optimizer
 from llmrecipe.recipe.schema import at_least, between, define, greater_than, no_duplicates
 
 NoDecay = tuple[Literal["norms", "biases", "embeddings"], ...]
@@ -20,11 +20,8 @@ def _no_decay() -> NoDecay:
 
 
 @define("adamw")
-class AdamW:
+class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
-
-    learning_rate: float = attrs.field(validator=greater_than(0))
-    """The peak, reached at the end of the warm-up."""
 
     beta1: float = attrs.field(default=0.9, validator=between(0, 1))
     """Decay of the gradient's running mean."""
@@ -43,11 +40,8 @@ class AdamW:
 
 
 @define("sgd")
-class SGD:
+class SGD(Optimizer):
     """Stochastic gradient descent with momentum."""
-
-    learning_rate: float = attrs.field(validator=greater_than(0))
-    """The peak, reached at the end of the warm-up."""
 
     momentum: float = attrs.field(default=0.9, validator=between(0, 1))
     """Decay of the running sum of gradients; 0 is plain gradient descent."""
@@ -60,65 +54,3 @@ class SGD:
 
     no_decay: NoDecay = _no_decay()
     """Weights that weight decay leaves alone: any of `norms`, `biases` and `embeddings`."""
-
-
-Optimizer = AdamW | SGD
-
-
-@define("constant")
-class Constant:
-    """Warm up linearly, then stay."""
-
-    warmup: Phase = Fraction(0.01)
-    """Length of the warm-up, in steps or as a share of the training."""
-
-
-@define("linear")
-class Linear:
-    """Warm up linearly, then fall in a straight line to the last step."""
-
-    warmup: Phase = Fraction(0.01)
-    """Length of the warm-up, in steps or as a share of the training."""
-
-    final: Fraction = Fraction(0.1)
-    """Learning rate at the last step, as a share of the peak."""
-
-
-@define("cosine")
-class Cosine:
-    """Warm up linearly, then fall along half a cosine to the last step (Loshchilov and Hutter 2017)."""
-
-    warmup: Phase = Fraction(0.01)
-    """Length of the warm-up, in steps or as a share of the training."""
-
-    final: Fraction = Fraction(0.1)
-    """Learning rate at the last step, as a share of the peak."""
-
-
-@define("inverse_square_root")
-class InverseSquareRoot:
-    """Warm up linearly, then fall with the square root of the step (Vaswani et al. 2017).
-
-    With steps counted from 1, step s after a warm-up of w steps learns at peak × √(w / s): at the peak in the
-    warm-up's last step, at half of it in step 4w. Without a warm-up w is 1, so that the first step is at the peak.
-    """
-
-    warmup: Phase = Fraction(0.01)
-    """Length of the warm-up, in steps or as a share of the training; a longer one also makes the fall slower."""
-
-
-@define("warmup_stable_decay")
-class WarmupStableDecay:
-    """Warm up linearly, stay, then fall in a straight line to the last step (Hu et al. 2024, MiniCPM)."""
-
-    warmup: Phase = Fraction(0.01)
-    """Length of the warm-up, in steps or as a share of the training."""
-
-    decay: Phase = Fraction(0.2)
-    """Length of the fall at the end, in steps or as a share of the training."""
-
-    final: Fraction = Fraction(0.0)
-    """Learning rate at the last step, as a share of the peak."""
-
-
-Schedule = Constant | Linear | Cosine | InverseSquareRoot | WarmupStableDecay

@@ -4,11 +4,11 @@ from typing import Literal
 
 import attrs
 
-from llmrecipe.recipe.schema import at_least, define
+from llmrecipe.recipe.schema import Word, at_least, define
 
 
 @define("parallelism")
-class Parallelism:
+class Parallelism(Word):
     """Data, tensor and pipeline parallelism. Changes rounding, never the meaning of a training."""
 
     data: int = attrs.field(default=1, validator=at_least(1))

@@ -2,11 +2,11 @@
 
 import attrs
 
-from llmrecipe.recipe.schema import at_least, between, quantity
+from llmrecipe.recipe.schema import Word, at_least, between, quantity
 
 
 @quantity("tokens")
-class Tokens:
+class Tokens(Word):
     """A number of training tokens."""
 
     count: int = attrs.field(validator=at_least(1))
@@ -14,7 +14,7 @@ class Tokens:
 
 
 @quantity("steps")
-class Steps:
+class Steps(Word):
     """A number of optimizer steps."""
 
     count: int = attrs.field(validator=at_least(0))
@@ -22,7 +22,7 @@ class Steps:
 
 
 @quantity("fraction")
-class Fraction:
+class Fraction(Word):
     """A share of a whole that the field's owner names."""
 
     of_total: float = attrs.field(validator=between(0, 1))

@@ -1,59 +1,29 @@
-"""The whole recipe."""
-
-from collections.abc import Iterator
+"""The whole recipe: models, and what is measured of them."""
 
 import attrs
 
-from llmrecipe.recipe.compression import Compression
-from llmrecipe.recipe.corpus import Corpus, Mixture
-from llmrecipe.recipe.evaluation import Measure, Perplexity
-from llmrecipe.recipe.model import Model
-from llmrecipe.recipe.objective import Objective
-from llmrecipe.recipe.parallelism import Parallelism
-from llmrecipe.recipe.runtime import Runtime
-from llmrecipe.recipe.schema import define, not_empty
-from llmrecipe.recipe.tokenizer import Tokenizer
-from llmrecipe.recipe.training import Training
+from llmrecipe.recipe.kinds import Model
+from llmrecipe.recipe.measure import Measure, Perplexity
+from llmrecipe.recipe.schema import Word, define, not_empty
 
 
 @define("recipe")
-class Recipe:
-    """Everything it takes to get from raw text to a compressed, evaluated model."""
+class Recipe(Word):
+    """Models that are made and compared.
 
-    name: str = attrs.field(validator=not_empty)
-    """Its name in stage names and folders: letters, digits, `_` and `-`."""
+    The models' own values say how each is made; what two recipes have in common is made once.
+    """
 
-    corpus: Corpus | Mixture
-    """The text."""
+    given_name: str | None = attrs.field(default=None, alias="name")
+    """Its name in stage names and folders: letters, digits, `_` and `-`; that of its function unless given."""
 
-    tokenizer: Tokenizer
-    """Text to tokens."""
+    models: tuple[Model, ...] = attrs.field(validator=not_empty)
+    """The models, in the order of the report; the first is the reference that the others are compared with."""
 
-    model: Model
-    """The network."""
+    measures: tuple[Measure, ...] = (Perplexity(),)
+    """What is measured of each of them, all on the same text."""
 
-    objective: Objective
-    """What it learns."""
-
-    training: Training
-    """How long and how it is trained."""
-
-    parallelism: Parallelism = Parallelism()
-    """How the training is spread over ranks."""
-
-    compression: tuple[Compression, ...] = ()
-    """How the trained model is made smaller, in order; empty leaves it dense."""
-
-    evaluation: tuple[Measure, ...] = (Perplexity(),)
-    """What is measured on every model."""
-
-    runtime: Runtime = Runtime()
-    """How and where it runs."""
-
-    def corpora(self) -> Iterator[tuple[str, Corpus]]:
-        """Every corpus, with its path in the recipe: `corpus`, or `corpus.parts[0].corpus` in a mixture."""
-        if isinstance(self.corpus, Corpus):
-            yield "corpus", self.corpus
-        else:
-            for index, part in enumerate(self.corpus.parts):
-                yield f"corpus.parts[{index}].corpus", part.corpus
+    @property
+    def name(self) -> str:
+        """Its name in stage names and folders."""
+        return self.given_name or "recipe"

@@ -1,19 +1,42 @@
 """How the classes of the recipe language are declared: frozen, keyword-only, checked against their annotations.
 
-Validators raise at construction in ordinary Python. The loader builds a recipe with attrs' validators
-switched off and then calls `field_violations`, so that every wrong field is reported at once, with its path.
+Validators raise at construction in ordinary Python. The loader builds a recipe with attrs' validators switched off and
+then calls `field_violations`, so every wrong field is reported at once, with its path.
+
+A *kind* is a class of which there are several sorts, such as `Cleaner`: an annotation that names a kind takes any word
+that was defined as one, in this package or in a user's own module.
 """
 
+import inspect
+import os
 import sys
 import types
-from collections.abc import Iterator
-from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 import attrs
 
 from llmrecipe.errors import Violation
 
-T = TypeVar("T")
+T = TypeVar("T", bound="Word")
+
+UNWRITTEN = {"unwritten": True}
+"""Metadata of a field that only the planner reads: no section of `params.yaml` holds it."""
+
+
+class Word:
+    """Base of every class of the language."""
+
+    __slots__ = ()
+
+    tag: ClassVar[str]
+    """Its short stable name in `params.yaml`."""
+
+    __attrs_attrs__: ClassVar[Any]
+
+
+_members: dict[type[Word], dict[str, type[Word]]] = {}
+"""By kind, its words by tag."""
 
 
 class FieldError(ValueError):
@@ -25,33 +48,61 @@ class FieldError(ValueError):
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(attrs.field,))
-def define(tag: str, *, variant: bool = False):
-    """Declare a class of the language; `tag` is its short stable name in `params.yaml`.
+def kind(cls: type[T]) -> type[T]:
+    """Declare a kind; what it declares as fields, each of its words has as well."""
+    declared = attrs.frozen(cls, kw_only=True, field_transformer=_checked)
+    _members[declared] = {}
+    return declared
 
-    A `variant` is one of several kinds of a thing even while it is the only one: its plain form always carries the
-    tag, so that a second kind changes nothing for the first.
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(attrs.field,))
+def define(tag: str) -> Callable[[type[T]], type[T]]:
+    """Declare a word; `tag` is its short stable name, unique among the words of its kind.
+
+    Raises:
+        TypeError: a word of the same kind has this tag.
     """
 
     def wrap(cls: type[T]) -> type[T]:
-        defined = attrs.frozen(cls, kw_only=True, field_transformer=_add_type_checks)
-        defined.tag = tag
-        defined.variant = variant
+        cls.tag = tag
+        defined = attrs.frozen(cls, kw_only=True, field_transformer=_checked)
+        for each in kinds_of(defined):
+            known = _members[each].get(tag)
+            if known is not None and _origin(known) != _origin(defined):
+                raise TypeError(
+                    f"{_origin(defined)}: the tag {tag!r} is that of {_origin(known)}, also a {each.__name__}; "
+                    "give one of them another"
+                )
+            _members[each][tag] = defined
         return defined
 
     return wrap
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
-def quantity(tag: str):
-    """Declare a class that wraps one number, given by position: `Tokens(4_000_000)`."""
+def quantity(tag: str) -> Callable[[type[T]], type[T]]:
+    """Declare a word that wraps one number, given by position: `Tokens(4_000_000)`."""
 
     def wrap(cls: type[T]) -> type[T]:
-        defined = attrs.frozen(cls, field_transformer=_add_type_checks)
-        defined.tag = tag
-        defined.variant = False
-        return defined
+        cls.tag = tag
+        return attrs.frozen(cls, field_transformer=_checked)
 
     return wrap
+
+
+def is_kind(annotation: object) -> bool:
+    """Whether an annotation names a kind."""
+    return isinstance(annotation, type) and annotation in _members
+
+
+def members(kind: type[Word]) -> dict[str, type[Word]]:
+    """The words of a kind by tag, in the order of their definition."""
+    return dict(_members[kind])
+
+
+def kinds_of(cls: type[Word]) -> list[type[Word]]:
+    """The kinds that a word is of."""
+    return [base for base in cls.__mro__ if base in _members]
 
 
 def at_least(minimum: float):
@@ -112,26 +163,44 @@ def not_empty(owner: object, attribute: attrs.Attribute, value: Any) -> None:
 
 
 def no_duplicates(owner: object, attribute: attrs.Attribute, value: tuple) -> None:
-    """A validator: no item stands twice in the tuple."""
-    for item in dict.fromkeys(value):
-        if value.count(item) > 1:
+    """A validator: no item is in the tuple twice."""
+    for index, item in enumerate(value):
+        if item not in value[:index] and value.count(item) > 1:
             raise FieldError(owner, attribute.name, f"names {item!r} {value.count(item)} times; keep one")
 
 
-def field_violations(value: object, path: str) -> Iterator[Violation]:
-    """Every field below `value` that breaks its own rules; `path` is where `value` stands."""
+def own_violations(value: Word, path: str) -> Iterator[Violation]:
+    """The fields of `value` itself that break their own rules; `path` is where `value` is."""
+    for attribute in attrs.fields(type(value)):
+        try:
+            attribute.validator(value, attribute, getattr(value, attribute.name))
+        except FieldError as error:
+            yield Violation(f"{path}.{attribute.alias}", error.reason)
+
+
+def parts(value: object, path: str) -> Iterator[tuple[str, Word]]:
+    """The words directly below `value`, each with its path."""
     if isinstance(value, tuple):
         for index, item in enumerate(value):
-            yield from field_violations(item, f"{path}[{index}]")
-    elif attrs.has(type(value)):
-        for attribute in attrs.fields(type(value)):
-            item = getattr(value, attribute.name)
-            try:
-                attribute.validator(value, attribute, item)
-            except FieldError as error:
-                yield Violation(f"{path}.{attribute.name}", error.reason)
+            if isinstance(item, Word):
+                yield f"{path}[{index}]", item
             else:
-                yield from field_violations(item, f"{path}.{attribute.name}")
+                yield from parts(item, f"{path}[{index}]")
+    elif isinstance(value, Word):
+        for attribute in attrs.fields(type(value)):
+            item, place = getattr(value, attribute.name), f"{path}.{attribute.alias}"
+            if isinstance(item, Word):
+                yield place, item
+            else:
+                yield from parts(item, place)
+
+
+def field_violations(value: object, path: str) -> Iterator[Violation]:
+    """Every field at and below `value` that breaks its own rules; `path` is where `value` is."""
+    if isinstance(value, Word):
+        yield from own_violations(value, path)
+    for place, item in parts(value, path):
+        yield from field_violations(item, place)
 
 
 def describe(annotation: Any) -> str:
@@ -147,6 +216,8 @@ def describe(annotation: Any) -> str:
         if arguments[-1] is Ellipsis:
             return f"a tuple of {describe(arguments[0])}"
         return f"a tuple of {', '.join(map(describe, arguments))}"
+    if is_kind(annotation):
+        return " or ".join(member.__name__ for member in members(annotation).values()) or annotation.__name__
     return "a finite float" if annotation is float else annotation.__name__
 
 
@@ -154,6 +225,8 @@ def shown(value: object) -> str:
     """A value that was given, with its type and at a readable length."""
     if isinstance(value, type):
         return f"the class {value.__name__}; did you forget its parentheses?"
+    if inspect.isfunction(value):
+        return f"the function {value.__name__}; did you forget its parentheses?"
     text = repr(value)
     if len(text) > 80:
         text = f"{text[:77]}…"
@@ -182,13 +255,54 @@ def matches(value: object, annotation: Any) -> bool:
     return isinstance(value, annotation)
 
 
-def _add_type_checks(cls: type, fields: list[attrs.Attribute]) -> list[attrs.Attribute]:
-    return [
-        field.evolve(
-            validator=_check_type if field.validator is None else attrs.validators.and_(_check_type, field.validator)
-        )
-        for field in fields
-    ]
+def plain(value: Any, annotation: Any) -> Any:
+    """`value` in the form in which it is kept, if it is another form of what `annotation` says; else as it is.
+
+    NumPy's numbers, paths and subclasses of Python's own types become plain ones, and an int in the place of a float
+    becomes one, so equal recipes are written alike.
+    """
+    if isinstance(value, tuple):
+        inner = _items(annotation)
+        return tuple(plain(item, inner) for item in value) if type(value) is tuple and inner is not None else value
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    options = _options(annotation)
+    if str in options and isinstance(value, os.PathLike):
+        path = os.fspath(value)
+        return path if isinstance(path, str) else value
+    if isinstance(value, bool):
+        return value
+    for plain_type in (str, int, float):
+        if isinstance(value, plain_type) and type(value) is not plain_type:
+            value = plain_type.__str__(value) if plain_type is str else plain_type(value)
+    if float in options and int not in options and isinstance(value, int) and abs(value) <= sys.float_info.max:
+        return float(value)
+    return value
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _items(annotation: Any) -> Any:
+    """The annotation of a tuple's items; None if it isn't one of any length."""
+    for option in _options(annotation):
+        if get_origin(option) is tuple and get_args(option)[-1] is Ellipsis:
+            return get_args(option)[0]
+    return None
+
+
+def _checked(cls: type, fields: list[attrs.Attribute]) -> list[attrs.Attribute]:
+    # Inherited ones have theirs already.
+    return [field if getattr(field, "inherited", False) else _with_checks(field) for field in fields]
+
+
+def _with_checks(field: attrs.Attribute) -> attrs.Attribute:
+    annotation = field.type
+    return field.evolve(
+        converter=lambda value: plain(value, annotation),
+        validator=_check_type if field.validator is None else attrs.validators.and_(_check_type, field.validator),
+    )
 
 
 def _check_type(owner: object, attribute: attrs.Attribute, value: Any) -> None:
@@ -198,4 +312,10 @@ def _check_type(owner: object, attribute: attrs.Attribute, value: Any) -> None:
             reason += "; a tuple of one needs a comma: (…,)"
         elif get_origin(attribute.type) is tuple and isinstance(value, list):
             reason += "; write (…) in place of […]"
-        raise FieldError(owner, attribute.name, reason)
+        raise FieldError(owner, attribute.alias or attribute.name, reason)
+
+
+def _origin(cls: type) -> str:
+    """Where a class is from; a file that was read again defines the same one again."""
+    module = sys.modules.get(cls.__module__)
+    return f"{getattr(module, '__file__', None) or cls.__module__}:{cls.__qualname__}"

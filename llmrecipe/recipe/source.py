@@ -5,7 +5,8 @@ import re
 import attrs
 
 from llmrecipe.recipe import hub
-from llmrecipe.recipe.schema import FieldError, define, no_duplicates, not_empty
+from llmrecipe.recipe.kinds import Source
+from llmrecipe.recipe.schema import FieldError, define, kind, no_duplicates, not_empty
 
 PINNED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)")
 """A Python package with its version, `attrs==26.1.0`."""
@@ -18,17 +19,52 @@ def _pinned_packages(owner: object, attribute: attrs.Attribute, value: tuple[str
             raise FieldError(owner, attribute.name, reason)
 
 
-@define("python_stdlib")
-class PythonStdlib:
-    """The source code of the running Python's own standard library, one document a module.
+def _python_version(owner: object, attribute: attrs.Attribute, value: str) -> None:
+    if not re.fullmatch(r"\d+\.\d+\.\d+\w*", value):
+        raise FieldError(owner, attribute.name, f"must be a whole version, such as '3.11.7', got {value!r}")
 
-    Real text that every machine has. Tests, generated tables and third-party packages are left out. The
-    selection and its order depend on the Python version alone.
+
+@kind
+class Files(Source):
+    """Files, in the project's folder or behind URLs."""
+
+    paths: tuple[str, ...] = attrs.field(validator=not_empty)
+    """Where the files are.
+
+    Glob patterns relative to the project, such as `data/books/**/*.txt.gz`; gzip, bzip2, xz and zstd by suffix. DVC
+    watches the folder that a pattern searches, and a file with a `.dvc` file next to it works like any other.
+
+    Or URLs of any protocol that fsspec knows, such as `s3://bucket/books/*.txt` or `https://host/book.txt.gz`, with
+    patterns where the other side can list its files. They are read when the stage runs and **not watched**: the same
+    URL may hold other text tomorrow. `dvc import-url URL data/` pins one, and DVC watches the file that it leaves.
     """
 
 
+@kind
+class RowFiles(Files):
+    """Files with a document in each row or line, of which one field is the text."""
+
+    text_field: str = attrs.field(default="text", validator=not_empty)
+    """The key or column that holds the text; `text` is what most data sets use."""
+
+    url_field: str = ""
+    """The one that holds the address of the page that the text is from, for cleaners that look at it; "" if none."""
+
+
+@define("python_stdlib")
+class PythonStdlib(Source):
+    """The source code of Python's own standard library, one document a module.
+
+    Real text that every machine has. Tests, generated tables and third-party packages are left out. The selection and
+    its order depend on the Python version alone.
+    """
+
+    version: str | None = attrs.field(default=None, validator=attrs.validators.optional(_python_version))
+    """The Python that has to run the stage, `3.11.7`; None for the one that plans, which the plan then names."""
+
+
 @define("python_packages")
-class PythonPackages:
+class PythonPackages(Source):
     """The source code of Python packages that are installed here, one document a module.
 
     Tests and generated tables are left out. Another version than the one named is an error when the stage starts.
@@ -39,65 +75,27 @@ class PythonPackages:
 
 
 @define("text_files")
-class TextFiles:
+class TextFiles(Files):
     """Plain UTF-8 text files, one document a file."""
-
-    paths: tuple[str, ...] = attrs.field(validator=not_empty)
-    """Where the files are.
-
-    Glob patterns relative to the project, such as `data/books/**/*.txt.gz`; gzip, bzip2, xz and zstd by suffix. DVC
-    watches the folder that a pattern searches, and a file with a `.dvc` file beside it works like any other.
-
-    Or URLs of any protocol that fsspec knows, such as `s3://bucket/books/*.txt` or `https://host/book.txt.gz`, with
-    patterns where the other side can list its files. They are read when the stage runs and **not watched**: the same
-    URL may hold other text tomorrow. `dvc import-url URL data/` pins one, and DVC watches the file that it leaves.
-    """
 
 
 @define("jsonl_files")
-class JsonlFiles:
+class JsonlFiles(RowFiles):
     """JSON lines, one document a line."""
-
-    paths: tuple[str, ...] = attrs.field(validator=not_empty)
-    """Glob patterns relative to the project, or URLs, as in `TextFiles`; gzip, bzip2, xz and zstd by suffix."""
-
-    text_field: str = attrs.field(default="text", validator=not_empty)
-    """The key that holds the text; `text` is what most data sets use."""
-
-    url_field: str = ""
-    """The key that holds the address of the page that the text is from, for cleaners that look at it; "" if none."""
 
 
 @define("parquet_files")
-class ParquetFiles:
+class ParquetFiles(RowFiles):
     """Parquet tables, one document a row."""
-
-    paths: tuple[str, ...] = attrs.field(validator=not_empty)
-    """Glob patterns relative to the project, or URLs, as in `TextFiles`."""
-
-    text_field: str = attrs.field(default="text", validator=not_empty)
-    """The column that holds the text; `text` is what most data sets use."""
-
-    url_field: str = ""
-    """The column that holds the address of the page that the text is from, for cleaners that look at it; "" if none."""
 
 
 @define("csv_files")
-class CsvFiles:
+class CsvFiles(RowFiles):
     """Comma-separated files with a header line, one document a row."""
-
-    paths: tuple[str, ...] = attrs.field(validator=not_empty)
-    """Glob patterns relative to the project, or URLs, as in `TextFiles`; gzip, bzip2, xz and zstd by suffix."""
-
-    text_field: str = attrs.field(default="text", validator=not_empty)
-    """The column that holds the text; `text` is what most data sets use."""
-
-    url_field: str = ""
-    """The column that holds the address of the page that the text is from, for cleaners that look at it; "" if none."""
 
 
 @define("warc_files")
-class WarcFiles:
+class WarcFiles(Files):
     """Web archives (WARC, ISO 28500), one document a page.
 
     A page is a `response` record with HTML in it; its main text is found by trafilatura (Barbaresi, 2021,
@@ -107,12 +105,9 @@ class WarcFiles:
     The `conversion` records of Common Crawl's WET files are taken as they are.
     """
 
-    paths: tuple[str, ...] = attrs.field(validator=not_empty)
-    """Glob patterns relative to the project, or URLs, as in `TextFiles`; gzip, bzip2, xz and zstd by suffix."""
-
 
 @define("hub_dataset")
-class HubDataset:
+class HubDataset(Source):
     """A data set of the Hugging Face Hub at one commit, one document a row.
 
     It is streamed while the stage runs, from the hub or what `HF_ENDPOINT` names in its place; nothing of it is kept
@@ -136,9 +131,3 @@ class HubDataset:
 
     url_field: str = ""
     """The column that holds the address of the page that the text is from, for cleaners that look at it; "" if none."""
-
-
-Files = TextFiles | JsonlFiles | ParquetFiles | CsvFiles | WarcFiles
-"""Sources that are files, named by `paths`."""
-
-Source = PythonStdlib | PythonPackages | Files | HubDataset

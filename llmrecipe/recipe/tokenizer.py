@@ -1,19 +1,47 @@
 """How text becomes tokens."""
 
-from typing import Any
+import re
+from pathlib import PurePosixPath
+from typing import ClassVar
 
 import attrs
 
-from llmrecipe.recipe.schema import at_least, between, define, no_duplicates, not_empty
+from llmrecipe.recipe.kinds import Model, Text, Tokenizer
+from llmrecipe.recipe.schema import UNWRITTEN, at_least, between, define, kind, no_duplicates, not_empty
 
 
-def _special_tokens() -> Any:
+@kind
+class TrainedTokenizer(Tokenizer):
+    """A tokenizer that is trained here."""
+
+    given_name: str | None = attrs.field(default=None, alias="name", metadata=UNWRITTEN)
+    """Its name in stage names and folders; made from text, kind and size unless given: `python-stdlib-bpe-2048`."""
+
+    text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
+    """What it is trained on: the training documents; None for the text of the model that it is the tokenizer of."""
+
+    vocab_size: int = attrs.field(validator=at_least(64))
+    """Tokens in the vocabulary."""
+
+    short_name: ClassVar[str]
+    """Its kind, in names."""
+
+    @property
+    def name(self) -> str:
+        """Its name in stage names and folders."""
+        text = self.text.name if self.text is not None else "tokenizer"
+        return self.given_name or f"{text}-{self.short_name}-{self.vocab_size}"
+
+
+def _special_tokens() -> tuple[str, ...]:
     return attrs.field(default=(), validator=no_duplicates)
 
 
 @define("byte_level_bpe")
-class ByteLevelBPE:
+class ByteLevelBPE(TrainedTokenizer):
     """Byte-pair encoding over bytes, trained on the corpus (Sennrich et al. 2016; GPT-2's byte alphabet)."""
+
+    short_name: ClassVar[str] = "bpe"
 
     vocab_size: int = attrs.field(validator=at_least(257))
     """Tokens in the vocabulary: 256 bytes, the end-of-text token, the special tokens and the merges. A small corpus may
@@ -27,12 +55,14 @@ class ByteLevelBPE:
 
 
 @define("unigram")
-class Unigram:
+class Unigram(TrainedTokenizer):
     """A unigram language model over pieces of words, trained on the corpus (Kudo 2018) by SentencePiece.
 
     A text is cut into those pieces that make it most likely. Characters without a piece are spelled in bytes, so that
     every text comes back from its tokens unchanged.
     """
+
+    short_name: ClassVar[str] = "unigram"
 
     vocab_size: int = attrs.field(validator=at_least(300))
     """Tokens in the vocabulary: 256 bytes, `<unk>`, the end-of-text token, the special tokens and pieces. A small
@@ -49,7 +79,7 @@ class Unigram:
 
 
 @define("word_piece")
-class WordPiece:
+class WordPiece(TrainedTokenizer):
     """BERT's tokenizer, for encoders: words and parts of words, trained on the corpus.
 
     (Schuster & Nakajima 2012; Devlin et al. 2019.) Text is cleaned and cut at white space, at punctuation and around
@@ -58,6 +88,8 @@ class WordPiece:
     and, if asked for, case and accents are not kept. A word with a character that has no token, or of more than 100
     characters, becomes `[UNK]`. Documents end with `[SEP]`.
     """
+
+    short_name: ClassVar[str] = "wordpiece"
 
     vocab_size: int = attrs.field(validator=at_least(64))
     """Tokens in the vocabulary: `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`, characters, their `##` forms and the
@@ -71,13 +103,23 @@ class WordPiece:
 
 
 @define("pretrained_tokenizer")
-class PretrainedTokenizer:
-    """A tokenizer that exists already, in the transformers format."""
+class PretrainedTokenizer(Tokenizer):
+    """A tokenizer that exists already, in the transformers format: a directory's, or a model's."""
 
-    path: str = attrs.field(validator=not_empty)
+    path: str | None = attrs.field(default=None, validator=attrs.validators.optional(not_empty))
     """Its directory, relative to the project; holds `tokenizer.json` and `tokenizer_config.json`."""
 
+    model: Model | None = attrs.field(default=None, metadata=UNWRITTEN)
+    """The model that it is taken from, in place of `path`."""
 
-TrainedTokenizer = ByteLevelBPE | Unigram | WordPiece
+    given_name: str | None = attrs.field(default=None, alias="name", metadata=UNWRITTEN)
+    """Its name in stage names and folders; the last part of the path, or the model's name, unless given."""
 
-Tokenizer = TrainedTokenizer | PretrainedTokenizer
+    @property
+    def name(self) -> str:
+        """Its name in stage names and folders."""
+        if self.given_name:
+            return self.given_name
+        if self.model is not None:
+            return self.model.name
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(self.path or "").name).strip("-_") or "tokenizer"

@@ -5,13 +5,14 @@ from typing import Literal
 
 import attrs
 
-from llmrecipe.recipe.optimizer import Cosine, Optimizer, Schedule
+from llmrecipe.recipe.kinds import Optimizer, Schedule
 from llmrecipe.recipe.quantity import Duration, Fraction, Phase, Steps
-from llmrecipe.recipe.schema import at_least, below, define, greater_than
+from llmrecipe.recipe.schedule import Cosine
+from llmrecipe.recipe.schema import Word, at_least, below, define, greater_than
 
 
 @define("dropout")
-class Dropout:
+class Dropout(Word):
     """Shares of a network's values that a training step sets to zero (Srivastava et al. 2014), others scaled up.
 
     What is dropped depends on the seed, the sample and the place in the network: every layout drops the same.
@@ -28,7 +29,7 @@ class Dropout:
 
 
 @define("anomalies")
-class Anomalies:
+class Anomalies(Word):
     """Which steps are not learned from: those with a loss or gradient that isn't finite, and spikes on request."""
 
     action: Literal["stop", "skip"] = "stop"
@@ -42,7 +43,7 @@ class Anomalies:
 
 
 @define("training")
-class Training:
+class Training(Word):
     """One training run, independent of where it runs."""
 
     duration: Duration
@@ -72,8 +73,8 @@ class Training:
     anomalies: Anomalies = Anomalies()
     """What happens at a step that would do harm."""
 
-    precision: Literal["by_device", "float32", "bfloat16"] = "by_device"
-    """Type of weights and activations; `by_device` is float32 on a CPU and bfloat16 (float32 accumulation) on a GPU."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of weights and activations, on every machine; bfloat16 (gradients and optimizer in float32) suits GPUs."""
 
     validation_interval: int = attrs.field(default=100, validator=at_least(1))
     """Steps between two measurements of the loss on the held-out split; the last step is always measured."""

@@ -1,12 +1,13 @@
-"""How a trained model is made smaller."""
+"""Number formats that a model is quantized to, and how its weights are rounded."""
 
 import attrs
 
+from llmrecipe.recipe.kinds import Rounding, Scheme
 from llmrecipe.recipe.schema import at_least, between, define, greater_than
 
 
 @define("gptq")
-class GPTQ:
+class GPTQ(Rounding):
     """Round weights one column at a time, correcting the rest with second-order information (Frantar et al. 2023)."""
 
     dampening_frac: float = attrs.field(default=0.01, validator=greater_than(0))
@@ -14,15 +15,12 @@ class GPTQ:
 
 
 @define("round_to_nearest")
-class RoundToNearest:
+class RoundToNearest(Rounding):
     """Round every weight by itself; fast, and less exact below 8 bits."""
 
 
-Rounding = GPTQ | RoundToNearest
-
-
 @define("w4a16")
-class W4A16:
+class W4A16(Scheme):
     """4-bit weights in groups with a scale each, 16-bit activations."""
 
     group_size: int = attrs.field(default=128, validator=at_least(1))
@@ -33,7 +31,7 @@ class W4A16:
 
 
 @define("w8a16")
-class W8A16:
+class W8A16(Scheme):
     """8-bit weights with a scale a row, 16-bit activations."""
 
     rounding: Rounding = GPTQ()
@@ -41,7 +39,7 @@ class W8A16:
 
 
 @define("w8a8")
-class W8A8:
+class W8A8(Scheme):
     """8-bit weights and activations; SmoothQuant evens out the activations first (Xiao et al. 2023)."""
 
     smoothing_strength: float = attrs.field(default=0.8, validator=between(0, 1))
@@ -52,25 +50,5 @@ class W8A8:
 
 
 @define("fp8")
-class FP8:
+class FP8(Scheme):
     """8-bit floating-point weights with a scale a row, activations scaled at run time; needs no calibration."""
-
-
-Scheme = W4A16 | W8A16 | W8A8 | FP8
-
-
-@define("quantize", variant=True)
-class Quantize:
-    """One-shot quantization of every linear layer except the output layer, saved as compressed-tensors."""
-
-    scheme: Scheme
-    """Number formats of weights and activations."""
-
-    calibration_samples: int = attrs.field(default=128, validator=at_least(1))
-    """Sequences of the training split that calibrate the scheme."""
-
-    seed: int = attrs.field(default=0, validator=at_least(0))
-    """Decides which sequences these are."""
-
-
-Compression = Quantize

@@ -10,7 +10,8 @@ from typing import Literal
 import attrs
 
 from llmrecipe.recipe import hub
-from llmrecipe.recipe.schema import at_least, between, define, greater_than, not_empty
+from llmrecipe.recipe.kinds import Augmenter, Decoding, Model
+from llmrecipe.recipe.schema import Word, at_least, between, define, greater_than, not_empty
 
 PLACEHOLDER = "{text}"
 """Where a prompt takes the text."""
@@ -19,7 +20,7 @@ _SHARE = [greater_than(0), between(0, 1)]
 
 
 @define("band")
-class Band:
+class Band(Word):
     """What is accepted, both ends included."""
 
     least: float = attrs.field(validator=at_least(0))
@@ -30,7 +31,7 @@ class Band:
 
 
 @define("hub_model")
-class HubModel:
+class HubModel(Word):
     """A model of the Hugging Face hub."""
 
     name: str = attrs.field(validator=hub.name)
@@ -40,12 +41,12 @@ class HubModel:
     """The commit's hash, whole: what a branch or a tag means can change."""
 
 
-Pretrained = str | HubModel
-"""A directory in the transformers format, relative to the project, or a model of the hub."""
+Pretrained = str | HubModel | Model
+"""A directory in the transformers format, relative to the project, a model of the hub, or one that is made here."""
 
 
 @define("beam_search")
-class BeamSearch:
+class BeamSearch(Decoding):
     """The likeliest text that a beam search finds."""
 
     beams: int = attrs.field(default=1, validator=at_least(1))
@@ -53,7 +54,7 @@ class BeamSearch:
 
 
 @define("sampling")
-class Sampling:
+class Sampling(Decoding):
     """A text drawn at random, by the seed and the id of its source alone.
 
     Sampled back-translations teach a large model more than the likeliest ones do (Edunov et al. 2018).
@@ -66,11 +67,8 @@ class Sampling:
     """Draw from the fewest tokens that hold this probability (Holtzman et al. 2020); 1 draws from all."""
 
 
-Decoding = BeamSearch | Sampling
-
-
 @define("back_translate")
-class BackTranslate:
+class BackTranslate(Augmenter):
     """Translate a document into another language and back (Sennrich et al. 2016, of documents as Yu et al. 2018).
 
     Translators are trained on sentences, so that a document is cut into paragraphs, and those into `piece_tokens`,
@@ -82,12 +80,6 @@ class BackTranslate:
 
     back: Pretrained = attrs.field(validator=not_empty)
     """The one back into it."""
-
-    share: float = attrs.field(default=0.1, validator=_SHARE)
-    """Most documents translated, as a share of the training documents, and of their UTF-8 bytes."""
-
-    seed: int = attrs.field(default=0, validator=at_least(0))
-    """Decides which documents, and what is drawn."""
 
     decoding: Decoding = BeamSearch(beams=4)
     """How both models write."""
@@ -110,7 +102,7 @@ class BackTranslate:
 
 
 @define("paraphrase")
-class Paraphrase:
+class Paraphrase(Augmenter):
     """Let a model say a document in other words (as in rephrased pre-training text, Maini et al. 2024).
 
     The model is a sequence-to-sequence one or a causal one that follows instructions; its configuration says which.
@@ -122,12 +114,6 @@ class Paraphrase:
 
     prompt: str = "Rewrite the following text in other words. Keep its meaning.\n\n{text}"
     """What it is asked; `{text}` stands for the piece, and alone suits a model that does nothing but paraphrase."""
-
-    share: float = attrs.field(default=0.1, validator=_SHARE)
-    """Most documents paraphrased, as a share of the training documents, and of their UTF-8 bytes."""
-
-    seed: int = attrs.field(default=0, validator=at_least(0))
-    """Decides which documents, and what is drawn."""
 
     decoding: Decoding = Sampling(temperature=0.7, top_p=0.9)
     """How the model writes."""
@@ -149,7 +135,7 @@ class Paraphrase:
 
 
 @define("join_documents")
-class JoinDocuments:
+class JoinDocuments(Augmenter):
     """Put several documents one after the other into one, so that a model sees contexts longer than they are.
 
     They come from the same shard. Nothing but an empty text is dropped: the texts are those of the sources.
@@ -161,15 +147,9 @@ class JoinDocuments:
     separator: str = "\n\n"
     """What stands between two of them."""
 
-    share: float = attrs.field(default=0.1, validator=_SHARE)
-    """Most documents joined, as a share of the training documents, and of their UTF-8 bytes."""
-
-    seed: int = attrs.field(default=0, validator=at_least(0))
-    """Decides which documents, and with which others."""
-
 
 @define("shuffle_spans")
-class ShuffleSpans:
+class ShuffleSpans(Augmenter):
     """Put the spans of a document in another order, as in BART's sentence permutation (Lewis et al. 2020).
 
     What stands between the spans, such as a blank line, stays in its place.
@@ -177,12 +157,6 @@ class ShuffleSpans:
 
     span: Literal["sentence", "line", "paragraph"] = "sentence"
     """What is moved as a whole."""
-
-    share: float = attrs.field(default=0.1, validator=_SHARE)
-    """Most documents shuffled, as a share of the training documents, and of their UTF-8 bytes."""
-
-    seed: int = attrs.field(default=0, validator=at_least(0))
-    """Decides which documents, and their new order."""
 
     similarity: Band = Band(least=0.5, most=1.0)
     """chrF (Popović 2015) to the source, as in `BackTranslate`; most n-grams outlive a shuffle."""
@@ -192,7 +166,7 @@ class ShuffleSpans:
 
 
 @define("token_noise")
-class TokenNoise:
+class TokenNoise(Augmenter):
     """Delete, double and swap words at random (Wei & Zou 2019, EDA, without its synonyms).
 
     A word is what stands between white space, which itself stays in its place.
@@ -207,20 +181,11 @@ class TokenNoise:
     swap: float = attrs.field(default=0.05, validator=between(0, 1))
     """Probability that a word changes its place with a random other one."""
 
-    share: float = attrs.field(default=0.1, validator=_SHARE)
-    """Most documents treated so, as a share of the training documents, and of their UTF-8 bytes."""
-
-    seed: int = attrs.field(default=0, validator=at_least(0))
-    """Decides which documents, and which words."""
-
     similarity: Band = Band(least=0.5, most=1.0)
     """chrF (Popović 2015) to the source, as in `BackTranslate`."""
 
     length_ratio: Band = Band(least=0.7, most=1.4)
     """Characters of the new text for each of its source."""
-
-
-Augmenter = BackTranslate | Paraphrase | JoinDocuments | ShuffleSpans | TokenNoise
 
 
 def labels(augmenters: tuple[Augmenter, ...]) -> list[str]:

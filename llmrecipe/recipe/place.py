@@ -1,10 +1,11 @@
-"""On which machines, and by how many processes at once, the text of a corpus is worked on."""
+"""On which machines text is prepared and tokenized."""
 
 import re
 from typing import Any
 
 import attrs
 
+from llmrecipe.recipe.kinds import Place
 from llmrecipe.recipe.schema import FieldError, at_least, define, not_empty
 
 _TIME_LIMIT = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")
@@ -25,13 +26,13 @@ def _address(owner: object, attribute: attrs.Attribute, value: Any) -> None:
 
 
 @define("local")
-class Local:
+class Local(Place):
     """This machine."""
 
 
 @define("slurm")
-class Slurm:
-    """A Slurm cluster: each pass over the text is a job array, of which `workers` run at once.
+class Slurm(Place):
+    """A Slurm cluster: each pass over the text is a job array, of which the machine's `workers` run at once.
 
     The stage is started where `sbatch` is, waits for the jobs, and cancels them if it ends. The nodes must see the
     project's folder and the Python environment under the same paths.
@@ -57,7 +58,7 @@ class Slurm:
 
 
 @define("ray")
-class Ray:
+class Ray(Place):
     """A Ray cluster; needs `pip install 'llmrecipe[ray]'`.
 
     Its nodes must see the project's folder and the Python environment under the same paths.
@@ -71,17 +72,3 @@ class Ray:
 
     memory_per_cpu_gb: int = attrs.field(default=2, validator=at_least(1))
     """Memory that is reserved for each of them, in GB."""
-
-
-Place = Local | Slurm | Ray
-
-
-@define("execution")
-class Execution:
-    """How text is prepared and tokenized; changes no byte of it."""
-
-    workers: int = attrs.field(default=2, validator=at_least(1))
-    """Shards that are worked on at once, each by a process; more than `corpus.shards` are of no use."""
-
-    on: Place = Local()
-    """Where they run."""

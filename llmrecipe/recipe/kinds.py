@@ -1,0 +1,159 @@
+"""The kinds of words: what a field may ask for when there are several sorts of it.
+
+Every word is defined in a room of its kind (`clean.ExactDedup` is a `Cleaner`, `scheme.W4A16` a `Scheme`), or in a
+module of the user's own.
+"""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+import attrs
+
+from llmrecipe.recipe.quantity import Fraction, Phase
+from llmrecipe.recipe.schema import Word, at_least, between, greater_than, kind
+
+if TYPE_CHECKING:
+    from llmrecipe.recipe.corpus import Part
+    from llmrecipe.recipe.network import Network
+
+
+@kind
+class Source(Word):
+    """Where documents come from."""
+
+
+@kind
+class Cleaner(Word):
+    """What happens to the documents of a corpus, one step of it."""
+
+    changes_text: ClassVar[bool] = False
+    """Whether documents that stay can come out with another text."""
+
+    compares: ClassVar[bool] = False
+    """Whether documents are compared with each other or with an evaluation set."""
+
+    needs_split: ClassVar[bool] = False
+    """Whether it has to know which documents are held out: the first that does decides when they are split."""
+
+
+@kind
+class Augmenter(Word):
+    """What is made of training documents and added to them."""
+
+    share: float = attrs.field(default=0.1, validator=[greater_than(0), between(0, 1)])
+    """Most documents used, as a share of the training documents, and of their UTF-8 bytes."""
+
+    seed: int = attrs.field(default=0, validator=at_least(0))
+    """Decides which documents, and what is drawn."""
+
+
+@kind
+class Text(Word):
+    """Documents to learn from and to measure on."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Its name in stage names and folders."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> "tuple[Part, ...]":
+        """The corpora that it consists of, with their weights."""
+
+
+@kind
+class Tokenizer(Word):
+    """Text to tokens."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Its name in stage names and folders."""
+
+
+@kind
+class Objective(Word):
+    """What a model learns to predict."""
+
+    sequence_length: int = attrs.field(validator=at_least(2))
+    """Tokens the model reads at once."""
+
+    is_masked: ClassVar[bool]
+    """Whether it predicts masked tokens from both sides; else, each token from those before it."""
+
+
+@kind
+class Optimizer(Word):
+    """How gradients become updates."""
+
+    learning_rate: float = attrs.field(validator=greater_than(0))
+    """The peak, reached at the end of the warm-up."""
+
+
+@kind
+class Schedule(Word):
+    """How the learning rate moves."""
+
+    warmup: Phase = Fraction(0.01)
+    """Length of the linear warm-up, in steps or as a share of the run."""
+
+
+@kind
+class Masking(Word):
+    """What is masked together."""
+
+
+@kind
+class Model(Word):
+    """Weights that exist, or will."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Its name in stage names and folders; all models share one namespace."""
+
+    @property
+    @abstractmethod
+    def parents(self) -> "tuple[Model, ...]":
+        """The models that it is made from."""
+
+    @property
+    @abstractmethod
+    def network(self) -> "Network":
+        """Its shape."""
+
+    @property
+    @abstractmethod
+    def objective(self) -> Objective:
+        """What it was trained to predict."""
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> Tokenizer:
+        """The tokenizer whose tokens it reads."""
+
+    @property
+    @abstractmethod
+    def training_text(self) -> Text | None:
+        """What its nearest trained ancestor, or itself, was trained on; None if nothing here was."""
+
+
+@kind
+class Scheme(Word):
+    """Number formats of weights and activations."""
+
+
+@kind
+class Rounding(Word):
+    """How weights are rounded."""
+
+
+@kind
+class Decoding(Word):
+    """How a model writes a text."""
+
+
+@kind
+class Place(Word):
+    """On which machines text is prepared."""

@@ -1,0 +1,39 @@
+"""Where stages run, and how: no stage reruns for another machine.
+
+No choice but `device` changes a byte of an output: another device adds numbers in another order, and so rounds them
+otherwise.
+"""
+
+from typing import Literal
+
+import attrs
+
+from llmrecipe.recipe.kinds import Place
+from llmrecipe.recipe.place import Local
+from llmrecipe.recipe.schema import Word, at_least, define
+
+
+@define("machine")
+class Machine(Word):
+    """What runs the stages: choices that belong to no recipe. `recipes/machines.py` has functions that return one."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models are trained, quantized and measured; `auto` takes a GPU when PyTorch sees one."""
+
+    workers: int = attrs.field(default=2, validator=at_least(1))
+    """Shards of text that are worked on at once, each by a process; more than a corpus's `shards` are of no use."""
+
+    text_on: Place = Local()
+    """Where text is prepared and tokenized."""
+
+    checkpoint_interval: int = attrs.field(default=100, validator=at_least(1))
+    """Steps between two resumable states; an interruption costs at most this many."""
+
+    keep_checkpoints: int = attrs.field(default=2, validator=at_least(1))
+    """Resumable states kept; older ones are deleted."""
+
+    log_interval: int = attrs.field(default=10, validator=at_least(1))
+    """Steps between two lines of progress in a log; a terminal is updated at every step."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe message shown."""

@@ -1,0 +1,109 @@
+"""What is measured of a model."""
+
+import math
+from typing import ClassVar
+
+import attrs
+
+from llmrecipe.recipe.kinds import Objective, Text
+from llmrecipe.recipe.schema import UNWRITTEN, Word, at_least, define, kind, not_empty
+
+
+@kind
+class Measure(Word):
+    """What is measured of a model, on held-out text; one stage for each model and text."""
+
+    given_name: str | None = attrs.field(default=None, alias="name", metadata=UNWRITTEN)
+    """What it is called after the model's name, `small-code-perplexity`; its tag unless given."""
+
+    text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
+    """The text whose held-out split it is measured on; None for the one that the models were trained on."""
+
+    reads_text: ClassVar[bool] = True
+    """Whether it reads held-out text at all."""
+
+    @property
+    def name(self) -> str:
+        """What it is called after the model's name."""
+        return self.given_name or self.tag
+
+    def misfit(self, objective: Objective) -> str | None:
+        """Why it says nothing of a model with this objective, and what to do; None if it does."""
+        return None
+
+    def too_few_tokens(self, sequence_length: int, smallest_share: float) -> str | None:
+        """Why it reads less than a sequence of each corpus, and what would do; None if it reads enough."""
+        return None
+
+
+@kind
+class TokenMeasure(Measure):
+    """A measure of the loss of tokens, from the start of a held-out split."""
+
+    max_tokens: int = attrs.field(default=100_000, validator=at_least(1))
+    """Held-out tokens that are read, from the start of the split."""
+
+    def too_few_tokens(self, sequence_length: int, smallest_share: float) -> str | None:
+        """Why it reads less than a sequence of each corpus, and what would do; None if it reads enough."""
+        if self.max_tokens < sequence_length:
+            return (
+                f"{self.max_tokens} is less than one sequence of sequence_length = {sequence_length}; use at least "
+                f"{sequence_length}"
+            )
+        least = sequence_length * math.ceil(1 / smallest_share)
+        if self.max_tokens < least:
+            return (
+                f"{self.max_tokens} leaves the smallest part of the mixture less than one sequence of sequence_length "
+                f"= {sequence_length}; use at least {least}"
+            )
+        return None
+
+
+@define("perplexity")
+class Perplexity(TokenMeasure):
+    """How well held-out tokens are predicted, in the way that the objective predicts them.
+
+    CausalLM: exp of the mean cross-entropy of a token, and the same in bits per byte of text. MaskedLM, MultiMaskLM:
+    exp of the mean cross-entropy of a masked token, and the share of them whose likeliest token is right. Tokens are
+    chosen for masking as in the training, by one seed for every model, and all of them become the mask token: one that
+    is left as it is would tell the answer. The two kinds of perplexity can't be compared with each other.
+    """
+
+
+@define("pseudo_perplexity")
+class PseudoPerplexity(TokenMeasure):
+    """exp of the mean cross-entropy of a held-out token when it alone is masked (Salazar et al. 2020).
+
+    For masked objectives. Every token is predicted from all others of its sequence, so that a sequence is read as often
+    as it has tokens.
+    """
+
+    max_tokens: int = attrs.field(default=10_000, validator=at_least(1))
+    """Held-out tokens that are masked, from the start of the split; the time it takes grows with their number × the
+    length of a sequence."""
+
+    def misfit(self, objective: Objective) -> str | None:
+        """Why it says nothing of a model with this objective, and what to do; None if it does."""
+        if objective.is_masked:
+            return None
+        learned = type(objective).__name__
+        return f"PseudoPerplexity masks single tokens, which {learned} doesn't learn to predict; use Perplexity"
+
+
+@define("samples")
+class Samples(Measure):
+    """Greedy completions, for a person to read."""
+
+    reads_text: ClassVar[bool] = False
+
+    prompts: tuple[str, ...] = attrs.field(validator=not_empty)
+    """What the model continues."""
+
+    max_new_tokens: int = attrs.field(default=48, validator=at_least(1))
+    """Length of a completion."""
+
+    def misfit(self, objective: Objective) -> str | None:
+        """Why it says nothing of a model with this objective, and what to do; None if it does."""
+        if not objective.is_masked:
+            return None
+        return f"Samples continues a text, which {type(objective).__name__} doesn't learn; remove it"
