@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 
 from llmrecipe import AdamW, Bert, CausalLM, Llama, Parallelism, Runtime, Steps, Training, artifacts
-from llmrecipe.engines.nanotron.training import Trained, train
+from llmrecipe.engines.nanotron.launcher import Trained, train
 from llmrecipe.recipe.objective import Objective
 from llmrecipe.sections import PretrainSection
 

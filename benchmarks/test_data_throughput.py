@@ -17,8 +17,8 @@ from made_text import write_jsonl
 from tokenizers import Tokenizer
 
 from llmrecipe import ByteLevelBPE, Execution, FixUnicode, GopherQuality, JsonlFiles, Runtime, artifacts
-from llmrecipe.engines.nanotron import bootstrap
-from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.engines.nanotron.port import bootstrap
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.recipe.cleaning import Cleaner
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
 from llmrecipe.stages import prepare, tokenize, tokenizer

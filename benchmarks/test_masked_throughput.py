@@ -12,9 +12,9 @@ import pytest
 from cases import SEQUENCE_LENGTH, VOCAB_SIZE, Case
 
 from llmrecipe import Bert, MaskedLM, MultiMaskLM, Spans
-from llmrecipe.engines.masking import mask
-from llmrecipe.engines.nanotron import bert
-from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.engines.models import bert
+from llmrecipe.engines.tokens.masking import mask
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.recipe.objective import Objective
 
 WARM_UP = 2

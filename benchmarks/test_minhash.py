@@ -8,8 +8,8 @@ from datatrove.data import Document
 from datatrove.utils.logging import logger
 
 from llmrecipe import Execution, MinHashDedup, Runtime
-from llmrecipe.engines.datatrove import executor
-from llmrecipe.engines.datatrove.comparing import comparison_of
+from llmrecipe.engines.datatrove.cleaners.comparing import comparison_of
+from llmrecipe.engines.datatrove.executors import executor
 
 WORDS = 304
 CLUSTERS = 200

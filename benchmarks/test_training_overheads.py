@@ -9,15 +9,15 @@ import pytest
 from cases import CASES
 
 from llmrecipe import Runtime
-from llmrecipe.engines.nanotron import training
+from llmrecipe.engines.nanotron import launcher
 
 
 @pytest.mark.parametrize("size", CASES)
 def test_training_overheads(benchmark, tmp_path, monkeypatch, size):
-    case, run_ranks = CASES[size], training.run_ranks
+    case, run_ranks = CASES[size], launcher.run_ranks
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setattr(
-        training, "run_ranks", lambda name, _, arguments, **options: run_ranks(name, "timed_rank", arguments, **options)
+        launcher, "run_ranks", lambda name, _, arguments, **options: run_ranks(name, "timed_rank", arguments, **options)
     )
     tokens = cases.write_tokens(tmp_path / "tokens")
     train = functools.partial(cases.run, case, tokens, tmp_path / "scratch", ranks=1, threads=2)

@@ -10,7 +10,7 @@ import cases
 import pytest
 from cases import CASES, SEQUENCE_LENGTH, VOCAB_SIZE, Case
 
-from llmrecipe.engines.nanotron import llama
+from llmrecipe.engines.models import llama
 
 WARM_UP = 2
 LAYOUTS = {"1-rank-2-threads": (1, 2), "2-ranks-1-thread": (2, 1)}

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmrecipe.engines.nanotron import bootstrap, worker
+from llmrecipe.engines.nanotron import worker
+from llmrecipe.engines.nanotron.port import bootstrap
 
 seconds: Counter[str] = Counter()
 

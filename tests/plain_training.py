@@ -9,7 +9,7 @@ from tiny_training import LENGTH, MODEL, VOCAB_SIZE
 from transformers import LlamaForCausalLM
 
 from llmrecipe import AdamW, Llama, Training
-from llmrecipe.engines.nanotron import llama
+from llmrecipe.engines.models import llama
 
 
 def factors(steps: int) -> list[float]:

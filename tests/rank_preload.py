@@ -1,6 +1,7 @@
 """What the process that forks ranks imports before it does (see `forked_ranks`)."""
 
-from llmrecipe.engines.nanotron import bootstrap, worker  # noqa: F401
+from llmrecipe.engines.nanotron import worker  # noqa: F401
+from llmrecipe.engines.nanotron.port import bootstrap
 
 bootstrap.load("cpu")
 

@@ -11,7 +11,8 @@ import torch
 from tiny_training import TRAINING, column, section, trained, write_tokens
 
 from llmrecipe import SGD, Anomalies, Constant, Parallelism, Steps
-from llmrecipe.engines.nanotron import bootstrap, weights
+from llmrecipe.engines.nanotron import weights
+from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.errors import StageError
 
 DATA = Parallelism(data=2, micro_batch_size=4)

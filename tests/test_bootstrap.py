@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrecipe.engines.nanotron import bootstrap
+from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.errors import StageError
 
 
@@ -25,7 +25,7 @@ def test_without_a_gpu_nothing_in_nanotron_names_cuda_and_nothing_of_torch_is_re
     output = in_a_process("""
         import inspect, sys, torch
         before = {name: getattr(torch.cuda, name) for name in dir(torch.cuda)}
-        from llmrecipe.engines.nanotron import bootstrap
+        from llmrecipe.engines.nanotron.port import bootstrap
         bootstrap.load("cpu")
         from nanotron.models import build_model
         from nanotron.models.llama import LlamaModel
@@ -41,7 +41,7 @@ def test_without_a_gpu_nothing_in_nanotron_names_cuda_and_nothing_of_torch_is_re
 def test_with_a_gpu_devices_process_groups_and_sends_are_nanotrons_own():
     output = in_a_process("""
         import inspect
-        from llmrecipe.engines.nanotron import bootstrap
+        from llmrecipe.engines.nanotron.port import bootstrap
         bootstrap.load("cuda")
         import nanotron.distributed
         from nanotron.models import build_model
@@ -81,7 +81,7 @@ def test_a_changed_copy_of_the_mended_version_is_refused(tmp_path):
     output = in_a_process(f"""
         import sys
         sys.path.insert(0, {str(tmp_path)!r})
-        from llmrecipe.engines.nanotron import bootstrap
+        from llmrecipe.engines.nanotron.port import bootstrap
         from llmrecipe.errors import StageError
         try:
             bootstrap.load("cpu")

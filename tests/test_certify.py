@@ -16,8 +16,8 @@ from llmrecipe.certify import proof, tokens
 from llmrecipe.certify.comparison import EXACT, ROUNDING, WeightsDifference, compare, tolerance_of
 from llmrecipe.certify.run import Run
 from llmrecipe.cli.main import main
-from llmrecipe.engines.token_files import TokenFiles
-from llmrecipe.engines.weights_difference import weights_difference
+from llmrecipe.engines.models.difference import weights_difference
+from llmrecipe.engines.tokens.files import TokenFiles
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ROWS = [

@@ -34,7 +34,7 @@ from llmrecipe import (
     WarcFiles,
 )
 from llmrecipe.cli.main import main
-from llmrecipe.engines.datatrove.steps import step_of
+from llmrecipe.engines.datatrove.cleaners.steps import step_of
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.cleaning import LANGUAGES
 from llmrecipe.recipe.schema import FieldError

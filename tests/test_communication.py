@@ -15,7 +15,8 @@ import torch
 from tiny_training import MODEL, TRAINING, column, section, trained, write_tokens
 
 from llmrecipe import Parallelism, Steps
-from llmrecipe.engines.nanotron import bootstrap, weights
+from llmrecipe.engines.nanotron import weights
+from llmrecipe.engines.nanotron.port import bootstrap
 
 bootstrap.load("cpu")
 

@@ -17,7 +17,7 @@ from datatrove.utils.word_tokenizers import WordTokenizer
 from strategies import SMALL
 
 from llmrecipe import Decontaminate, ExactDedup, Execution, FixUnicode, JsonlFiles, MinHashDedup, Runtime, SentenceDedup
-from llmrecipe.engines.datatrove import comparing, words
+from llmrecipe.engines.datatrove.cleaners import comparing, words
 from llmrecipe.engines.datatrove.split import split_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe import checks

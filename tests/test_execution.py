@@ -12,7 +12,7 @@ import pytest
 from corpora import contents, run, write_jsonl
 from datatrove.pipeline.base import PipelineStep
 
-from llmrecipe.engines.datatrove import executor, ray, slurm
+from llmrecipe.engines.datatrove.executors import executor, ray, slurm
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.cleaning import FixUnicode, GopherQuality
 from llmrecipe.recipe.deduplication import ExactDedup

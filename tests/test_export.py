@@ -17,8 +17,9 @@ from transformers import (
 )
 
 from llmrecipe import Bert, Llama, ModernBert, Ratio, artifacts, codec
-from llmrecipe.engines.nanotron import bert, llama, weights
-from llmrecipe.engines.nanotron.architecture import architecture_of
+from llmrecipe.engines.models import bert, llama
+from llmrecipe.engines.models.architecture import architecture_of
+from llmrecipe.engines.nanotron import weights
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.model import Encoder, Model
 from llmrecipe.sections import ExportSection

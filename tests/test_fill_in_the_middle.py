@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tiny_training import LENGTH, SPECIAL_TOKENS, VOCAB_SIZE, section, trained, write_tokens
 
 from llmrecipe import FillInTheMiddle, Runtime
-from llmrecipe.engines.fill_in_the_middle import Rearrangement
-from llmrecipe.engines.nanotron import bootstrap
-from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.engines.nanotron.port import bootstrap
+from llmrecipe.engines.tokens.fill_in_the_middle import Rearrangement
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
 
 END, PREFIX, MIDDLE, SUFFIX = 0, 97, 98, 99

@@ -22,7 +22,7 @@ import json, pickle, sys
 from pathlib import Path
 from corpora import read_documents, run
 from llmrecipe import HubDataset
-from llmrecipe.engines.datatrove.sources import reader_of
+from llmrecipe.engines.datatrove.readers.sources import reader_of
 from llmrecipe.errors import StageError
 from llmrecipe.sections import PrepareSection
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llmrecipe.engines.nanotron.linear import linear
+from llmrecipe.engines.nanotron.port.linear import linear
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (3, 4, 7), (2, 3, 4, 7)])

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from llmrecipe import ByteLevelBPE, JsonlFiles, Unigram
-from llmrecipe.engines import long_texts
-from llmrecipe.engines.datatrove import tokens
-from llmrecipe.engines.long_texts import cut
+from llmrecipe.engines.datatrove import tokenize
+from llmrecipe.engines.tokenizing import long_texts
+from llmrecipe.engines.tokenizing.long_texts import cut
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
 
 
@@ -38,7 +38,7 @@ def test_a_long_document_has_the_tokens_of_the_whole(tmp_path, monkeypatch, toke
     section = PrepareSection(source=JsonlFiles(paths=("*.jsonl",)), clean=(), heldout_fraction=0.3, shards=1)
     inputs = {"documents": run("prepare", section, tmp_path / "a").output / "documents"}
     made = run("tokenizer", TokenizerSection(tokenizer=tokenizer), tmp_path / "b", inputs).output / "tokenizer"
-    monkeypatch.setattr(tokens, "ENCODED_AT_ONCE", 250)
+    monkeypatch.setattr(tokenize, "ENCODED_AT_ONCE", 250)
     output = run("tokenize", TokenizeSection(), tmp_path / "c", inputs | {"tokenizer": made}).output / "tokens"
 
     alone = AutoTokenizer.from_pretrained(made)

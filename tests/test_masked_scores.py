@@ -12,8 +12,9 @@ import torch
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from llmrecipe import artifacts
-from llmrecipe.engines import compressor, hf
-from llmrecipe.engines.nanotron.architecture import architecture_of
+from llmrecipe.engines.compression import quantization
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.compression import FP8, W4A16, RoundToNearest
 from llmrecipe.recipe.evaluation import Perplexity, PseudoPerplexity
@@ -113,15 +114,15 @@ def test_logits_of_some_places_are_those_of_the_whole_sequence_also_of_a_quantiz
 ):
     model = model(hidden_size=32, num_layers=2, num_attention_heads=2, max_position_embeddings=LENGTH)
     network = AutoModelForMaskedLM.from_config(architecture_of(model).transformers_config(model, 320, 0))
-    dense = hf.load_model(tiny_model.write_model(network, made["dense"], tmp_path / "dense"))
+    dense = folders.load_model(tiny_model.write_model(network, made["dense"], tmp_path / "dense"))
     token_ids, rows, positions = torch.randint(0, 320, (2, 16)), torch.tensor([0, 1, 1]), torch.tensor([3, 0, 15])
-    found = hf.masked_logits(dense, token_ids, rows, positions)
+    found = folders.masked_logits(dense, token_ids, rows, positions)
     torch.testing.assert_close(found, dense(token_ids).logits[rows, positions], rtol=0, atol=1e-6)
 
-    compressor.quantize(dense, hf.load_tokenizer(made["dense"]), scheme, token_ids[:0], torch.device("cpu"))
-    compressor.save_compressed(dense, tmp_path / "small")
+    quantization.quantize(dense, folders.load_tokenizer(made["dense"]), scheme, token_ids[:0], torch.device("cpu"))
+    quantization.save_compressed(dense, tmp_path / "small")
     artifacts.seal(tmp_path / "small", "model")
-    found = hf.masked_logits(hf.load_model(tmp_path / "small"), token_ids, rows, positions)
+    found = folders.masked_logits(folders.load_model(tmp_path / "small"), token_ids, rows, positions)
     torch.testing.assert_close(found, dense(token_ids).logits[rows, positions], rtol=0, atol=1e-5)
 
 
@@ -133,14 +134,14 @@ def test_logits_of_some_places_are_those_of_the_whole_sequence_also_of_a_quantiz
     ],
 )
 def test_masked_tokens_are_chosen_as_in_training_and_none_is_left_to_be_seen(made, tmp_path, monkeypatch, objective):
-    read, masked_logits = [], hf.masked_logits
+    read, masked_logits = [], folders.masked_logits
 
     def recorded(model, token_ids, rows, positions):
         logits = masked_logits(model, token_ids, rows, positions)
         read.append((token_ids.numpy(), rows.numpy(), positions.numpy(), logits.double()))
         return logits
 
-    monkeypatch.setattr(hf, "masked_logits", recorded)
+    monkeypatch.setattr(folders, "masked_logits", recorded)
     metrics = evaluated(made, tmp_path / "out", Perplexity(max_tokens=10 * LENGTH), objective=objective)
     [(input_ids, rows, positions, logits)] = read
     text = row(made["tokens"], "heldout")[: 10 * LENGTH].reshape(10, LENGTH)

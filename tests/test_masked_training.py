@@ -23,10 +23,12 @@ from transformers import (
 )
 
 from llmrecipe import Bert, Dropout, MaskedLM, ModernBert, MultiMaskLM, Parallelism, Spans, Steps
-from llmrecipe.engines.masking import MaskedVocabulary, mask
-from llmrecipe.engines.nanotron import bert, bootstrap, training, weights
-from llmrecipe.engines.nanotron.architecture import architecture_of
+from llmrecipe.engines.models import bert
+from llmrecipe.engines.models.architecture import architecture_of
+from llmrecipe.engines.nanotron import launcher, weights
 from llmrecipe.engines.nanotron.job import Job
+from llmrecipe.engines.nanotron.port import bootstrap
+from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
 from llmrecipe.recipe.model import Encoder
 
 MODEL = Bert(hidden_size=64, num_layers=4, num_attention_heads=4, max_position_embeddings=LENGTH)
@@ -73,7 +75,7 @@ def in_process(monkeypatch):
         Trainer(Job.read(Path(arguments[0]))).run()
 
     bootstrap.load("cpu")
-    monkeypatch.setattr(training, "run_ranks", run)
+    monkeypatch.setattr(launcher, "run_ranks", run)
 
 
 def masked(layout=ALONE, objective=OBJECTIVE, what=SHORT, model=MODEL):
@@ -262,8 +264,9 @@ def test_a_real_encoder_computes_the_same_in_both_libraries():
 @pytest.mark.parametrize("rate", [0.0, 1e-12], ids=["kernel", "weights in sight"])
 def test_attention_leaves_padding_alone_as_transformers_does(rate, model):
     bootstrap.load("cpu")
-    from llmrecipe.engines.nanotron import build, encoder
-    from llmrecipe.engines.nanotron.dropout import Dropout as EngineDropout
+    from llmrecipe.engines.nanotron import build
+    from llmrecipe.engines.nanotron.networks import encoder
+    from llmrecipe.engines.nanotron.networks.dropout import Dropout as EngineDropout
 
     context = build._single_process_context()
     group = context.tp_pg

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrecipe.engines.masking import MaskedVocabulary, mask
+from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
 from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM, SingleTokens, Spans, WholeWords
 
 SIZE, MASK = 500, 4

@@ -17,10 +17,12 @@ from tiny_training import LENGTH, MODEL, TRAINING, VOCAB_SIZE, section, trained,
 from transformers import LlamaForCausalLM
 
 from llmrecipe import SGD, Constant, Parallelism, Steps
-from llmrecipe.engines.nanotron import bootstrap, llama, training, weights
+from llmrecipe.engines.models import llama
+from llmrecipe.engines.nanotron import launcher, weights
 from llmrecipe.engines.nanotron.job import Job
-from llmrecipe.engines.nanotron.training import Trained
-from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.engines.nanotron.launcher import Trained
+from llmrecipe.engines.nanotron.port import bootstrap
+from llmrecipe.engines.tokens.mixture import TokenMixture
 
 ALONE = Parallelism(micro_batch_size=4)
 SIX = attrs.evolve(TRAINING, duration=Steps(6), validation_interval=3)
@@ -54,7 +56,7 @@ def train(tokens) -> Callable[..., Trained]:
     root = logging.getLogger()
     level, handlers = root.level, {handler: handler.level for handler in root.handlers}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "run_ranks", run_here)
+        patch.setattr(launcher, "run_ranks", run_here)
         yield lambda what, scratch, **runtime: trained(what, tokens, scratch, **runtime)
     # nanotron sets them all for its process, pytest's handlers included.
     root.setLevel(level)

@@ -14,8 +14,8 @@ from strategies import SMALL
 from tiny_training import LENGTH, section, trained, write_tokens
 
 from llmrecipe import Corpus, JsonlFiles, Mixture, Part, Perplexity
-from llmrecipe.engines.sample_order import BLOCK, SampleOrder, deal, divide
-from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.engines.tokens.mixture import TokenMixture
+from llmrecipe.engines.tokens.order import BLOCK, SampleOrder, deal, divide
 from llmrecipe.errors import StageError
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe import checks

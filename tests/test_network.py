@@ -10,8 +10,9 @@ from plain_training import documents, plain_losses
 from tiny_training import LENGTH, MODEL, TRAINING, column, section, trained, write_tokens
 
 from llmrecipe import CausalLM, Dropout, Parallelism, Steps
-from llmrecipe.engines.nanotron import bootstrap, weights
-from llmrecipe.engines.packing import PackedDocuments
+from llmrecipe.engines.nanotron import weights
+from llmrecipe.engines.nanotron.port import bootstrap
+from llmrecipe.engines.tokens.packing import PackedDocuments
 
 DROPOUT = attrs.evolve(TRAINING, dropout=Dropout(residual=0.1, attention=0.2, embedding=0.1))
 ALONE = Parallelism(micro_batch_size=4)
@@ -78,7 +79,7 @@ def test_a_mask_drops_its_share_scales_the_rest_and_depends_on_seed_sample_and_p
 def _dropout(seed: int, **rates: float):
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron import build
-    from llmrecipe.engines.nanotron.dropout import Dropout as EngineDropout
+    from llmrecipe.engines.nanotron.networks.dropout import Dropout as EngineDropout
 
     group = build._single_process_context().tp_pg
     return EngineDropout(rates=Dropout(**rates), seed=seed, tp_pg=group, is_sequence_parallel=False)
@@ -114,7 +115,7 @@ def test_z_loss_is_a_row_of_its_own_and_the_same_for_every_layout(tokens, tmp_pa
 def test_the_loss_and_its_gradient_are_those_of_torch():
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron import build
-    from llmrecipe.engines.nanotron.loss import Loss
+    from llmrecipe.engines.nanotron.networks.loss import Loss
 
     torch.manual_seed(0)
     group = build._single_process_context().tp_pg
@@ -146,7 +147,7 @@ def test_a_killed_training_with_dropout_continues_bit_for_bit(tokens, tmp_path, 
 
 
 def test_attention_with_its_weights_in_sight_is_torchs():
-    from llmrecipe.engines.nanotron import attention
+    from llmrecipe.engines.nanotron.port import attention
 
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, heads, 9, 8) for heads in (4, 2, 2))
@@ -193,7 +194,7 @@ def test_a_token_reads_what_its_document_has_before_it_and_counts_from_its_begin
 
 
 def test_attention_with_its_weights_in_sight_keeps_to_documents_as_torchs_does():
-    from llmrecipe.engines.nanotron import attention
+    from llmrecipe.engines.nanotron.port import attention
 
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, heads, 9, 8) for heads in (4, 2, 2))

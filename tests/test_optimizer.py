@@ -25,7 +25,7 @@ from llmrecipe import (
     Steps,
     WarmupStableDecay,
 )
-from llmrecipe.engines.nanotron import bootstrap
+from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.nanotron.schedule import learning_rate_factor
 
 ROOT_HALF = math.sqrt(1 / 2)

@@ -22,7 +22,7 @@ from llmrecipe import (
     TextFiles,
     preflight,
 )
-from llmrecipe.engines import tokenizers
+from llmrecipe.engines.tokenizing import folders
 
 
 def reading(*paths, kind=TextFiles):
@@ -114,7 +114,7 @@ def test_a_masked_objective_needs_a_tokenizer_with_a_mask_token(project, config,
     stored.add_special_tokens(["[MASK]"])
     stored.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    assert (tokenizers.load(folder).mask_token_id is None) == is_refused
+    assert (folders.load(folder).mask_token_id is None) == is_refused
     causal = attrs.evolve(SMALL, tokenizer=PretrainedTokenizer(path="data/tok"))
     masked = attrs.evolve(causal, objective=MaskedLM(sequence_length=32))
 
@@ -137,19 +137,19 @@ def test_fill_in_the_middle_needs_special_tokens_of_a_tokenizer_that_exists(proj
         tokenizer=PretrainedTokenizer(path="data/tok"),
         objective=CausalLM(sequence_length=32, fill_in_the_middle=options),
     )
-    assert tokenizers.special_tokens(folder) == {"<PRE>": 2, "<MID>": 3}
+    assert folders.special_tokens(folder) == {"<PRE>": 2, "<MID>": 3}
     (path, reason), *others = found(recipe, project).items()
     assert (path, others) == ("small.tokenizer.path", [])
     assert "has no special token '<SUF>' without a role of its own, which objective.fill_in_the_middle" in reason
     described = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(described).replace('"special": false', '"special": true'))
-    assert tokenizers.special_tokens(folder).keys() == {"<PRE>", "<MID>", "<SUF>"}
+    assert folders.special_tokens(folder).keys() == {"<PRE>", "<MID>", "<SUF>"}
     assert found(recipe, project) == {}
 
     # As CodeLlama's does, a tokenizer may have names of its own for them; those that all know are taken.
     named = {"prefix_token": "<PRE>", "middle_token": "<MID>", "sep_token": "<SUF>"}
     PreTrainedTokenizerFast(tokenizer_object=stored, eos_token="<|endoftext|>", **named).save_pretrained(folder)
-    assert tokenizers.special_tokens(folder).keys() == {"<PRE>", "<MID>"}
+    assert folders.special_tokens(folder).keys() == {"<PRE>", "<MID>"}
     assert "no special token '<SUF>' without a role" in found(recipe, project)["small.tokenizer.path"]
 
 

@@ -26,7 +26,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrecipe import artifacts
-from llmrecipe.engines.datatrove import cleaning, executor, python_code
+from llmrecipe.engines.datatrove import prepare
+from llmrecipe.engines.datatrove.executors import executor
+from llmrecipe.engines.datatrove.readers import python_code
 from llmrecipe.engines.datatrove.split import split_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.cleaning import FixUnicode
@@ -412,7 +414,7 @@ def test_a_killed_worker_is_an_error_and_no_wait(tmp_path):
 SLEEP = """
 import sys, time
 from datatrove.pipeline.base import PipelineStep
-from llmrecipe.engines.datatrove import executor
+from llmrecipe.engines.datatrove.executors import executor
 from llmrecipe.recipe.execution import Execution
 from llmrecipe.recipe.execution import Execution
 from llmrecipe.recipe.runtime import Runtime
@@ -500,15 +502,15 @@ def test_the_stage_leaves_its_outputs_or_nothing(project):
 def test_a_second_writer_is_refused_while_the_stage_works(project, monkeypatch):
     write_params(project)
     write_jsonl(project / "data/a.jsonl", TEXTS)
-    prepare, second = cleaning.prepare, []
+    real, second = prepare.prepare, []
 
     def prepare_beside_another(*arguments):
         with pytest.raises(StageError, match=f"process {os.getpid()} is running c-prepare") as refused:
             run_prepare()
         second.append(refused)
-        return prepare(*arguments)
+        return real(*arguments)
 
-    monkeypatch.setattr(cleaning, "prepare", prepare_beside_another)
+    monkeypatch.setattr(prepare, "prepare", prepare_beside_another)
     assert (run_prepare() / "metrics.json").exists()
     assert len(second) == 1
 

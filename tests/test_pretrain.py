@@ -16,8 +16,10 @@ from tiny_training import LENGTH, MODEL, TRAINING, VOCAB_SIZE, column, section, 
 from transformers import LlamaForCausalLM
 
 from llmrecipe import SGD, Parallelism, Steps
-from llmrecipe.engines.nanotron import bootstrap, llama, weights
-from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.engines.models import llama
+from llmrecipe.engines.nanotron import weights
+from llmrecipe.engines.nanotron.port import bootstrap
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
 
 

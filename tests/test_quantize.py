@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from llmrecipe import artifacts, codec
-from llmrecipe.engines import compressor
-from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.engines.compression import quantization
+from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.errors import RecipeError, StageError
 from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, RoundToNearest
 from llmrecipe.sections import QuantizeSection
@@ -146,8 +146,8 @@ def test_an_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
         model = AutoModelForMaskedLM.from_pretrained(tmp_path / "dense")
         tokenizer, scheme = AutoTokenizer.from_pretrained(made["model"]), W4A16(group_size=32, rounding=rounding)
 
-        compressor.quantize(model, tokenizer, scheme, token_ids, torch.device("cpu"))
-        compressor.save_compressed(model, tmp_path / rounding.tag)
+        quantization.quantize(model, tokenizer, scheme, token_ids, torch.device("cpu"))
+        quantization.save_compressed(model, tmp_path / rounding.tag)
 
         found = AutoModelForMaskedLM.from_pretrained(tmp_path / rounding.tag)(token_ids).logits
         torch.testing.assert_close(found, model(token_ids).logits, rtol=0, atol=1e-5)
@@ -169,8 +169,8 @@ def test_a_modern_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
     expected = model(token_ids).logits
 
     tokenizer, none = AutoTokenizer.from_pretrained(made["model"]), torch.empty(0, LENGTH, dtype=torch.int64)
-    compressor.quantize(model, tokenizer, FP8(), none, torch.device("cpu"))
-    compressor.save_compressed(model, tmp_path / "small")
+    quantization.quantize(model, tokenizer, FP8(), none, torch.device("cpu"))
+    quantization.save_compressed(model, tmp_path / "small")
 
     found = AutoModelForMaskedLM.from_pretrained(tmp_path / "small")(token_ids).logits
     torch.testing.assert_close(found, model(token_ids).logits, rtol=0, atol=1e-5)
@@ -219,13 +219,13 @@ def test_tied_embeddings_stay_tied_in_either_number_format(made, tmp_path, schem
 
 def test_calibration_reads_different_sequences_of_the_training_split_as_the_seed_decides(made, tmp_path, monkeypatch):
     seen = []
-    real = compressor.quantize
+    real = quantization.quantize
 
     def spy(model, tokenizer, scheme, calibration, device):
         seen.append(calibration)
         real(model, tokenizer, scheme, calibration, device)
 
-    monkeypatch.setattr(compressor, "quantize", spy)
+    monkeypatch.setattr(quantization, "quantize", spy)
     for index, seed in enumerate((1, 1, 2)):
         quantized(made, tmp_path / str(index), W4A16(group_size=32), calibration_samples=4, seed=seed)
     row = np.concatenate([np.fromfile(path, "<u2") for path in sorted((made["tokens"] / "train").glob("*.ds"))])
@@ -300,7 +300,7 @@ def test_a_damaged_model_is_refused(made, tmp_path, damage, sealed, message):
 
 
 def test_a_saved_model_that_computes_something_else_is_refused(made, tmp_path, monkeypatch):
-    real = compressor.save_compressed
+    real = quantization.save_compressed
 
     def save_wrongly(model, directory):
         real(model, directory)
@@ -308,7 +308,7 @@ def test_a_saved_model_that_computes_something_else_is_refused(made, tmp_path, m
         tensors[f"{LAYER}.weight_scale"] *= 1.5
         save_file(tensors, directory / "model.safetensors", {"format": "pt"})
 
-    monkeypatch.setattr(compressor, "save_compressed", save_wrongly)
+    monkeypatch.setattr(quantization, "save_compressed", save_wrongly)
     with pytest.raises(StageError, match="the saved model is not the quantized one: its logits differ by"):
         quantized(made, tmp_path / "out", W4A16(group_size=32))
 

@@ -14,7 +14,8 @@ from corpora import contents, run, write_jsonl
 from datatrove.executor.base import PipelineExecutor
 
 from llmrecipe import artifacts, codec
-from llmrecipe.engines.datatrove import documents, tasks, tokens
+from llmrecipe.engines.datatrove import documents, tokenize
+from llmrecipe.engines.datatrove.executors import tasks
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.deduplication import ExactDedup
 from llmrecipe.recipe.execution import Execution
@@ -175,7 +176,7 @@ def test_tokenize_goes_on_too(project, monkeypatch, begun):
     inputs = {"documents": corpus, "tokenizer": tokenizer.output / "tokenizer"}
     whole = run("tokenize", TokenizeSection(), project / "straight", inputs)
 
-    encode = tokens.FileTokenizer.run
+    encode = tokenize.FileTokenizer.run
 
     def interrupted(self, data, rank=0, world_size=1):
         if rank == 2:
@@ -183,7 +184,7 @@ def test_tokenize_goes_on_too(project, monkeypatch, begun):
         yield from encode(self, data, rank, world_size) or ()
 
     with monkeypatch.context() as patch:
-        patch.setattr(tokens.FileTokenizer, "run", interrupted)
+        patch.setattr(tokenize.FileTokenizer, "run", interrupted)
         with pytest.raises(StageError, match="interrupted"):
             run("tokenize", TokenizeSection(), project / "again", inputs)
     os.rename(project / "again/tokenize", project / "again/old")

@@ -109,7 +109,7 @@ def test_the_same_layout_continues_bit_for_bit(tokens, tmp_path, changes):
 
 def test_a_finished_training_under_another_layout_starts_no_ranks(tokens, tmp_path, monkeypatch):
     first = trained(section(LAYOUTS["one"]), tokens, tmp_path)
-    monkeypatch.setattr("llmrecipe.engines.nanotron.training.run_ranks", None)
+    monkeypatch.setattr("llmrecipe.engines.nanotron.launcher.run_ranks", None)
     assert trained(section(LAYOUTS["tensor"]), tokens, tmp_path).checkpoint == first.checkpoint
 
 
@@ -153,7 +153,7 @@ def test_a_checkpoint_whose_best_one_is_damaged_is_not_taken_up_later(tokens, tm
     artifacts.write_jsonl(state / "metrics.jsonl", rows)
     shutil.rmtree(state / "checkpoints" / "5")
     with monkeypatch.context() as patch:
-        patch.setattr("llmrecipe.engines.nanotron.training.run_ranks", _killed)
+        patch.setattr("llmrecipe.engines.nanotron.launcher.run_ranks", _killed)
         with pytest.raises(StageError, match="killed before its first step"):
             trained(section(LAYOUTS["one"], training=best), tokens, tmp_path, checkpoint_interval=5)
 

@@ -31,7 +31,7 @@ from llmrecipe import (
     origins,
     preflight,
 )
-from llmrecipe.engines.datatrove.sources import reader_of
+from llmrecipe.engines.datatrove.readers.sources import reader_of
 from llmrecipe.errors import StageError
 from llmrecipe.plan.planner import plan
 from llmrecipe.sections import PrepareSection

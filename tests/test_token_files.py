@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrecipe import artifacts
-from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.errors import StageError
 
 
@@ -61,7 +61,7 @@ def test_a_window_within_a_shard_is_not_copied(tmp_path):
 
 
 def test_every_token_is_counted_beyond_one_chunk(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmrecipe.engines.token_files._CHUNK", 7)
+    monkeypatch.setattr("llmrecipe.engines.tokens.files._CHUNK", 7)
     shards = [np.array([0, 1, 1, 3] * 5), np.array([3]), np.array([], dtype=int)]
     files = TokenFiles.open(write_split(tmp_path / "t", shards, "uint16", 5), "train")
     assert files.token_counts().tolist() == [5, 10, 0, 6, 0]

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmrecipe import artifacts
-from llmrecipe.engines.token_files import TokenFiles
-from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.engines.tokens.files import TokenFiles
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.execution import Execution
 from llmrecipe.recipe.runtime import Runtime

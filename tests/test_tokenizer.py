@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.bert.tokenization_bert_legacy import BasicTokenizer, WordpieceTokenizer
 
 from llmrecipe import artifacts
-from llmrecipe.engines import tokenizer_training, tokenizers
+from llmrecipe.engines.tokenizing import folders, training
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.objective import FillInTheMiddle
 from llmrecipe.recipe.source import JsonlFiles
@@ -96,7 +96,7 @@ KINDS = {
 def kind(request, tmp_path_factory) -> tuple[str, Path]:
     """A kind of tokenizer, and one of it."""
     folder = tmp_path_factory.mktemp("kind")
-    tokenizer_training.train(KINDS[request.param], lambda: [*TEXTS, *PROSE], folder)
+    training.train(KINDS[request.param], lambda: [*TEXTS, *PROSE], folder)
     return request.param, folder
 
 
@@ -104,23 +104,23 @@ def test_the_order_of_the_texts_changes_no_byte_of_the_tokenizer(kind, tmp_path)
     texts = [*TEXTS, *PROSE]
     for seed in range(3):
         random.Random(seed).shuffle(texts)
-        tokenizer_training.train(KINDS[kind[0]], lambda: iter(texts), tmp_path / f"{seed}")
+        training.train(KINDS[kind[0]], lambda: iter(texts), tmp_path / f"{seed}")
         assert contents(tmp_path / f"{seed}") == contents(kind[1])
 
 
 @pytest.mark.parametrize("kind", [ByteLevelBPE, Unigram])
 def test_special_tokens_are_no_text_and_change_nothing_else_of_the_tokenizer(kind, tmp_path):
     special = FillInTheMiddle().tokens
-    plain = tokenizer_training.train(kind(vocab_size=500), lambda: [*TEXTS, *PROSE], tmp_path / "plain")
+    plain = training.train(kind(vocab_size=500), lambda: [*TEXTS, *PROSE], tmp_path / "plain")
     more = kind(vocab_size=503, special_tokens=special)
-    tokenizer_training.train(more, lambda: [*TEXTS, *PROSE], tmp_path / "more")
+    training.train(more, lambda: [*TEXTS, *PROSE], tmp_path / "more")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "more")
 
     assert len(tokenizer) == 503
     names = tokenizer.convert_ids_to_tokens(range(503))
     assert [name for name in names if name not in special] == plain.convert_ids_to_tokens(range(500))
-    assert tokenizers.special_tokens(tmp_path / "more") == {name: names.index(name) for name in special}
-    assert tokenizers.special_tokens(tmp_path / "plain") == {}
+    assert folders.special_tokens(tmp_path / "more") == {name: names.index(name) for name in special}
+    assert folders.special_tokens(tmp_path / "plain") == {}
     text = f"def {special[0]}é"
     tokenizer.backend_tokenizer.encode_special_tokens = True
     ids = tokenizer.backend_tokenizer.encode(text).ids
@@ -133,9 +133,9 @@ def test_special_tokens_are_no_text_and_change_nothing_else_of_the_tokenizer(kin
 def test_neither_threads_nor_hash_tables_change_a_byte_of_the_tokenizer(documents, tmp_path):
     script = (
         "import functools, sys; from pathlib import Path; from llmrecipe import *;"
-        "from llmrecipe.engines import tokenizer_training; from llmrecipe.engines.datatrove import documents;"
+        "from llmrecipe.engines.tokenizing import training; from llmrecipe.engines.datatrove import documents;"
         "texts = functools.partial(documents.texts, Path(sys.argv[1]), 'train');"
-        "[tokenizer_training.train(kind(vocab_size=400), texts, Path(sys.argv[2], kind.__name__))"
+        "[training.train(kind(vocab_size=400), texts, Path(sys.argv[2], kind.__name__))"
         " for kind in (ByteLevelBPE, Unigram, WordPiece)]"
     )
     outputs = []
@@ -164,7 +164,7 @@ def test_every_text_comes_back_from_its_tokens(trained, text):
 @pytest.fixture(scope="module")
 def unigram(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unigram")
-    tokenizer_training.train(Unigram(vocab_size=600), lambda: [*TEXTS, *PROSE], folder)
+    training.train(Unigram(vocab_size=600), lambda: [*TEXTS, *PROSE], folder)
     return AutoTokenizer.from_pretrained(folder)
 
 
@@ -211,7 +211,7 @@ def test_pieces_serve_as_well_as_those_of_the_other_trainer(unigram):
 
 def test_a_text_without_pieces_is_refused(tmp_path):
     with pytest.raises(StageError, match=r"can't learn pieces from the corpus.*use more of it"):
-        tokenizer_training.train(Unigram(vocab_size=400), lambda: ["a" * 45], tmp_path)
+        training.train(Unigram(vocab_size=400), lambda: ["a" * 45], tmp_path)
 
 
 # WordPiece
@@ -221,7 +221,7 @@ def test_a_text_without_pieces_is_refused(tmp_path):
 def word_piece(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("word-piece")
     description = WordPiece(vocab_size=600, lowercase=request.param)
-    tokenizer_training.train(description, lambda: [*TEXTS, *PROSE], folder)
+    training.train(description, lambda: [*TEXTS, *PROSE], folder)
     return AutoTokenizer.from_pretrained(folder), request.param
 
 
@@ -266,7 +266,7 @@ def test_a_word_of_known_characters_is_never_unknown(word_piece):
 def test_characters_take_at_most_half_of_a_vocabulary_the_frequent_ones_first(kind, tmp_path):
     draw = random.Random(0)
     texts = [" ".join(chr(0x4E00 + min(int(draw.expovariate(0.004)), 2999)) for _ in range(200)) for _ in range(50)]
-    tokenizer_training.train(kind(vocab_size=500), lambda: texts, tmp_path)
+    training.train(kind(vocab_size=500), lambda: texts, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     characters = {token.strip() for token in tokenizer.get_vocab() if len(token.strip()) == 1}
     assert 50 < len(characters) <= 250
@@ -278,7 +278,7 @@ def test_characters_take_at_most_half_of_a_vocabulary_the_frequent_ones_first(ki
 
 @pytest.mark.parametrize(("kind", "smallest"), [(ByteLevelBPE, 257), (Unigram, 258), (WordPiece, 5)])
 def test_no_text_gives_no_more_than_what_every_tokenizer_of_the_kind_has(kind, smallest, tmp_path):
-    assert len(tokenizer_training.train(kind(vocab_size=300), list, tmp_path)) == smallest
+    assert len(training.train(kind(vocab_size=300), list, tmp_path)) == smallest
 
 
 # Taking over

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmrecipe import artifacts
-from llmrecipe.engines import hf
+from llmrecipe.engines.models import folders
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.stages.runner import StageContext
 
@@ -111,7 +111,7 @@ def train(model: LlamaForCausalLM, tokens: Path, steps: int) -> None:
 
 def write_model(model: LlamaForCausalLM, tokenizer: Path, directory: Path) -> Path:
     """A sealed model artifact."""
-    hf.save_model(model, tokenizer, directory)
+    folders.save_model(model, tokenizer, directory)
     artifacts.seal(directory, "model")
     return directory
 

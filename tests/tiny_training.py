@@ -7,7 +7,7 @@ import numpy as np
 from forked_ranks import forked_ranks
 
 from llmrecipe import AdamW, CausalLM, Cosine, Llama, Parallelism, Runtime, Steps, Training, artifacts
-from llmrecipe.engines.nanotron.training import Trained, train
+from llmrecipe.engines.nanotron.launcher import Trained, train
 from llmrecipe.sections import PretrainSection
 
 VOCAB_SIZE = 500

@@ -92,7 +92,7 @@ class Proof:
 def weights_difference(one: Path, other: Path) -> tuple[WeightsDifference, str]:
     """How far the weights of two checkpoint artifacts are apart, and their number format."""
     # In a process of its own: reading weights takes torch.
-    command = [sys.executable, "-P", "-m", "llmrecipe.engines.weights_difference", str(one), str(other)]
+    command = [sys.executable, "-P", "-m", "llmrecipe.engines.models.difference", str(one), str(other)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     found = json.loads(done.stdout)
     largest, where = found["largest"], found["where"]

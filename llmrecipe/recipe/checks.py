@@ -18,7 +18,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 """What DVC and every file system take. A section is `{name}-{kind}`; no kind holds a `-`, so that no two collide."""
 
 _SMALLEST_SHARE = 500
-"""A part of a mixture is at least one sequence in so many: `engines.sample_order` deals them out by the thousand."""
+"""A part of a mixture is at least one sequence in so many: `engines.tokens.order` deals them out by the thousand."""
 
 _LAYERS = {
     "llama": ("q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj", "down_proj"),

@@ -8,11 +8,11 @@ from typing import Any
 import attrs
 
 from llmrecipe import artifacts
-from llmrecipe.engines import hf
 from llmrecipe.engines.device import set_up
-from llmrecipe.engines.heldout import HeldoutText, heldout_texts
-from llmrecipe.engines.scores import CausalScore, MaskedScore, Means, PseudoScore, Score
-from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.engines.evaluation.heldout import HeldoutText, heldout_texts
+from llmrecipe.engines.evaluation.scores import CausalScore, MaskedScore, Means, PseudoScore, Score
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.evaluation import Perplexity, PseudoPerplexity, Samples
 from llmrecipe.recipe.objective import CausalLM, Objective
@@ -54,10 +54,10 @@ def run(context: StageContext) -> None:
     for role, source in ({REFERENCE: context.inputs[REFERENCE]} | context.inputs).items():
         if source in directories.values():
             continue
-        model = hf.load_model(source).to(device)
-        hf.check_vocabulary(model, heldout, source)
+        model = folders.load_model(source).to(device)
+        folders.check_vocabulary(model, heldout, source)
         of_model = [each.summary(role, functools.partial(each.score.of_model, model)) for each in scored]
-        metrics[role] = {"size_mb": hf.weights_bytes(source) / 1e6} | _together(of_model)
+        metrics[role] = {"size_mb": folders.weights_bytes(source) / 1e6} | _together(of_model)
         perplexity = "perplexity" if isinstance(section.objective, CausalLM) else "masked_perplexity"
         if role != REFERENCE and perplexity in metrics[role]:
             ratio = metrics[REFERENCE][perplexity] / metrics[role][perplexity]
@@ -65,9 +65,11 @@ def run(context: StageContext) -> None:
         samples[role] = []
         for measure in section.measures:
             if isinstance(measure, Samples):
-                tokenizer = hf.load_tokenizer(source)
+                tokenizer = folders.load_tokenizer(source)
                 for prompt in measure.prompts:
-                    completion = hf.complete(model, tokenizer, prompt, measure.max_new_tokens, heldout.end_of_text_id)
+                    completion = folders.complete(
+                        model, tokenizer, prompt, measure.max_new_tokens, heldout.end_of_text_id
+                    )
                     samples[role].append({"prompt": prompt, "completion": completion})
     artifacts.write_json(context.output / "metrics.json", metrics)
     artifacts.write_json(context.output / "samples.json", samples)

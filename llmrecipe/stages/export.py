@@ -3,9 +3,9 @@
 import json
 
 from llmrecipe import artifacts, codec
-from llmrecipe.engines import hf
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron import weights
-from llmrecipe.engines.nanotron.architecture import architecture_of
 from llmrecipe.engines.nanotron.parity import logits_difference
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.model import Model
@@ -26,7 +26,7 @@ def run(context: StageContext) -> None:
     sizes = description["vocab_size"], description["end_of_text_id"]
     trained = weights.load(checkpoint)
     folder = context.output / "model"
-    hf.save_model(architecture_of(model).transformers_network(trained, model, *sizes), tokenizer, folder)
+    folders.save_model(architecture_of(model).transformers_network(trained, model, *sizes), tokenizer, folder)
     artifacts.seal(folder, "model")
 
     difference = logits_difference(trained, model, *sizes, folder)

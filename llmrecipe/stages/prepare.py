@@ -3,7 +3,7 @@
 import time
 
 from llmrecipe import artifacts
-from llmrecipe.engines.datatrove import cleaning
+from llmrecipe.engines.datatrove import prepare
 from llmrecipe.stages.resumable import goes_on, resumable
 from llmrecipe.stages.runner import StageContext
 
@@ -13,7 +13,7 @@ def run(context: StageContext) -> None:
     started = time.monotonic()
     with resumable(context, "documents") as work:
         is_rest = goes_on(work)
-        metrics, dropped = cleaning.prepare(context.section, work / "documents", context.runtime, work)
+        metrics, dropped = prepare.prepare(context.section, work / "documents", context.runtime, work)
         artifacts.seal(work / "documents", "documents")
     artifacts.write_json(context.output / "metrics.json", metrics)
     artifacts.write_jsonl(context.output / "dropped.jsonl", dropped)

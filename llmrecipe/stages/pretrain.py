@@ -6,8 +6,8 @@ from typing import Any
 
 from llmrecipe import artifacts, codec
 from llmrecipe.engines.nanotron import weights
-from llmrecipe.engines.nanotron.training import Trained, train
-from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.engines.nanotron.launcher import Trained, train
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.sections import PretrainSection
 from llmrecipe.stages.runner import StageContext
 

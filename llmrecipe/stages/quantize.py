@@ -4,9 +4,10 @@ import logging
 from typing import Any
 
 from llmrecipe import artifacts
-from llmrecipe.engines import compressor, hf
+from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.device import set_up
-from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import RecipeError, StageError, Violation
 from llmrecipe.recipe import checks
 from llmrecipe.sections import QuantizeSection
@@ -34,27 +35,27 @@ def run(context: StageContext) -> None:
     section: QuantizeSection = context.section
     source, directory = context.inputs["model"], context.output / "model"
     device = set_up(context.runtime)
-    compressor.show_log(context.runtime.log_level)
+    quantization.show_log(context.runtime.log_level)
     tokens = TokenMixture.open(list(context.corpora("tokens").values()), "train", section.weights)
-    model = hf.load_model(source)
-    hf.check_vocabulary(model, tokens, source)
+    model = folders.load_model(source)
+    folders.check_vocabulary(model, tokens, source)
     _refuse_scheme(context, model.config)
     indices = _draw_sequences(context, tokens)
-    sequences = hf.windows(tokens, indices, section.sequence_length)[:, :-1]
-    calibration = sequences if compressor.needs_calibration(section.scheme) else sequences[:0]
+    sequences = folders.windows(tokens, indices, section.sequence_length)[:, :-1]
+    calibration = sequences if quantization.needs_calibration(section.scheme) else sequences[:0]
 
-    compressor.quantize(model, hf.load_tokenizer(source), section.scheme, calibration, device)
+    quantization.quantize(model, folders.load_tokenizer(source), section.scheme, calibration, device)
     probe = sequences[:1].to(device)
-    expected = hf.logits(model, probe)
+    expected = folders.logits(model, probe)
     if not expected.isfinite().all():
         raise StageError(
             f"{context.name}: the quantized model computes numbers that aren't finite; the weights in {source} are "
             "too large, most often by a learning rate that is too high"
         )
-    compressor.save_compressed(model, directory)
-    hf.copy_tokenizer(source, directory)
+    quantization.save_compressed(model, directory)
+    folders.copy_tokenizer(source, directory)
     artifacts.seal(directory, "model")
-    difference = hf.largest_difference(hf.logits(hf.load_model(directory).to(device), probe), expected)
+    difference = folders.largest_difference(folders.logits(folders.load_model(directory).to(device), probe), expected)
     # Not `>`, which is false for NaN.
     if not difference <= LOGITS_TOLERANCE:
         raise StageError(
@@ -62,9 +63,9 @@ def run(context: StageContext) -> None:
             f"largest logit, {LOGITS_TOLERANCE:.3g} is accepted"
         )
 
-    dense, quantized = hf.weights_bytes(source), hf.weights_bytes(directory)
+    dense, quantized = folders.weights_bytes(source), folders.weights_bytes(directory)
     metrics = {
-        "bits_per_weight": 8 * quantized / hf.num_weights(source),
+        "bits_per_weight": 8 * quantized / folders.num_weights(source),
         "calibration_sequences": len(calibration),
         "dense_bytes": dense,
         "quantized_bytes": quantized,
@@ -87,7 +88,7 @@ def _draw_sequences(context: StageContext, tokens: TokenMixture) -> list[int]:
     length, drawn, first = section.sequence_length, [], 0
     for files, samples in zip(tokens.corpora, tokens.divide(section.calibration_samples), strict=True):
         available = files.num_windows(length)
-        drawn += [first + index for index in compressor.draw(available, samples, section.seed)]
+        drawn += [first + index for index in quantization.draw(available, samples, section.seed)]
         first += available
     if not drawn:
         raise StageError(

@@ -4,9 +4,9 @@ import logging
 import time
 
 from llmrecipe import artifacts
-from llmrecipe.engines import tokenizers
-from llmrecipe.engines.datatrove import tokens
-from llmrecipe.engines.token_files import TokenFiles
+from llmrecipe.engines.datatrove import tokenize
+from llmrecipe.engines.tokenizing import folders
+from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.stages.resumable import goes_on, resumable
 from llmrecipe.stages.runner import StageContext
 
@@ -22,18 +22,18 @@ def run(context: StageContext) -> None:
     documents, tokenizer = context.inputs["documents"], context.inputs["tokenizer"]
     artifacts.open_artifact(documents, "documents")
     artifacts.open_artifact(tokenizer, "tokenizer")
-    loaded = tokenizers.load(tokenizer)
-    vocabulary = tokens.Vocabulary(
-        file=tokenizer / tokenizers.TOKENIZER_FILE,
+    loaded = folders.load(tokenizer)
+    vocabulary = tokenize.Vocabulary(
+        file=tokenizer / folders.TOKENIZER_FILE,
         size=len(loaded),
         end_of_text=loaded.eos_token,
         end_of_text_id=loaded.eos_token_id,
-        special_tokens=tokenizers.special_tokens(tokenizer),
-        masking=tokenizers.masking(loaded),
+        special_tokens=folders.special_tokens(tokenizer),
+        masking=folders.masking(loaded),
     )
     with resumable(context, "tokens") as work:
         started, is_rest = time.monotonic(), goes_on(work)
-        metrics = tokens.tokenize(documents, vocabulary, work / "tokens", context.runtime, work)
+        metrics = tokenize.tokenize(documents, vocabulary, work / "tokens", context.runtime, work)
         rate = sum(split["tokens"] for split in metrics.values()) / (time.monotonic() - started)
         artifacts.seal(work / "tokens", "tokens")
         # GPT-2 names its end-of-text token here, too.

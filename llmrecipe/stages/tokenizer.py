@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from itertools import chain
 
 from llmrecipe import artifacts
-from llmrecipe.engines import tokenizer_training, tokenizers
 from llmrecipe.engines.datatrove import documents
-from llmrecipe.engines.long_texts import LEARNED_AT_ONCE, cut
+from llmrecipe.engines.tokenizing import folders, training
+from llmrecipe.engines.tokenizing.long_texts import LEARNED_AT_ONCE, cut
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
 from llmrecipe.stages.runner import StageContext
 
@@ -27,7 +27,7 @@ def run(context: StageContext) -> None:
             whole = chain.from_iterable(documents.texts(source, "train") for source in sources)
             return chain.from_iterable(cut(text, LEARNED_AT_ONCE) for text in whole)
 
-        tokenizer = tokenizer_training.train(wanted, texts, directory)
+        tokenizer = training.train(wanted, texts, directory)
         if len(tokenizer) < wanted.vocab_size:
             log.warning(
                 "the corpus gives only %d of the %d tokens asked for: it has no more that occur twice",
@@ -35,6 +35,6 @@ def run(context: StageContext) -> None:
                 wanted.vocab_size,
             )
     else:
-        tokenizer = tokenizers.copy(context.inputs["source"], directory)
+        tokenizer = folders.copy(context.inputs["source"], directory)
     artifacts.seal(directory, "tokenizer")
     context.measured["vocab_size"] = len(tokenizer)

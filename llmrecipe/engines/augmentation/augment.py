@@ -15,7 +15,8 @@ from datatrove.pipeline.base import PipelineStep
 from llmrecipe import artifacts
 from llmrecipe.engines.augmentation import alterations, selection
 from llmrecipe.engines.augmentation.similarity import chrf
-from llmrecipe.engines.datatrove import documents, executor
+from llmrecipe.engines.datatrove import documents
+from llmrecipe.engines.datatrove.executors import executor
 from llmrecipe.progress import GenerationProgress
 from llmrecipe.recipe.augmentation import Augmenter, JoinDocuments, ShuffleSpans, TokenNoise, labels, models
 from llmrecipe.recipe.runtime import Runtime

@@ -18,7 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from llmrecipe.engines import hf
+from llmrecipe.engines.models import folders
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.augmentation import PLACEHOLDER, Decoding, HubModel, Pretrained, Sampling
 
@@ -76,7 +76,7 @@ class Writer:
             # In bfloat16 a CPU is many times slower.
             dtype = torch.float32 if device.type == "cpu" else "auto"
             architecture = AutoModelForCausalLM if self.is_causal else AutoModelForSeq2SeqLM
-            self._model = hf.load_weights(architecture, name, dtype=dtype, **options).to(device)
+            self._model = folders.load_weights(architecture, name, dtype=dtype, **options).to(device)
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise StageError(f"{where}: transformers can't load {name}: {reason}{_way_out(model)}") from error

@@ -8,9 +8,9 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers.jsonl import JsonlReader
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-from llmrecipe.engines.datatrove import executor
-from llmrecipe.engines.datatrove.comparing import Comparison
+from llmrecipe.engines.datatrove.cleaners.comparing import Comparison
 from llmrecipe.engines.datatrove.dropped import Watched
+from llmrecipe.engines.datatrove.executors import executor
 from llmrecipe.recipe.runtime import Runtime
 
 

@@ -10,13 +10,13 @@ from nanotron.config import LlamaConfig, ParallelismArgs
 from nanotron.models import NanotronModel, build_model
 from nanotron.parallel import ParallelContext
 
-from llmrecipe.engines.fill_in_the_middle import Rearrangement
-from llmrecipe.engines.nanotron.architecture import architecture_of
+from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron.data import CausalReader, Reader, Shard
-from llmrecipe.engines.nanotron.encoder import EncoderNetwork
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.masked_data import MaskedReader
-from llmrecipe.engines.nanotron.network import LlamaNetwork
+from llmrecipe.engines.nanotron.networks.decoder import LlamaNetwork
+from llmrecipe.engines.nanotron.networks.encoder import EncoderNetwork
+from llmrecipe.engines.tokens.fill_in_the_middle import Rearrangement
 from llmrecipe.recipe import training
 from llmrecipe.recipe.model import Llama, Model
 from llmrecipe.recipe.objective import CausalLM

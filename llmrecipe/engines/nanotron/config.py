@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from llmrecipe.engines.nanotron.architecture import architecture_of
+from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 
 

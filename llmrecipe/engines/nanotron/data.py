@@ -10,8 +10,8 @@ import torch
 from nanotron import distributed as dist
 from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
 
-from llmrecipe.engines.fill_in_the_middle import Rearrangement
-from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.engines.tokens.fill_in_the_middle import Rearrangement
+from llmrecipe.engines.tokens.mixture import TokenMixture
 
 MicroBatch = dict[str, torch.Tensor | TensorPointer | range]
 """The network's arguments: its tensors, or where in the pipeline they are, and the numbers of the samples."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import attrs
 
 from llmrecipe import artifacts, codec
-from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.recipe.objective import MultiMaskLM
 from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.schema import define

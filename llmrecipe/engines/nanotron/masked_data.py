@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from nanotron import distributed as dist
 
-from llmrecipe.engines.masking import MaskedVocabulary, mask
 from llmrecipe.engines.nanotron.data import MicroBatch, Shard
-from llmrecipe.engines.token_mixture import TokenMixture
+from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM
 
 

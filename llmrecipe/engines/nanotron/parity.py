@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from llmrecipe.engines import hf
-from llmrecipe.engines.nanotron import bootstrap
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.recipe.model import Model
 
 _LENGTH = 128
@@ -25,5 +25,5 @@ def logits_difference(
     length = min(model.max_position_embeddings, _LENGTH)
     tokens = torch.randint(0, vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
     expected = build.logits(weights, model, vocab_size, end_of_text_id, tokens)
-    found = hf.logits(hf.load_model(exported).float(), tokens)
+    found = folders.logits(folders.load_model(exported).float(), tokens)
     return (expected - found).abs().max().item()

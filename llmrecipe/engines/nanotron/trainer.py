@@ -18,16 +18,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from llmrecipe import artifacts
 from llmrecipe.engines.device import peak_memory_mb
-from llmrecipe.engines.nanotron import anomalies, data, gradients, mends, metrics
+from llmrecipe.engines.nanotron import anomalies, data, gradients, metrics
 from llmrecipe.engines.nanotron.build import network_of, reader_of
 from llmrecipe.engines.nanotron.checkpoint import save_whole
 from llmrecipe.engines.nanotron.communication import Communication, summary
-from llmrecipe.engines.nanotron.data_parallel import keep_buckets
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.optimizer import init_optimizer_and_grad_accumulator
-from llmrecipe.engines.nanotron.optimizer_state import load_optimizer
+from llmrecipe.engines.nanotron.port import mends
+from llmrecipe.engines.nanotron.port.data_parallel import keep_buckets
+from llmrecipe.engines.nanotron.port.optimizer_state import load_optimizer
+from llmrecipe.engines.nanotron.port.tensor_parallel import overlap
 from llmrecipe.engines.nanotron.schedule import learning_rate_scheduler
-from llmrecipe.engines.nanotron.tensor_parallel import overlap
 from llmrecipe.errors import StageError
 from llmrecipe.progress import TrainingProgress
 

@@ -9,8 +9,8 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from llmrecipe.engines.nanotron import llama
-from llmrecipe.engines.nanotron.architecture import architecture_of
+from llmrecipe.engines.models import llama
+from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.recipe.model import Model
 
 # nanotron 0.4's `CHECKPOINT_VERSION`

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
-from llmrecipe.engines.nanotron import bootstrap
 from llmrecipe.engines.nanotron.job import Job
+from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.errors import StageError
 from llmrecipe.launch.process import die_with_parent, keep_freed_memory
 

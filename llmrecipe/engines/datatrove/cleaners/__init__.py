@@ -1,0 +1,1 @@
+"""What takes documents away or changes them."""

@@ -1,0 +1,101 @@
+"""Runs the tasks of a datatrove pipeline in processes of this machine."""
+
+import copy
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from datatrove.executor.base import DistributedEnvVars
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.stats import PipelineStats
+
+from llmrecipe.engines.datatrove.executors.tasks import TaskExecutor, quiet
+from llmrecipe.errors import StageError
+from llmrecipe.launch.process import die_with_parent
+from llmrecipe.recipe.execution import Execution
+
+
+class LocalExecutor(TaskExecutor):
+    """datatrove's executor over `concurrent.futures`.
+
+    LocalPipelineExecutor waits forever for a worker that the kernel killed, and its workers outlive a parent that
+    was killed and write on into a folder that the next run takes for its own.
+    """
+
+    def __init__(
+        self, what: str, steps: Sequence[PipelineStep], *, tasks: int, execution: Execution, logs: Path, verbose: bool
+    ) -> None:
+        super().__init__(list(steps), str(logs))
+        self.what = what
+        self.tasks = tasks
+        self.workers = min(execution.workers, tasks)
+        self.verbose = verbose
+
+    @property
+    def world_size(self) -> int:
+        """Number of tasks."""
+        return self.tasks
+
+    def get_distributed_env(self, node_rank: int = -1) -> DistributedEnvVars:
+        """What datatrove wants to know about the machine: a single node."""
+        return DistributedEnvVars(
+            datatrove_node_ips="localhost",
+            datatrove_cpus_per_task="-1",
+            datatrove_mem_per_cpu="-1",
+            datatrove_gpus_on_node="-1",
+            datatrove_executor="LOCAL",
+        )
+
+    def run(self) -> None:
+        """datatrove's name for it."""
+        self.finish()
+
+    def finish(self) -> None:
+        """Run every task that isn't finished.
+
+        Raises:
+            StageError: a worker was killed. What a step raises comes out as it is.
+        """
+        ranks = self.unfinished()
+        already = self.tasks - len(ranks)
+        ended = self._in_turn(ranks) if self.workers == 1 else self._in_processes(ranks)
+        for done, _ in enumerate(ended, 1):
+            self.report(already + done)
+
+    def _in_turn(self, ranks: list[int]) -> Iterable[PipelineStats]:
+        for rank in ranks:
+            yield copy.deepcopy(self)._run_task(rank)
+
+    def _in_processes(self, ranks: list[int]) -> Iterable[PipelineStats]:
+        # Not forkserver: its children have another parent, whose death they would not be told of.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker) as pool:
+            try:
+                for future in as_completed([pool.submit(self._run_task, rank) for rank in ranks]):
+                    yield future.result()
+            except BaseException as error:
+                # Leaving the pool waits for its workers, which may have hours of work before them.
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                if isinstance(error, BrokenProcessPool):
+                    raise StageError(
+                        "a worker process was killed, most likely because memory ran out; "
+                        "lower `runtime.execution.workers` and run `dvc repro` again: it goes on with the shards that "
+                        "are left"
+                    ) from error
+                raise
+
+    def _run_task(self, rank: int) -> PipelineStats:
+        with quiet(self.verbose):
+            return self._run_for_rank(rank)
+
+
+def _start_worker() -> None:
+    die_with_parent()
+    # A Ctrl-C reaches the stage too, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

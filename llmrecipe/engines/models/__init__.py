@@ -1,0 +1,1 @@
+"""Models in transformers' terms: their folders, their architectures, and how far two are apart."""

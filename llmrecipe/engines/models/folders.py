@@ -1,0 +1,205 @@
+"""Models in the transformers format: loading, saving, measuring and sampling them."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from llmrecipe import artifacts
+from llmrecipe.engines.tokens.files import TokenFiles
+from llmrecipe.engines.tokens.packing import PackedDocuments
+from llmrecipe.errors import StageError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+)
+"""Every file that a tokenizer in the transformers format may consist of."""
+
+transformers_logging.disable_progress_bar()
+
+
+def load_model(directory: Path) -> PreTrainedModel:
+    """The model artifact in `directory`, on the CPU, in the number format that it is stored in, ready for inference.
+
+    Weights in the compressed-tensors format are expanded; quantized activations stay quantized in the forward pass.
+
+    Raises:
+        StageError: it is no whole model artifact, or its weights aren't exactly those of its configuration.
+    """
+    artifacts.open_artifact(directory, "model")
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{directory}: transformers can't load this model: {error}") from error
+    is_masked = (config.architectures or [""])[0] in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
+    architecture = AutoModelForMaskedLM if is_masked else AutoModelForCausalLM
+    model = load_weights(architecture, directory, dtype="auto", local_files_only=True)
+    if hasattr(config, "quantization_config"):
+        # Else it waits for a first pass through the whole model, and an encoder's parts are called by themselves.
+        model.hf_quantizer.compressor.decompress_model(model)
+    return model
+
+
+def load_weights(
+    architecture: type[AutoModelForCausalLM | AutoModelForMaskedLM | AutoModelForSeq2SeqLM],
+    name: Path | str,
+    **options: Any,
+) -> PreTrainedModel:
+    """The model `name`, on the CPU and ready for inference, by transformers' `from_pretrained` with these options.
+
+    Raises:
+        StageError: it can't be loaded, or its weights aren't exactly those of its configuration.
+    """
+    try:
+        model, info = architecture.from_pretrained(name, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise StageError(f"{name}: transformers can't load this model: {error}") from error
+    # transformers would draw a missing weight at random, with no more than a warning.
+    if info["missing_keys"] or info["unexpected_keys"]:
+        raise StageError(
+            f"{name}: its weights are not those of its config.json: missing {sorted(info['missing_keys'])}, "
+            f"unexpected {sorted(info['unexpected_keys'])}"
+        )
+    return model.eval()
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `directory`.
+
+    Raises:
+        StageError: there is none, or it can't be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{directory}: transformers can't load this tokenizer: {error}") from error
+
+
+def save_model(model: PreTrainedModel, tokenizer_directory: Path, directory: Path) -> None:
+    """Write `model` and its tokenizer to `directory`: the same weights and configuration give the same bytes.
+
+    Files: `config.json`, `generation_config.json`, `model.safetensors` (shards and an index beyond 5 GB) and the
+    tokenizer's own.
+    """
+    model.save_pretrained(directory, max_shard_size="5GB")
+    copy_tokenizer(tokenizer_directory, directory)
+
+
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Copy the files of the tokenizer in `source` to `directory` as they are."""
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copyfile(source / name, directory / name)
+
+
+def weights_bytes(directory: Path) -> int:
+    """Size of the weights files of a model, in bytes."""
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+
+
+def num_weights(directory: Path) -> int:
+    """Numbers in the weights files of a model that is not compressed; tied weights count once."""
+    total = 0
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total
+
+
+def check_vocabulary(model: PreTrainedModel, tokens: TokenFiles, directory: Path) -> None:
+    """Refuse tokens that the model has no embedding for.
+
+    Raises:
+        StageError: the tokenizer's vocabulary is larger than the model's.
+    """
+    if tokens.vocab_size > model.config.vocab_size:
+        raise StageError(
+            f"{directory}: the model knows {model.config.vocab_size} tokens and the token files were made with "
+            f"a vocabulary of {tokens.vocab_size}; they belong to different tokenizers"
+        )
+
+
+def windows(tokens: TokenFiles, indices: Sequence[int], sequence_length: int) -> torch.Tensor:
+    """Windows of a split as `int64[len(indices), sequence_length + 1]`."""
+    rows = [tokens.window(index, sequence_length) for index in indices]
+    return torch.from_numpy(np.stack(rows).astype(np.int64))
+
+
+@torch.inference_mode()
+def logits(model: PreTrainedModel, token_ids: torch.Tensor, documents: PackedDocuments | None = None) -> torch.Tensor:
+    """Logits of every next token, `float32[batch, length, vocab_size]`, after each of `token_ids[batch, length]`.
+
+    Each of `documents` is read by itself; None reads every sequence as one document.
+    """
+    # transformers keeps attention within what positions say is one document.
+    positions = documents.positions if documents else None
+    return model(input_ids=token_ids, position_ids=positions, use_cache=False).logits.float()
+
+
+def largest_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest absolute difference, as a share of the largest absolute value expected."""
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+@torch.inference_mode()
+def masked_logits(
+    model: PreTrainedModel, token_ids: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """An encoder's logits for some places of `token_ids[batch, length]` alone, `float32[places, vocab_size]`.
+
+    Place `i` is `positions[i]` in sequence `rows[i]`.
+    """
+    states = model.base_model(input_ids=token_ids).last_hidden_state
+    # As one sequence: compressed-tensors scales activations by token only where there are three dimensions.
+    states = states[rows, positions][None]
+    is_modern = isinstance(model, ModernBertForMaskedLM)
+    return (model.decoder(model.head(states)) if is_modern else model.cls(states))[0].float()
+
+
+@torch.inference_mode()
+def complete(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int, end_of_text_id: int
+) -> str:
+    """What the model adds to `prompt`, taking the likeliest token each time, until the text ends.
+
+    Raises:
+        StageError: the prompt holds no token.
+    """
+    encoded = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
+    length = encoded["input_ids"].shape[1]
+    if length == 0:
+        raise StageError(f"the prompt {prompt!r} holds no token to continue from; give it some text")
+    generated = model.generate(
+        input_ids=encoded["input_ids"],
+        attention_mask=encoded["attention_mask"],
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=end_of_text_id,
+        pad_token_id=end_of_text_id,
+    )
+    return tokenizer.decode(generated[0, length:], skip_special_tokens=True)

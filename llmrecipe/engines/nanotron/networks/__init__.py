@@ -1,0 +1,1 @@
+"""The networks that are trained, of nanotron's parts and ours."""

@@ -1,0 +1,1 @@
+"""Tokenizers: training them, taking them over, and cutting texts that are too long for them."""
