@@ -44,6 +44,18 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows))
 
 
+def read_json(path: Path) -> Any:
+    """The data of a JSON file.
+
+    Raises:
+        StageError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StageError(f"{path}: not JSON ({error}); {_REMEDY}") from None
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace `path` in one step with a CSV table; a row that lacks a column has an empty cell."""
     table = io.StringIO()

@@ -2,7 +2,8 @@
 
 Writing is total: every field is there, defaults included, so that a dropped option is a change like any other.
 Reading is strict: nothing is coerced, guessed or ignored, and everything that is wrong is reported at once.
-A member of a union of classes, and a variant, carries its class's tag under `type`; other classes carry none.
+A word of a kind, and a member of a union of classes, carries its tag under `type`; other classes carry none. Fields that
+only the planner reads (`schema.UNWRITTEN`) are left out.
 """
 
 import types
@@ -15,7 +16,7 @@ from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from llmrecipe.errors import RecipeError, Violation, suggestion
-from llmrecipe.recipe.schema import describe, matches, shown
+from llmrecipe.recipe.schema import UNWRITTEN, Word, describe, is_kind, kinds_of, matches, members, shown
 
 T = TypeVar("T")
 
@@ -71,19 +72,21 @@ def _violations(error: Exception, path: str) -> Iterator[Violation]:
 
 
 def _unknown_keys(error: ForbiddenExtraKeysError, path: str) -> Iterator[Violation]:
-    known = [field.name for field in attrs.fields(error.cl)]
+    known = [field.name for field in _written(error.cl)]
     for key in sorted(map(str, error.extra_fields)):
         yield Violation(f"{path}.{key}", f"no such field{suggestion(key, known)}")
 
 
 def _expected(annotation: Any) -> str:
     """The annotation in the words of plain data."""
-    if _is_union(annotation):
-        return " or ".join(map(_member, get_args(annotation)))
+    if _is_union(annotation) or is_kind(annotation):
+        return " or ".join(map(_member, _options(annotation)))
     if attrs.has(annotation):
         return f"a mapping with the fields of {annotation.__name__}"
     if get_origin(annotation) is tuple:
         return f"a list, each {_expected(get_args(annotation)[0])}"
+    if get_origin(annotation) is dict:
+        return f"a mapping, each value {_expected(get_args(annotation)[1])}"
     return describe(annotation)
 
 
@@ -97,8 +100,24 @@ def _is_union(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, types.UnionType)
 
 
-def _is_variant(annotation: Any) -> bool:
-    return attrs.has(annotation) and annotation.variant
+def _options(annotation: Any) -> list[Any]:
+    """The members of a union or a kind, kinds among them taken apart."""
+    if is_kind(annotation):
+        return list(members(annotation).values())
+    return [option for member in get_args(annotation) for option in (_options(member) if is_kind(member) else [member])]
+
+
+def _is_of_kind(annotation: Any) -> bool:
+    """Whether the annotation is a word that carries its tag wherever it is."""
+    return isinstance(annotation, type) and issubclass(annotation, Word) and bool(kinds_of(annotation))
+
+
+def _is_dict(annotation: Any) -> bool:
+    return get_origin(annotation) is dict
+
+
+def _written(cls: type) -> list[attrs.Attribute]:
+    return [field for field in attrs.fields(cls) if field.metadata != UNWRITTEN]
 
 
 def _is_tuple(annotation: Any) -> bool:
@@ -150,7 +169,8 @@ def _structure_class(cls: type[T], converter: Converter) -> Callable[[Any, Any],
 
         return structure_field
 
-    fields = {field.name: override(struct_hook=checked(field)) for field in attrs.fields(cls)}
+    fields = {field.name: override(struct_hook=checked(field)) for field in _written(cls)}
+    fields |= {field.name: override(omit=True) for field in attrs.fields(cls) if field.name not in fields}
     structure_mapping = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **fields)
 
     def structure_class(value: Any, _: Any) -> T:
@@ -172,19 +192,31 @@ def _structure_tuple(annotation: Any, converter: Converter) -> Callable[[Any, An
     return structure_tuple
 
 
-def _structure_union(union: Any, converter: Converter) -> Callable[[Any, Any], Any]:
-    members = get_args(union) or (union,)
-    classes = {member.tag: member for member in members if attrs.has(member)}
-    hooks = {tag: _structure_class(cls, converter) for tag, cls in classes.items()}
+def _structure_dict(annotation: Any, converter: Converter) -> Callable[[Any, Any], dict]:
+    of_values = get_args(annotation)[1]
+    structure_value = converter.get_structure_hook(of_values)
 
+    def structure_dict(value: Any, _: Any) -> dict:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise _Refused(f"must be {_expected(annotation)}, got {shown(value)}")
+        return {key: structure_value(item, of_values) for key, item in value.items()}
+
+    return structure_dict
+
+
+def _structure_union(union: Any, converter: Converter) -> Callable[[Any, Any], Any]:
     def structure_union(value: Any, _: Any) -> Any:
+        # Asked for each time: a word of a kind may have been defined since.
+        members = _options(union) if _is_union(union) or is_kind(union) else [union]
+        classes = {member.tag: member for member in members if attrs.has(member)}
         if isinstance(value, dict) and classes:
             tag = value.get(TAG)
             if TAG not in value:
                 raise _Refused(f"is missing; one of {', '.join(classes)}", f".{TAG}")
             if not isinstance(tag, str) or tag not in classes:
                 raise _Refused(f"no such type {shown(tag)}{suggestion(str(tag), list(classes))}", f".{TAG}")
-            return hooks[tag]({key: item for key, item in value.items() if key != TAG}, classes[tag])
+            structure_class = _structure_class(classes[tag], converter)
+            return structure_class({key: item for key, item in value.items() if key != TAG}, classes[tag])
         if not any(matches(value, member) for member in members if not attrs.has(member)):
             raise _Refused(f"must be {_expected(union)}, got {shown(value)}{_hint(value, union)}")
         return _as(value, union)
@@ -201,9 +233,21 @@ def _unstructure_union(union: Any, converter: Converter) -> Callable[[Any], Any]
     return unstructure_union
 
 
-def _unstructure_variant(cls: type, converter: Converter) -> Callable[[Any], Any]:
-    unstructure_class = make_dict_unstructure_fn(cls, converter)
+def _unstructure_class(cls: type, converter: Converter) -> Callable[[Any], Any]:
+    omitted = {field.name: override(omit=True) for field in attrs.fields(cls) if field.metadata == UNWRITTEN}
+    unstructure_class = make_dict_unstructure_fn(cls, converter, **omitted)
+    if not _is_of_kind(cls):
+        return unstructure_class
     return lambda value: {TAG: cls.tag, **unstructure_class(value)}
+
+
+def _unstructure_kind(kind: type, converter: Converter) -> Callable[[Any], Any]:
+    return lambda value: converter.unstructure(value, type(value))
+
+
+def _unstructure_dict(annotation: Any, converter: Converter) -> Callable[[Any], dict]:
+    unstructure_item = converter.get_unstructure_hook(get_args(annotation)[1])
+    return lambda value: {key: unstructure_item(item) for key, item in value.items()}
 
 
 def _unstructure_tuple(annotation: Any, converter: Converter) -> Callable[[Any], list]:
@@ -214,13 +258,16 @@ def _unstructure_tuple(annotation: Any, converter: Converter) -> Callable[[Any],
 def _make_converter() -> Converter:
     converter = Converter(detailed_validation=True)
     converter.register_structure_hook_factory(attrs.has, _structure_class)
-    converter.register_structure_hook_factory(_is_variant, _structure_union)
+    converter.register_structure_hook_factory(_is_of_kind, _structure_union)
+    converter.register_structure_hook_factory(_is_dict, _structure_dict)
     converter.register_structure_hook_factory(_is_tuple, _structure_tuple)
     converter.register_structure_hook_factory(_is_union, _structure_union)
     converter.register_structure_hook_func(_is_literal, _structure_plain)
     for plain in (bool, int, float, str):
         converter.register_structure_hook(plain, _structure_plain)
-    converter.register_unstructure_hook_factory(_is_variant, _unstructure_variant)
+    converter.register_unstructure_hook_factory(attrs.has, _unstructure_class)
+    converter.register_unstructure_hook_factory(is_kind, _unstructure_kind)
+    converter.register_unstructure_hook_factory(_is_dict, _unstructure_dict)
     converter.register_unstructure_hook_factory(_is_tuple, _unstructure_tuple)
     converter.register_unstructure_hook_factory(_is_union, _unstructure_union)
     converter.register_unstructure_hook(float, float)

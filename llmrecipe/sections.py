@@ -1,51 +1,52 @@
 """What a stage reads from `params.yaml`: one class for each kind of stage, holding exactly what changes its output.
 
-The planner writes these sections and the stages read them; this is the only place where the two meet. `revision`
-is raised when a stage's code changes what it produces, so that a refactoring never reruns a training and a
-correction always does.
+The planner writes these sections and the stages read them; this is the only place where the two meet. Facts of what a
+stage reads, such as a model's objective, are on the cards of its inputs (`cards.py`) and never copied here. `revision`
+is raised when a stage's code changes what it produces, so a refactoring never reruns a training and a correction
+always does.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
-from llmrecipe.recipe.augmentation import Augmenter
-from llmrecipe.recipe.cleaning import Cleaner
-from llmrecipe.recipe.compression import Quantize, Scheme
 from llmrecipe.recipe.corpus import Corpus
-from llmrecipe.recipe.evaluation import Measure
-from llmrecipe.recipe.model import Model
-from llmrecipe.recipe.objective import CausalLM, Objective
+from llmrecipe.recipe.kinds import Augmenter, Cleaner, Objective, Scheme, Source, Tokenizer
+from llmrecipe.recipe.measure import Measure
+from llmrecipe.recipe.model import Quantized
+from llmrecipe.recipe.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
-from llmrecipe.recipe.schema import all_greater_than, define, greater_than, not_empty
-from llmrecipe.recipe.source import Source
-from llmrecipe.recipe.tokenizer import Tokenizer
+from llmrecipe.recipe.quantity import Fraction
+from llmrecipe.recipe.schema import Word, all_greater_than, define, greater_than, kind, members, not_empty
 from llmrecipe.recipe.training import Training
 
 
-def _as_in(cls: type, name: str) -> Any:
+@kind
+class Section(Word):
+    """What a stage reads from `params.yaml`."""
+
+    module: ClassVar[str] = ""
+    """The module whose `run(context)` does the stage's work; empty for the one in `llmrecipe.stages` named after it."""
+
+
+def _as_in(cls: type[Word], name: str) -> Any:
     """A field that obeys the rules of the field `name` of a recipe's class, and has no default."""
     return attrs.field(validator=getattr(attrs.fields(cls), name).validator)
 
 
-def _weights() -> Any:
-    """The weights of the corpora, in the order in which the stage's inputs name them."""
-    return attrs.field(default=(1.0,), validator=[not_empty, all_greater_than(0)])
-
-
 @define("prepare")
-class PrepareSection:
+class PrepareSection(Section):
     """Raw text to clean documents, split into training and held-out."""
 
     source: Source
     clean: tuple[Cleaner, ...]
-    heldout_fraction: float = _as_in(Corpus, "heldout_fraction")
+    heldout: Fraction | Source = _as_in(Corpus, "heldout")
     shards: int = _as_in(Corpus, "shards")
-    revision: int = 3
+    revision: int = 4
 
 
 @define("augment")
-class AugmentSection:
+class AugmentSection(Section):
     """Documents and what is made of the training ones, together."""
 
     augment: tuple[Augmenter, ...] = _as_in(Corpus, "augment")
@@ -53,7 +54,7 @@ class AugmentSection:
 
 
 @define("tokenizer")
-class TokenizerSection:
+class TokenizerSection(Section):
     """Documents to a tokenizer."""
 
     tokenizer: Tokenizer
@@ -61,66 +62,70 @@ class TokenizerSection:
 
 
 @define("tokenize")
-class TokenizeSection:
+class TokenizeSection(Section):
     """Documents to token files."""
 
-    revision: int = 3
+    revision: int = 4
 
 
-@define("pretrain")
-class PretrainSection:
+@define("mix")
+class MixSection(Section):
+    """Token files of several corpora to a mixture of them."""
+
+    shares: tuple[float, ...] = attrs.field(validator=[not_empty, all_greater_than(0)])
+    """Sequences drawn from each corpus relative to the others, in the order in which the inputs name them."""
+
+    revision: int = 1
+
+
+@define("train")
+class TrainSection(Section):
     """Token files to trained weights."""
 
-    model: Model
+    network: Network | None
+    """Where the run starts from first weights; None where it starts from those of an input."""
+
     objective: Objective
     training: Training
     parallelism: Parallelism
-    weights: tuple[float, ...] = _weights()
-    revision: int = 3
+    revision: int = 4
 
 
 @define("export")
-class ExportSection:
+class ExportSection(Section):
     """Trained weights to a directory in the transformers format."""
 
     logits_tolerance: float = attrs.field(default=1e-4, validator=greater_than(0))
     """Largest difference to the training engine's own logits, in float32, that is accepted."""
 
-    revision: int = 1
-
-
-@define("quantize")
-class QuantizeSection:
-    """A transformers model to a smaller one."""
-
-    scheme: Scheme
-    calibration_samples: int = _as_in(Quantize, "calibration_samples")
-    sequence_length: int = _as_in(CausalLM, "sequence_length")
-    seed: int = _as_in(Quantize, "seed")
-    weights: tuple[float, ...] = _weights()
     revision: int = 2
 
 
-@define("evaluate")
-class EvaluateSection:
-    """Models to numbers and samples."""
+@define("quantize")
+class QuantizeSection(Section):
+    """A transformers model to a smaller one."""
 
-    measures: tuple[Measure, ...]
-    objective: Objective
-    weights: tuple[float, ...] = _weights()
+    scheme: Scheme
+    calibration_samples: int = _as_in(Quantized, "calibration_samples")
+    seed: int = _as_in(Quantized, "seed")
     revision: int = 3
 
 
-Section = (
-    PrepareSection
-    | AugmentSection
-    | TokenizerSection
-    | TokenizeSection
-    | PretrainSection
-    | ExportSection
-    | QuantizeSection
-    | EvaluateSection
-)
+@define("measure")
+class MeasureSection(Section):
+    """A model to numbers."""
 
-SECTION_OF_KIND: dict[str, type[Section]] = {section.tag: section for section in Section.__args__}
-"""Kind of stage (`pretrain`) to the class of its section; the kind is also the stage's module in `llmrecipe.stages`."""
+    measure: Measure
+    revision: int = 1
+
+
+@define("report")
+class ReportSection(Section):
+    """Measurements to a comparison."""
+
+    revision: int = 1
+
+
+def section_of_kind(kind: str) -> type[Section] | None:
+    """The class of the sections of a kind of stage (`train`); None if there is no such kind."""
+    return members(Section).get(kind)

@@ -216,6 +216,8 @@ def describe(annotation: Any) -> str:
         if arguments[-1] is Ellipsis:
             return f"a tuple of {describe(arguments[0])}"
         return f"a tuple of {', '.join(map(describe, arguments))}"
+    if origin is dict:
+        return f"a mapping to {describe(arguments[1])}"
     if is_kind(annotation):
         return " or ".join(member.__name__ for member in members(annotation).values()) or annotation.__name__
     return "a finite float" if annotation is float else annotation.__name__
@@ -248,6 +250,8 @@ def matches(value: object, annotation: Any) -> bool:
         if arguments[-1] is Ellipsis:
             return all(matches(item, arguments[0]) for item in value)
         return len(value) == len(arguments) and all(map(matches, value, arguments))
+    if origin is dict:
+        return isinstance(value, dict) and all(matches(item, arguments[1]) for item in value.values())
     if annotation is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if annotation is int:

@@ -1,0 +1,159 @@
+"""Side files that tell what an artifact is: facts travel with what they are facts of.
+
+A card is written and read by the strict codec. A field that is added later has a default: old cards stay readable, and
+are never rewritten. Parents are named by the digest of their manifest, so another name reruns nothing.
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from llmrecipe import artifacts, codec
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.kinds import Objective
+from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.schema import Word, define
+
+FILE = "card.json"
+
+C = TypeVar("C", bound=Word)
+
+
+@define("documents_card")
+class DocumentsCard(Word):
+    """Of a `documents` artifact."""
+
+    files: dict[str, tuple[str, ...]]
+    """By split, the files of its documents, in order."""
+
+    documents: dict[str, int]
+    """By split, how many there are."""
+
+    text_bytes: dict[str, int]
+    """By split, the UTF-8 bytes of their text."""
+
+    version: int = 1
+
+
+@define("split_card")
+class SplitCard(Word):
+    """Of one split of tokens."""
+
+    files: tuple[str, ...]
+    """Its token files, in order."""
+
+    tokens: int
+    """Tokens in them, end-of-text tokens included."""
+
+    documents: int
+    """Documents in them."""
+
+    text_bytes: int
+    """UTF-8 bytes of the documents' text."""
+
+
+@define("masking_card")
+class MaskingCard(Word):
+    """What masking needs to know of a tokenizer, as token ids."""
+
+    mask_token_id: int
+    """The mask token."""
+
+    special_ids: tuple[int, ...]
+    """Tokens that stand for no text, rising."""
+
+    continuing_ids: tuple[int, ...]
+    """Tokens that a word goes on with, rising."""
+
+
+@define("tokens_card")
+class TokensCard(Word):
+    """Of a `tokens` artifact: a corpus in a tokenizer's tokens."""
+
+    dtype: str
+    """Type of a token in the files: `uint16` or `uint32`, little-endian."""
+
+    vocab_size: int
+    """Tokens in the vocabulary, special ones included."""
+
+    end_of_text_id: int
+    """The token that ends each document."""
+
+    tokenizer: str
+    """Digest of the tokenizer's manifest."""
+
+    splits: dict[str, SplitCard]
+    """The splits `train` and `heldout`."""
+
+    special_tokens: dict[str, int]
+    """Names and ids of the special tokens that no text became and that have no role of their own."""
+
+    masking: MaskingCard | None
+    """What masking needs to know; None for a tokenizer without a mask token."""
+
+    version: int = 1
+
+
+@define("mixture_card")
+class MixtureCard(Word):
+    """Of a `mixture` artifact: several corpora in one tokenizer's tokens, and how they are mixed."""
+
+    corpora: tuple[str, ...]
+    """Names of the corpora."""
+
+    shares: tuple[float, ...]
+    """Sequences drawn from each, relative to the others."""
+
+    tokens: tuple[str, ...]
+    """Digests of their tokens' manifests."""
+
+    version: int = 1
+
+
+@define("model_card")
+class ModelCard(Word):
+    """Of a `checkpoint` or a `model` artifact."""
+
+    network: Network
+    """Its shape."""
+
+    objective: Objective
+    """What it learned to predict."""
+
+    vocab_size: int
+    """Tokens of its tokenizer, before padding."""
+
+    end_of_text_id: int
+    """The token that ends a document."""
+
+    tokenizer: str
+    """Digest of its tokenizer's manifest."""
+
+    made_by: str
+    """The kind of stage that made it: `train`."""
+
+    parents: dict[str, str]
+    """What it was made from: digests of manifests by role."""
+
+    version: int = 1
+
+
+def write(directory: Path, card: Word) -> None:
+    """Write the card of what is in `directory`."""
+    artifacts.write_json(directory / FILE, codec.unstructure(card))
+
+
+def read(directory: Path, cls: type[C]) -> C:
+    """The card of what is in `directory`.
+
+    Raises:
+        StageError: it has none.
+        RecipeError: it is none of this class.
+    """
+    path = directory / FILE
+    try:
+        data: Any = artifacts.read_json(path)
+    except FileNotFoundError:
+        raise StageError(f"{path}: no such file; `dvc repro` makes it") from None
+    return codec.structure(data, cls, str(path))
