@@ -1,14 +1,13 @@
 """What the documentation shows is what is there."""
 
 import re
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from llmrecipe.loader import load
 from llmrecipe.recipe import checks
 
-ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/architecture.md", "docs/objectives.md", "data/README.md")
 
 

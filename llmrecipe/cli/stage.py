@@ -3,20 +3,21 @@
 import argparse
 from pathlib import Path
 
-from llmrecipe.sections import SECTION_OF_KIND
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `stage` to the commands."""
     parser = subparsers.add_parser("stage", help="run one stage of a plan; `dvc repro` calls this")
-    parser.add_argument("kind", choices=SECTION_OF_KIND, metavar="KIND", help=", ".join(SECTION_OF_KIND))
+    parser.add_argument("kind", metavar="KIND", help="train, quantize, …")
     parser.add_argument("--name", required=True, help="its section of the parameters")
-    parser.add_argument("--runtime", required=True, metavar="KEY", help="its entry of `runtime` in the parameters")
     parser.add_argument(
         "--input", action="append", default=[], type=_input, metavar="ROLE=PATH", help="what it reads; repeatable"
     )
     parser.add_argument("--output", required=True, type=Path, help="the folder it leaves")
     parser.add_argument("--params", default=Path("params.yaml"), type=Path, help="default: %(default)s")
+    parser.add_argument(
+        "--extension", action="append", default=[], type=Path, metavar="FILE", help="a module that defines words of it"
+    )
     parser.set_defaults(run=run)
 
 
@@ -28,10 +29,10 @@ def run(options: argparse.Namespace) -> int:
     run_stage(
         options.kind,
         name=options.name,
-        runtime_key=options.runtime,
         inputs=dict(options.input),
         output=options.output,
         params=options.params,
+        extensions=options.extension,
     )
     return 0
 

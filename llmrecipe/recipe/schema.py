@@ -12,6 +12,7 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 import attrs
@@ -37,6 +38,9 @@ class Word:
 
 _members: dict[type[Word], dict[str, type[Word]]] = {}
 """By kind, its words by tag."""
+
+_files: dict[type[Word], Path] = {}
+"""Where each word is defined: the loader forgets modules that it has run."""
 
 
 class FieldError(ValueError):
@@ -66,6 +70,7 @@ def define(tag: str) -> Callable[[type[T]], type[T]]:
     def wrap(cls: type[T]) -> type[T]:
         cls.tag = tag
         defined = attrs.frozen(cls, kw_only=True, field_transformer=_checked)
+        _files[defined] = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or f"<{cls.__module__}>")
         for each in kinds_of(defined):
             known = _members[each].get(tag)
             if known is not None and _origin(known) != _origin(defined):
@@ -88,6 +93,11 @@ def quantity(tag: str) -> Callable[[type[T]], type[T]]:
         return attrs.frozen(cls, field_transformer=_checked)
 
     return wrap
+
+
+def file_of(cls: type[Word]) -> Path:
+    """The file in which a word is defined; a quantity's is this package's."""
+    return _files.get(cls, Path(__file__))
 
 
 def is_kind(annotation: object) -> bool:
@@ -319,7 +329,6 @@ def _check_type(owner: object, attribute: attrs.Attribute, value: Any) -> None:
         raise FieldError(owner, attribute.alias or attribute.name, reason)
 
 
-def _origin(cls: type) -> str:
+def _origin(cls: type[Word]) -> str:
     """Where a class is from; a file that was read again defines the same one again."""
-    module = sys.modules.get(cls.__module__)
-    return f"{getattr(module, '__file__', None) or cls.__module__}:{cls.__qualname__}"
+    return f"{file_of(cls)}:{cls.__qualname__}"

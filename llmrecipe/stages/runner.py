@@ -4,24 +4,28 @@ import importlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import attrs
 from ruamel.yaml import YAML, YAMLError
 
-from llmrecipe import artifacts, codec, origins
-from llmrecipe.errors import RecipeError, StageError
+from llmrecipe import artifacts, codec, layout, machines, origins
+from llmrecipe.errors import RecipeError, StageError, suggestion
+from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
 from llmrecipe.launch.process import die_with_parent
 from llmrecipe.recipe import checks
-from llmrecipe.recipe.runtime import Runtime
-from llmrecipe.recipe.schema import shown
-from llmrecipe.sections import SECTION_OF_KIND, Section
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.schema import members, shown
+from llmrecipe.sections import Section, section_of_kind
 
 SCRATCH = Path(".llmrecipe")
 """State that outlives an interrupted stage; neither git nor DVC looks at it."""
+
+
+S = TypeVar("S", bound=Section)
 
 
 class Inputs(dict[str, Path]):
@@ -33,13 +37,13 @@ class Inputs(dict[str, Path]):
 
 
 @attrs.frozen(kw_only=True)
-class StageContext:
+class StageContext(Generic[S]):
     """All that a stage knows."""
 
     name: str
-    """The stage's name, `quickstart-pretrain`."""
+    """The stage's name, `small-code-train`."""
 
-    section: Section
+    section: S
     """Its section of `params.yaml`."""
 
     inputs: Mapping[str, Path]
@@ -48,7 +52,7 @@ class StageContext:
     output: Path
     """An empty folder to fill; it becomes the stage's output folder when the stage has succeeded."""
 
-    runtime: Runtime
+    machine: Machine
     """Choices of the machine, not of the result."""
 
     scratch: Path
@@ -58,7 +62,16 @@ class StageContext:
     """What was measured about this very run (seconds, tokens per second), kept outside the hashed outputs."""
 
     curves: dict[str, list[dict[str, Any]]] = attrs.field(factory=dict)
-    """Measured tables by name, each a list of rows, kept beside `measured`."""
+    """Measured tables by name, each a list of rows, kept next to `measured`."""
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Digests of the input artifacts' manifests by role."""
+        return {
+            role: artifacts.file_digest(path / artifacts.MANIFEST)
+            for role, path in self.inputs.items()
+            if artifacts.is_artifact(path)
+        }
 
     def corpora(self, role: str) -> dict[str, Path]:
         """The inputs in a role that each corpus fills, in their order.
@@ -73,12 +86,12 @@ def run_stage(
     kind: str,
     *,
     name: str,
-    runtime_key: str,
     inputs: Mapping[str, Path],
     output: Path,
     params: Path = Path("params.yaml"),
+    extensions: Sequence[Path] = (),
 ) -> None:
-    """Run the stage `name` of this kind.
+    """Run the stage `name` of this kind, with the words that modules of the user's own define.
 
     Raises:
         StageError: it can't do its work, or its section or inputs changed while it ran.
@@ -86,15 +99,20 @@ def run_stage(
     """
     if "DVC_ROOT" in os.environ:
         die_with_parent()
+    for path in extensions:
+        load_extension(path)
+    cls = section_of_kind(kind)
+    if cls is None:
+        raise StageError(f"no such kind of stage {kind!r}{suggestion(kind, list(members(Section)))}")
     data = _read_params(params)
     raw = _raw_section(data, name, params)
     # Named as DVC names parameters.
-    section = codec.structure(raw, SECTION_OF_KIND[kind], f"{params}:{name}")
+    section = codec.structure(raw, cls, f"{params}:{name}")
     broken = checks.section_violations(section, f"{params}:{name}")
     if broken:
         raise RecipeError(broken)
-    runtime = codec.structure(_raw_runtime(data, runtime_key, params), Runtime, f"{params}:runtime.{runtime_key}")
-    _set_up_log(name, runtime)
+    machine = machines.machine_of(name, layout.owner_of(output), data.get(machines.ENTRY), params)
+    _set_up_log(name, machine)
     _refuse_output(output, inputs)
     before = fingerprint(inputs)
     started = time.monotonic()
@@ -103,21 +121,21 @@ def run_stage(
     # Beside the scratch folder, which a stage may clear.
     with exclusive(SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
         # Only now: a second writer shouldn't wait for the heavy libraries to be refused.
-        run: Callable[[StageContext], None] = importlib.import_module(f"llmrecipe.stages.{kind}").run
+        run: Callable[[StageContext[Section]], None] = importlib.import_module(cls.module or f"llmrecipe.stages.{kind}").run
         context = StageContext(
             name=name,
             section=section,
             inputs=Inputs(inputs),
             output=temporary,
-            runtime=runtime,
+            machine=machine,
             scratch=scratch,
         )
         run(context)
         _refuse_changes(before, inputs, raw, name, params)
     for curve, rows in context.curves.items():
-        artifacts.write_csv(output.with_name(f"{output.name}.{curve}.csv"), list(rows[0]), rows)
+        artifacts.write_csv(layout.beside(output, f"{curve}.csv"), list(rows[0]), rows)
     measured = {"seconds": round(time.monotonic() - started, 3)} | context.measured
-    artifacts.write_json(output.with_name(f"{output.name}.run.json"), measured)
+    artifacts.write_json(layout.beside(output, "run.json"), measured)
 
 
 def fingerprint(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
@@ -138,10 +156,10 @@ def fingerprint(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _set_up_log(name: str, runtime: Runtime) -> None:
-    """Show our own messages from `runtime.log_level` on, and those of the libraries from warnings on."""
+def _set_up_log(name: str, machine: Machine) -> None:
+    """Show our own messages from `machine.log_level` on, and those of the libraries from warnings on."""
     logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s")
-    logging.getLogger("llmrecipe").setLevel(runtime.log_level.upper())
+    logging.getLogger("llmrecipe").setLevel(machine.log_level.upper())
 
 
 def _read_params(params: Path) -> dict[str, Any]:
@@ -155,14 +173,6 @@ def _read_params(params: Path) -> dict[str, Any]:
     if not isinstance(data or {}, dict):
         raise StageError(f"{params}: must be a mapping of sections; run `llmrecipe plan`")
     return data or {}
-
-
-def _raw_runtime(data: dict[str, Any], key: str, params: Path) -> Any:
-    runtimes = data.get("runtime") or {}
-    if not isinstance(runtimes, dict):
-        reason = f"must be a mapping of choices for each recipe, got {shown(runtimes)}; run `llmrecipe plan`"
-        raise StageError(f"{params}:runtime: {reason}")
-    return runtimes.get(key, {})
 
 
 def _raw_section(data: dict[str, Any], name: str, params: Path) -> Any:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from llmrecipe.recipe.runtime import Runtime
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmrecipe import artifacts
 from llmrecipe.engines.models import folders
-from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.stages.runner import StageContext
 
 END_OF_TEXT = "<|endoftext|>"

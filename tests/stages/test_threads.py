@@ -7,11 +7,11 @@ import pytest
 import tiny_model
 import tiny_training
 import torch
+from llmrecipe.recipe.compression import W8A16
+from llmrecipe.recipe.evaluation import Perplexity
 
 from llmrecipe import Parallelism
 from llmrecipe.engines.nanotron import weights
-from llmrecipe.recipe.compression import W8A16
-from llmrecipe.recipe.evaluation import Perplexity
 from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.sections import EvaluateSection, QuantizeSection
 from llmrecipe.stages import evaluate, quantize

@@ -12,14 +12,15 @@ import pytest
 import yaml
 from corpora import contents, run, write_jsonl
 from datatrove.executor.base import PipelineExecutor
+from llmrecipe.recipe.execution import Execution
+from llmrecipe.recipe.runtime import Runtime
+from paths import SUPPORT
 
 from llmrecipe import artifacts, codec
 from llmrecipe.engines.datatrove import documents, tokenize
 from llmrecipe.engines.datatrove.executors import tasks
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.deduplication import ExactDedup
-from llmrecipe.recipe.execution import Execution
-from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
@@ -201,7 +202,7 @@ def test_tokenize_goes_on_too(project, monkeypatch, begun):
 def stage(project: Path, switch: dict | None) -> subprocess.CompletedProcess:
     """The stage as `dvc.yaml` calls it, killed at what the switch says."""
     options = ["--runtime", "c", "--input", "source=data", "--output", "artifacts/prepare"]
-    paths = [str(Path(__file__).parent / "kill_switch"), *sys.path]
+    paths = [str(SUPPORT / "kill_switch"), *sys.path]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     if switch:
         environment["KILL_SWITCH"] = json.dumps(switch | {"rank": None, "victims": "all"})

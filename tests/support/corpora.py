@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from backports import zstd
-
 from llmrecipe.recipe.execution import Execution
 from llmrecipe.recipe.runtime import Runtime
+
 from llmrecipe.sections import Section
 from llmrecipe.stages.runner import StageContext
 

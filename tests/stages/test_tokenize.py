@@ -7,6 +7,8 @@ import pytest
 import yaml
 from backports import zstd
 from corpora import contents, read_documents, run, write_jsonl
+from llmrecipe.recipe.execution import Execution
+from llmrecipe.recipe.runtime import Runtime
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -14,8 +16,6 @@ from llmrecipe import artifacts
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.execution import Execution
-from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, Unigram, WordPiece
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection

@@ -12,6 +12,7 @@ import pytest
 import tiny_model
 import torch
 import yaml
+from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, RoundToNearest
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -27,7 +28,6 @@ from llmrecipe import artifacts, codec
 from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.errors import RecipeError, StageError
-from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, RoundToNearest
 from llmrecipe.sections import QuantizeSection
 from llmrecipe.stages import quantize
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import RECIPES
 
 from llmrecipe.cli.main import main
 
-RECIPES = Path(__file__).parent.parent / "recipes"
 HEAVY = {"torch", "transformers", "dvc", "nanotron", "llmcompressor", "datatrove", "datasets", "numpy", "pyarrow"}
 
 

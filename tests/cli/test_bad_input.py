@@ -14,6 +14,7 @@ import torch
 import yaml
 from corpora import contents, read_documents, run
 from dvc_project import create, repro
+from paths import SUPPORT
 from tiny_recipe import RECIPE
 from tokenizers import Tokenizer, models
 
@@ -25,7 +26,7 @@ from llmrecipe.recipe import checks
 from llmrecipe.sections import PrepareSection, PretrainSection
 from llmrecipe.stages.runner import run_stage
 
-TINY = (Path(__file__).parent / "tiny_recipe.py").read_text() + "\n\ndef tiny():\n    return RECIPE\n"
+TINY = (SUPPORT / "tiny_recipe.py").read_text() + "\n\ndef tiny():\n    return RECIPE\n"
 
 
 @pytest.fixture

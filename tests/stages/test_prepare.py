@@ -24,6 +24,8 @@ from corpora import contents, read_documents, run, write_jsonl
 from datatrove.pipeline.base import PipelineStep
 from hypothesis import given
 from hypothesis import strategies as st
+from llmrecipe.recipe.execution import Execution
+from llmrecipe.recipe.runtime import Runtime
 
 from llmrecipe import artifacts
 from llmrecipe.engines.datatrove import prepare
@@ -33,8 +35,6 @@ from llmrecipe.engines.datatrove.split import split_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.cleaning import FixUnicode
 from llmrecipe.recipe.deduplication import ExactDedup
-from llmrecipe.recipe.execution import Execution
-from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.source import CsvFiles, JsonlFiles, ParquetFiles, PythonStdlib, TextFiles
 from llmrecipe.sections import PrepareSection
 from llmrecipe.stages.runner import run_stage

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import RECIPES
 
 from llmrecipe.cli.main import main
 
-RECIPES = Path(__file__).parent.parent / "recipes"
 QUICKSTART = (RECIPES / "quickstart.py").read_text()
 HEAVY = ("torch", "transformers", "dvc", "datatrove", "nanotron", "llmcompressor", "numpy")
 

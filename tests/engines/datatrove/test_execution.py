@@ -9,15 +9,16 @@ from pathlib import Path
 import attrs
 import dill
 import pytest
+from paths import SUPPORT
 from corpora import contents, run, write_jsonl
 from datatrove.pipeline.base import PipelineStep
+from llmrecipe.recipe.execution import Execution, Ray, Slurm
+from llmrecipe.recipe.runtime import Runtime
 
 from llmrecipe.engines.datatrove.executors import executor, ray, slurm
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.cleaning import FixUnicode, GopherQuality
 from llmrecipe.recipe.deduplication import ExactDedup
-from llmrecipe.recipe.execution import Execution, Ray, Slurm
-from llmrecipe.recipe.runtime import Runtime
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
@@ -62,7 +63,7 @@ def cluster(tmp_path, monkeypatch):
     folder = tmp_path / "slurm"
     folder.mkdir()
     monkeypatch.setenv("FAKE_SLURM", str(folder))
-    monkeypatch.setenv("PATH", f"{Path(__file__).parent / 'fake_slurm'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{SUPPORT / 'fake_slurm'}:{os.environ['PATH']}")
     for name, seconds in (("LOOK_SECONDS", 0.02), ("ASK_SECONDS", 0.02), ("GRACE_SECONDS", 0.1)):
         monkeypatch.setattr(slurm, name, seconds)
     return folder

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tiny_model
 import torch
+from llmrecipe.recipe.compression import FP8, W4A16, RoundToNearest
+from llmrecipe.recipe.evaluation import Perplexity, PseudoPerplexity
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from llmrecipe import artifacts
@@ -16,8 +18,6 @@ from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.compression import FP8, W4A16, RoundToNearest
-from llmrecipe.recipe.evaluation import Perplexity, PseudoPerplexity
 from llmrecipe.recipe.model import Bert, ModernBert
 from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM, Spans, WholeWords
 from llmrecipe.sections import EvaluateSection

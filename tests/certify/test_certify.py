@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
+from paths import RECIPES
 from safetensors.torch import save_file
 from tiny_training import MASKING, write_tokens
 
@@ -19,7 +20,6 @@ from llmrecipe.cli.main import main
 from llmrecipe.engines.models.difference import weights_difference
 from llmrecipe.engines.tokens.files import TokenFiles
 
-RECIPES = Path(__file__).parent.parent / "recipes"
 ROWS = [
     {"step": step, "tokens": 512 * step, "loss": 6.0 - 0.1 * step, "learning_rate": 1e-3 * step, "grad_norm": 1.0}
     | {"samples": f"{step:02x}"}

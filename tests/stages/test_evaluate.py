@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tiny_model
 import torch
+from llmrecipe.recipe.compression import W4A16
+from llmrecipe.recipe.evaluation import Perplexity, Samples
 from plain_training import documents
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.compression import W4A16
-from llmrecipe.recipe.evaluation import Perplexity, Samples
 from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.sections import EvaluateSection, QuantizeSection
 from llmrecipe.stages import evaluate, quantize

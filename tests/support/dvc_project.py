@@ -1,3 +1,4 @@
+
 """A project in a folder of its own, with real text, in which real DVC runs the real stages."""
 
 import os
@@ -8,11 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from paths import ROOT
+
 from llmrecipe import dvcfiles
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe.recipe import Recipe
 
-ROOT = Path(__file__).parent.parent
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 

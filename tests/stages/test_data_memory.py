@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpora import run, write_jsonl
+from paths import SUPPORT
 
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE
@@ -42,7 +43,7 @@ def texts(megabytes: float) -> list[str]:
 def peak_megabytes(folder: Path, megabytes: float, tokenizer: Path) -> float:
     """Of a process that prepares and tokenizes so much text."""
     write_jsonl(folder / "data/a.jsonl", texts(megabytes))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}
     command = [sys.executable, "-c", STAGES, tokenizer]
     return int(subprocess.check_output(command, cwd=folder, env=environment)) * 1024 / 1e6
 

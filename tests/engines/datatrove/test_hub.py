@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from paths import SUPPORT
 
 REVISION = "0123456789abcdef" * 2 + "01234567"
 ROWS = [{"text": f"row {number}", "url": f"https://example.org/{number}", "n": number} for number in range(90)]
@@ -114,7 +115,7 @@ def hub():
 def asked(folder: Path, *requests: tuple, **environment: str) -> list:
     """What a process with this environment gets, for each request."""
     (folder / "script.py").write_text(SCRIPT)
-    tests = str(Path(__file__).parent)
+    tests = str(SUPPORT)
     done = subprocess.run(
         [sys.executable, "script.py", json.dumps(requests)],
         cwd=folder,
