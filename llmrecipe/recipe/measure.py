@@ -8,6 +8,12 @@ import attrs
 from llmrecipe.recipe.kinds import Objective, Text
 from llmrecipe.recipe.schema import UNWRITTEN, Word, at_least, define, kind, not_empty
 
+__all__ = [
+    "Perplexity",
+    "PseudoPerplexity",
+    "Samples",
+]
+
 
 @kind
 class Measure(Word):
