@@ -1,14 +1,13 @@
 """Stages in the order in which they run."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import chain
 
 import attrs
 
 from llmrecipe.errors import PlanError
 from llmrecipe.plan.stage import Stage
-from llmrecipe.recipe.runtime import Runtime
 
 
 @attrs.frozen(kw_only=True)
@@ -21,9 +20,6 @@ class Pipeline:
 
     stages: tuple[Stage, ...]
     """In an order in which they can run."""
-
-    runtimes: Mapping[str, Runtime]
-    """Runtime choices by the stages' owner."""
 
     def __attrs_post_init__(self) -> None:
         _refuse_twins("name", (stage.name for stage in self.stages))
@@ -39,7 +35,7 @@ def _refuse_twins(what: str, values: Iterable[str]) -> None:
     twins = sorted(value for value, count in Counter(values).items() if count > 1)
     if twins:
         raise PlanError(
-            f"two stages have the {what} {', '.join(twins)}; give a recipe another name, or a corpus of its mixture"
+            f"two stages have the {what} {', '.join(twins)}; give a model, a text, a measure or a recipe another name"
         )
 
 
