@@ -1,12 +1,11 @@
 """What a training means: its layout left out, all that decides its result up to rounding."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmrecipe import artifacts, codec
+from llmrecipe import artifacts, codec, identity
 from llmrecipe.engines.nanotron.job import Job
 
 Meaning = dict[str, Any]
@@ -20,13 +19,13 @@ def meaning_of(job: Job) -> Meaning:
     del section["parallelism"]
     # Until a step is broken they train alike, and then the one can go on where the other has stopped.
     del section["training"]["anomalies"]["action"]
-    tokens = [artifacts.identity(artifacts.open_artifact(Path(directory), "tokens")) for directory in job.tokens]
+    tokens = [identity.of_artifact(Path(directory)) for directory in job.tokens]
     return section | {"precision": job.dtype, "tokens": tokens}
 
 
 def folder_of(meaning: Meaning, scratch: Path) -> Path:
     """The folder below `scratch` that holds the state of trainings of this meaning; made if it isn't there."""
-    folder = scratch / hashlib.sha256(artifacts.to_json(meaning).encode()).hexdigest()[:16]
+    folder = identity.work_folder(scratch, meaning)
     folder.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(folder / _FILE, meaning)
     return folder
