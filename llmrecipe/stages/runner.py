@@ -17,6 +17,7 @@ from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
 from llmrecipe.launch.process import die_with_parent
 from llmrecipe.recipe import checks
+from llmrecipe.machines import Machines
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.schema import members, shown
 from llmrecipe.sections import Section, section_of_kind
@@ -86,8 +87,18 @@ def run_stage(
     output: Path,
     params: Path = Path("params.yaml"),
     extensions: Sequence[Path] = (),
+    chosen: Machines = Machines({}, ""),
 ) -> None:
-    """Run the stage `name` of this kind, with the words that modules of the user's own define.
+    """Run the stage `name` of this kind.
+
+    Args:
+        kind: of work, `train`.
+        name: of the stage, and of its section.
+        inputs: what it reads, by role.
+        output: the folder that it leaves.
+        params: the file of its section.
+        extensions: modules of the user's own that define words of the section.
+        chosen: machines that go before those that `params` names.
 
     Raises:
         StageError: it can't do its work, or its section or inputs changed while it ran.
@@ -107,7 +118,8 @@ def run_stage(
     broken = checks.section_violations(section, f"{params}:{name}")
     if broken:
         raise RecipeError(broken)
-    machine = machines.machine_of(name, layout.owner_of(output), data.get(machines.ENTRY), params)
+    owner = layout.owner_of(output)
+    machine = chosen.find(name, owner) or machines.planned(data, params).find(name, owner) or Machine()
     _set_up_log(name, machine)
     _refuse_output(output, inputs)
     _refuse_missing(inputs)
