@@ -1,4 +1,4 @@
-"""What a training means: its layout left out, all that decides its result up to rounding."""
+"""What a run means: all that decides its result up to rounding, and so not its layout."""
 
 import json
 from collections.abc import Iterator
@@ -14,17 +14,18 @@ _FILE = "meaning.json"
 
 
 def meaning_of(job: Job) -> Meaning:
-    """The meaning of a job: trainings of equal meaning continue each other, whatever their layouts."""
+    """The meaning of a job: runs of equal meaning resume each other, whatever their layouts."""
     section = codec.unstructure(job.section)
     del section["parallelism"]
-    # Until a step is broken they train alike, and then the one can go on where the other has stopped.
+    # Until a step is broken they train alike, and then the one can resume where the other has stopped.
     del section["training"]["anomalies"]["action"]
     tokens = [identity.of_artifact(Path(directory)) for directory in job.tokens]
-    return section | {"precision": job.dtype, "tokens": tokens}
+    start = identity.of_artifact(Path(job.start)) if job.start else None
+    return section | {"shares": list(job.shares), "start": start, "tokens": tokens}
 
 
 def folder_of(meaning: Meaning, scratch: Path) -> Path:
-    """The folder below `scratch` that holds the state of trainings of this meaning; made if it isn't there."""
+    """The folder below `scratch` that holds the state of runs of this meaning; made if it isn't there."""
     folder = identity.work_folder(scratch, meaning)
     folder.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(folder / _FILE, meaning)
@@ -32,7 +33,7 @@ def folder_of(meaning: Meaning, scratch: Path) -> Path:
 
 
 def others(folder: Path, meaning: Meaning) -> Iterator[tuple[Path, list[str]]]:
-    """The folders of other meanings beside `folder`, each with what differs: `training.seed: 1 → 2`."""
+    """The folders of other meanings next to `folder`, each with what differs: `training.seed: 1 → 2`."""
     for file in sorted(folder.parent.glob(f"*/{_FILE}")):
         if file.parent != folder:
             yield file.parent, list(_differences(json.loads(file.read_text(encoding="utf-8")), meaning))
