@@ -2,6 +2,7 @@
 
 import glob
 import importlib.util
+import platform
 import posixpath
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -17,6 +18,11 @@ _LOCAL = {"file", "local", "asynclocal", "git"}
 """Protocols of fsspec that lead to this machine's own disk."""
 
 _COMMON = ["https", "http", "s3", "gs", "az", "hf", "ftp"]
+
+
+def python_version() -> str:
+    """The version of the Python that runs, whose standard library is a text: `3.11.7`."""
+    return platform.python_version()
 
 
 def is_url(path: str) -> bool:

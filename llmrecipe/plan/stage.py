@@ -2,12 +2,14 @@
 
 import attrs
 
+from llmrecipe import layout
+from llmrecipe.errors import PlanError, suggestion
 from llmrecipe.sections import Section
 
 
 @attrs.frozen(kw_only=True)
 class Plot:
-    """Curves drawn together over the steps of a training."""
+    """Curves drawn together over the steps of a run."""
 
     title: str
     """What they show: `learning rate`."""
@@ -20,17 +22,17 @@ class Plot:
 class Stage:
     """A kind of work with its section, what it reads and what it leaves."""
 
-    kind: str
-    """The kind of work: `pretrain`."""
-
     owner: str
-    """The recipe or the corpus that it belongs to; also the key of its runtime choices."""
+    """The name of the value that it belongs to: a text, a tokenizer, a model, a recipe."""
 
     section: Section
     """Exactly what changes its output."""
 
     inputs: dict[str, str]
     """Paths by role: the artifacts and files that it reads."""
+
+    label: str = attrs.field()
+    """What it is called after its owner; its kind, unless there are several of a kind."""
 
     outs: tuple[str, ...] = ()
     """Artifacts and files in its folder."""
@@ -41,25 +43,36 @@ class Stage:
     plots: tuple[Plot, ...] = ()
     """What is drawn of it."""
 
+    @label.default
+    def _kind(self) -> str:
+        return self.section.tag
+
+    @property
+    def kind(self) -> str:
+        """The kind of work: `train`."""
+        return self.section.tag
+
     @property
     def name(self) -> str:
         """Unique in the pipeline, and the name of its section of `params.yaml`."""
-        return f"{self.owner}-{self.kind}"
+        return f"{self.owner}-{self.label}"
 
     @property
     def output(self) -> str:
         """Its folder."""
-        return f"artifacts/{self.owner}/{self.kind}"
+        return layout.folder(self.owner, self.label)
 
     @property
     def products(self) -> tuple[str, ...]:
         """Paths of all that DVC keeps of it."""
         return tuple(f"{self.output}/{product}" for product in self.outs + self.metrics)
 
-    @property
-    def command(self) -> list[str]:
-        """The command line that does its work, in the project's folder."""
-        command = ["llmrecipe", "stage", self.kind, "--name", self.name, "--runtime", self.owner]
-        for role, path in self.inputs.items():
-            command += ["--input", f"{role}={path}"]
-        return [*command, "--output", self.output]
+    def product(self, name: str) -> str:
+        """The path of an artifact or a file that it leaves.
+
+        Raises:
+            PlanError: it leaves no such thing.
+        """
+        if name not in self.outs + self.metrics:
+            raise PlanError(f"{self.name}: leaves no {name!r}{suggestion(name, self.outs + self.metrics)}")
+        return f"{self.output}/{name}"

@@ -70,6 +70,7 @@ class SentenceDedup(Cleaner):
     document, the first 65,536 spans are compared.
     """
 
+    changes_text: ClassVar[bool] = True
     compares: ClassVar[bool] = True
     needs_split: ClassVar[bool] = True
 

@@ -98,8 +98,26 @@ class Objective(Word):
     sequence_length: int = attrs.field(validator=at_least(2))
     """Tokens the model reads at once."""
 
+    module: ClassVar[str] = ""
+    """The module whose `reader` makes its batches; empty for those of this package."""
+
     is_masked: ClassVar[bool]
     """Whether it predicts masked tokens from both sides; else, each token from those before it."""
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Special tokens of the tokenizer that it puts into training sequences."""
+        return ()
+
+    @property
+    def restart_at_documents(self) -> bool:
+        """Whether a token reads only tokens of its own document, and positions count from its beginning."""
+        return False
+
+    @property
+    def context_weight(self) -> float:
+        """Weight in the loss of the tokens before masked spans; 0 if they aren't predicted."""
+        return 0.0
 
 
 @kind

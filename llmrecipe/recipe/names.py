@@ -59,6 +59,11 @@ def named_values(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     yield from _values(recipe, recipe.name, set())
 
 
+def namespace(value: Word) -> type[Word]:
+    """The class of values that a named value shares its names with."""
+    return next(kind for kind in _NAMESPACES if isinstance(value, kind))
+
+
 def differences(one: Any, other: Any) -> list[str]:
     """What two values differ in, with the paths below them: `start.training.seed: 7 ≠ 8`."""
     return [
@@ -72,8 +77,7 @@ def clashes(recipes: Iterable[Recipe]) -> Iterator[Violation]:
     known: dict[tuple[type, str], list[tuple[str, Any]]] = {}
     for recipe in recipes:
         for path, value in named_values(recipe):
-            namespace = next(kind for kind in _NAMESPACES if isinstance(value, kind))
-            alike = known.setdefault((namespace, value.name), [])
+            alike = known.setdefault((namespace(value), value.name), [])
             if any(value is other or value == other for _, other in alike):
                 continue
             if alike and not _follows(value, alike[0][1]):
@@ -130,7 +134,7 @@ def _measurements(path: str, measure: Measure, recipe: Recipe) -> Iterator[tuple
     for model in recipe.models:
         if text is not None:
             yield from _tokenized(f"{path}.text", text, model)
-        yield path, Measurement(model=model, measure=measure, text=text)
+        yield path, Measurement.of(model, measure, text)
 
 
 def _tokenized(path: str, text: Text, model: Model) -> Iterator[tuple[str, TokenizedText]]:

@@ -1,0 +1,65 @@
+"""Models to their stages."""
+
+from llmrecipe import layout
+from llmrecipe.plan.draft import Draft, Products, plans
+from llmrecipe.plan.stage import Plot
+from llmrecipe.recipe.kinds import Model
+from llmrecipe.recipe.model import Quantized, Trained
+from llmrecipe.recipe.texts import calibration_text
+from llmrecipe.recipe.tokenized import TokenizedText
+from llmrecipe.sections import ExportSection, QuantizeSection, TrainSection
+
+
+@plans(Trained)
+def trained(draft: Draft, value: Trained) -> Products:
+    """A stage that trains with nanotron, and one that exports to transformers."""
+    tokenizer = draft.need(value.vocabulary).product("tokenizer")
+    inputs = dict(draft.need(TokenizedText(text=value.text, tokenizer=value.vocabulary)).paths)
+    if isinstance(value.start, Model):
+        inputs["start"] = draft.need(value.start).product("model")
+    train = draft.stage(
+        owner=value.name,
+        section=TrainSection(
+            network=None if isinstance(value.start, Model) else value.start,
+            objective=value.objective,
+            training=value.training,
+            parallelism=value.parallelism,
+        ),
+        inputs=inputs,
+        outs=("checkpoint", "curves.csv", "validation.csv"),
+        metrics=("metrics.json",),
+        plots=_plots(layout.folder(value.name, TrainSection.tag)),
+    )
+    export = draft.stage(
+        owner=value.name,
+        section=ExportSection(),
+        inputs={"checkpoint": train.product("checkpoint"), "tokenizer": tokenizer},
+        outs=("model",),
+    )
+    return Products({"model": export.product("model")})
+
+
+@plans(Quantized)
+def quantized(draft: Draft, value: Quantized) -> Products:
+    """A stage that rounds the weights with llmcompressor."""
+    tokens = draft.need(TokenizedText(text=calibration_text(value), tokenizer=value.vocabulary))
+    stage = draft.stage(
+        owner=value.name,
+        section=QuantizeSection(
+            scheme=value.scheme, calibration_samples=value.calibration_samples, seed=value.seed
+        ),
+        inputs={"model": draft.need(value.model).product("model"), **tokens.paths},
+        outs=("model",),
+        metrics=("metrics.json",),
+    )
+    return Products({"model": stage.product("model")})
+
+
+def _plots(folder: str) -> tuple[Plot, ...]:
+    curves = f"{folder}/curves.csv"
+    return (
+        Plot(title="loss", curves={curves: "loss", f"{folder}/validation.csv": "validation_loss"}),
+        Plot(title="learning rate", curves={curves: "learning_rate"}),
+        Plot(title="gradient norm", curves={curves: "grad_norm"}),
+        Plot(title="throughput", curves={f"{folder}.throughput.csv": "tokens_per_second"}),
+    )
