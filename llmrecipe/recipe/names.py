@@ -11,7 +11,7 @@ from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.measurement import Measurement
 from llmrecipe.recipe.model import Quantized
 from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.recipe.schema import Word, parts
+from llmrecipe.recipe.schema import Word, as_written, parts
 from llmrecipe.recipe.texts import calibration_text, measured_text
 from llmrecipe.recipe.tokenized import TokenizedText
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
@@ -180,7 +180,7 @@ def _brief(value: Any) -> str:
     elif isinstance(value, SHARED):
         shown = f"{type(value).__name__} {_name(value)!r}"
     else:
-        shown = repr(value)
+        shown = as_written(value)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
 
 
