@@ -157,7 +157,7 @@ def _differing(one: Any, other: Any, *, into_named: bool, path: str = "") -> Ite
     """The innermost values that differ; unless `into_named`, none of values that share a name."""
     if one is other or one == other:
         return
-    if type(one) is type(other) and isinstance(one, SHARED) and path:
+    if path and any(isinstance(one, kind) and isinstance(other, kind) for kind in SHARED):
         if _name(one) != _name(other):
             yield path, one, other
             return
