@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.recipe.machine import Machine
 
 _THREADS = 4
 """CPU threads of a stage's own process, on every machine.
@@ -15,16 +15,16 @@ parts. Fewer cores take turns, which costs them next to nothing.
 """
 
 
-def set_up(runtime: Runtime) -> torch.device:
-    """Give PyTorch its threads, and find the device that `runtime` means on this machine.
+def set_up(machine: Machine) -> torch.device:
+    """Give PyTorch its threads, and find the device that `machine` means here.
 
     Raises:
         StageError: `cuda` was asked for and PyTorch sees no GPU.
     """
     torch.set_num_threads(_THREADS)
-    if runtime.device == "cuda" and not torch.cuda.is_available():
-        raise StageError("runtime.device: 'cuda' was asked for and PyTorch sees no GPU; use 'cpu' or 'auto'")
-    return torch.device("cuda" if runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if machine.device == "cuda" and not torch.cuda.is_available():
+        raise StageError("machine.device: 'cuda' was asked for and PyTorch sees no GPU; use 'cpu' or 'auto'")
+    return torch.device("cuda" if machine.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def peak_memory_mb(device: str) -> int:
