@@ -1,7 +1,10 @@
-"""Which machine a stage runs on: the `machine` entry of `params.yaml`, which no stage tracks."""
+"""Which machine a stage runs on: the `machine` entry of `params.yaml`, or a person's own choice; no stage tracks either."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 from llmrecipe import codec
 from llmrecipe.errors import StageError
@@ -14,15 +17,40 @@ ENTRY = "machine"
 DEFAULT = "default"
 
 
-def machine_of(stage: str, owner: str, entry: Any, params: Path) -> Machine:
-    """The machine of a stage: its own, else its owner's, else the default.
+@attrs.frozen
+class Machines:
+    """Machines by `default`, owner or stage, as one file or command names them."""
 
-    Raises:
-        StageError: the entry is no mapping.
-        RecipeError: what it says of a machine can't be read.
-    """
-    known = entry or {}
-    if not isinstance(known, dict):
-        raise StageError(f"{params}:{ENTRY}: must be a mapping of machines, got {shown(known)}; run `llmrecipe plan`")
-    key = next((key for key in (stage, owner, DEFAULT) if key in known), None)
-    return codec.structure(known[key], Machine, f"{params}:{ENTRY}.{key}") if key else Machine()
+    entries: Mapping[str, Any]
+    """Plain data of a machine, or a machine, by what runs on it."""
+
+    source: str
+    """Where they are named, for messages."""
+
+    @classmethod
+    def of(cls, data: Any, source: str) -> "Machines":
+        """The machines in plain data.
+
+        Raises:
+            StageError: it is no mapping.
+        """
+        if not isinstance(data or {}, dict):
+            raise StageError(f"{source}: must be a mapping of machines, got {shown(data)}; run `llmrecipe plan`")
+        return cls(data or {}, source)
+
+    def find(self, stage: str, owner: str) -> Machine | None:
+        """The machine of a stage: its own, else its owner's, else the default; None if none is named.
+
+        Raises:
+            RecipeError: what is said of it can't be read.
+        """
+        for key in (stage, owner, DEFAULT):
+            if key in self.entries:
+                entry = self.entries[key]
+                return entry if isinstance(entry, Machine) else codec.structure(entry, Machine, f"{self.source}.{key}")
+        return None
+
+
+def planned(data: Mapping[str, Any], params: Path) -> Machines:
+    """The machines that parameters name."""
+    return Machines.of(data.get(ENTRY), f"{params}:{ENTRY}")

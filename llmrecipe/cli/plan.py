@@ -2,30 +2,91 @@
 
 import argparse
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 
 from llmrecipe import dvcfiles
-from llmrecipe.cli.recipes import add_argument, load_all
+from llmrecipe.cli.recipes import Found, find_all, find_recorded
+from llmrecipe.cli.render import show_warning
+from llmrecipe.dvcfiles import Recorded
+from llmrecipe.errors import PlanError, suggestion
+from llmrecipe.loader import load_machine
+from llmrecipe.machines import DEFAULT
+from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.planner import plan
+from llmrecipe.recipe.machine import Machine
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `plan` to the commands."""
-    parser = subparsers.add_parser("plan", help="write the stages of recipes to dvc.yaml and params.yaml")
-    add_argument(parser, "; stages of recipes that aren't named are taken out")
+    parser = subparsers.add_parser(
+        "plan",
+        help="write the stages of recipes to dvc.yaml and params.yaml",
+        description="Adds or updates recipes, and keeps those that were planned before.",
+    )
+    parser.add_argument(
+        "recipes",
+        nargs="*",
+        metavar="RECIPE",
+        help="file.py, file.py:function, or the name of a file in recipes/ "
+        "(default: those planned before, or the quickstart)",
+    )
+    parser.add_argument("--only", action="store_true", help="take out recipes that were planned before")
+    parser.add_argument("--remove", action="append", default=[], metavar="NAME", help="take out a recipe; repeatable")
+    parser.add_argument(
+        "--machine",
+        action="append",
+        default=[],
+        metavar="[WHAT=]MACHINE",
+        help="run all stages, or those of a model, a text or one stage, on a machine of recipes/machines.py; repeatable",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Plan all recipes together, or report everything that is wrong with them and write nothing."""
-    recipes = load_all(options.recipes)
-    if recipes is None:
+    root = Path()
+    before = dvcfiles.recorded(root)
+    for name in options.remove:
+        if name not in before:
+            raise PlanError(f"--remove {name}: no recipe of that name is planned{suggestion(name, list(before))}")
+    machines = _machines(options.machine, root)
+    default = [] if before else ["quickstart"]
+    named = find_all(options.recipes or default, root, machines or dvcfiles.planned_machines(root))
+    if named is None:
         return 1
-    pipeline = plan(recipes)
-    changed = dvcfiles.write(pipeline, Path())
-    width = max(len(stage.name) for stage in pipeline.stages)
+    again = {} if options.only else {name: each for name, each in before.items() if name not in options.remove}
+    again = {name: each for name, each in again.items() if name not in {found.recipe.name for found in named}}
+    found, kept = find_recorded(again.values(), root)
+    pipeline = _plan(named, found, kept)
+    references = {each.recipe.name: each.reference for each in [*named, *found]}
+    changed = dvcfiles.write(pipeline, root, references=references, kept=kept, machines_of=machines)
+    _show(pipeline, changed, [each.recipe.name for each in named] or sorted(references))
+    return 0
+
+
+def _plan(named: list[Found], found: list[Found], kept: tuple[Recorded, ...]) -> Pipeline:
+    for each in kept:
+        show_warning(f"{each.reference}: the stages of {each.name!r} stay as they are written")
+    return plan([each.recipe for each in [*named, *found]])
+
+
+def _machines(given: list[str], root: Path) -> Mapping[str, Machine] | None:
+    """The `machine` entry that the options ask for; None to leave it as it is."""
+    if not given:
+        return None
+    chosen: dict[str, Machine] = {}
+    for text in given:
+        what, separator, reference = text.rpartition("=")
+        chosen[what if separator else DEFAULT] = load_machine(reference)
+    # The default alone is all that is said; a model's or a stage's is added to what was said before.
+    return chosen if DEFAULT in chosen else {**dvcfiles.planned_machines(root), **chosen}
+
+
+def _show(pipeline: Pipeline, changed: list[Path], names: list[str]) -> None:
+    width = max((len(stage.name) for stage in pipeline.stages), default=0)
     for stage in pipeline.stages:
         print(f"{stage.name:{width}}  {inspect.getdoc(type(stage.section))}")
     written = f"wrote {' and '.join(map(str, changed))}" if changed else "already planned, nothing to write"
-    print(f"{written}; now run `dvc repro`")
-    return 0
+    targets = " ".join(f"{name}-report" for name in names)
+    print(f"{written}; now run `dvc repro {targets}`" if names else written)

@@ -1,7 +1,17 @@
 """`llmrecipe stage`: the work of one stage, as `dvc.yaml` calls it."""
 
 import argparse
+import os
 from pathlib import Path
+
+import yaml
+
+from llmrecipe.errors import StageError
+from llmrecipe.loader import load_machine
+from llmrecipe.machines import DEFAULT, Machines
+
+LOCAL_FILE = Path("machine.local.yaml")
+"""Machines in the form of the `machine` entry of `params.yaml`, and before it; not for others, so git ignores it."""
 
 
 
@@ -27,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from llmrecipe.stages.runner import run_stage
 
     run_stage(
+        chosen=_chosen(),
         options.kind,
         name=options.name,
         inputs=dict(options.input),
@@ -35,6 +46,22 @@ def run(options: argparse.Namespace) -> int:
         extensions=options.extension,
     )
     return 0
+
+
+def _chosen() -> Machines:
+    """The machines of this person or shell: of `LLMRECIPE_MACHINE`, else of `machine.local.yaml`, which git ignores."""
+    name = os.environ.get("LLMRECIPE_MACHINE")
+    if name:
+        return Machines({DEFAULT: load_machine(name)}, "LLMRECIPE_MACHINE")
+    try:
+        text = LOCAL_FILE.read_bytes()
+    except FileNotFoundError:
+        return Machines({}, str(LOCAL_FILE))
+    try:
+        data = yaml.load(text, Loader=yaml.CSafeLoader)
+    except yaml.YAMLError as error:
+        raise StageError(f"{LOCAL_FILE}: not YAML: {error}") from None
+    return Machines.of(data, str(LOCAL_FILE))
 
 
 def _input(text: str) -> tuple[str, Path]:

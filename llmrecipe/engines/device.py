@@ -16,7 +16,7 @@ parts. Fewer cores take turns, which costs them next to nothing.
 
 
 def set_up(machine: Machine) -> torch.device:
-    """Give PyTorch its threads, and find the device that `machine` means here.
+    """Give PyTorch its threads, and find the device that `machine` means.
 
     Raises:
         StageError: `cuda` was asked for and PyTorch sees no GPU.
@@ -25,6 +25,23 @@ def set_up(machine: Machine) -> torch.device:
     if machine.device == "cuda" and not torch.cuda.is_available():
         raise StageError("machine.device: 'cuda' was asked for and PyTorch sees no GPU; use 'cpu' or 'auto'")
     return torch.device("cuda" if machine.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a device that can't compute in a number format by itself.
+
+    Raises:
+        StageError: it is a GPU without bfloat16, and `precision` asks for it.
+    """
+    if (
+        precision == "bfloat16"
+        and device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise StageError(
+            f"training.precision: 'bfloat16' was asked for, and {torch.cuda.get_device_name(device)} can't compute in "
+            "it; use a GPU that can (Ampere or newer), machine.device = 'cpu', or training.precision = 'float32'"
+        )
 
 
 def peak_memory_mb(device: str) -> int:

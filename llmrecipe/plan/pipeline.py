@@ -6,6 +6,7 @@ from itertools import chain
 
 import attrs
 
+from llmrecipe import layout
 from llmrecipe.errors import PlanError
 from llmrecipe.plan.stage import Stage
 
@@ -24,11 +25,13 @@ class Pipeline:
     def __attrs_post_init__(self) -> None:
         _refuse_twins("name", (stage.name for stage in self.stages))
         _refuse_twins("output", chain.from_iterable(stage.products for stage in self.stages))
-        to_come = [product for stage in self.stages for product in stage.products]
+        made: set[str] = set()
+        products = {product for stage in self.stages for product in stage.products}
         for stage in self.stages:
             for path in stage.inputs.values():
-                _refuse_future(stage.name, path, to_come)
-            to_come = to_come[len(stage.products) :]
+                if path not in made:
+                    _refuse_future(stage.name, path, products - made)
+            made.update(stage.products)
 
 
 def _refuse_twins(what: str, values: Iterable[str]) -> None:
@@ -40,7 +43,10 @@ def _refuse_twins(what: str, values: Iterable[str]) -> None:
 
 
 def _refuse_future(name: str, path: str, to_come: Iterable[str]) -> None:
-    for product in to_come:
+    # Products are in one folder: most inputs that none of them is are elsewhere.
+    if path != "." and path.partition("/")[0] != layout.ARTIFACTS:
+        return
+    for product in sorted(to_come):
         if path == "." or f"{product}/".startswith(f"{path}/"):
             raise PlanError(
                 f"{name}: its input {path!r} holds {product}, which this stage or a later one makes; give input files "
