@@ -9,7 +9,7 @@ from llmrecipe.engines.device import set_up
 from llmrecipe.engines.models.vocabulary import check_tokenizer
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import RecipeError, Violation
-from llmrecipe.recipe.checks import scheme_findings
+from llmrecipe.recipe.model_checks import scheme_findings
 from llmrecipe.sections import QuantizeSection
 from llmrecipe.stages.runner import StageContext
 
