@@ -140,6 +140,9 @@ class ModelCard(Word):
     parents: dict[str, str]
     """What it was made from: digests of manifests by role."""
 
+    step: int | None = None
+    """The optimizer step after which a run had these weights; None if no run of ours made them, or not the last."""
+
     version: int = 1
 
 

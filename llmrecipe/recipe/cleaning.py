@@ -218,6 +218,8 @@ class UrlBlocklist(Cleaner):
     A document without an address stays.
     """
 
+    reads_addresses: ClassVar[bool] = True
+
     domains: tuple[str, ...] = attrs.field(default=(), validator=_domains)
     """Registered domains, `example.com`, which go with all that is below them, or single hosts, `blog.example.com`."""
 

@@ -12,7 +12,7 @@ import attrs
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from llmrecipe import artifacts
+from llmrecipe import artifacts, identity
 from llmrecipe.engines.augmentation import alterations, selection
 from llmrecipe.engines.augmentation.similarity import chrf
 from llmrecipe.engines.datatrove import documents
@@ -139,14 +139,15 @@ def _rewrite(work: "Work", where: str, revision: int, machine: Machine, scratch:
     from llmrecipe.engines.device import set_up
 
     device = set_up(machine)
-    manifest = artifacts.open_artifact(work.source, "documents")
-    name = rewriting.folder_name(work.augmenter, revision=revision, documents=manifest, device=device)
+    artifacts.open_artifact(work.source, "documents")
+    decides = rewriting.decides(work.augmenter, revision=revision, documents=work.source, device=device)
+    folder = identity.work_folder(scratch, decides)
     rewriter = rewriting.Rewriter(work.augmenter, where, device)
     count = sum(map(len, work.lines.values()))
     progress = GenerationProgress(f"{where}: {work.label}", documents=count, interval=machine.log_interval)
     for file in sorted(work.lines):
         taken = work.taken(file)
-        texts = rewriting.rewritten(rewriter, taken, scratch / name / Path(file).name, progress)
+        texts = rewriting.rewritten(rewriter, taken, folder / Path(file).name, progress)
         work.write(file, (([document], text) for document, text in zip(taken, texts, strict=True)))
     progress.close()
     return round(progress.tokens_per_second, 1)
