@@ -26,12 +26,12 @@ from llmrecipe.sections import ExportSection
 from llmrecipe.stages import export
 
 VOCAB_SIZE = 320
-MODEL = Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.1)
+NETWORK = Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.1)
 MODELS = {
-    "grouped": MODEL,
-    "tied": attrs.evolve(MODEL, tie_word_embeddings=True),
-    "multi-head": attrs.evolve(MODEL, num_key_value_heads=4),
-    "long-range": attrs.evolve(MODEL, rope_theta=500_000.0, rms_norm_eps=1e-6),
+    "grouped": NETWORK,
+    "tied": attrs.evolve(NETWORK, tie_word_embeddings=True),
+    "multi-head": attrs.evolve(NETWORK, num_key_value_heads=4),
+    "long-range": attrs.evolve(NETWORK, rope_theta=500_000.0, rms_norm_eps=1e-6),
 }
 ENCODER = Bert(hidden_size=64, num_layers=2, num_attention_heads=4, max_position_embeddings=48, initializer_range=0.1)
 ENCODERS = {
@@ -114,13 +114,13 @@ def test_the_exported_encoder_is_the_trained_one_for_every_task(tmp_path, kind):
 
 
 def test_bfloat16_weights_stay_bfloat16(tmp_path):
-    context = stage_context(ExportSection(), inputs(tmp_path, MODEL, new_network(MODEL).bfloat16()), tmp_path / "out")
+    context = stage_context(ExportSection(), inputs(tmp_path, NETWORK, new_network(NETWORK).bfloat16()), tmp_path / "out")
     export.run(context)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").dtype == torch.bfloat16
 
 
 def test_a_conversion_that_changes_the_logits_fails_the_stage(tmp_path, monkeypatch):
-    context = stage_context(ExportSection(), inputs(tmp_path, MODEL, new_network(MODEL)), tmp_path / "out")
+    context = stage_context(ExportSection(), inputs(tmp_path, NETWORK, new_network(NETWORK)), tmp_path / "out")
     monkeypatch.setattr(llama, "deinterleave", lambda weight, _: weight.contiguous())
     with pytest.raises(StageError, match=r"differ from nanotron's by .*, more than logits_tolerance = 1e-04"):
         export.run(context)
@@ -143,14 +143,14 @@ def test_the_same_weights_export_to_the_same_bytes(tmp_path):
     digests = []
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
-        files = inputs(tmp_path / name, MODEL, new_network(MODEL))
+        files = inputs(tmp_path / name, NETWORK, new_network(NETWORK))
         export.run(stage_context(ExportSection(), files, tmp_path / name / "out"))
         digests.append(identity.of_artifact(tmp_path / name / "out" / "model"))
     assert digests[0] == digests[1]
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
-    files = inputs(tmp_path, MODEL, new_network(MODEL))
+    files = inputs(tmp_path, NETWORK, new_network(NETWORK))
     files["checkpoint"] = files["tokenizer"]
     with pytest.raises(StageError, match="expected a checkpoint artifact, found 'tokenizer'"):
         export.run(stage_context(ExportSection(), files, tmp_path / "out"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from pretrain_project import Project
+from train_project import Project
 from tiny_training import TRAINING, write_tokens
 
 from llmrecipe import Parallelism, Steps, artifacts

@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
-from tiny_training import MODEL, TRAINING, column, section, trained, write_tokens
+from tiny_training import NETWORK, TRAINING, column, section, trained, write_tokens
 
 from llmrecipe import SGD, AdamW, Parallelism, Steps, Training, WarmupStableDecay, artifacts
 from llmrecipe.engines.nanotron import weights
@@ -60,7 +60,7 @@ def test_a_training_continues_under_another_layout(tokens, tmp_path, straight, b
     with caplog.at_level(logging.INFO, logger="llmrecipe"):
         result = trained(section(LAYOUTS[after]), tokens, tmp_path)
 
-    assert "continues after step 5 of 10" in caplog.text
+    assert "resumes after step 5 of 10" in caplog.text
     assert [row["step"] for row in result.metrics] == list(range(1, 11))
     assert column(result, "loss") == pytest.approx(column(straight, "loss"), rel=1e-5)
     assert column(result, "learning_rate") == column(straight, "learning_rate")
@@ -70,7 +70,7 @@ def test_a_training_continues_under_another_layout(tokens, tmp_path, straight, b
 
 
 def test_tied_embeddings_continue_under_another_layout(tokens, tmp_path):
-    model = attrs.evolve(MODEL, tie_word_embeddings=True)
+    model = attrs.evolve(NETWORK, tie_word_embeddings=True)
     straight = trained(section(LAYOUTS["one"], model=model), tokens, tmp_path / "straight")
     trained(section(LAYOUTS["pipeline"], model=model), tokens, tmp_path / "moved", checkpoint_interval=5)
     shutil.rmtree(next((tmp_path / "moved").glob("*/checkpoints/10")))

@@ -85,7 +85,7 @@ def test_a_skipped_step_is_told_at_once(tokens, tmp_path, capfd):
     result = trained(section(DATA, training=SPIKY), tokens, tmp_path)
     told = capfd.readouterr().err
     for row in result.metrics:
-        assert (f"t-pretrain: step {row['step']} has " in told) == ("skipped" in row)
+        assert (f"t-train: step {row['step']} has " in told) == ("skipped" in row)
 
 
 @pytest.mark.slow

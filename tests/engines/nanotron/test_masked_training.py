@@ -31,9 +31,9 @@ from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
 from llmrecipe.recipe.model import Encoder
 
-MODEL = Bert(hidden_size=64, num_layers=4, num_attention_heads=4, max_position_embeddings=LENGTH)
+NETWORK = Bert(hidden_size=64, num_layers=4, num_attention_heads=4, max_position_embeddings=LENGTH)
 MODERN = ModernBert(hidden_size=64, num_layers=4, num_attention_heads=4)
-MODELS = pytest.mark.parametrize("model", [MODEL, MODERN], ids=["bert", "modernbert"])
+MODELS = pytest.mark.parametrize("model", [NETWORK, MODERN], ids=["bert", "modernbert"])
 OBJECTIVE = MultiMaskLM(sequence_length=LENGTH, context_weight=0.5)
 SHORT = attrs.evolve(TRAINING, duration=Steps(8), validation_interval=4)
 ALONE = Parallelism(micro_batch_size=4)
@@ -78,7 +78,7 @@ def in_process(monkeypatch):
     monkeypatch.setattr(launcher, "run_ranks", run)
 
 
-def masked(layout=ALONE, objective=OBJECTIVE, what=SHORT, model=MODEL):
+def masked(layout=ALONE, objective=OBJECTIVE, what=SHORT, model=NETWORK):
     return attrs.evolve(section(layout, model=model, training=what), objective=objective)
 
 
@@ -129,11 +129,11 @@ def plain_losses(tokens: Path) -> list[tuple[float, float]]:
     optimizer, batch_size = SHORT.optimizer, SHORT.global_batch_size
     torch.manual_seed(SHORT.seed)
     # Not in training mode, in which transformers would drop.
-    network = BertForMaskedLM(bert.transformers_config(MODEL, VOCAB_SIZE, 0)).eval()
+    network = BertForMaskedLM(bert.transformers_config(NETWORK, VOCAB_SIZE, 0)).eval()
     # Else transformers would not train the end-of-text token's embedding, which is also the padding's.
     network.bert.embeddings.word_embeddings.padding_idx = None
-    head = {name.rpartition("context_")[2]: w for name, w in bert.initial_context_head(MODEL, SHORT.seed).items()}
-    dense, norm = torch.nn.Linear(64, 64), torch.nn.LayerNorm(64, eps=MODEL.layer_norm_eps)
+    head = {name.rpartition("context_")[2]: w for name, w in bert.initial_context_head(NETWORK, SHORT.seed).items()}
+    dense, norm = torch.nn.Linear(64, 64), torch.nn.LayerNorm(64, eps=NETWORK.layer_norm_eps)
     dense.load_state_dict({"weight": head["dense.weight"], "bias": head["dense.bias"]})
     norm.load_state_dict({"weight": head["layer_norm.weight"], "bias": head["layer_norm.bias"]})
     named = [*network.named_parameters(), *dense.named_parameters("dense"), *norm.named_parameters("LayerNorm")]
@@ -268,7 +268,7 @@ def test_attention_leaves_padding_alone_as_transformers_does(rate, model):
     from llmrecipe.engines.nanotron.networks import encoder
     from llmrecipe.engines.nanotron.networks.dropout import Dropout as EngineDropout
 
-    context = build._single_process_context()
+    context = build.single_process_context()
     group = context.tp_pg
     network = random_network(model, VOCAB_SIZE)
     shared = {

@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from tiny_training import LENGTH, MODEL, TRAINING, VOCAB_SIZE, section, trained, write_tokens
+from tiny_training import LENGTH, NETWORK, TRAINING, VOCAB_SIZE, section, trained, write_tokens
 from transformers import LlamaForCausalLM
 
 from llmrecipe import SGD, Constant, Parallelism, Steps
@@ -74,7 +74,7 @@ def one_step(train, tmp_path_factory) -> Trained:
 def plain(tokens) -> LlamaForCausalLM:
     """transformers' network with the gradients of the first step."""
     torch.manual_seed(ONE.seed)
-    network = LlamaForCausalLM(llama.transformers_config(MODEL, VOCAB_SIZE, 0))
+    network = LlamaForCausalLM(llama.transformers_config(NETWORK, VOCAB_SIZE, 0))
     # transformers doesn't train the embedding of the padding token, which here is the end of every text.
     network.model.embed_tokens.padding_idx = None
     row = np.fromfile(tokens / "train" / "00000.ds", "<u2").astype(np.int64)
@@ -88,13 +88,13 @@ def plain(tokens) -> LlamaForCausalLM:
 
 def update(result: Trained, plain: LlamaForCausalLM, name: str) -> torch.Tensor:
     """By how much the step has moved a weight."""
-    after = llama.to_transformers(weights.read_whole(result.checkpoint), MODEL)[name]
+    after = llama.to_transformers(weights.read_whole(result.checkpoint), NETWORK)[name]
     return after - plain.state_dict()[name]
 
 
 def test_rope_theta_is_that_of_the_recipe(one_step, plain):
     """nanotron has no key for it and trains with 10,000."""
-    assert MODEL.rope_theta != 10_000
+    assert NETWORK.rope_theta != 10_000
     assert one_step.metrics[0]["loss"] == pytest.approx(plain.loss.item(), rel=1e-6)
 
 
