@@ -1,4 +1,4 @@
-"""The pretrain stage on real torchrun ranks."""
+"""The train stage on real torchrun ranks."""
 
 import json
 import signal
@@ -11,16 +11,17 @@ import pytest
 import torch
 import yaml
 from plain_training import plain_losses
-from train_project import SLOW, Project
 from tiny_training import LENGTH, NETWORK, TRAINING, VOCAB_SIZE, column, section, trained, write_tokens
+from train_project import SLOW, Project
 from transformers import LlamaForCausalLM
 
-from llmrecipe import SGD, Parallelism, Steps
-from llmrecipe.engines.models import llama
+from llmrecipe import Parallelism, Steps
+from llmrecipe.engines.models.llama import ARCHITECTURE as LLAMA
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.optimizer import SGD
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +106,10 @@ def assert_weights_close(result, expected) -> None:
 
 def test_weights_survive_the_way_to_nanotron_and_back():
     torch.manual_seed(0)
-    model = LlamaForCausalLM(llama.transformers_config(NETWORK, VOCAB_SIZE, 0))
+    model = LlamaForCausalLM(LLAMA.transformers_config(NETWORK, VOCAB_SIZE, 0))
     state = model.state_dict()
 
-    back = llama.to_transformers(llama.from_transformers(state, NETWORK), NETWORK)
+    back = LLAMA.to_transformers(LLAMA.from_transformers(state, NETWORK), NETWORK)
 
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
@@ -116,9 +117,9 @@ def test_weights_survive_the_way_to_nanotron_and_back():
 
 def test_the_first_weights_are_those_of_transformers():
     torch.manual_seed(3)
-    expected = LlamaForCausalLM(llama.transformers_config(NETWORK, VOCAB_SIZE, 0)).state_dict()
+    expected = LlamaForCausalLM(LLAMA.transformers_config(NETWORK, VOCAB_SIZE, 0)).state_dict()
 
-    found = llama.to_transformers(llama.first_weights(NETWORK, VOCAB_SIZE, 0, seed=3), NETWORK)
+    found = LLAMA.to_transformers(LLAMA.first_weights(NETWORK, VOCAB_SIZE, 0, seed=3), NETWORK)
 
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

@@ -28,9 +28,7 @@ TRAINING = Training(
 )
 LENGTH = 64
 
-MASKING = MaskingCard(
-    mask_token_id=4, special_ids=(0, 1, 2, 3, 4), continuing_ids=tuple(range(6, VOCAB_SIZE, 3))
-)
+MASKING = MaskingCard(mask_token_id=4, special_ids=(0, 1, 2, 3, 4), continuing_ids=tuple(range(6, VOCAB_SIZE, 3)))
 """A mask token, and every third token going on with a word."""
 
 SPECIAL_TOKENS = {"<|fim_prefix|>": 497, "<|fim_middle|>": 498, "<|fim_suffix|>": 499}

@@ -79,10 +79,10 @@ def test_a_mask_drops_its_share_scales_the_rest_and_depends_on_seed_sample_and_p
 def _dropout(seed: int, **rates: float):
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron import build
-    from llmrecipe.engines.nanotron.networks.dropout import Dropout as EngineDropout
+    from llmrecipe.engines.nanotron.networks.dropout import Dropper
 
     group = build.single_process_context().tp_pg
-    return EngineDropout(rates=Dropout(**rates), seed=seed, tp_pg=group, is_sequence_parallel=False)
+    return Dropper(rates=Dropout(**rates), seed=seed, tensor_group=group, is_sequence_parallel=False)
 
 
 @pytest.mark.slow

@@ -13,20 +13,11 @@ from plain_training import plain_losses
 from strategies import schedules
 from tiny_training import LENGTH, NETWORK, TRAINING, column, section, trained, write_tokens
 
-from llmrecipe import (
-    SGD,
-    AdamW,
-    Constant,
-    Cosine,
-    Fraction,
-    InverseSquareRoot,
-    Linear,
-    Parallelism,
-    Steps,
-    WarmupStableDecay,
-)
+from llmrecipe import Fraction, Parallelism, Steps
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.nanotron.schedule import learning_rate_factor
+from llmrecipe.recipe.optimizer import SGD, AdamW
+from llmrecipe.recipe.schedule import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 
 ROOT_HALF = math.sqrt(1 / 2)
 
@@ -152,7 +143,7 @@ def test_weight_decay_leaves_alone_what_no_decay_names(tokens, tmp_path, no_deca
     spared = [part for kind in no_decay for part in KINDS[kind]]
     expected = plain_losses(tokens, training, model, decays=lambda name: not any(part in name for part in spared))
 
-    result = trained(section(layout, model=model, training=training), tokens, tmp_path)
+    result = trained(section(layout, network=model, training=training), tokens, tmp_path)
 
     assert column(result, "loss") == pytest.approx(expected, rel=tolerance)
 
