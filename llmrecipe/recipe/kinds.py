@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 class Source(Word):
     """Where documents come from."""
 
+    @property
+    def has_addresses(self) -> bool:
+        """Whether documents come with the address of the page that they are from."""
+        return False
+
 
 @kind
 class Cleaner(Word):
@@ -31,6 +36,12 @@ class Cleaner(Word):
 
     compares: ClassVar[bool] = False
     """Whether documents are compared with each other or with an evaluation set."""
+
+    drops_equals: ClassVar[bool] = False
+    """Whether of documents with equal texts only one stays."""
+
+    reads_addresses: ClassVar[bool] = False
+    """Whether it looks at the addresses of the pages that documents are from."""
 
     needs_split: ClassVar[bool] = False
     """Whether it has to know which documents are held out: the first that does decides when they are split."""
@@ -66,10 +77,18 @@ class Text(Word):
 class Tokenizer(Word):
     """Text to tokens."""
 
+    has_mask_token: ClassVar[bool | None] = None
+    """Whether it has a token to put in the place of others; None where only its files tell."""
+
     @property
     @abstractmethod
     def name(self) -> str:
         """Its name in stage names and folders."""
+
+    @property
+    def origin(self) -> "Tokenizer":
+        """The tokenizer whose tokens these are: itself, unless it is taken from a model."""
+        return self
 
 
 @kind
@@ -125,6 +144,9 @@ class Masking(Word):
 @kind
 class Model(Word):
     """Weights that exist, or will."""
+
+    is_rounded: ClassVar[bool] = False
+    """Whether its weights are rounded to few values, and so can be neither trained nor rounded again."""
 
     @property
     @abstractmethod

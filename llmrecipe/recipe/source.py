@@ -8,6 +8,17 @@ from llmrecipe.recipe import hub
 from llmrecipe.recipe.kinds import Source
 from llmrecipe.recipe.schema import FieldError, define, kind, no_duplicates, not_empty
 
+__all__ = [
+    "CsvFiles",
+    "HubDataset",
+    "JsonlFiles",
+    "ParquetFiles",
+    "PythonPackages",
+    "PythonStdlib",
+    "TextFiles",
+    "WarcFiles",
+]
+
 PINNED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)")
 """A Python package with its version, `attrs==26.1.0`."""
 
@@ -49,6 +60,11 @@ class RowFiles(Files):
 
     url_field: str = ""
     """The one that holds the address of the page that the text is from, for cleaners that look at it; "" if none."""
+
+    @property
+    def has_addresses(self) -> bool:
+        """Whether documents come with the address of the page that they are from."""
+        return bool(self.url_field)
 
 
 @define("python_stdlib")
@@ -105,6 +121,11 @@ class WarcFiles(Files):
     The `conversion` records of Common Crawl's WET files are taken as they are.
     """
 
+    @property
+    def has_addresses(self) -> bool:
+        """Whether documents come with the address of the page that they are from."""
+        return True
+
 
 @define("hub_dataset")
 class HubDataset(Source):
@@ -131,3 +152,8 @@ class HubDataset(Source):
 
     url_field: str = ""
     """The column that holds the address of the page that the text is from, for cleaners that look at it; "" if none."""
+
+    @property
+    def has_addresses(self) -> bool:
+        """Whether documents come with the address of the page that they are from."""
+        return bool(self.url_field)

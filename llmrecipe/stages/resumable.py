@@ -1,4 +1,4 @@
-"""Work that an interrupted stage left half done, for the next run to go on with."""
+"""Work that an interrupted stage left half done, for the next run to resume."""
 
 import functools
 import importlib.metadata
@@ -36,8 +36,8 @@ def resumable(context: StageContext, product: str) -> Iterator[Path]:
     shutil.rmtree(context.scratch)
 
 
-def goes_on(work: Path) -> bool:
-    """Whether an interrupted run left something in the folder: the time of what is left to do is not that of it all."""
+def is_resumed(work: Path) -> bool:
+    """Whether this run resumes an earlier one, in which case its duration is not that of the whole job."""
     return any(path.is_file() for path in work.rglob("*"))
 
 

@@ -13,7 +13,7 @@ from llmrecipe.engines.augmentation import pieces, selection
 from llmrecipe.engines.augmentation.generation import Writer
 from llmrecipe.errors import StageError
 from llmrecipe.progress import GenerationProgress
-from llmrecipe.recipe.augmentation import BackTranslate, Paraphrase, models
+from llmrecipe.recipe.augment import BackTranslate, Paraphrase, models
 
 
 class Rewriter:

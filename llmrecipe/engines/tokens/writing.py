@@ -1,5 +1,6 @@
 """Tokens artifacts of tokens at hand, such as made ones."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import MaskingCard, SplitCard, TokensCard
 from llmrecipe.engines.tokens.files import DTYPES
 
-DOCUMENTS_SUFFIX = ".documents.jsonl"
-"""In place of `.ds` in the name of a file of held-out tokens: the file that lists its documents."""
+TOKENS_SUFFIX = ".ds"
+"""Of files of tokens."""
 
 
 def write_tokens(
@@ -69,6 +70,16 @@ def dtype_of(vocab_size: int) -> np.dtype:
     return DTYPES["uint16" if vocab_size <= 1 << 16 else "uint32"]
 
 
+def listing_of(file: str) -> str:
+    """The name of the file that lists the documents of a file of held-out tokens."""
+    return f"{file.removesuffix(TOKENS_SUFFIX)}.documents.jsonl"
+
+
+def document_row(document: str, tokens: int, text_bytes: int) -> str:
+    """A document's line in such a file: its id, its tokens and the UTF-8 bytes of its text."""
+    return json.dumps({"id": document, "text_bytes": text_bytes, "tokens": tokens}) + "\n"
+
+
 def _write_split(
     directory: Path,
     split: str,
@@ -77,24 +88,24 @@ def _write_split(
     text_bytes: Sequence[Sequence[int]] | None,
 ) -> SplitCard:
     (directory / split).mkdir(parents=True, exist_ok=True)
-    names = [f"{split}/{index:05d}" for index in range(len(shards))]
+    names = [f"{split}/{index:05d}{TOKENS_SUFFIX}" for index in range(len(shards))]
     lengths = [_document_lengths(shard, end_of_text_id) for shard in shards]
     sizes = text_bytes or lengths
     is_heldout = split == "heldout"
     for name, shard, tokens, size in zip(names, shards, lengths, sizes, strict=True):
-        shard.tofile(directory / f"{name}.ds")
+        shard.tofile(directory / name)
         if is_heldout:
             rows = [
-                {"id": f"{name}:{number}", "tokens": count, "text_bytes": count_bytes}
-                for number, (count, count_bytes) in enumerate(zip(tokens, size, strict=True), 1)
+                document_row(f"{name}:{number}", *counts)
+                for number, counts in enumerate(zip(tokens, size, strict=True), 1)
             ]
-            artifacts.write_jsonl(directory / f"{name}{DOCUMENTS_SUFFIX}", rows)
+            (directory / listing_of(name)).write_text("".join(rows), encoding="utf-8")
     return SplitCard(
-        files=tuple(f"{name}.ds" for name in names),
+        files=tuple(names),
         tokens=sum(map(len, shards)),
         documents=sum(map(len, lengths)),
         text_bytes=sum(map(sum, sizes)),
-        document_files=tuple(f"{name}{DOCUMENTS_SUFFIX}" for name in names) if is_heldout else (),
+        document_files=tuple(map(listing_of, names)) if is_heldout else (),
     )
 
 
