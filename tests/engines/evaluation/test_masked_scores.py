@@ -231,14 +231,15 @@ def test_documents_have_their_own_sums_which_add_up_to_the_metrics(made, tmp_pat
 
     # Each document that was read is listed, those without a masked token as well.
     text = row(made["tokens"], "heldout")[: 20 * LENGTH]
-    lengths = np.diff(np.append(np.flatnonzero(text == 0), len(text) - 1), prepend=-1) - 1
+    pieces = [piece for piece in np.split(text, np.flatnonzero(text == 0) + 1) if len(piece)]
+    ordinary = [int(((piece != 0) & (piece != MASK)).sum()) for piece in pieces]
+    found = [document["tokens"] for document in documents]
+    assert len(found) == len(ordinary) > 10
     if asked.tag == "pseudo_perplexity":
-        ordinary = np.diff(np.cumsum((text != 0) & (text != MASK))[np.cumsum(lengths + 1)[:-1] - 1], prepend=0)
-        assert [document["tokens"] for document in documents][: len(ordinary)] == ordinary.tolist()
-        assert count == ((text != 0) & (text != MASK)).sum()
+        assert found == ordinary
     else:
-        assert 0.1 < count / (20 * LENGTH) < 0.2
-    assert 0 <= len(documents) - np.count_nonzero(text == 0) <= 1
+        assert all(few <= many for few, many in zip(found, ordinary, strict=True))
+        assert 0 in found
 
 
 def test_tokens_without_a_mask_token_are_refused(made, tmp_path):
@@ -259,5 +260,5 @@ def test_a_split_of_special_tokens_is_refused(made, tmp_path):
 
 
 def test_fewer_tokens_than_a_sequence_are_refused_by_the_measures_own_name(made, tmp_path):
-    with pytest.raises(StageError, match=f"pseudo_perplexity.max_tokens: 31 is less than one sequence of {LENGTH}"):
+    with pytest.raises(StageError, match=f"pseudo_perplexity.max_tokens: 31 is less than one sequence of .* = {LENGTH}"):
         measured(made, tmp_path / "out", PseudoPerplexity(max_tokens=31))
