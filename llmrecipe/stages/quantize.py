@@ -36,7 +36,5 @@ def run(context: StageContext[QuantizeSection]) -> None:
     length = card.objective.sequence_length
     sequences = calibration.draw(tokens.open("train"), length, section.calibration_samples, section.seed)
     made = attrs.evolve(card, made_by="quantize", parents=context.parents)
-    report = quantization.quantize_and_verify(
-        source, context.output / "model", made, section.scheme, sequences, device
-    )
+    report = quantization.quantize_and_verify(source, context.output / "model", made, section.scheme, sequences, device)
     artifacts.write_json(context.output / "metrics.json", attrs.asdict(report))

@@ -23,8 +23,8 @@ from llmrecipe.cards import MixtureCard, TokensCard
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.measure import CustomMeasure, Measure, Perplexity, PseudoPerplexity, Samples
 from llmrecipe.recipe.objective import CausalLM
-from llmrecipe.recipe.scheme import W4A16
 from llmrecipe.recipe.schema import define
+from llmrecipe.recipe.scheme import W4A16
 from llmrecipe.sections import MeasureSection, QuantizeSection
 from llmrecipe.stages import measure, quantize
 
@@ -280,9 +280,7 @@ def test_a_missing_model_is_named(made, tmp_path):
 
 
 def test_tokens_of_another_tokenizer_are_refused(made, tmp_path):
-    model = tiny_model.write_model(
-        tiny_model.new_model(), made["model"], tmp_path / "other", tokenizer_digest="a" * 64
-    )
+    model = tiny_model.write_model(tiny_model.new_model(), made["model"], tmp_path / "other", tokenizer_digest="a" * 64)
     with pytest.raises(StageError, match=r"tokens: made with another tokenizer \(00000000…\) than that of .*aaaaaaaa"):
         measured(made | {"model": model}, tmp_path / "out", Perplexity())
 

@@ -243,7 +243,9 @@ def test_calibration_reads_different_sequences_of_the_training_split_as_the_seed
 def reading(length: int, made, directory: Path) -> dict[str, Path]:
     """Inputs whose model read sequences of this length in training."""
     objective = CausalLM(sequence_length=length)
-    return made | {"model": tiny_model.write_model(tiny_model.new_model(), made["model"], directory, objective=objective)}
+    return made | {
+        "model": tiny_model.write_model(tiny_model.new_model(), made["model"], directory, objective=objective)
+    }
 
 
 def test_a_split_with_too_few_sequences_is_used_whole_and_said(made, tmp_path, caplog):
@@ -279,9 +281,7 @@ def test_a_model_that_is_smaller_than_its_vocabulary_is_refused(made, tmp_path):
 
 
 def test_a_model_for_another_tokenizer_is_refused(made, tmp_path):
-    model = tiny_model.write_model(
-        tiny_model.new_model(), made["model"], tmp_path / "other", tokenizer_digest="a" * 64
-    )
+    model = tiny_model.write_model(tiny_model.new_model(), made["model"], tmp_path / "other", tokenizer_digest="a" * 64)
     with pytest.raises(StageError, match=r"tokens: made with another tokenizer .* than that of .*other"):
         quantized(made | {"model": model}, tmp_path / "out", FP8())
 
@@ -375,10 +375,7 @@ def test_two_projects_get_the_same_bytes_in_any_order_and_nothing_beside_them(ma
         sections = {f"{name}-quantize": codec.unstructure(section(SCHEMES[name])) for name in names}
         (project / "params.yaml").write_text(yaml.safe_dump(sections))
         inputs = ";".join(f"--input;{role}={path}" for role, path in made.items())
-        stages = [
-            f"stage;quantize;--name;{name}-quantize;--output;out/{name}/quantize;{inputs}"
-            for name in order
-        ]
+        stages = [f"stage;quantize;--name;{name}-quantize;--output;out/{name}/quantize;{inputs}" for name in order]
         environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONHASHSEED": str(len(place))}
         subprocess.run([sys.executable, "-c", run, *stages], cwd=project, env=environment, check=True)
         files = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}

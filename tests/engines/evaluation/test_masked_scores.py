@@ -260,5 +260,7 @@ def test_a_split_of_special_tokens_is_refused(made, tmp_path):
 
 
 def test_fewer_tokens_than_a_sequence_are_refused_by_the_measures_own_name(made, tmp_path):
-    with pytest.raises(StageError, match=f"pseudo_perplexity.max_tokens: 31 is less than one sequence of .* = {LENGTH}"):
+    with pytest.raises(
+        StageError, match=f"pseudo_perplexity.max_tokens: 31 is less than one sequence of .* = {LENGTH}"
+    ):
         measured(made, tmp_path / "out", PseudoPerplexity(max_tokens=31))
