@@ -17,6 +17,8 @@ FILE = "card.json"
 
 C = TypeVar("C", bound=Word)
 
+DType = Literal["uint16", "uint32"]
+
 
 @define("documents_card")
 class DocumentsCard(Word):
@@ -73,7 +75,7 @@ class MaskingCard(Word):
 class TokensCard(Word):
     """Of a `tokens` artifact: a corpus in a tokenizer's tokens."""
 
-    dtype: Literal["uint16", "uint32"]
+    dtype: DType
     """Type of a token in the files, little-endian."""
 
     vocab_size: int
