@@ -7,8 +7,6 @@ import pytest
 import yaml
 from backports import zstd
 from corpora import contents, read_documents, run, write_jsonl
-from llmrecipe.recipe.execution import Execution
-from llmrecipe.recipe.runtime import Runtime
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -16,6 +14,8 @@ from llmrecipe import artifacts
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, Unigram, WordPiece
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
@@ -33,7 +33,7 @@ TEXTS = [
 
 def prepare(folder: Path, texts: list[str], shards: int = 3) -> Path:
     source = JsonlFiles(paths=(str(write_jsonl(folder / "a.jsonl", texts)),))
-    section = PrepareSection(source=source, clean=(), heldout_fraction=0.3, shards=shards)
+    section = PrepareSection(source=source, clean=(), heldout=Fraction(0.3), shards=shards)
     return run("prepare", section, folder).output / "documents"
 
 
@@ -42,9 +42,9 @@ def train(folder: Path, documents: Path, vocab_size: int = 320, **tokens) -> Pat
     return run("tokenizer", section, folder, inputs={"documents": documents}).output / "tokenizer"
 
 
-def tokenize(folder: Path, documents: Path, tokenizer: Path, runtime: Runtime | None = None):
+def tokenize(folder: Path, documents: Path, tokenizer: Path, machine: Machine | None = None):
     inputs = {"documents": documents, "tokenizer": tokenizer}
-    return run("tokenize", TokenizeSection(), folder, inputs=inputs, runtime=runtime)
+    return run("tokenize", TokenizeSection(), folder, inputs=inputs, machine=machine)
 
 
 def rows(tokens: Path, split: str) -> list[list[int]]:
@@ -156,9 +156,7 @@ def test_the_same_bytes_for_one_worker_or_two_in_any_folder(corpus, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(documents, elsewhere / "documents")
     shutil.copytree(tokenizer, elsewhere / "tokenizer")
-    context = tokenize(
-        tmp_path, elsewhere / "documents", elsewhere / "tokenizer", runtime=Runtime(execution=Execution(workers=2))
-    )
+    context = tokenize(tmp_path, elsewhere / "documents", elsewhere / "tokenizer", machine=Machine(workers=2))
     assert contents(context.output) == contents(output)
     assert context.measured["tokens_per_second"] > 0
     assert not context.scratch.exists()
@@ -232,14 +230,15 @@ def test_the_three_stages_run_from_one_params_file(tmp_path, monkeypatch):
     write_jsonl(Path("data/a.jsonl"), TEXTS)
     params = {
         "c-prepare": {
+            "type": "prepare",
             "source": {"type": "jsonl_files", "paths": ["data/*.jsonl"]},
             "clean": [{"type": "fix_unicode"}, {"type": "exact_dedup"}],
-            "heldout_fraction": 0.3,
+            "heldout": {"type": "fraction", "of_total": 0.3},
             "shards": 2,
         },
-        "r-tokenizer": {"tokenizer": {"type": "byte_level_bpe", "vocab_size": 400}},
-        "r-tokenize": {"revision": 1},
-        "runtime": {"r": {"execution": {"workers": 1}}},
+        "r-tokenizer": {"type": "tokenizer", "tokenizer": {"type": "byte_level_bpe", "vocab_size": 400}},
+        "r-tokenize": {"type": "tokenize", "revision": 1},
+        "machine": {"default": {"workers": 1}},
     }
     Path("params.yaml").write_text(yaml.safe_dump(params))
     documents, tokenizer = Path("artifacts/c/prepare/documents"), Path("artifacts/r/tokenizer/tokenizer")
@@ -249,7 +248,7 @@ def test_the_three_stages_run_from_one_params_file(tmp_path, monkeypatch):
         ("r-tokenize", {"documents": documents, "tokenizer": tokenizer}),
     ):
         owner, kind = name.split("-")
-        run_stage(kind, name=name, runtime_key=owner, inputs=inputs, output=Path("artifacts", owner, kind))
+        run_stage(kind, name=name, inputs=inputs, output=Path("artifacts", owner, kind))
     opened = TokenFiles.open(Path("artifacts/r/tokenize/tokens"), "heldout")
     assert opened.num_documents == len(read_documents(documents, "heldout"))
     left = [path for path in tmp_path.glob(".llmrecipe/**/*") if path.is_file()]
