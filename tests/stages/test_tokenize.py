@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -49,7 +50,7 @@ def tokenize(folder: Path, documents: Path, tokenizer: Path, machine: Machine | 
 
 def rows(tokens: Path, split: str) -> list[list[int]]:
     """Each document's tokens, read with nothing of the project."""
-    dtype = {"uint16": "<u2", "uint32": "<u4"}[json.loads((tokens / "tokens.json").read_text())["dtype"]]
+    dtype = {"uint16": "<u2", "uint32": "<u4"}[json.loads((tokens / "card.json").read_text())["dtype"]]
     found = []
     for path in sorted((tokens / split).glob("*.ds")):
         data = np.fromfile(path, dtype)
@@ -125,11 +126,12 @@ def test_a_quoted_end_of_text_token_ends_no_document(corpus):
 
 
 def test_the_counts_are_right_and_training_reads_them(corpus):
-    documents, _, output = corpus
+    documents, tokenizer, output = corpus
     artifacts.open_artifact(output / "tokens", "tokens")
-    described = json.loads((output / "tokens/tokens.json").read_text())
+    described = json.loads((output / "tokens/card.json").read_text())
     assert (described["dtype"], described["vocab_size"], described["end_of_text_id"]) == ("uint16", 320, 0)
-    assert described.keys() == {"dtype", "vocab_size", "end_of_text_id", "splits"}
+    assert (described["special_tokens"], described["masking"]) == ({}, None)
+    assert described["tokenizer"] == hashlib.sha256((tokenizer / "manifest.json").read_bytes()).hexdigest()
     metrics = json.loads((output / "metrics.json").read_text())
     for split, counts in described["splits"].items():
         found = rows(output / "tokens", split)
@@ -143,6 +145,18 @@ def test_the_counts_are_right_and_training_reads_them(corpus):
         )
         opened = TokenFiles.open(output / "tokens", split)
         assert np.concatenate(opened.shards).tolist() == [token for row in found for token in row]
+
+
+def test_held_out_documents_are_known_by_their_tokens(corpus):
+    documents, _, output = corpus
+    listed = TokenFiles.open(output / "tokens", "heldout").documents()
+    originals = read_documents(documents, "heldout")
+    assert listed.ids == tuple(document["id"] for document in originals)
+    assert listed.text_bytes.tolist() == [len(document["text"].encode()) for document in originals]
+    lengths = [len(row) for row in rows(output / "tokens", "heldout")]
+    assert listed.ends.tolist() == [sum(lengths[:number]) for number in range(1, len(lengths) + 1)]
+    with pytest.raises(StageError, match="lists no documents of the train split"):
+        TokenFiles.open(output / "tokens", "train").documents()
 
 
 def test_there_is_a_token_file_for_each_file_of_documents(corpus):
@@ -176,7 +190,7 @@ def test_a_large_vocabulary_takes_four_bytes_a_token(corpus, tmp_path):
     fast.save_pretrained(tmp_path / "large")
     artifacts.seal(tmp_path / "large", "tokenizer")
     output = tokenize(tmp_path, documents, tmp_path / "large").output
-    assert json.loads((output / "tokens/tokens.json").read_text())["dtype"] == "uint32"
+    assert json.loads((output / "tokens/card.json").read_text())["dtype"] == "uint32"
     texts = [document["text"] for document in read_documents(documents, "train")]
     assert [fast.decode(row) for row in rows(output / "tokens", "train")] == [text + END for text in texts]
 
@@ -195,7 +209,7 @@ def test_special_tokens_are_named_for_the_training_and_a_text_that_quotes_one_is
     documents = prepare(tmp_path, texts, shards=1)
     tokenizer = train(tmp_path, documents, special_tokens=("<|hole|>", "<|b|>"))
     output = tokenize(tmp_path, documents, tokenizer).output
-    assert json.loads((output / "tokens/tokens.json").read_text())["special_tokens"] == {"<|hole|>": 1, "<|b|>": 2}
+    assert json.loads((output / "tokens/card.json").read_text())["special_tokens"] == {"<|hole|>": 1, "<|b|>": 2}
     assert TokenFiles.open(output / "tokens", "train").special_tokens == {"<|hole|>": 1, "<|b|>": 2}
     found = [row for split in ("train", "heldout") for row in rows(output / "tokens", split)]
     decoder = AutoTokenizer.from_pretrained(tokenizer)

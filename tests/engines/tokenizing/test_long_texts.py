@@ -45,7 +45,7 @@ def test_a_long_document_has_the_tokens_of_the_whole(tmp_path, monkeypatch, toke
 
     alone = AutoTokenizer.from_pretrained(made)
     found = []
-    description = json.loads((output / "tokens.json").read_text())
+    description = json.loads((output / "card.json").read_text())
     for split in description["splits"].values():
         row = np.concatenate([np.fromfile(output / name, description["dtype"]) for name in split["files"]])
         ends = np.flatnonzero(row == alone.eos_token_id)
