@@ -37,13 +37,13 @@ def run(options: argparse.Namespace) -> int:
     from llmrecipe.stages.runner import run_stage
 
     run_stage(
-        chosen=_chosen(),
         options.kind,
         name=options.name,
         inputs=dict(options.input),
         output=options.output,
         params=options.params,
         extensions=options.extension,
+        chosen=_chosen(),
     )
     return 0
 
