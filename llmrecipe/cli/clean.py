@@ -1,0 +1,3 @@
+import argparse
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    pass
