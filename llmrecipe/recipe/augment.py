@@ -13,6 +13,18 @@ from llmrecipe.recipe import hub
 from llmrecipe.recipe.kinds import Augmenter, Decoding, Model
 from llmrecipe.recipe.schema import Word, at_least, between, define, greater_than, not_empty
 
+__all__ = [
+    "BackTranslate",
+    "Band",
+    "BeamSearch",
+    "HubModel",
+    "JoinDocuments",
+    "Paraphrase",
+    "Sampling",
+    "ShuffleSpans",
+    "TokenNoise",
+]
+
 PLACEHOLDER = "{text}"
 """Where a prompt takes the text."""
 

@@ -5,6 +5,12 @@ import attrs
 from llmrecipe.recipe.kinds import Masking
 from llmrecipe.recipe.schema import FieldError, at_least, define
 
+__all__ = [
+    "SingleTokens",
+    "Spans",
+    "WholeWords",
+]
+
 
 def share_of_tokens(owner: object, attribute: attrs.Attribute, value: float) -> None:
     """A validator: a share of a sequence's tokens."""

@@ -8,8 +8,8 @@ from typing import ClassVar
 import attrs
 
 from llmrecipe.recipe.kinds import Scheme
-from llmrecipe.recipe.scheme import W4A16, W8A8, W8A16
 from llmrecipe.recipe.schema import FieldError, Word, at_least, define, greater_than, kind, quantity
+from llmrecipe.recipe.scheme import W4A16, W8A8, W8A16
 
 
 @quantity("ratio")

@@ -4,6 +4,14 @@ from llmrecipe.recipe.kinds import Schedule
 from llmrecipe.recipe.quantity import Fraction, Phase
 from llmrecipe.recipe.schema import define
 
+__all__ = [
+    "Constant",
+    "Cosine",
+    "InverseSquareRoot",
+    "Linear",
+    "WarmupStableDecay",
+]
+
 
 @define("constant")
 class Constant(Schedule):

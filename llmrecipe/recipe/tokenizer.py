@@ -9,7 +9,6 @@ import attrs
 from llmrecipe.recipe.kinds import Model, Text, Tokenizer
 from llmrecipe.recipe.schema import UNWRITTEN, at_least, between, define, kind, no_duplicates, not_empty
 
-
 _OWN_OF_UNIGRAM = re.compile(r"<unk>|<0x[0-9A-F]{2}>")
 
 

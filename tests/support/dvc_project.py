@@ -1,4 +1,3 @@
-
 """A project in a folder of its own, with real text, in which real DVC runs the real stages."""
 
 import os
