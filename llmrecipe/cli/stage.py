@@ -14,7 +14,6 @@ LOCAL_FILE = Path("machine.local.yaml")
 """Machines in the form of the `machine` entry of `params.yaml`, and before it; not for others, so git ignores it."""
 
 
-
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `stage` to the commands."""
     parser = subparsers.add_parser("stage", help="run one stage of a plan; `dvc repro` calls this")
