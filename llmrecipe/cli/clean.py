@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.yes and not sys.stdin.isatty():
         print("nothing is deleted, for want of a terminal to ask at; `llmrecipe clean --yes` deletes all of these")
         return 0
-    if not options.yes and input("delete all of these? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not options.yes and not _answer("delete all of these? [y/N] "):
         print("nothing is deleted")
         return 0
     for leftover in found:
@@ -127,6 +127,14 @@ def _no_use(state: Path, recipe: Recorded, root: Path) -> str | None:
 def _digests(inputs: list[Path]) -> set[str] | None:
     """Those of the artifacts that a stage reads, as long as all are there."""
     return set(map(identity.of_artifact, inputs)) if all(map(artifacts.is_artifact, inputs)) else None
+
+
+def _answer(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
 
 
 def _folders(folder: Path) -> list[Path]:
