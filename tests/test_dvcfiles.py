@@ -3,20 +3,19 @@
 import shlex
 from copy import deepcopy
 
-import attrs
 import pytest
 import yaml
 from dvc.repo import Repo
 from dvc.schema import COMPILED_MULTI_STAGE_SCHEMA
 from dvc.utils.serialize import modify_yaml
-from tiny_recipe import RECIPE
+from tiny_recipe import BASE, RECIPE
 
-from llmrecipe import ByteLevelBPE, Corpus, Execution, Runtime, TextFiles, codec, dvcfiles
+from llmrecipe import ByteLevelBPE, Corpus, Machine, codec, dvcfiles, evolve, place, source
 from llmrecipe.errors import PlanError
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe.recipe import Recipe
 
-OTHER = attrs.evolve(RECIPE, name="other", tokenizer=ByteLevelBPE(vocab_size=400))
+OTHER = evolve(RECIPE, name="other", models=(evolve(BASE, name="wide", tokenizer=ByteLevelBPE(vocab_size=400)),))
 
 HAND_DVC = """\
 # My own pipeline.
@@ -79,7 +78,8 @@ def opened(project) -> Repo:
 
 
 def write(project, *recipes: Recipe) -> list[str]:
-    return [path.name for path in dvcfiles.write(plan(recipes), project)]
+    references = {recipe.name: f"recipes/{recipe.name}.py" for recipe in recipes}
+    return [path.name for path in dvcfiles.write(plan(recipes), project, references=references)]
 
 
 def contents(project) -> dict[str, bytes]:
@@ -92,7 +92,7 @@ def without_planned(project, *recipes: Recipe) -> tuple[dict, dict]:
     dvc, params = (yaml.safe_load((project / name).read_text()) for name in ("dvc.yaml", "params.yaml"))
     dvc["stages"] = {name: stage for name, stage in dvc["stages"].items() if name not in planned}
     dvc["plots"] = [plot for plot in dvc["plots"] if next(iter(plot)).split()[0] not in planned]
-    return dvc, {name: section for name, section in params.items() if name not in {*planned, "runtime"}}
+    return dvc, {name: section for name, section in params.items() if name not in planned}
 
 
 def test_equal_recipes_give_equal_bytes_and_are_written_once(tmp_path):
@@ -137,22 +137,28 @@ def test_a_stage_reads_back_the_section_that_the_recipe_gave(project):
         assert codec.structure(params[stage.name], type(stage.section), stage.name) == stage.section
 
 
-def test_runtime_choices_are_there_for_every_owner(project):
-    write(project, attrs.evolve(RECIPE, runtime=Runtime(execution=Execution(workers=7))))
-    runtime = yaml.safe_load((project / "params.yaml").read_text())["runtime"]
-    assert {owner: codec.structure(choices, Runtime, "") for owner, choices in runtime.items()} == {
-        "books": Runtime(execution=Execution(workers=7)),
-        "tiny": Runtime(execution=Execution(workers=7)),
-    }
+def test_machines_are_in_an_entry_of_their_own_that_a_plan_without_them_leaves_alone(project):
+    machines = {"default": Machine(workers=7), "tiny": Machine(text_on=place.Slurm(partition="cpu", time_limit="1"))}
+    write(project, RECIPE)
+    without = contents(project)
+    dvcfiles.write(plan([RECIPE]), project, references={"small": "recipes/small.py"}, machines_of=machines)
+    assert dvcfiles.planned_machines(project) == machines
+    assert contents(project)["dvc.yaml"] == without["dvc.yaml"]
+    params, before = (yaml.safe_load(text) for text in (contents(project)["params.yaml"], without["params.yaml"]))
+    assert {name: section for name, section in params.items() if name != "machine"} == before
+    written = contents(project)
+    assert write(project, RECIPE) == []
+    assert contents(project) == written
 
 
 def test_a_command_says_all_that_a_stage_needs_to_know(project):
     write(project, RECIPE)
-    (stage,) = [stage for stage in opened(project).index.stages if stage.name == "tiny-evaluate"]
+    (stage,) = [stage for stage in opened(project).index.stages if stage.name == "tiny-w4a16-perplexity"]
     assert shlex.split(stage.cmd) == [
-        *("llmrecipe", "stage", "evaluate", "--name", "tiny-evaluate", "--runtime", "tiny"),
-        *("--input", "tokens=artifacts/tiny/tokenize/tokens", "--input", "dense=artifacts/tiny/export/model"),
-        *("--input", "quantized=artifacts/tiny/quantize/model", "--output", "artifacts/tiny/evaluate"),
+        *("llmrecipe", "stage", "measure", "--name", "tiny-w4a16-perplexity"),
+        *("--input", "model=artifacts/tiny-w4a16/quantize/model"),
+        *("--input", "tokens=artifacts/books-bpe-300/tokenize/tokens"),
+        *("--output", "artifacts/tiny-w4a16/perplexity"),
     ]
 
 
@@ -160,7 +166,8 @@ def test_a_command_says_all_that_a_stage_needs_to_know(project):
     "path", ["data/with space.txt", "data/it's.txt", 'data/"q".txt', "data/${x}.txt", "data/é $HOME"]
 )
 def test_odd_paths_reach_dvc_and_the_shell_as_they_are(project, path):
-    write(project, attrs.evolve(RECIPE, corpus=Corpus(name="books", source=TextFiles(paths=(path,)))))
+    corpus = Corpus(name="books", source=source.TextFiles(paths=(path,)))
+    write(project, evolve(RECIPE, models=(evolve(BASE, text=corpus),)))
     (stage,) = [stage for stage in opened(project).index.stages if stage.name == "books-prepare"]
     assert f"source0={path}" in shlex.split(stage.cmd)
     assert path in {dep.def_path for dep in stage.deps}
@@ -169,15 +176,15 @@ def test_odd_paths_reach_dvc_and_the_shell_as_they_are(project, path):
 @pytest.mark.parametrize("name", ["a b", "a/b", "-a", "ä", "a.b", "a@b"])
 def test_a_name_that_dvc_can_not_take_is_refused(project, name):
     with pytest.raises(PlanError, match="can't name stages"):
-        write(project, attrs.evolve(RECIPE, name=name))
+        write(project, evolve(RECIPE, name=name))
     assert contents(project) == {}
 
 
 @pytest.mark.parametrize("name", ["123", "true", "null", "1e3", "on"])
 def test_a_name_that_yaml_could_take_for_something_else_stays_a_name(project, name):
-    write(project, attrs.evolve(RECIPE, name=name))
-    assert set(yaml.safe_load((project / "params.yaml").read_text())["runtime"]) == {"books", name}
-    assert f"{name}-pretrain" in {stage.name for stage in opened(project).index.stages}
+    write(project, evolve(RECIPE, models=(evolve(BASE, name=name),), name=name))
+    assert dvcfiles.recorded(project).keys() == {name}
+    assert {f"{name}-train", f"{name}-report"} <= {stage.name for stage in opened(project).index.stages}
 
 
 def test_what_was_written_by_hand_stays_byte_for_byte(project):
@@ -187,7 +194,7 @@ def test_what_was_written_by_hand_stays_byte_for_byte(project):
     write(project, OTHER)
     write(project, RECIPE, OTHER)
     write(project, RECIPE)
-    # What is planned stands right below `plots:` and `stages:`.
+    # What is planned is right below `plots:` and `stages:`.
     head, rest = HAND_DVC.split("plots:\n", 1)
     middle, tail = rest.split("stages:\n", 1)
     dvc = (project / "dvc.yaml").read_text()
@@ -198,12 +205,12 @@ def test_what_was_written_by_hand_stays_byte_for_byte(project):
     assert without_planned(project, RECIPE) == (yaml.safe_load(HAND_DVC), yaml.safe_load(HAND_PARAMS))
 
 
-def test_dvc_runs_hand_written_stages_beside_planned_ones(project):
+def test_dvc_runs_hand_written_stages_next_to_planned_ones(project):
     (project / "dvc.yaml").write_text(HAND_DVC)
     (project / "params.yaml").write_text(HAND_PARAMS)
     write(project, RECIPE)
     names = {stage.name for stage in opened(project).index.stages}
-    assert {"report", "each@red", "each@green", "cross@1-x", "cross@2-y", "tiny-pretrain"} <= names
+    assert {"report", "each@red", "each@green", "cross@1-x", "cross@2-y", "tiny-train"} <= names
 
 
 def test_stages_and_sections_of_an_earlier_plan_go(project):
@@ -218,9 +225,9 @@ def test_a_plan_is_known_again_after_dvc_has_rewritten_the_files(project):
     write(project, RECIPE)
     with modify_yaml(project / "dvc.yaml") as data:
         data["stages"]["mine"] = {"cmd": "echo mine"}
-        data["stages"]["tiny-pretrain"]["frozen"] = True
+        data["stages"]["tiny-train"]["frozen"] = True
     with modify_yaml(project / "params.yaml") as data:
-        data["tiny-pretrain"]["training"]["optimizer"]["learning_rate"] = 3e-4
+        data["tiny-train"]["training"]["optimizer"]["learning_rate"] = 3e-4
         data["mine"] = 1
     write(project, RECIPE)
     assert without_planned(project, RECIPE) == ({"stages": {"mine": {"cmd": "echo mine"}}, "plots": []}, {"mine": 1})
@@ -228,11 +235,10 @@ def test_a_plan_is_known_again_after_dvc_has_rewritten_the_files(project):
     assert without_planned(project, OTHER) == ({"stages": {"mine": {"cmd": "echo mine"}}, "plots": []}, {"mine": 1})
 
 
-def test_sections_are_known_again_after_the_runtime_choices_were_deleted(project):
+def test_sections_are_known_again_after_the_pipeline_was_deleted(project):
     write(project, RECIPE)
     fresh = contents(project)
-    params = project / "params.yaml"
-    params.write_text(params.read_text().split("\nruntime:")[0])
+    (project / "dvc.yaml").unlink()
     write(project, RECIPE)
     assert contents(project) == fresh
 
@@ -248,7 +254,7 @@ def test_a_copy_of_a_planned_stage_under_another_name_is_the_users(project):
 
 def test_a_crash_between_the_two_files_is_mended_by_planning_again(project, monkeypatch):
     for before in ((), (OTHER,)):
-        for after in ((RECIPE,), (attrs.evolve(RECIPE, compression=()),)):
+        for after in ((RECIPE,), (RECIPE, OTHER)):
             if before:
                 write(project, *before)
             with monkeypatch.context() as patch:
@@ -283,15 +289,13 @@ def test_a_crash_between_the_two_files_is_mended_by_planning_again(project, monk
             r"dvc\.yaml, line 2: the stage 'tiny-export' was written by hand",
         ),
         ("", "a: 1\ntiny-export: 2\n", r"params\.yaml, line 2: the section 'tiny-export' was written by hand"),
-        ("", "a: 1\nruntime: fast\n", r"params\.yaml, line 2: the section 'runtime' isn't one"),
-        ("", "runtime:\n  tiny: {gpu: 1}\n", r"params\.yaml, line 1: the section 'runtime' isn't one"),
         (
             "stages:\n  a:\n    cmd: x\n    outs: [artifacts]\n",
             "",
             r"dvc\.yaml, line 2: the output artifacts of 'a' overlaps",
         ),
         (
-            "stages:\n  a:\n    cmd: x\n    metrics:\n    - artifacts/tiny/pretrain/x.json: {cache: false}\n",
+            "stages:\n  a:\n    cmd: x\n    metrics:\n    - artifacts/tiny/train/x.json: {cache: false}\n",
             "",
             "overlaps",
         ),
@@ -301,7 +305,7 @@ def test_a_crash_between_the_two_files_is_mended_by_planning_again(project, monk
         ("", "a: 1\n b: 2\n", r"params\.yaml, line 2: not YAML"),
     ],
 )
-def test_what_stands_in_the_way_is_named_and_nothing_is_written(project, dvc, params, message):
+def test_what_is_in_the_way_is_named_and_nothing_is_written(project, dvc, params, message):
     (project / "dvc.yaml").write_text(dvc)
     (project / "params.yaml").write_text(params)
     before = contents(project)
@@ -321,10 +325,46 @@ def test_a_neighbour_with_a_similar_path_does_not_overlap(project):
 
 
 def test_outside_a_dvc_project_the_way_into_one_is_named(tmp_path):
-    with pytest.raises(PlanError, match="run `dvc init`"):
+    with pytest.raises(PlanError, match="`llmrecipe init .`"):
         write(tmp_path, RECIPE)
     (tmp_path / ".dvc").mkdir()
     (tmp_path / "sub").mkdir()
     with pytest.raises(PlanError, match=f"root is {tmp_path}"):
         write(tmp_path / "sub", RECIPE)
     assert list((tmp_path / "sub").iterdir()) == []
+
+
+def test_a_recipe_that_was_planned_before_is_known_with_its_stages_and_where_it_was_found(project):
+    write(project, RECIPE, OTHER)
+    found = dvcfiles.recorded(project)
+    assert {name: recipe.reference for name, recipe in found.items()} == {
+        "small": "recipes/small.py",
+        "other": "recipes/other.py",
+    }
+    assert set(found["small"].stages) == {stage.name for stage in plan([RECIPE]).stages} == set(found["small"].sections)
+
+
+def test_a_kept_recipe_stays_as_it_is_written_also_where_the_other_shares_its_stages(project):
+    write(project, RECIPE, OTHER)
+    kept = dvcfiles.recorded(project)["small"]
+    dvcfiles.write(plan([OTHER]), project, references={"other": "recipes/other.py"}, kept=(kept,))
+    assert dvcfiles.recorded(project)["small"] == kept
+    assert {stage.name for stage in opened(project).index.stages} == {
+        stage.name for stage in plan([RECIPE, OTHER]).stages
+    }
+
+
+def test_a_change_to_a_stage_that_a_kept_recipe_shares_is_refused_and_both_are_named(project):
+    write(project, RECIPE, OTHER)
+    kept, before = dvcfiles.recorded(project)["small"], contents(project)
+    changed = evolve(OTHER, models=(evolve(OTHER.models[0], text__shards=9),))
+    with pytest.raises(PlanError, match=r"books-prepare would change.*'small' \(recipes/small\.py\).*--remove small"):
+        dvcfiles.write(plan([changed]), project, references={"other": "recipes/other.py"}, kept=(kept,))
+    assert contents(project) == before
+
+
+def test_a_project_without_recipes_left_is_one_that_dvc_reads(project):
+    write(project, RECIPE)
+    dvcfiles.write(plan([]), project, references={})
+    assert dvcfiles.recorded(project) == {}
+    assert list(opened(project).index.stages) == []

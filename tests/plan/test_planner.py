@@ -1,55 +1,72 @@
-"""What stages a recipe becomes, and which recipes can't be planned together."""
+"""What stages recipes become, and which can't be planned together."""
 
 import attrs
 import pytest
-from tiny_recipe import RECIPE
+from tiny_recipe import BASE, BOOKS, RECIPE, SMALLER
 
 from llmrecipe import (
-    W4A16,
     ByteLevelBPE,
     Corpus,
-    Decontaminate,
-    Execution,
-    FixUnicode,
+    Llama,
+    Mixture,
+    Part,
     PretrainedTokenizer,
-    PythonStdlib,
+    Quantized,
     Recipe,
-    Runtime,
-    ShuffleSpans,
-    TextFiles,
+    Trained,
+    augment,
+    clean,
+    evolve,
+    measure,
+    scheme,
+    source,
 )
 from llmrecipe.errors import PlanError
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.planner import plan
 from llmrecipe.plan.stage import Stage
-from llmrecipe.sections import SECTION_OF_KIND, ExportSection, PrepareSection, QuantizeSection
+from llmrecipe.recipe.kinds import Source
+from llmrecipe.recipe.schema import members
+from llmrecipe.sections import ExportSection, MeasureSection, PrepareSection, QuantizeSection, Section
+
+WEB = Corpus(name="web", source=source.TextFiles(paths=("data/web/*.txt",)))
+MIXED = evolve(BASE, name="mixed", text=Mixture(parts=(Part(corpus=WEB, weight=3.0), Part(corpus=BOOKS))))
 
 
 def by_name(*recipes: Recipe) -> dict[str, Stage]:
     return {stage.name: stage for stage in plan(recipes).stages}
 
 
-def sourced(source) -> Recipe:
-    return attrs.evolve(RECIPE, corpus=Corpus(name="books", source=source))
+def read_from(*sources: Source, **changes) -> dict[str, str]:
+    """The inputs of the stage that prepares a corpus with these sources."""
+    corpus = Corpus(name="books", source=sources[0], **changes)
+    return by_name(evolve(RECIPE, models=(evolve(BASE, text=corpus),)))["books-prepare"].inputs
 
 
-def test_a_recipe_becomes_one_stage_of_each_kind_with_its_own_class_of_section():
-    # One kind is planned only where there is something to do.
-    augmented = attrs.evolve(RECIPE, corpus=attrs.evolve(RECIPE.corpus, augment=(ShuffleSpans(),)))
-    stages = plan([augmented]).stages
-    assert [stage.kind for stage in stages] == list(SECTION_OF_KIND)
-    assert [type(stage.section) for stage in stages] == list(SECTION_OF_KIND.values())
+def test_every_kind_of_stage_is_planned_with_its_own_class_of_section():
+    # Two kinds are planned only where there is something to do.
+    mixed = evolve(MIXED, text__parts=(Part(corpus=evolve(WEB, augment=(augment.ShuffleSpans(),))), Part(corpus=BOOKS)))
+    stages = plan([evolve(RECIPE, models=(mixed, Quantized(model=mixed, scheme=scheme.FP8())))]).stages
+    assert {stage.kind: type(stage.section) for stage in stages} == members(Section)
 
 
-def test_a_corpus_names_its_own_stage_and_a_recipe_the_others():
-    names = list(by_name(RECIPE))
-    assert names[0] == "books-prepare"
-    assert all(name.startswith("tiny-") for name in names[1:])
+def test_stages_bear_the_name_of_the_value_that_they_make():
+    assert list(by_name(RECIPE)) == [
+        "books-prepare",
+        "books-bpe-300-tokenizer",
+        "books-bpe-300-tokenize",
+        "tiny-train",
+        "tiny-export",
+        "tiny-perplexity",
+        "tiny-w4a16-quantize",
+        "tiny-w4a16-perplexity",
+        "small-report",
+    ]
 
 
 def test_every_artifact_that_a_stage_reads_is_made_by_an_earlier_one():
     made: set[str] = set()
-    for stage in plan([RECIPE]).stages:
+    for stage in plan([RECIPE, evolve(RECIPE, name="other", models=(MIXED,))]).stages:
         assert {path for path in stage.inputs.values() if path.startswith("artifacts/")} <= made
         made.update(stage.products)
 
@@ -57,40 +74,87 @@ def test_every_artifact_that_a_stage_reads_is_made_by_an_earlier_one():
 def test_the_inputs_of_each_stage_are_what_its_work_needs():
     assert {name: set(stage.inputs) for name, stage in by_name(RECIPE).items()} == {
         "books-prepare": {"source0"},
-        "tiny-tokenizer": {"documents"},
-        "tiny-tokenize": {"documents", "tokenizer"},
-        "tiny-pretrain": {"tokens"},
+        "books-bpe-300-tokenizer": {"documents"},
+        "books-bpe-300-tokenize": {"documents", "tokenizer"},
+        "tiny-train": {"tokens"},
         "tiny-export": {"checkpoint", "tokenizer"},
-        "tiny-quantize": {"model", "tokens"},
-        "tiny-evaluate": {"tokens", "dense", "quantized"},
+        "tiny-perplexity": {"model", "tokens"},
+        "tiny-w4a16-quantize": {"model", "tokens"},
+        "tiny-w4a16-perplexity": {"model", "tokens"},
+        "small-report": {"tiny.model", "tiny.perplexity", "tiny-w4a16.model", "tiny-w4a16.perplexity"},
     }
+
+
+def test_a_report_names_the_models_in_the_order_of_the_recipe():
+    turned = evolve(RECIPE, models=(SMALLER, BASE))
+    assert list(by_name(turned)["small-report"].inputs) == [
+        "tiny-w4a16.model",
+        "tiny-w4a16.perplexity",
+        "tiny.model",
+        "tiny.perplexity",
+    ]
+
+
+def test_a_recipe_ends_in_a_stage_that_depends_on_all_of_its_others():
+    for recipe in (RECIPE, evolve(RECIPE, name="other", models=(MIXED,), measures=())):
+        stages = by_name(recipe)
+        makers = {product: stage.name for stage in stages.values() for product in stage.products}
+        found, left = set(), [f"{recipe.name}-report"]
+        while left:
+            name = left.pop()
+            found.add(name)
+            left += [makers[path] for path in stages[name].inputs.values() if path in makers]
+        assert found == set(stages)
 
 
 def test_a_section_holds_what_the_recipe_says():
     stages = by_name(RECIPE)
     assert stages["books-prepare"].section == PrepareSection(
-        source=RECIPE.corpus.source, clean=(), heldout_fraction=0.02, shards=4
+        source=BOOKS.source, clean=(), heldout=BOOKS.heldout, shards=4
     )
-    assert stages["tiny-quantize"].section == QuantizeSection(
-        scheme=W4A16(group_size=32), calibration_samples=8, sequence_length=32, seed=3
+    assert stages["tiny-w4a16-quantize"].section == QuantizeSection(
+        scheme=scheme.W4A16(group_size=32), calibration_samples=8, seed=3
     )
 
 
-@pytest.mark.parametrize("restart", [False, True])
-def test_evaluation_reads_sequences_as_the_training_does(restart):
-    objective = attrs.evolve(RECIPE.objective, restart_at_documents=restart)
-    assert by_name(attrs.evolve(RECIPE, objective=objective))["tiny-evaluate"].section.objective == objective
+def test_a_measure_has_a_stage_for_each_model_and_its_section_names_neither_text_nor_name():
+    named = measure.Perplexity(name="on-web", text=WEB, max_tokens=64)
+    stages = by_name(evolve(RECIPE, measures=(measure.Perplexity(), named, measure.Samples(prompts=("a",)))))
+    assert stages["tiny-on-web"].section == MeasureSection(measure=measure.Perplexity(max_tokens=64))
+    assert stages["tiny-on-web"].inputs["tokens"] == "artifacts/web-books-bpe-300/tokenize/tokens"
+    assert stages["tiny-samples"].inputs == {"model": "artifacts/tiny/export/model"}
+    assert {"tiny-w4a16-on-web", "tiny-w4a16-perplexity", "tiny-w4a16-samples"} <= set(stages)
 
 
-def test_without_compression_nothing_is_quantized_and_only_the_dense_model_is_evaluated():
-    stages = by_name(attrs.evolve(RECIPE, compression=()))
-    assert "tiny-quantize" not in stages
-    assert set(stages["tiny-evaluate"].inputs) == {"tokens", "dense"}
+def test_without_measures_models_are_compared_all_the_same():
+    stages = by_name(evolve(RECIPE, models=(BASE,), measures=()))
+    assert "tiny-perplexity" not in stages
+    assert stages["small-report"].inputs == {"tiny.model": "artifacts/tiny/export/model"}
 
 
 def test_an_existing_tokenizer_is_read_from_its_folder_and_not_from_documents():
-    stages = by_name(attrs.evolve(RECIPE, tokenizer=PretrainedTokenizer(path="data/tokenizer")))
-    assert stages["tiny-tokenizer"].inputs == {"source": "data/tokenizer"}
+    pretrained = evolve(BASE, tokenizer=PretrainedTokenizer(path="data/gpt2.v1"))
+    stages = by_name(evolve(RECIPE, models=(pretrained,)))
+    assert stages["gpt2-v1-tokenizer"].inputs == {"source": "data/gpt2.v1"}
+    assert stages["tiny-train"].inputs == {"tokens": "artifacts/books-gpt2-v1/tokenize/tokens"}
+
+
+def test_a_tokenizer_can_be_that_of_a_model_and_an_augmenter_can_use_a_model():
+    other = evolve(BASE, name="other", tokenizer=PretrainedTokenizer(model=BASE))
+    told = evolve(BOOKS, name="told", augment=(augment.Paraphrase(model=BASE),))
+    stages = by_name(evolve(RECIPE, models=(other, evolve(BASE, name="third", text=told, tokenizer=other.tokenizer))))
+    assert stages["tiny-tokenizer"].inputs == {"source": "artifacts/tiny/export/model"}
+    assert stages["told-augment"].inputs["model0"] == "artifacts/tiny/export/model"
+    assert stages["told-augment"].section.augment[0].model == "artifacts/tiny/export/model"
+
+
+def test_a_model_that_starts_from_another_reads_its_weights_and_its_tokens():
+    further = Trained(name="further", start=BASE, text=WEB, objective=BASE.objective, training=BASE.training)
+    stages = by_name(evolve(RECIPE, models=(further,), measures=(measure.Perplexity(text=BOOKS),)))
+    assert stages["further-train"].inputs["start"] == "artifacts/tiny/export/model"
+    assert stages["further-train"].inputs["tokens"] == "artifacts/web-books-bpe-300/tokenize/tokens"
+    assert stages["further-train"].section.network is None
+    assert stages["tiny-train"].section.network == BASE.start
 
 
 @pytest.mark.parametrize(
@@ -104,15 +168,20 @@ def test_an_existing_tokenizer_is_read_from_its_folder_and_not_from_documents():
     ],
 )
 def test_a_pattern_watches_the_folder_it_searches_and_a_name_its_file(paths, watched):
-    assert list(by_name(sourced(TextFiles(paths=paths)))["books-prepare"].inputs.values()) == watched
+    assert list(read_from(source.TextFiles(paths=paths)).values()) == watched
 
 
-def test_evaluation_sets_are_watched_like_the_source_and_each_path_once():
-    sets = (TextFiles(paths=("data/eval/*.txt", "data/a.txt")), PythonStdlib(), TextFiles(paths=("data/b.txt",)))
-    clean = (Decontaminate(against=sets[:2]), Decontaminate(against=sets[2:]), Decontaminate(against=sets))
-    corpus = Corpus(name="books", source=TextFiles(paths=("data/a.txt",)), clean=clean)
-    assert by_name(attrs.evolve(RECIPE, corpus=corpus))["books-prepare"].inputs == {
+def test_evaluation_sets_and_held_out_text_are_watched_like_the_source_and_each_path_once():
+    sets = (
+        source.TextFiles(paths=("data/eval/*.txt", "data/a.txt")),
+        source.PythonStdlib(),
+        source.TextFiles(paths=("data/b.txt",)),
+    )
+    cleaners = tuple(clean.Decontaminate(against=against) for against in (sets[:2], sets[2:], sets))
+    heldout = source.TextFiles(paths=("data/test.txt", "data/a.txt"))
+    assert read_from(source.TextFiles(paths=("data/a.txt",)), clean=cleaners, heldout=heldout) == {
         "source0": "data/a.txt",
+        "heldout0": "data/test.txt",
         "evaluation0": "data/eval",
         "evaluation1": "data/b.txt",
     }
@@ -121,62 +190,109 @@ def test_evaluation_sets_are_watched_like_the_source_and_each_path_once():
 @pytest.mark.parametrize("pattern", ["*.txt", "**/*.txt", "artifacts/*.txt", "artifacts/books/*/documents/x"])
 def test_a_corpus_can_not_search_a_folder_that_stages_write_into(pattern):
     with pytest.raises(PlanError, match=r"books-prepare.*a folder of their own"):
-        plan([sourced(TextFiles(paths=(pattern,)))])
+        read_from(source.TextFiles(paths=(pattern,)))
 
 
-def test_the_python_library_needs_no_files():
-    assert by_name(sourced(PythonStdlib()))["books-prepare"].inputs == {}
+def test_the_python_library_needs_no_files_and_its_section_names_the_python():
+    stages = by_name(evolve(RECIPE, models=(evolve(BASE, text=Corpus(name="code", source=source.PythonStdlib())),)))
+    assert stages["code-prepare"].inputs == {}
+    assert stages["code-prepare"].section.source.version is not None
 
 
-def test_recipes_share_the_stage_of_their_common_corpus():
-    other = attrs.evolve(RECIPE, name="other", tokenizer=ByteLevelBPE(vocab_size=400))
-    stages = plan([RECIPE, other]).stages
-    assert [stage.name for stage in stages if stage.kind == "prepare"] == ["books-prepare"]
-    assert len(stages) == 1 + 2 * 6
-
-
-def test_one_corpus_name_for_two_contents_is_refused_with_the_fields_that_differ():
-    corpus = attrs.evolve(RECIPE.corpus, clean=(FixUnicode(),), shards=2)
-    other = attrs.evolve(RECIPE, name="other", corpus=corpus)
-    with pytest.raises(PlanError, match=r"other\.corpus: named 'books' .* 'tiny', .* in clean, shards;"):
-        plan([RECIPE, other])
-
-
-def test_two_recipes_with_one_name_are_refused():
-    with pytest.raises(PlanError, match="two recipes are named 'tiny'"):
-        plan([RECIPE, attrs.evolve(RECIPE, tokenizer=ByteLevelBPE(vocab_size=400))])
-
-
-def test_two_compressions_of_one_kind_are_refused():
-    with pytest.raises(PlanError, match="two stages have the name tiny-quantize"):
-        plan([attrs.evolve(RECIPE, compression=RECIPE.compression * 2)])
-
-
-def test_two_stages_with_one_name_or_one_product_are_refused():
-    stage = Stage(kind="export", owner="a", section=ExportSection(), inputs={}, outs=("model",))
-    with pytest.raises(PlanError, match="two stages have the name a-export"):
-        Pipeline(stages=(stage, attrs.evolve(stage, outs=("other",))), runtimes={})
-    twice = attrs.evolve(stage, outs=("model", "model"))
-    with pytest.raises(PlanError, match="two stages have the output artifacts/a/export/model"):
-        Pipeline(stages=(twice,), runtimes={})
-
-
-def test_a_stage_before_the_one_whose_product_it_reads_is_refused():
-    stages = plan([RECIPE]).stages
-    with pytest.raises(PlanError, match="tiny-tokenizer: its input 'artifacts/books/prepare/documents'"):
-        Pipeline(stages=(*stages[1:], stages[0]), runtimes={})
-
-
-def test_a_corpus_runs_as_the_first_recipe_that_uses_it_says():
-    first = attrs.evolve(RECIPE, runtime=Runtime(execution=Execution(workers=7)))
-    second = attrs.evolve(RECIPE, name="other", runtime=Runtime(execution=Execution(workers=9)))
-    assert plan([first, second]).runtimes == {
-        "books": Runtime(execution=Execution(workers=7)),
-        "tiny": Runtime(execution=Execution(workers=7)),
-        "other": Runtime(execution=Execution(workers=9)),
+def test_a_mixture_tokenizes_each_corpus_once_and_mixes_their_tokens():
+    stages = by_name(evolve(RECIPE, models=(MIXED,)))
+    tokens = {
+        "tokens.web": "artifacts/web-web-books-bpe-300/tokenize/tokens",
+        "tokens.books": "artifacts/books-web-books-bpe-300/tokenize/tokens",
+    }
+    assert set(stages["web-books-bpe-300-tokenizer"].inputs) == {"documents.web", "documents.books"}
+    assert stages["web-books-bpe-300-mix"].inputs == tokens
+    assert stages["web-books-bpe-300-mix"].section.shares == (3.0, 1.0)
+    mixture = "artifacts/web-books-bpe-300/mix/mixture"
+    assert stages["mixed-train"].inputs == {"mixture": mixture, **tokens}
+    assert stages["mixed-perplexity"].inputs == {
+        "model": "artifacts/mixed/export/model",
+        "mixture": mixture,
+        **tokens,
     }
 
 
-def test_runtime_choices_are_in_no_section():
-    slow = attrs.evolve(RECIPE, runtime=Runtime(execution=Execution(workers=7), log_level="debug", device="cpu"))
-    assert plan([slow]).stages == plan([RECIPE]).stages
+def test_a_ladder_of_five_sizes_trains_one_tokenizer_and_tokenizes_once():
+    sizes = tuple(evolve(BASE, name=f"tiny-{width}", start__hidden_size=width) for width in (64, 128, 192, 256, 320))
+    kinds = [stage.kind for stage in plan([Recipe(name="ladder", models=sizes)]).stages]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "prepare": 1,
+        "tokenizer": 1,
+        "tokenize": 1,
+        "train": 5,
+        "export": 5,
+        "measure": 5,
+        "report": 1,
+    }
+
+
+def test_recipes_that_differ_in_their_compression_train_once():
+    eight = evolve(RECIPE, name="eight", models=(BASE, Quantized(model=BASE, scheme=scheme.W8A16())))
+    stages = plan([RECIPE, eight]).stages
+    assert [stage.name for stage in stages if stage.kind == "train"] == ["tiny-train"]
+    assert [stage.name for stage in stages].count("tiny-perplexity") == 1
+
+
+def test_the_order_of_recipes_changes_nothing():
+    other = evolve(RECIPE, name="other", models=(MIXED, BASE), measures=(measure.Perplexity(text=BOOKS),))
+    assert plan([RECIPE, other]) == plan([other, RECIPE])
+
+
+def test_one_name_for_two_values_is_refused_with_paths_and_both_values():
+    other = Recipe(name="other", models=(evolve(BASE, training__seed=8, text__shards=2),), measures=())
+    with pytest.raises(PlanError) as refused:
+        plan([RECIPE, other])
+    assert "other.models[0]" in str(refused.value)
+    assert "small.models[0]" in str(refused.value)
+    assert "training.seed: 42 ≠ 8" in str(refused.value)
+    assert "text.shards: 4 ≠ 2" in str(refused.value)
+
+
+def test_models_of_every_kind_share_one_namespace():
+    twin = Quantized(model=BASE, scheme=scheme.FP8(), name="tiny")
+    with pytest.raises(PlanError, match="'tiny'"):
+        plan([RECIPE, Recipe(name="other", models=(twin,))])
+
+
+def test_two_recipes_with_one_name_are_refused():
+    with pytest.raises(PlanError, match="'small'"):
+        plan([RECIPE, evolve(RECIPE, models=(evolve(BASE, name="other"),))])
+
+
+def test_a_tokenizer_can_have_a_name_of_its_own():
+    named = evolve(BASE, tokenizer=ByteLevelBPE(vocab_size=300, name="letters"))
+    assert {"letters-tokenizer", "books-letters-tokenize"} <= set(by_name(evolve(RECIPE, models=(named,))))
+
+
+def test_two_stages_with_one_name_or_one_product_are_refused():
+    stage = Stage(owner="a", section=ExportSection(), inputs={}, outs=("model",))
+    with pytest.raises(PlanError, match="two stages have the name a-export"):
+        Pipeline(stages=(stage, attrs.evolve(stage, outs=("other",))))
+    twice = attrs.evolve(stage, outs=("model", "model"))
+    with pytest.raises(PlanError, match="two stages have the output artifacts/a/export/model"):
+        Pipeline(stages=(twice,))
+
+
+def test_a_stage_before_the_one_whose_product_it_reads_is_refused():
+    first, *others = plan([RECIPE]).stages
+    with pytest.raises(PlanError, match="books-bpe-300-tokenizer: its input 'artifacts/books/prepare/documents'"):
+        Pipeline(stages=(*others, first))
+
+
+def test_a_word_that_nothing_plans_is_refused():
+    class Imported(Llama):
+        name = "x"
+
+    from llmrecipe.plan.draft import Draft
+
+    with pytest.raises(PlanError, match="nothing plans BeamSearch"):
+        Draft().need(_Named())
+
+
+class _Named(augment.BeamSearch):
+    name = "beam"
