@@ -121,11 +121,6 @@ def verify(directory: Path, kind: str) -> None:
             raise StageError(f"{directory / name}: its content is not what its manifest says; it was damaged")
 
 
-def identity(manifest: dict[str, Any]) -> str:
-    """A SHA-256 that two artifacts share exactly if they hold the same files."""
-    return hashlib.sha256(to_json(manifest).encode()).hexdigest()
-
-
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:

@@ -5,9 +5,7 @@ are never rewritten. Parents are named by the digest of their manifest, so anoth
 """
 
 from pathlib import Path
-from typing import Any, TypeVar
-
-import attrs
+from typing import Any, Literal, TypeVar
 
 from llmrecipe import artifacts, codec
 from llmrecipe.errors import StageError
@@ -52,6 +50,10 @@ class SplitCard(Word):
     text_bytes: int
     """UTF-8 bytes of the documents' text."""
 
+    document_files: tuple[str, ...] = ()
+    """For held-out text, JSON lines with the `id`, `tokens` and `text_bytes` of each document, in the order of the
+    tokens; a file for each of `files`."""
+
 
 @define("masking_card")
 class MaskingCard(Word):
@@ -71,8 +73,8 @@ class MaskingCard(Word):
 class TokensCard(Word):
     """Of a `tokens` artifact: a corpus in a tokenizer's tokens."""
 
-    dtype: str
-    """Type of a token in the files: `uint16` or `uint32`, little-endian."""
+    dtype: Literal["uint16", "uint32"]
+    """Type of a token in the files, little-endian."""
 
     vocab_size: int
     """Tokens in the vocabulary, special ones included."""
@@ -135,6 +137,9 @@ class ModelCard(Word):
 
     parents: dict[str, str]
     """What it was made from: digests of manifests by role."""
+
+    step: int | None = None
+    """The optimizer step after which a run had these weights; None if no run of ours made them, or not the last."""
 
     version: int = 1
 

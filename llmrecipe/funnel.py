@@ -13,7 +13,8 @@ def text(metrics: Mapping[str, Any]) -> str:
     """A table, from the metrics of the prepare stage.
 
     Tokens are words and signs, since there is no tokenizer yet. Tokens and megabytes are those of the documents that
-    were dropped, and what was cut from those that were changed; a repair can also add some.
+    were dropped, and what was cut from those that were changed; a repair can also add some. Held-out text of a source
+    of its own is read apart from the rest, and no part of the rows above it.
     """
     rows = [*_HEAD, *_rows(metrics)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -32,17 +33,18 @@ def left(metrics: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
 
 
 def _rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    yield _total("read", metrics)
+    yield _total("read", metrics["read"])
     for cleaner, documents, size in left(metrics):
         dropped = [f"{metrics[name][cleaner]:,}" for name in ("dropped", "changed", "dropped_tokens")]
         yield cleaner, *dropped, megabytes(metrics["dropped_text_bytes"][cleaner]), f"{documents:,}", megabytes(size)
         for reason, count in metrics["dropped_because"].get(cleaner, {}).items():
             yield f"  {reason}", f"{count:,}", "", "", "", "", ""
-    yield from (_total(split, metrics) for split in ("train", "heldout"))
+    if "heldout_read" in metrics:
+        yield _total("heldout read", metrics["heldout_read"])
+    yield from (_total(split, metrics[split]) for split in ("train", "heldout"))
 
 
-def _total(name: str, metrics: Mapping[str, Any]) -> tuple[str, ...]:
-    counts = metrics[name]
+def _total(name: str, counts: Mapping[str, int]) -> tuple[str, ...]:
     return name, "", "", "", "", f"{counts['documents']:,}", megabytes(counts["text_bytes"])
 
 

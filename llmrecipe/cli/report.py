@@ -3,17 +3,24 @@
 import argparse
 import json
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmrecipe import artifacts
+import attrs
+
+from llmrecipe import artifacts, layout
 from llmrecipe.errors import StageError
 from llmrecipe.loader import load
+from llmrecipe.plan.pipeline import Pipeline
+from llmrecipe.plan.planner import plan
+from llmrecipe.plan.stage import Stage
+from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.sections import MeasureSection, ReportSection, TrainSection
 
 SHOWN_SAMPLES = 3
 
-FOLDER_OF_MODEL = {"dense": "export/model", "quantized": "quantize/model"}
-"""Where the models that `evaluate` names are, below the recipe's folder; the last is what the recipe is for."""
+SAMPLES = "samples.json"
 
 COLUMNS = {
     "perplexity": ("perplexity", "{:,.2f}"),
@@ -24,7 +31,12 @@ COLUMNS = {
     "recovery_percent": ("recovery", "{:.1f} %"),
     "size_mb": ("size", "{:,.2f} MB"),
 }
-"""What is shown of a model if it was measured: its key, title and form."""
+"""The title and form of a number, by its name; others are shown by their names, in front of the last two."""
+
+_OTHER = "{:.4g}"
+
+_GROUPS = ("corpora", "unigram")
+"""What is no measure's group of numbers."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -47,33 +59,34 @@ def run(options: argparse.Namespace) -> int:
         LoadError: there is no such recipe.
         StageError: a result is missing.
     """
-    name = load(options.recipe).name
-    print(report(name, Path("artifacts") / name))
+    print(report(load(options.recipe)))
     return 0
 
 
-def report(name: str, folder: Path) -> str:
-    """The results below `folder`, the artifacts of the recipe `name`, as text.
+def report(recipe: Recipe) -> str:
+    """The results of a recipe in the current folder, as text.
 
     Raises:
         StageError: a result is missing.
     """
-    metrics = _read(folder / "evaluate/metrics.json")
-    samples = _read(folder / "evaluate/samples.json")
-    models = {role: folder / path for role, path in FOLDER_OF_MODEL.items() if role in metrics}
+    pipeline = plan([recipe])
+    comparison = next(stage for stage in pipeline.stages if isinstance(stage.section, ReportSection))
+    metrics = _read(comparison.product("metrics.json"))
+    models = {model.name: Path(comparison.inputs[f"{model.name}.model"]) for model in recipe.models}
     for path in models.values():
         artifacts.open_artifact(path, "model")
-    final = list(models)[-1]
+    final = recipe.models[-1].name
     sections = [
-        f"{name}: {models[final]}",
+        f"{recipe.name}: {models[final]}",
         _table(metrics, models),
-        f"training: {_speed(folder / 'pretrain.run.json')}",
-        *map(_sample, samples[final][:SHOWN_SAMPLES]),
+        "\n".join(_speeds(pipeline)),
+        *map(_sample, list(_samples(pipeline, comparison, final))[:SHOWN_SAMPLES]),
     ]
-    return "\n\n".join(sections)
+    return "\n\n".join(filter(None, sections))
 
 
-def _read(path: Path) -> Any:
+def _read(file: str | Path) -> Any:
+    path = Path(file)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -82,13 +95,57 @@ def _read(path: Path) -> Any:
         raise StageError(f"{path}: not JSON ({error}); delete it and run `dvc repro`") from None
 
 
-def _table(metrics: dict[str, dict[str, float]], models: dict[str, Path]) -> str:
-    rows = [*models, *(["unigram"] if "unigram" in metrics else [])]
-    columns = {key: column for key, column in COLUMNS.items() if any(key in metrics[role] for role in rows)}
-    table = [["held-out text", *(title for title, _ in columns.values()), ""]]
-    for role in rows:
-        cells = [form.format(metrics[role][key]) if key in metrics[role] else "" for key, (_, form) in columns.items()]
-        table.append([role, *cells, str(models.get(role, "(token frequencies alone)"))])
+@attrs.frozen
+class Column:
+    """A column of numbers."""
+
+    group: str
+    """The name of the measure that they are a group of; empty for a model's own."""
+
+    key: str
+    """Their name."""
+
+    @property
+    def title(self) -> str:
+        """What stands above it: `web-perplexity: bits/byte`."""
+        title, _ = COLUMNS.get(self.key, (self.key, _OTHER))
+        return f"{self.group}: {title}" if self.group else title
+
+    @property
+    def place(self) -> tuple[bool, int]:
+        """Known numbers in their order, others in front of recovery and size, groups last."""
+        known = list(COLUMNS)
+        last_known = len(known) - 2.5
+        return bool(self.group), known.index(self.key) if self.key in known else last_known
+
+    def cell(self, numbers: dict[str, Any]) -> str:
+        """The number of a model as text; empty if it has none."""
+        found = numbers.get(self.group, {}) if self.group else numbers
+        if self.key not in found:
+            return ""
+        _, form = COLUMNS.get(self.key, (self.key, _OTHER))
+        by = " by byte" if self.key == "recovery_percent" and found.get("recovery_by") == "byte" else ""
+        return form.format(found[self.key]) + by
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[Column]:
+    found = {}
+    for numbers in rows:
+        groups = {"": numbers} | {
+            name: value for name, value in numbers.items() if isinstance(value, dict) and name not in _GROUPS
+        }
+        for group, values in groups.items():
+            found |= {Column(group, key): None for key, value in values.items() if isinstance(value, int | float)}
+    return sorted(found, key=lambda column: column.place)
+
+
+def _table(metrics: dict[str, dict[str, Any]], models: dict[str, Path]) -> str:
+    rows = {name: (metrics[name], str(path)) for name, path in models.items()}
+    rows |= dict(_unigrams({name: metrics[name] for name in models}))
+    columns = _columns([numbers for numbers, _ in rows.values()])
+    table = [["held-out text", *(column.title for column in columns), ""]]
+    for name, (numbers, remark) in rows.items():
+        table.append([name, *(column.cell(numbers) for column in columns), remark])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for first, *middle, last in table:
@@ -97,13 +154,37 @@ def _table(metrics: dict[str, dict[str, float]], models: dict[str, Path]) -> str
     return "\n".join(lines)
 
 
+def _unigrams(metrics: dict[str, dict[str, Any]]) -> Iterator[tuple[str, tuple[dict[str, Any], str]]]:
+    """The rows of the unigram models: models that read the same tokens share one."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for name, numbers in metrics.items():
+        unigram = {key: value["unigram"] for key, value in numbers.items() if "unigram" in _group(value)}
+        unigram |= numbers.get("unigram", {})
+        if unigram and unigram not in [known for _, known in found]:
+            found.append((name, unigram))
+    for name, unigram in found:
+        title = "unigram" if len(found) == 1 else f"unigram of {name}"
+        yield title, (unigram, "(token frequencies alone)")
+
+
+def _group(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _speeds(pipeline: Pipeline) -> Iterator[str]:
+    """A line for each model that is trained."""
+    for stage in pipeline.stages:
+        if isinstance(stage.section, TrainSection):
+            yield f"training of {stage.owner}: {_speed(layout.beside(Path(stage.output), 'run.json'))}"
+
+
 def _speed(path: Path) -> str:
-    # Not an output of DVC: a training that came out of its cache was measured elsewhere.
+    # Not an output of DVC: a run that came out of its cache was measured elsewhere.
     if not path.exists():
         return "not run on this machine"
     measured = _read(path)
     parts = [f"{measured['tokens_per_second']:,.0f} tokens/s"]
-    # One rank waits for nobody, and a training that was finished by another launch has none of this.
+    # One rank waits for nobody, and a run that was finished by another launch has none of this.
     if kinds := measured.get("communication_percent"):
         each = ", ".join(f"{kind} {_percent(share)}" for kind, share in kinds.items())
         parts.append(f"{_percent(sum(kinds.values()))} of the time waiting for communication ({each})")
@@ -114,6 +195,15 @@ def _speed(path: Path) -> str:
 
 def _percent(share: float) -> str:
     return f"{share:.0f} %" if share >= 1 else f"{share:.1f} %"
+
+
+def _samples(pipeline: Pipeline, comparison: Stage, model: str) -> Iterator[dict[str, str]]:
+    """What a model was measured to write."""
+    compared = [path for role, path in comparison.inputs.items() if role.startswith(f"{model}.")]
+    for stage in pipeline.stages:
+        is_measure = isinstance(stage.section, MeasureSection)
+        if is_measure and stage.product("metrics.json") in compared and SAMPLES in stage.outs:
+            yield from _read(stage.product(SAMPLES))
 
 
 def _sample(sample: dict[str, str]) -> str:

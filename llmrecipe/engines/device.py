@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.recipe.machine import Machine
 
 _THREADS = 4
 """CPU threads of a stage's own process, on every machine.
@@ -15,16 +15,33 @@ parts. Fewer cores take turns, which costs them next to nothing.
 """
 
 
-def set_up(runtime: Runtime) -> torch.device:
-    """Give PyTorch its threads, and find the device that `runtime` means on this machine.
+def set_up(machine: Machine) -> torch.device:
+    """Give PyTorch its threads, and find the device that `machine` means.
 
     Raises:
         StageError: `cuda` was asked for and PyTorch sees no GPU.
     """
     torch.set_num_threads(_THREADS)
-    if runtime.device == "cuda" and not torch.cuda.is_available():
-        raise StageError("runtime.device: 'cuda' was asked for and PyTorch sees no GPU; use 'cpu' or 'auto'")
-    return torch.device("cuda" if runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if machine.device == "cuda" and not torch.cuda.is_available():
+        raise StageError("machine.device: 'cuda' was asked for and PyTorch sees no GPU; use 'cpu' or 'auto'")
+    return torch.device("cuda" if machine.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a device that can't compute in a number format by itself.
+
+    Raises:
+        StageError: it is a GPU without bfloat16, and `precision` asks for it.
+    """
+    if (
+        precision == "bfloat16"
+        and device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise StageError(
+            f"training.precision: 'bfloat16' was asked for, and {torch.cuda.get_device_name(device)} can't compute in "
+            "it; use a GPU that can (Ampere or newer), machine.device = 'cpu', or training.precision = 'float32'"
+        )
 
 
 def peak_memory_mb(device: str) -> int:

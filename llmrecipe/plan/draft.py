@@ -48,7 +48,7 @@ class Draft:
 
     def __init__(self) -> None:
         self.stages: list[Stage] = []
-        self._known: dict[tuple[str, str], tuple[Word, Products]] = {}
+        self._known: dict[tuple[type[Word], str], tuple[Word, Products]] = {}
 
     def need(self, value: Word) -> Products:
         """What a named value is; its stages are planned before those of whoever asks.

@@ -4,12 +4,13 @@ The filters' defaults are those of the papers that they come from, all written f
 """
 
 import re
+from abc import abstractmethod
 from typing import ClassVar
 
 import attrs
 
 from llmrecipe.recipe.kinds import Cleaner
-from llmrecipe.recipe.schema import FieldError, at_least, between, define, greater_than, not_empty
+from llmrecipe.recipe.schema import FieldError, at_least, between, define, greater_than, kind, not_empty
 
 _CODES = """
 af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de diq
@@ -217,6 +218,8 @@ class UrlBlocklist(Cleaner):
     A document without an address stays.
     """
 
+    reads_addresses: ClassVar[bool] = True
+
     domains: tuple[str, ...] = attrs.field(default=(), validator=_domains)
     """Registered domains, `example.com`, which go with all that is below them, or single hosts, `blog.example.com`."""
 
@@ -226,3 +229,33 @@ class UrlBlocklist(Cleaner):
     fineweb_lists: bool = True
     """Whether FineWeb's lists apply as well: 4.6 million domains, most of them for adults, of the UT1 blocklist, and
     words. They take each worker 500 MB of memory and a few seconds for each shard."""
+
+
+@kind
+class CustomCleaner(Cleaner):
+    """A cleaner of your own: a class in a module next to the recipes, declared by `define`.
+
+        @define("shout")
+        class Shout(CustomCleaner):
+            mark: str = "!"
+
+            def clean(self, text: str) -> str | None:
+                return text.upper() + self.mark
+
+    Its fields are part of what it is, its code is not: raise `revision` when that does something else.
+    """
+
+    changes_text: ClassVar[bool] = True
+    """Whether documents that stay can come out with another text; set it to False for a filter, and held-out text of a
+    source of its own is left alone by it."""
+
+    revision: int = attrs.field(default=1, validator=at_least(1))
+    """Raised by hand when the code does something else: whatever was cleaned by it is then cleaned again."""
+
+    @abstractmethod
+    def clean(self, text: str) -> str | None:
+        """The text of a document as it is to be, or None to drop the document.
+
+        Has to return the same for the same text: it runs in processes of its own, and again after an interruption.
+        """
+        raise NotImplementedError

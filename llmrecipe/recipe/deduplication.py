@@ -22,6 +22,7 @@ class ExactDedup(Cleaner):
     """Keep the first of documents whose texts are equal; one that is held out, if there is one."""
 
     compares: ClassVar[bool] = True
+    drops_equals: ClassVar[bool] = True
 
 
 @define("minhash_dedup")
@@ -37,6 +38,7 @@ class MinHashDedup(Cleaner):
     """
 
     compares: ClassVar[bool] = True
+    drops_equals: ClassVar[bool] = True
     needs_split: ClassVar[bool] = True
 
     ngram: int = attrs.field(default=5, validator=at_least(1))
@@ -68,6 +70,7 @@ class SentenceDedup(Cleaner):
     document, the first 65,536 spans are compared.
     """
 
+    changes_text: ClassVar[bool] = True
     compares: ClassVar[bool] = True
     needs_split: ClassVar[bool] = True
 

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 class Source(Word):
     """Where documents come from."""
 
+    @property
+    def has_addresses(self) -> bool:
+        """Whether documents come with the address of the page that they are from."""
+        return False
+
 
 @kind
 class Cleaner(Word):
@@ -31,6 +36,12 @@ class Cleaner(Word):
 
     compares: ClassVar[bool] = False
     """Whether documents are compared with each other or with an evaluation set."""
+
+    drops_equals: ClassVar[bool] = False
+    """Whether of documents with equal texts only one stays."""
+
+    reads_addresses: ClassVar[bool] = False
+    """Whether it looks at the addresses of the pages that documents are from."""
 
     needs_split: ClassVar[bool] = False
     """Whether it has to know which documents are held out: the first that does decides when they are split."""
@@ -66,10 +77,18 @@ class Text(Word):
 class Tokenizer(Word):
     """Text to tokens."""
 
+    has_mask_token: ClassVar[bool | None] = None
+    """Whether it has a token to put in the place of others; None where only its files tell."""
+
     @property
     @abstractmethod
     def name(self) -> str:
         """Its name in stage names and folders."""
+
+    @property
+    def origin(self) -> "Tokenizer":
+        """The tokenizer whose tokens these are: itself, unless it is taken from a model."""
+        return self
 
 
 @kind
@@ -79,8 +98,26 @@ class Objective(Word):
     sequence_length: int = attrs.field(validator=at_least(2))
     """Tokens the model reads at once."""
 
+    module: ClassVar[str] = ""
+    """The module whose `reader` makes its batches; empty for those of this package."""
+
     is_masked: ClassVar[bool]
     """Whether it predicts masked tokens from both sides; else, each token from those before it."""
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Special tokens of the tokenizer that it puts into training sequences."""
+        return ()
+
+    @property
+    def restart_at_documents(self) -> bool:
+        """Whether a token reads only tokens of its own document, and positions count from its beginning."""
+        return False
+
+    @property
+    def context_weight(self) -> float:
+        """Weight in the loss of the tokens before masked spans; 0 if they aren't predicted."""
+        return 0.0
 
 
 @kind
@@ -107,6 +144,9 @@ class Masking(Word):
 @kind
 class Model(Word):
     """Weights that exist, or will."""
+
+    is_rounded: ClassVar[bool] = False
+    """Whether its weights are rounded to few values, and so can be neither trained nor rounded again."""
 
     @property
     @abstractmethod

@@ -1,19 +1,29 @@
 """What is measured of a model."""
 
 import math
-from typing import ClassVar
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, Protocol
 
 import attrs
 
 from llmrecipe.recipe.kinds import Objective, Text
-from llmrecipe.recipe.schema import UNWRITTEN, Word, at_least, define, kind, not_empty
+from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, at_least, define, kind, not_empty
+
+_TAKEN = ("model", "unigram", "corpora", "size_mb", "recovery_percent", "recovery_by")
+"""What a comparison says of a model besides its measures."""
+
+
+def _free(owner: object, attribute: attrs.Attribute, value: str | None) -> None:
+    if value in _TAKEN:
+        raise FieldError(owner, attribute.alias, f"{value!r} has a meaning of its own in a report; use another name")
 
 
 @kind
 class Measure(Word):
     """What is measured of a model, on held-out text; one stage for each model and text."""
 
-    given_name: str | None = attrs.field(default=None, alias="name", metadata=UNWRITTEN)
+    given_name: str | None = attrs.field(default=None, alias="name", validator=_free, metadata=UNWRITTEN)
     """What it is called after the model's name, `small-code-perplexity`; its tag unless given."""
 
     text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
@@ -21,6 +31,9 @@ class Measure(Word):
 
     reads_text: ClassVar[bool] = True
     """Whether it reads held-out text at all."""
+
+    files: ClassVar[tuple[str, ...]] = ()
+    """Files that its stage leaves next to `metrics.json`."""
 
     @property
     def name(self) -> str:
@@ -38,7 +51,15 @@ class Measure(Word):
 
 @kind
 class TokenMeasure(Measure):
-    """A measure of the loss of tokens, from the start of a held-out split."""
+    """A measure of the loss of tokens, from the start of a held-out split.
+
+    `documents.jsonl` holds a line for each document that is read, in order: `corpus` (in a mixture), `id`, `tokens`
+    (those predicted), `bytes` (UTF-8, those that the predicted tokens stand for: all bytes of the text × the share of
+    its tokens that are predicted) and `loss` (in nats, the sum over these tokens). A document that is cut by the end of
+    what is read counts with its part. Sums of tokens and losses are those of the metrics.
+    """
+
+    files: ClassVar[tuple[str, ...]] = ("documents.jsonl",)
 
     max_tokens: int = attrs.field(default=100_000, validator=at_least(1))
     """Held-out tokens that are read, from the start of the split."""
@@ -65,7 +86,7 @@ class Perplexity(TokenMeasure):
 
     CausalLM: exp of the mean cross-entropy of a token, and the same in bits per byte of text. MaskedLM, MultiMaskLM:
     exp of the mean cross-entropy of a masked token, and the share of them whose likeliest token is right. Tokens are
-    chosen for masking as in the training, by one seed for every model, and all of them become the mask token: one that
+    chosen for masking as in training, by one seed for every model, and all of them become the mask token: one that
     is left as it is would tell the answer. The two kinds of perplexity can't be compared with each other.
     """
 
@@ -74,8 +95,8 @@ class Perplexity(TokenMeasure):
 class PseudoPerplexity(TokenMeasure):
     """exp of the mean cross-entropy of a held-out token when it alone is masked (Salazar et al. 2020).
 
-    For masked objectives. Every token is predicted from all others of its sequence, so that a sequence is read as often
-    as it has tokens.
+    For masked objectives. Every token is predicted from all others of its sequence, so a sequence is read as often as
+    it has tokens.
     """
 
     max_tokens: int = attrs.field(default=10_000, validator=at_least(1))
@@ -92,9 +113,11 @@ class PseudoPerplexity(TokenMeasure):
 
 @define("samples")
 class Samples(Measure):
-    """Greedy completions, for a person to read."""
+    """Greedy completions, for a person to read: `samples.json` lists each `prompt` with its `completion`."""
 
     reads_text: ClassVar[bool] = False
+
+    files: ClassVar[tuple[str, ...]] = ("samples.json",)
 
     prompts: tuple[str, ...] = attrs.field(validator=not_empty)
     """What the model continues."""
@@ -107,3 +130,47 @@ class Samples(Measure):
         if not objective.is_masked:
             return None
         return f"Samples continues a text, which {type(objective).__name__} doesn't learn; remove it"
+
+
+class MeasuredModel(Protocol):
+    """A model as a `CustomMeasure` sees it."""
+
+    @property
+    def transformers_model(self) -> Any:
+        """The `transformers.PreTrainedModel`, on `device` and ready for inference."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its `transformers.PreTrainedTokenizerBase`."""
+
+    @property
+    def device(self) -> Any:
+        """The `torch.device` that it is on."""
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens that it read at once in training."""
+
+    def sequences(self, limit: int) -> Iterator[Any]:
+        """At most `limit` held-out sequences, NumPy `int64[sequence_length]` each.
+
+        They follow each other from the start of the held-out split; of a mixture, each corpus gives its share.
+        """
+
+    def texts(self, limit: int) -> Iterator[str]:
+        """At most `limit` held-out documents, decoded from their tokens; of a mixture, each corpus gives its share."""
+
+
+@kind
+class CustomMeasure(Measure):
+    """A measure of your own: derive from it in a module next to the recipes, and define `measure`."""
+
+    revision: int = attrs.field(default=1, validator=at_least(1))
+    """Raise it when the code of `measure` gives other numbers: the code itself is not part of what is compared."""
+
+    @abstractmethod
+    def measure(self, model: MeasuredModel) -> dict[str, float]:
+        """The numbers by name, `{"entropy": 2.1}`; all must be finite.
+
+        With `reads_text = False` it is planned without held-out text, and the model has none to give.
+        """

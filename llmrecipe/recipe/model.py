@@ -1,5 +1,7 @@
 """Models: weights that exist, or will, each made from a network or from other models."""
 
+from typing import ClassVar
+
 import attrs
 
 from llmrecipe.recipe.evolve import evolve
@@ -66,6 +68,8 @@ class Trained(Model):
 @define("quantized")
 class Quantized(Model):
     """A model with every linear layer except the output layer rounded, saved as compressed-tensors."""
+
+    is_rounded: ClassVar[bool] = True
 
     given_name: str | None = attrs.field(default=None, alias="name", metadata=UNWRITTEN)
     """Its name in stage names and folders; made from its model's and its scheme's unless given: `small-code-w4a16`."""

@@ -42,6 +42,9 @@ class Network(Word):
     make_vocab_size_divisible_by: int = attrs.field(default=64, validator=at_least(1))
     """The vocabulary is padded to a multiple of this, once, so it is the same for every tensor-parallel degree."""
 
+    module: ClassVar[str] = ""
+    """The module whose `ARCHITECTURE` knows its weights in the engines; empty for those of this package."""
+
     reads_both_sides: ClassVar[bool]
     """Whether a token reads those after it as well: an encoder."""
 

@@ -74,6 +74,11 @@ class CausalLM(Objective):
     fill_in_the_middle: FillInTheMiddle | None = None
     """How some documents of the training are rearranged; None leaves all in their order."""
 
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Special tokens of the tokenizer that it puts into training sequences."""
+        return self.fill_in_the_middle.tokens if self.fill_in_the_middle else ()
+
 
 @define("masked_lm")
 class MaskedLM(Objective):

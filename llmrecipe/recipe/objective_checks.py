@@ -1,91 +1,62 @@
-"""Rules that cross the fields of an objective and the tokenizer whose tokens it needs."""
+"""Rules that cross the fields of an objective, and those of the network and the tokens that it needs."""
 
-import re
+from typing import Any
 
-from llmrecipe.recipe.model import Encoder, Llama
-from llmrecipe.recipe.objective import CausalLM, MaskedLM, MultiMaskLM, Spans
-from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.kinds import Objective
+from llmrecipe.recipe.masking import Spans
+from llmrecipe.recipe.model import Trained
+from llmrecipe.recipe.network import Network
 from llmrecipe.recipe.rules import Findings, Rules
-from llmrecipe.recipe.tokenizer import ByteLevelBPE, Unigram, WordPiece
+from llmrecipe.recipe.schema import members
+from llmrecipe.recipe.tokenizer import ByteLevelBPE, TrainedTokenizer
+from llmrecipe.recipe.tokenizer_checks import place_of_vocabulary
 
 _PARTS = ("prefix", "middle", "suffix")
 
-_TOKENS_OF_PARTS = tuple(f"objective.fill_in_the_middle.{part}_token" for part in _PARTS)
+_OPTIONS = "objective.fill_in_the_middle"
+
+_TOKENS_OF_PARTS = tuple(f"{_OPTIONS}.{part}_token" for part in _PARTS)
 
 _SHORTEST_REARRANGED = 6
 """Tokens of a sequence that has room for one token of each part and the one before it."""
 
-_OWN_OF_UNIGRAM = re.compile(r"<unk>|<0x[0-9A-F]{2}>")
-
 rules = Rules()
 
 
-@rules.add("objective", "model")
-def _objective_of_model(recipe: Recipe) -> Findings:
-    objective, model, given = recipe.objective, recipe.model, type(recipe.objective).__name__
-    if isinstance(objective, CausalLM) and isinstance(model, Encoder):
+@rules.add("objective", "network", "parallelism")
+def _objective_of_network(run: Any) -> Findings:
+    objective, network = run.objective, run.network
+    if objective.is_masked == network.reads_both_sides:
+        return
+    predicts, reads = (
+        ("those on both sides", "only those before it")
+        if objective.is_masked
+        else ("those before it", "those after it as well")
+    )
+    objectives = [cls.__name__ for cls in members(Objective).values() if cls.is_masked == network.reads_both_sides]
+    networks = [cls.__name__ for cls in members(Network).values() if cls.reads_both_sides == objective.is_masked]
+    yield (
+        "objective",
+        f"{type(objective).__name__} predicts a token from {predicts}, and {type(network).__name__} reads {reads}; use "
+        f"{' or '.join(objectives)}, or the network {' or '.join(networks)}",
+    )
+
+
+@rules.add("objective", "network", "vocabulary")
+def _mask_token(model: Trained) -> Findings:
+    tokenizer, learned = model.vocabulary.origin, type(model.objective).__name__
+    if model.objective.is_masked and model.network.reads_both_sides and tokenizer.has_mask_token is False:
+        size = f"(vocab_size={tokenizer.vocab_size})" if isinstance(tokenizer, TrainedTokenizer) else ""
         yield (
-            "objective",
-            f"{given} predicts a token from those before it, and {type(model).__name__} reads those after it as well; "
-            "use MaskedLM or MultiMaskLM, or model = Llama(…)",
+            place_of_vocabulary(model),
+            f"{type(tokenizer).__name__} has no mask token, which {learned} puts in the place of others; use "
+            f"WordPiece{size}, or a PretrainedTokenizer that has one",
         )
-    elif isinstance(objective, MaskedLM | MultiMaskLM) and isinstance(model, Llama):
-        yield (
-            "objective",
-            f"{given} predicts a token from those on both sides, and Llama reads only those before it; use CausalLM, "
-            "or model = Bert(…) or ModernBert(…)",
-        )
-
-
-@rules.add("objective", "tokenizer")
-def _mask_token(recipe: Recipe) -> Findings:
-    objective, tokenizer = recipe.objective, recipe.tokenizer
-    if isinstance(objective, MaskedLM | MultiMaskLM) and isinstance(tokenizer, ByteLevelBPE | Unigram):
-        yield (
-            "tokenizer",
-            f"{type(tokenizer).__name__} has no mask token, which {type(objective).__name__} puts in the place of "
-            f"others; use WordPiece(vocab_size={tokenizer.vocab_size}), or a PretrainedTokenizer that has one",
-        )
-
-
-@rules.add("tokenizer.special_tokens", "tokenizer.end_of_text", "tokenizer.vocab_size")
-def _special_tokens(recipe: Recipe) -> Findings:
-    tokenizer = recipe.tokenizer
-    for index, token in enumerate(tokenizer.special_tokens):
-        reason = _taken(token, tokenizer)
-        if reason or not token:
-            yield (
-                f"tokenizer.special_tokens[{index}]",
-                f"{reason or 'must not be empty'}; use a text that no document holds, such as '<|fim_prefix|>'",
-            )
-    least = _smallest(tokenizer, len(tokenizer.special_tokens))
-    if tokenizer.vocab_size < least:
-        yield (
-            "tokenizer.vocab_size",
-            f"{tokenizer.vocab_size} leaves no room for {len(tokenizer.special_tokens)} special_tokens beside what "
-            f"every {type(tokenizer).__name__} has; use at least {least}",
-        )
-
-
-def _smallest(tokenizer: ByteLevelBPE | Unigram, num_special_tokens: int) -> int:
-    """Tokens of the smallest vocabulary with as many special ones."""
-    return (257 if isinstance(tokenizer, ByteLevelBPE) else 300) + num_special_tokens
-
-
-def _taken(token: str, tokenizer: ByteLevelBPE | Unigram) -> str | None:
-    """What else a token stands for, if anything."""
-    if token == tokenizer.end_of_text:
-        return f"{token!r} is the tokenizer's end_of_text"
-    if isinstance(tokenizer, Unigram) and _OWN_OF_UNIGRAM.fullmatch(token):
-        return f"{token!r} is one of the tokens that every Unigram has"
-    if len(token) == 1:
-        return f"{token!r} is a character, of which texts are made"
-    return None
 
 
 @rules.add(*_TOKENS_OF_PARTS)
-def _tokens_of_parts(recipe: Recipe) -> Findings:
-    tokens = recipe.objective.fill_in_the_middle.tokens
+def _tokens_of_parts(run: Any) -> Findings:
+    tokens = run.objective.fill_in_the_middle.tokens
     for number, (path, part) in enumerate(zip(_TOKENS_OF_PARTS, _PARTS, strict=True)):
         if tokens[number] in tokens[:number]:
             other = _PARTS[tokens.index(tokens[number])]
@@ -93,8 +64,8 @@ def _tokens_of_parts(recipe: Recipe) -> Findings:
 
 
 @rules.add(*_TOKENS_OF_PARTS, "objective.sequence_length")
-def _length_of_parts(recipe: Recipe) -> Findings:
-    length = recipe.objective.sequence_length
+def _length_of_parts(run: Any) -> Findings:
+    length = run.objective.sequence_length
     if length < _SHORTEST_REARRANGED:
         yield (
             "objective.sequence_length",
@@ -103,57 +74,60 @@ def _length_of_parts(recipe: Recipe) -> Findings:
         )
 
 
-@rules.add(*_TOKENS_OF_PARTS, "tokenizer")
-def _special_tokens_of_parts(recipe: Recipe) -> Findings:
-    tokens, tokenizer = recipe.objective.fill_in_the_middle.tokens, recipe.tokenizer
-    if isinstance(tokenizer, ByteLevelBPE | Unigram):
-        for path, part, token in zip(_TOKENS_OF_PARTS, _PARTS, tokens, strict=True):
-            if reason := _taken(token, tokenizer):
-                yield path, f"{reason}; use another, such as '<|fim_{part}|>'"
-        known = tokenizer.special_tokens
-        missing = [token for token in tokens if token not in known and not _taken(token, tokenizer)]
-        if missing:
-            wanted = tuple(dict.fromkeys((*known, *missing)))
-            least = _smallest(tokenizer, len(wanted))
-            larger = f", and vocab_size = {least}" if tokenizer.vocab_size < least else ""
-            yield (
-                "tokenizer.special_tokens",
-                f"lacks {', '.join(map(repr, missing))}, which objective.fill_in_the_middle puts before the parts of a "
-                f"document; use {wanted!r}{larger}",
-            )
-    elif isinstance(tokenizer, WordPiece):
-        size = max(tokenizer.vocab_size, 257 + len(tokens))
+@rules.add(*_TOKENS_OF_PARTS, "vocabulary")
+def _special_tokens_of_parts(model: Trained) -> Findings:
+    tokens, tokenizer, place = model.objective.fill_in_the_middle.tokens, model.vocabulary.origin, None
+    if not isinstance(tokenizer, TrainedTokenizer):
+        return
+    place = place_of_vocabulary(model)
+    if not hasattr(tokenizer, "special_tokens"):
+        size = max(tokenizer.vocab_size, ByteLevelBPE.fewest_tokens + len(tokens))
         yield (
-            "tokenizer",
-            "WordPiece has no tokens for objective.fill_in_the_middle to put before the parts of a document; use "
+            place,
+            f"{type(tokenizer).__name__} has no tokens for {_OPTIONS} to put before the parts of a document; use "
             f"ByteLevelBPE(vocab_size={size}, special_tokens={tokens!r})",
+        )
+        return
+    taken = {token: meaning for token in tokens if (meaning := tokenizer.meaning_of(token))}
+    for path, part, token in zip(_TOKENS_OF_PARTS, _PARTS, tokens, strict=True):
+        if token in taken:
+            yield path, f"{token!r} {taken[token]}; use another, such as '<|fim_{part}|>'"
+    known = tokenizer.special_tokens
+    missing = [token for token in tokens if token not in known and token not in taken]
+    if missing:
+        wanted = tuple(dict.fromkeys((*known, *missing)))
+        least = tokenizer.fewest_tokens + len(wanted)
+        larger = f", and vocab_size = {least}" if tokenizer.vocab_size < least else ""
+        yield (
+            f"{place}.special_tokens",
+            f"lacks {', '.join(map(repr, missing))}, which {_OPTIONS} puts before the parts of a document; use "
+            f"{wanted!r}{larger}",
         )
 
 
-@rules.add("objective.masking", "objective.sequence_length")
-def _span_length(recipe: Recipe) -> Findings:
-    objective = recipe.objective
+@rules.add("masking.max_length", "sequence_length")
+def _span_length(objective: Any) -> Findings:
     longest = objective.sequence_length - 1
     if isinstance(objective.masking, Spans) and objective.masking.max_length > longest:
         yield (
-            "objective.masking.max_length",
+            "masking.max_length",
             f"{objective.masking.max_length} is longer than a sequence of sequence_length = "
             f"{objective.sequence_length} without its first token, which no span holds; use at most {longest}",
         )
 
 
-@rules.add("objective.mask_share", "objective.random_share")
-def _replaced_shares(recipe: Recipe) -> Findings:
-    mask, random = recipe.objective.mask_share, recipe.objective.random_share
+@rules.add("mask_share", "random_share")
+def _replaced_shares(objective: Any) -> Findings:
+    mask, random = objective.mask_share, objective.random_share
     # A millionth more is nothing that a proposal with six digits could avoid.
     if mask + random > 1 + 1e-6:
         yield (
-            "objective.random_share",
+            "random_share",
             f"{random:g} with mask_share = {mask:g} is more than all of the tokens that are to be predicted; use at "
             f"most {1 - mask:g}",
         )
     elif mask + random == 0:
         yield (
-            "objective.mask_share",
+            "mask_share",
             "0 with random_share = 0 lets every token be read that is to be predicted; use 0.8",
         )

@@ -50,6 +50,11 @@ class RowFiles(Files):
     url_field: str = ""
     """The one that holds the address of the page that the text is from, for cleaners that look at it; "" if none."""
 
+    @property
+    def has_addresses(self) -> bool:
+        """Whether documents come with the address of the page that they are from."""
+        return bool(self.url_field)
+
 
 @define("python_stdlib")
 class PythonStdlib(Source):
@@ -105,6 +110,11 @@ class WarcFiles(Files):
     The `conversion` records of Common Crawl's WET files are taken as they are.
     """
 
+    @property
+    def has_addresses(self) -> bool:
+        """Whether documents come with the address of the page that they are from."""
+        return True
+
 
 @define("hub_dataset")
 class HubDataset(Source):
@@ -131,3 +141,8 @@ class HubDataset(Source):
 
     url_field: str = ""
     """The column that holds the address of the page that the text is from, for cleaners that look at it; "" if none."""
+
+    @property
+    def has_addresses(self) -> bool:
+        """Whether documents come with the address of the page that they are from."""
+        return bool(self.url_field)

@@ -10,6 +10,9 @@ from llmrecipe.recipe.kinds import Model, Text, Tokenizer
 from llmrecipe.recipe.schema import UNWRITTEN, at_least, between, define, kind, no_duplicates, not_empty
 
 
+_OWN_OF_UNIGRAM = re.compile(r"<unk>|<0x[0-9A-F]{2}>")
+
+
 @kind
 class TrainedTokenizer(Tokenizer):
     """A tokenizer that is trained here."""
@@ -26,11 +29,20 @@ class TrainedTokenizer(Tokenizer):
     short_name: ClassVar[str]
     """Its kind, in names."""
 
+    fewest_tokens: ClassVar[int]
+    """The smallest vocabulary that it can have, without special tokens of the user's."""
+
     @property
     def name(self) -> str:
         """Its name in stage names and folders."""
         text = self.text.name if self.text is not None else "tokenizer"
         return self.given_name or f"{text}-{self.short_name}-{self.vocab_size}"
+
+    def meaning_of(self, token: str) -> str | None:
+        """What a token stands for already, which so can't be a special one; None if nothing."""
+        if token == getattr(self, "end_of_text", None):
+            return "is the tokenizer's end_of_text"
+        return "is a character, of which texts are made" if len(token) == 1 else None
 
 
 def _special_tokens() -> tuple[str, ...]:
@@ -42,6 +54,8 @@ class ByteLevelBPE(TrainedTokenizer):
     """Byte-pair encoding over bytes, trained on the corpus (Sennrich et al. 2016; GPT-2's byte alphabet)."""
 
     short_name: ClassVar[str] = "bpe"
+    fewest_tokens: ClassVar[int] = 257
+    has_mask_token: ClassVar[bool | None] = False
 
     vocab_size: int = attrs.field(validator=at_least(257))
     """Tokens in the vocabulary: 256 bytes, the end-of-text token, the special tokens and the merges. A small corpus may
@@ -63,6 +77,8 @@ class Unigram(TrainedTokenizer):
     """
 
     short_name: ClassVar[str] = "unigram"
+    fewest_tokens: ClassVar[int] = 300
+    has_mask_token: ClassVar[bool | None] = False
 
     vocab_size: int = attrs.field(validator=at_least(300))
     """Tokens in the vocabulary: 256 bytes, `<unk>`, the end-of-text token, the special tokens and pieces. A small
@@ -77,6 +93,12 @@ class Unigram(TrainedTokenizer):
     special_tokens: tuple[str, ...] = _special_tokens()
     """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`)."""
 
+    def meaning_of(self, token: str) -> str | None:
+        """What a token stands for already, which so can't be a special one; None if nothing."""
+        if _OWN_OF_UNIGRAM.fullmatch(token) and token != self.end_of_text:
+            return "is one of the tokens that every Unigram has"
+        return super().meaning_of(token)
+
 
 @define("word_piece")
 class WordPiece(TrainedTokenizer):
@@ -90,6 +112,8 @@ class WordPiece(TrainedTokenizer):
     """
 
     short_name: ClassVar[str] = "wordpiece"
+    fewest_tokens: ClassVar[int] = 64
+    has_mask_token: ClassVar[bool | None] = True
 
     vocab_size: int = attrs.field(validator=at_least(64))
     """Tokens in the vocabulary: `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`, characters, their `##` forms and the
@@ -123,3 +147,8 @@ class PretrainedTokenizer(Tokenizer):
         if self.model is not None:
             return self.model.name
         return re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(self.path or "").name).strip("-_") or "tokenizer"
+
+    @property
+    def origin(self) -> Tokenizer:
+        """The tokenizer whose tokens these are: itself, unless it is taken from a model."""
+        return self if self.model is None else self.model.vocabulary.origin

@@ -1,74 +1,49 @@
-"""Rules that cross the fields of a training: its network, its objective and its layout."""
+"""Rules that cross the fields of a run: its network, its objective, its training and its layout."""
 
 import math
+from typing import Any
 
-from llmrecipe.recipe.model import Bert, Llama
-from llmrecipe.recipe.optimizer import SGD, AdamW, WarmupStableDecay
+from llmrecipe.recipe.optimizer import SGD
 from llmrecipe.recipe.proposals import choice, divisors, multiples_near
 from llmrecipe.recipe.quantity import Phase
-from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.recipe.rules import Findings, Rules, seed_findings
-from llmrecipe.recipe.tokenizer import TrainedTokenizer
+from llmrecipe.recipe.rules import Findings, Rules
+from llmrecipe.recipe.schedule import WarmupStableDecay
+
+LARGEST_SEED = 2**32 - 1
+"""NumPy's limit."""
 
 rules = Rules()
 
 
-@rules.add("model.hidden_size", "model.num_attention_heads")
-def _head_width(recipe: Recipe) -> Findings:
-    model = recipe.model
-    # Rotary positions turn pairs of numbers.
-    step, width = (1, "equal") if isinstance(model, Bert) else (2, "equal and even")
-    if model.hidden_size % (step * model.num_attention_heads):
-        yield (
-            "model.hidden_size",
-            f"{model.hidden_size} does not give num_attention_heads = {model.num_attention_heads} heads of an {width} "
-            f"width; use {choice(multiples_near(model.hidden_size, step * model.num_attention_heads))}",
-        )
-
-
-@rules.add("model.num_key_value_heads", "model.num_attention_heads")
-def _key_value_heads(recipe: Recipe) -> Findings:
-    heads, key_value_heads = recipe.model.num_attention_heads, recipe.model.num_key_value_heads
-    if heads % key_value_heads:
-        counts = choice(divisors(heads, up_to=heads))
-        yield (
-            "model.num_key_value_heads",
-            f"{key_value_heads} does not divide num_attention_heads = {heads}; use {counts}",
-        )
-
-
-@rules.add("parallelism.tensor", "model")
-def _tensor_degree(recipe: Recipe) -> Findings:
-    model, tensor = recipe.model, recipe.parallelism.tensor
-    shared = {"num_attention_heads": model.num_attention_heads, "intermediate_size": model.feed_forward_size}
-    if isinstance(model, Llama):
-        shared["num_key_value_heads"] = model.num_key_value_heads
-    for name, size in shared.items():
+@rules.add("parallelism.tensor", "network")
+def _tensor_degree(run: Any) -> Findings:
+    network, tensor = run.network, run.parallelism.tensor
+    for name, size in network.shared_by_tensor_ranks.items():
         if size % tensor:
-            degrees = divisors(size, up_to=model.num_attention_heads)
+            degrees = divisors(size, up_to=network.num_attention_heads)
             yield "parallelism.tensor", f"{tensor} does not divide {name} = {size}; use {choice(degrees)}"
     # The vocabulary's size is known only when the tokenizer is there, so the padding alone has to make it divisible.
-    multiple = model.make_vocab_size_divisible_by
-    if multiple % tensor and not model.num_attention_heads % tensor:
+    multiple = network.make_vocab_size_divisible_by
+    if multiple % tensor and not network.num_attention_heads % tensor:
         yield (
-            "model.make_vocab_size_divisible_by",
+            "network.make_vocab_size_divisible_by",
             f"{multiple} is not a multiple of tensor = {tensor}, so the ranks can't share the padded vocabulary "
             f"evenly; use {math.lcm(multiple, tensor)}",
         )
 
 
-@rules.add("parallelism.async_tensor_parallel", "parallelism.tensor")
-def _async_tensor_parallel(recipe: Recipe) -> Findings:
-    if recipe.parallelism.async_tensor_parallel and recipe.parallelism.tensor == 1:
+@rules.add("async_tensor_parallel", "tensor")
+def _async_tensor_parallel(parallelism: Any) -> Findings:
+    if parallelism.async_tensor_parallel and parallelism.tensor == 1:
         yield (
-            "parallelism.async_tensor_parallel",
+            "async_tensor_parallel",
             "True has nothing to overlap with tensor = 1, which exchanges nothing; use False, or tensor = 2",
         )
 
 
-@rules.add("parallelism.pipeline", "model.num_layers")
-def _pipeline_degree(recipe: Recipe) -> Findings:
-    num_layers, pipeline = recipe.model.num_layers, recipe.parallelism.pipeline
+@rules.add("parallelism.pipeline", "network.num_layers")
+def _pipeline_degree(run: Any) -> Findings:
+    num_layers, pipeline = run.network.num_layers, run.parallelism.pipeline
     if pipeline > num_layers:
         yield (
             "parallelism.pipeline",
@@ -76,34 +51,33 @@ def _pipeline_degree(recipe: Recipe) -> Findings:
         )
 
 
-@rules.add("parallelism.pipeline", "model", "tokenizer")
-def _pipeline_shares(recipe: Recipe) -> Findings:
-    model, pipeline = recipe.model, recipe.parallelism.pipeline
-    if pipeline <= model.num_layers and isinstance(recipe.tokenizer, TrainedTokenizer):
+@rules.add("parallelism.pipeline", "network", "vocabulary.origin.vocab_size")
+def _pipeline_shares(run: Any) -> Findings:
+    network, pipeline, vocab_size = run.network, run.parallelism.pipeline, run.vocabulary.origin.vocab_size
+    if pipeline <= network.num_layers:
         # nanotron (models/base.py, build_model) gives a rank blocks until its share of the work is passed. The output
         # layer comes last: unless the layers pass the shares of all ranks but one, the last rank gets no weights.
-        layer = model.layer_cost
-        output = model.padded_vocab_size(recipe.tokenizer.vocab_size) * model.hidden_size
-        if layer * model.num_layers <= output * (pipeline - 1):
+        layer, output = network.layer_cost, network.padded_vocab_size(vocab_size) * network.hidden_size
+        if layer * network.num_layers <= output * (pipeline - 1):
             yield (
                 "parallelism.pipeline",
-                f"{pipeline} ranks are given about equal work, and the output layer for vocab_size = "
-                f"{recipe.tokenizer.vocab_size} takes so much of it that num_layers = {model.num_layers} leave a rank "
-                f"without weights; use {(layer * model.num_layers - 1) // output + 1}, or num_layers = "
+                f"{pipeline} ranks are given about equal work, and the output layer for vocab_size = {vocab_size} "
+                f"takes so much of it that num_layers = {network.num_layers} leave a rank without weights; use "
+                f"{(layer * network.num_layers - 1) // output + 1}, or num_layers = "
                 f"{output * (pipeline - 1) // layer + 1}",
             )
 
 
-@rules.add("objective.sequence_length", "parallelism", "model.max_position_embeddings")
-def _sequence_length(recipe: Recipe) -> Findings:
-    length, longest = recipe.objective.sequence_length, recipe.model.max_position_embeddings
-    parallelism = recipe.parallelism
+@rules.add("objective.sequence_length", "parallelism", "network.max_position_embeddings")
+def _sequence_length(run: Any) -> Findings:
+    length, longest = run.objective.sequence_length, run.network.max_position_embeddings
+    parallelism = run.parallelism
     step = parallelism.tensor if parallelism.tensor_parallel_mode == "reduce_scatter" else 1
     if length > longest:
         yield (
             "objective.sequence_length",
-            f"{length} exceeds the model's max_position_embeddings = {longest}; use at most {longest // step * step}, "
-            f"or a model with max_position_embeddings = {length}",
+            f"{length} exceeds the network's max_position_embeddings = {longest}; use at most "
+            f"{longest // step * step}, or a network with max_position_embeddings = {length}",
         )
     if length % step:
         yield (
@@ -114,8 +88,8 @@ def _sequence_length(recipe: Recipe) -> Findings:
 
 
 @rules.add("training.global_batch_size", "parallelism")
-def _global_batch(recipe: Recipe) -> Findings:
-    size, parallelism = recipe.training.global_batch_size, recipe.parallelism
+def _global_batch(run: Any) -> Findings:
+    size, parallelism = run.training.global_batch_size, run.parallelism
     at_once = parallelism.data * parallelism.micro_batch_size
     if size % at_once:
         yield (
@@ -134,15 +108,15 @@ def _global_batch(recipe: Recipe) -> Findings:
 
 
 @rules.add("training.duration", "training.global_batch_size", "training.schedule", "objective.sequence_length")
-def _steps(recipe: Recipe) -> Findings:
-    length, training, schedule = recipe.objective.sequence_length, recipe.training, recipe.training.schedule
+def _steps(run: Any) -> Findings:
+    length, training, schedule = run.objective.sequence_length, run.training, run.training.schedule
     steps, warmup = training.num_steps(length), training.warmup_steps(length)
     if steps < 1:
         yield "training.duration", "Steps(0) trains nothing; use at least Steps(1)"
     elif warmup >= steps:
         yield (
             "training.schedule.warmup",
-            f"{_length(schedule.warmup, warmup)}, and the whole training is {steps}; use at most Steps({steps - 1})",
+            f"{_length(schedule.warmup, warmup)}, and the whole run is {steps}; use at most Steps({steps - 1})",
         )
     elif isinstance(schedule, WarmupStableDecay):
         decay = training.phase_steps(schedule.decay, length)
@@ -151,7 +125,7 @@ def _steps(recipe: Recipe) -> Findings:
             reason += "which never reaches `final`; use at least Steps(1), or Constant in place of WarmupStableDecay"
             yield "training.schedule.decay", reason
         elif warmup + decay > steps:
-            reason += f"after a warm-up of {warmup}, and the whole training is {steps}"
+            reason += f"after a warm-up of {warmup}, and the whole run is {steps}"
             yield "training.schedule.decay", f"{reason}; use at most Steps({steps - warmup}), or a shorter warm-up"
 
 
@@ -159,17 +133,20 @@ def _length(phase: Phase, steps: int) -> str:
     return f"this {type(phase).__name__} is {steps} steps"
 
 
-@rules.add("training.optimizer")
-def _optimizer(recipe: Recipe) -> Findings:
-    optimizer = recipe.training.optimizer
-    if isinstance(optimizer, SGD) and optimizer.nesterov and optimizer.momentum == 0:
-        yield "training.optimizer.nesterov", "looks ahead along a momentum of 0; use momentum = 0.9 or nesterov = False"
-    if isinstance(optimizer, AdamW):
-        for name in ("beta1", "beta2"):
-            if getattr(optimizer, name) == 1:
-                yield f"training.optimizer.{name}", "1 would never let a gradient in; use a value below 1, such as 0.95"
+@rules.add("nesterov", "momentum")
+def _nesterov(optimizer: SGD) -> Findings:
+    if optimizer.nesterov and optimizer.momentum == 0:
+        yield "nesterov", "looks ahead along a momentum of 0; use momentum = 0.9 or nesterov = False"
 
 
-@rules.add("training.seed")
-def _trainingseed_findings(recipe: Recipe) -> Findings:
-    yield from seed_findings("training.seed", recipe.training.seed)
+@rules.add("beta1", "beta2")
+def _betas(optimizer: Any) -> Findings:
+    for name in ("beta1", "beta2"):
+        if getattr(optimizer, name) == 1:
+            yield name, "1 would never let a gradient in; use a value below 1, such as 0.95"
+
+
+@rules.add("seed")
+def _seed(seeded: Any) -> Findings:
+    if seeded.seed > LARGEST_SEED:
+        yield "seed", f"{seeded.seed} is more than a 32-bit seed holds; use at most {LARGEST_SEED}"

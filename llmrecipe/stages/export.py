@@ -1,35 +1,42 @@
 """Trained weights to a directory in the transformers format, checked against the engine that trained them."""
 
-import json
+from pathlib import Path
 
-from llmrecipe import artifacts, codec
+import attrs
+
+from llmrecipe import artifacts, cards, identity
+from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
-from llmrecipe.engines.nanotron import weights
+from llmrecipe.engines.nanotron import metrics, weights
 from llmrecipe.engines.nanotron.parity import logits_difference
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.model import Model
+from llmrecipe.sections import ExportSection
 from llmrecipe.stages.runner import StageContext
 
 
-def run(context: StageContext) -> None:
+def run(context: StageContext[ExportSection]) -> None:
     """Convert, save, load back and compare logits in float32.
 
     Raises:
-        StageError: the saved model's logits differ from nanotron's by more than the section's tolerance.
+        StageError: the checkpoint is neither of the run's last step nor of its best, the tokenizer isn't the one that
+            it was trained with, or the saved model's logits differ from nanotron's by more than the section's
+            tolerance.
     """
     checkpoint, tokenizer = context.inputs["checkpoint"], context.inputs["tokenizer"]
     artifacts.open_artifact(checkpoint, "checkpoint")
     artifacts.open_artifact(tokenizer, "tokenizer")
-    description = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
-    model = codec.structure(description["model"], Model, "model")
-    sizes = description["vocab_size"], description["end_of_text_id"]
+    card = cards.read(checkpoint, ModelCard)
+    _refuse_step(checkpoint, card)
+    _refuse_tokenizer(checkpoint, card, tokenizer)
+    facts = card.network, card.vocab_size, card.end_of_text_id
     trained = weights.load(checkpoint)
     folder = context.output / "model"
-    folders.save_model(architecture_of(model).transformers_network(trained, model, *sizes), tokenizer, folder)
+    folders.save_model(architecture_of(card.network).transformers_network(trained, *facts), tokenizer, folder)
+    cards.write(folder, attrs.evolve(card, made_by=context.section.tag, parents=context.parents))
     artifacts.seal(folder, "model")
 
-    difference = logits_difference(trained, model, *sizes, folder)
+    difference = logits_difference(trained, *facts, folder)
     # Not `>`, which is false for NaN.
     if not difference <= context.section.logits_tolerance:
         raise StageError(
@@ -37,3 +44,18 @@ def run(context: StageContext) -> None:
             f"logits_tolerance = {context.section.logits_tolerance:.0e}; the export is wrong, please report it"
         )
     context.measured["logits_difference"] = difference
+
+
+def _refuse_step(checkpoint: Path, card: ModelCard) -> None:
+    rows = metrics.read(checkpoint / "metrics.jsonl")
+    last, best = rows[-1]["step"] if rows else None, metrics.best_step(rows)
+    if card.step is None or card.step not in (last, best):
+        raise StageError(
+            f"{checkpoint}: its weights are those of step {card.step}, which is neither the last of the run ({last}) "
+            f"nor its best ({best}); run its training again with `dvc repro --force`"
+        )
+
+
+def _refuse_tokenizer(checkpoint: Path, card: ModelCard, tokenizer: Path) -> None:
+    if card.tokenizer != identity.of_artifact(tokenizer):
+        raise StageError(f"{checkpoint}: it was trained with another tokenizer than {tokenizer}; run `dvc repro`")

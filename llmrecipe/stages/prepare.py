@@ -4,20 +4,21 @@ import time
 
 from llmrecipe import artifacts
 from llmrecipe.engines.datatrove import prepare
-from llmrecipe.stages.resumable import goes_on, resumable
+from llmrecipe.sections import PrepareSection
+from llmrecipe.stages.resumable import is_resumed, resumable
 from llmrecipe.stages.runner import StageContext
 
 
-def run(context: StageContext) -> None:
+def run(context: StageContext[PrepareSection]) -> None:
     """Write the documents, how many there are, and examples of those that were dropped."""
     started = time.monotonic()
     with resumable(context, "documents") as work:
-        is_rest = goes_on(work)
-        metrics, dropped = prepare.prepare(context.section, work / "documents", context.runtime, work)
+        resumed = is_resumed(work)
+        metrics, dropped = prepare.prepare(context.section, work / "documents", context.machine, work)
         artifacts.seal(work / "documents", "documents")
     artifacts.write_json(context.output / "metrics.json", metrics)
     artifacts.write_jsonl(context.output / "dropped.jsonl", dropped)
     seconds = time.monotonic() - started
-    if not is_rest:
+    if not resumed:
         context.measured["documents_per_second"] = round(metrics["read"]["documents"] / seconds, 1)
         context.measured["megabytes_per_second"] = round(metrics["read"]["text_bytes"] / 1e6 / seconds, 3)

@@ -1,7 +1,6 @@
-"""Work that an interrupted stage left half done, for the next run to go on with."""
+"""Work that an interrupted stage left half done, for the next run to resume."""
 
 import functools
-import hashlib
 import importlib.metadata
 import platform
 import shutil
@@ -10,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llmrecipe import artifacts, codec
-from llmrecipe.stages.runner import StageContext, fingerprint
+from llmrecipe import artifacts, codec, identity
+from llmrecipe.stages.runner import StageContext
 
 
 @contextmanager
@@ -22,7 +21,7 @@ def resumable(context: StageContext, product: str) -> Iterator[Path]:
     folder holds a folder `product`, which at the end of the block moves into the stage's output, and all else is
     deleted. If the block fails, everything stays.
     """
-    folder = context.scratch / _identity(context)[:16]
+    folder = identity.work_folder(context.scratch, _decides(context))
     directory = folder / product
     if context.scratch.exists():
         for other in list(context.scratch.iterdir()):
@@ -37,28 +36,25 @@ def resumable(context: StageContext, product: str) -> Iterator[Path]:
     shutil.rmtree(context.scratch)
 
 
-def goes_on(work: Path) -> bool:
-    """Whether an interrupted run left something in the folder: the time of what is left to do is not that of it all."""
+def is_resumed(work: Path) -> bool:
+    """Whether this run resumes an earlier one, in which case its duration is not that of the whole job."""
     return any(path.is_file() for path in work.rglob("*"))
 
 
-def _identity(context: StageContext) -> str:
-    """A digest of all that decides what the stage writes."""
-    decides = {
+def _decides(context: StageContext) -> dict[str, Any]:
+    """All that decides what the stage writes."""
+    return {
         "inputs": _contents(context.inputs),
         "packages": _packages(),
         "python": platform.python_version(),
         "section": codec.unstructure(context.section),
     }
-    return hashlib.sha256(artifacts.to_json(decides).encode()).hexdigest()
 
 
 def _contents(inputs: Mapping[str, Path]) -> dict[str, Any]:
     """By role, the digest of an artifact's manifest, or else size and time of each file: reading it all is work."""
     return {
-        role: artifacts.file_digest(path / artifacts.MANIFEST)
-        if artifacts.is_artifact(path)
-        else fingerprint({role: path})
+        role: identity.of_artifact(path) if artifacts.is_artifact(path) else identity.of_files(path)
         for role, path in inputs.items()
     }
 

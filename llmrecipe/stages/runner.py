@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 from ruamel.yaml import YAML, YAMLError
 
-from llmrecipe import artifacts, codec, layout, machines, origins
+from llmrecipe import artifacts, codec, identity, layout, machines, origins
 from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
@@ -68,11 +68,7 @@ class StageContext(Generic[S]):
     @property
     def parents(self) -> dict[str, str]:
         """Digests of the input artifacts' manifests by role."""
-        return {
-            role: artifacts.file_digest(path / artifacts.MANIFEST)
-            for role, path in self.inputs.items()
-            if artifacts.is_artifact(path)
-        }
+        return {role: identity.of_artifact(path) for role, path in self.inputs.items() if artifacts.is_artifact(path)}
 
     def corpora(self, role: str) -> dict[str, Path]:
         """The inputs in a role that each corpus fills, in their order.
@@ -126,14 +122,17 @@ def run_stage(
     machine = chosen.find(name, owner) or machines.planned(data, params).find(name, owner) or Machine()
     _set_up_log(name, machine)
     _refuse_output(output, inputs)
-    before = fingerprint(inputs)
+    _refuse_missing(inputs)
+    before = _states(inputs)
     started = time.monotonic()
     scratch = SCRATCH / name
     scratch.mkdir(parents=True, exist_ok=True)
     # Beside the scratch folder, which a stage may clear.
     with exclusive(SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
         # Only now: a second writer shouldn't wait for the heavy libraries to be refused.
-        run: Callable[[StageContext[Section]], None] = importlib.import_module(cls.module or f"llmrecipe.stages.{kind}").run
+        run: Callable[[StageContext[Section]], None] = importlib.import_module(
+            cls.module or f"llmrecipe.stages.{kind}"
+        ).run
         context = StageContext(
             name=name,
             section=section,
@@ -150,22 +149,15 @@ def run_stage(
     artifacts.write_json(layout.beside(output, "run.json"), measured)
 
 
-def fingerprint(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
-    """Size in bytes and time of change in nanoseconds of every input file, by its path.
-
-    Raises:
-        StageError: an input isn't there.
-    """
-    found = {}
+def _refuse_missing(inputs: Mapping[str, Path]) -> None:
     for role, path in inputs.items():
         if not path.exists():
             way = origins.not_pulled(path.as_posix(), Path()) or "`dvc repro` makes what a stage needs"
             raise StageError(f"{path}: no such file or folder (the {role} input); {way}")
-        for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
-            if file.is_file():
-                status = file.stat()
-                found[str(file)] = (status.st_size, status.st_mtime_ns)
-    return found
+
+
+def _states(inputs: Mapping[str, Path]) -> dict[str, identity.FileStates]:
+    return {role: identity.of_files(path) for role, path in inputs.items()}
 
 
 def _set_up_log(name: str, machine: Machine) -> None:
@@ -201,7 +193,7 @@ def _refuse_changes(before: object, inputs: Mapping[str, Path], raw: Any, name: 
             f"{name}: its section of {params} changed while it ran, so its output belongs to neither version; "
             "run `dvc repro` again"
         )
-    if fingerprint(inputs) != before:
+    if _states(inputs) != before:
         raise StageError(f"{name}: an input changed while it ran; run `dvc repro` again")
 
 

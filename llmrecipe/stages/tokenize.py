@@ -7,13 +7,14 @@ from llmrecipe import artifacts
 from llmrecipe.engines.datatrove import tokenize
 from llmrecipe.engines.tokenizing import folders
 from llmrecipe.engines.tokens.files import TokenFiles
-from llmrecipe.stages.resumable import goes_on, resumable
+from llmrecipe.sections import TokenizeSection
+from llmrecipe.stages.resumable import is_resumed, resumable
 from llmrecipe.stages.runner import StageContext
 
 log = logging.getLogger(__name__)
 
 
-def run(context: StageContext) -> None:
+def run(context: StageContext[TokenizeSection]) -> None:
     """Write the token files and how many tokens they hold.
 
     `metrics.json` holds, for each split, `tokens`, `documents`, `bytes_per_token` (UTF-8) and, if the tokenizer has a
@@ -30,10 +31,11 @@ def run(context: StageContext) -> None:
         end_of_text_id=loaded.eos_token_id,
         special_tokens=folders.special_tokens(tokenizer),
         masking=folders.masking(loaded),
+        digest=context.parents["tokenizer"],
     )
     with resumable(context, "tokens") as work:
-        started, is_rest = time.monotonic(), goes_on(work)
-        metrics = tokenize.tokenize(documents, vocabulary, work / "tokens", context.runtime, work)
+        started, resumed = time.monotonic(), is_resumed(work)
+        metrics = tokenize.tokenize(documents, vocabulary, work / "tokens", context.machine, work)
         rate = sum(split["tokens"] for split in metrics.values()) / (time.monotonic() - started)
         artifacts.seal(work / "tokens", "tokens")
         # GPT-2 names its end-of-text token here, too.
@@ -42,7 +44,7 @@ def run(context: StageContext) -> None:
                 unknown = TokenFiles.open(work / "tokens", split).token_counts()[loaded.unk_token_id]
                 counts["unknown_share"] = int(unknown) / counts["tokens"]
     artifacts.write_json(context.output / "metrics.json", metrics)
-    if not is_rest:
+    if not resumed:
         context.measured["tokens_per_second"] = round(rate, 1)
-    speed = "" if is_rest else f", {rate:.0f} tokens/s"
+    speed = "" if resumed else f", {rate:.0f} tokens/s"
     log.info("%d training tokens%s", metrics["train"]["tokens"], speed)

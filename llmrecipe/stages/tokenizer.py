@@ -9,12 +9,13 @@ from llmrecipe.engines.datatrove import documents
 from llmrecipe.engines.tokenizing import folders, training
 from llmrecipe.engines.tokenizing.long_texts import LEARNED_AT_ONCE, cut
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
+from llmrecipe.sections import TokenizerSection
 from llmrecipe.stages.runner import StageContext
 
 log = logging.getLogger(__name__)
 
 
-def run(context: StageContext) -> None:
+def run(context: StageContext[TokenizerSection]) -> None:
     """Write the tokenizer as a transformers directory."""
     directory = context.output / "tokenizer"
     wanted = context.section.tokenizer

@@ -8,11 +8,25 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from paths import RECIPES
 
 from llmrecipe.cli.main import main
 
 QUICKSTART = (RECIPES / "quickstart.py").read_text()
+SECOND = """\
+from quickstart import small_code
+
+from llmrecipe import Quantized, Recipe, measure, scheme
+
+
+def second() -> Recipe:
+    base = small_code()
+    return Recipe(
+        models=(base, Quantized(model=base, scheme=scheme.W8A16())),
+        measures=(measure.Perplexity(max_tokens=50_000),),
+    )
+"""
 HEAVY = ("torch", "transformers", "dvc", "datatrove", "nanotron", "llmcompressor", "numpy")
 
 
@@ -21,6 +35,8 @@ def project(tmp_path, monkeypatch):
     (tmp_path / ".dvc").mkdir()
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "quickstart.py").write_text(QUICKSTART)
+    (tmp_path / "recipes" / "machines.py").write_text((RECIPES / "machines.py").read_text())
+    (tmp_path / "recipes" / "second.py").write_text(SECOND)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -42,10 +58,13 @@ def test_the_default_is_the_quickstart_and_every_stage_gets_a_line(project, caps
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:-1]] == [
         "python-stdlib-prepare",
-        *(f"quickstart-{kind}" for kind in ("tokenizer", "tokenize", "pretrain", "export", "quantize", "evaluate")),
+        *(f"python-stdlib-bpe-2048-{kind}" for kind in ("tokenizer", "tokenize")),
+        *(f"small-code-{kind}" for kind in ("train", "export", "perplexity", "samples")),
+        *(f"small-code-w4a16-{kind}" for kind in ("quantize", "perplexity", "samples")),
+        "quickstart-report",
     ]
     assert "dvc.yaml" in lines[-1]
-    assert "`dvc repro`" in lines[-1]
+    assert lines[-1].endswith("now run `dvc repro quickstart-report`")
     assert planned(project).keys() == {"dvc.yaml", "params.yaml"}
 
 
@@ -60,16 +79,97 @@ def test_planning_again_writes_nothing(project, capsys):
     assert "nothing to write" in capsys.readouterr().out
 
 
-def test_several_recipes_are_planned_together_and_one_alone_afterwards(project):
-    (project / "recipes" / "second.py").write_text(
-        QUICKSTART.replace("def quickstart", "def second").replace('name="quickstart"', 'name="second"')
-    )
+def test_a_plan_keeps_the_recipes_planned_before_unless_it_is_told_otherwise(project):
     main(["plan"])
     alone = planned(project)
-    assert main(["plan", "quickstart", "recipes/second.py:second"]) == 0
-    assert b"second-pretrain:" in planned(project)["dvc.yaml"]
+    assert main(["plan", "second"]) == 0
+    both = planned(project)
+    assert b"second-report:" in both["dvc.yaml"]
+    assert b"quickstart-report:" in both["dvc.yaml"]
     assert main(["plan"]) == 0
+    assert planned(project) == both
+    assert main(["plan", "--remove", "second"]) == 0
     assert planned(project) == alone
+    assert main(["plan", "second", "--only"]) == 0
+    assert b"quickstart" not in planned(project)["dvc.yaml"]
+
+
+def test_recipes_planned_one_after_the_other_in_any_order_or_together_give_the_same_bytes(project):
+    found = []
+    for commands in ([["quickstart"], ["second"]], [["second"], ["quickstart"]], [["second", "quickstart"]]):
+        for names in commands:
+            assert main(["plan", *names]) == 0
+        found.append(planned(project))
+        for path in project.glob("*.yaml"):
+            path.unlink()
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_recipe_that_is_not_planned_can_not_be_removed_and_the_near_one_is_named(project, capsys):
+    main(["plan"])
+    before = planned(project)
+    assert main(["plan", "--remove", "quickstrat"]) == 1
+    assert "did you mean 'quickstart'" in capsys.readouterr().err
+    assert planned(project) == before
+
+
+def test_a_recorded_recipe_that_no_longer_loads_is_a_warning_and_keeps_its_stages(project, capsys):
+    main(["plan", "quickstart", "second"])
+    before = planned(project)
+    (project / "recipes" / "second.py").write_text("def second(:\n")
+    assert main(["plan", "quickstart"]) == 0
+    assert "second" in capsys.readouterr().err
+    assert planned(project) == before
+
+
+def test_a_broken_recipe_is_an_error_where_it_shares_a_value_that_changes(project, capsys):
+    main(["plan", "quickstart", "second"])
+    before = planned(project)
+    (project / "recipes" / "second.py").write_text("def second(:\n")
+    path = project / "recipes" / "quickstart.py"
+    path.write_text(path.read_text().replace("seed=7", "seed=8"))
+    assert main(["plan", "quickstart"]) == 1
+    errors = capsys.readouterr().err
+    assert "small-code-train would change" in errors
+    assert "'second'" in errors
+    assert planned(project) == before
+
+
+def test_a_changed_recipe_is_refused_while_another_that_was_planned_has_the_old_value(project, capsys):
+    (project / "recipes" / "first.py").write_text(QUICKSTART.replace("quickstart", "first"))
+    assert main(["plan", "quickstart", "first"]) == 0
+    path = project / "recipes" / "quickstart.py"
+    path.write_text(path.read_text().replace("seed=7", "seed=8"))
+    assert main(["plan", "quickstart"]) == 1
+    errors = capsys.readouterr().err
+    assert "quickstart.models[0]" in errors
+    assert "first.models[0]" in errors
+    assert "seed: " in errors
+
+
+def test_a_machine_is_written_and_kept_and_reset(project):
+    main(["plan"])
+    without = planned(project)
+    assert main(["plan", "--machine", "slurm_cluster"]) == 0
+    assert yaml.safe_load(planned(project)["params.yaml"])["machine"]["default"]["text_on"]["type"] == "slurm"
+    assert main(["plan", "--machine", "small-code=here"]) == 0
+    assert yaml.safe_load(planned(project)["params.yaml"])["machine"].keys() == {"default", "small-code"}
+    assert main(["plan", "second"]) == 0
+    assert yaml.safe_load(planned(project)["params.yaml"])["machine"].keys() == {"default", "small-code"}
+    assert main(["plan", "--only", "quickstart", "--machine", "here"]) == 0
+    assert yaml.safe_load(planned(project)["params.yaml"])["machine"].keys() == {"default"}
+    assert planned(project)["dvc.yaml"] == without["dvc.yaml"]
+
+
+def test_a_hundred_recipes_are_planned_in_less_than_three_seconds_of_cpu_time(project):
+    for number in range(100):
+        text = QUICKSTART.replace("quickstart", f"variant_{number}").replace("seed=7", f"seed={number}")
+        text = text.replace('name="small-code"', f'name="small-code-{number}"')
+        (project / "recipes" / f"variant_{number}.py").write_text(text)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run_fresh("plan", *(f"variant_{number}" for number in range(100)))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
 
 
 def test_everything_wrong_with_every_recipe_is_said_at_once_and_nothing_is_written(project, capsys):
@@ -85,15 +185,16 @@ def test_everything_wrong_with_every_recipe_is_said_at_once_and_nothing_is_writt
 
 
 def test_recipes_that_can_not_be_planned_together_are_an_error_without_a_traceback(project, capsys):
-    assert main(["plan", "quickstart", "recipes/quickstart.py"]) == 1
-    assert "two recipes are named 'quickstart'" in capsys.readouterr().err
+    (project / "recipes" / "third.py").write_text(QUICKSTART.replace("def quickstart", "def third").replace("7", "9"))
+    assert main(["plan", "quickstart", "third"]) == 1
+    assert "'quickstart'" in capsys.readouterr().err
     assert planned(project) == {}
 
 
 def test_without_a_dvc_project_the_user_is_told_to_make_one(project, capsys):
     (project / ".dvc").rmdir()
     assert main(["plan"]) == 1
-    assert "dvc init" in capsys.readouterr().err
+    assert "llmrecipe init" in capsys.readouterr().err
     assert planned(project) == {}
 
 

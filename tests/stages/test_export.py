@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from llmrecipe import Bert, Llama, ModernBert, Ratio, artifacts, codec
+from llmrecipe import Bert, Llama, ModernBert, Ratio, artifacts, codec, identity
 from llmrecipe.engines.models import bert, llama
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron import weights
@@ -145,7 +145,7 @@ def test_the_same_weights_export_to_the_same_bytes(tmp_path):
         (tmp_path / name).mkdir()
         files = inputs(tmp_path / name, MODEL, new_network(MODEL))
         export.run(stage_context(ExportSection(), files, tmp_path / name / "out"))
-        digests.append(artifacts.identity(artifacts.open_artifact(tmp_path / name / "out" / "model", "model")))
+        digests.append(identity.of_artifact(tmp_path / name / "out" / "model"))
     assert digests[0] == digests[1]
 
 

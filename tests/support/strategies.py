@@ -7,108 +7,78 @@ import attrs
 from hypothesis import strategies as st
 
 from llmrecipe import (
-    FP8,
-    GPTQ,
-    SGD,
-    W4A16,
-    W8A8,
-    W8A16,
-    AdamW,
     Anomalies,
-    BackTranslate,
-    Band,
-    BeamSearch,
     Bert,
     ByteLevelBPE,
-    C4Quality,
     CausalLM,
-    Constant,
     Corpus,
-    Cosine,
-    CsvFiles,
-    Decontaminate,
     Dropout,
-    ExactDedup,
-    Execution,
     FillInTheMiddle,
-    FineWebQuality,
-    FixUnicode,
     Fraction,
-    GopherQuality,
-    GopherRepetition,
-    HubDataset,
-    HubModel,
-    InverseSquareRoot,
-    JoinDocuments,
-    JsonlFiles,
-    LanguageFilter,
-    LengthFilter,
-    Linear,
     Llama,
-    Local,
+    Machine,
     MaskedLM,
-    MaskPersonalData,
-    MinHashDedup,
     Mixture,
     ModernBert,
     MultiMaskLM,
     Parallelism,
-    Paraphrase,
-    ParquetFiles,
     Part,
-    Perplexity,
     PretrainedTokenizer,
-    PseudoPerplexity,
-    PythonPackages,
-    PythonStdlib,
-    Quantize,
+    Quantized,
     Ratio,
-    Ray,
     Recipe,
-    RegexFilter,
-    RoundToNearest,
-    Runtime,
-    Samples,
-    Sampling,
-    SentenceDedup,
-    ShuffleSpans,
-    SingleTokens,
-    Slurm,
-    Spans,
     Steps,
-    TextFiles,
-    TokenNoise,
     Tokens,
+    Trained,
     Training,
     Unigram,
-    UrlBlocklist,
-    WarcFiles,
-    WarmupStableDecay,
-    WholeWords,
     WordPiece,
+    augment,
+    clean,
+    evolve,
+    masking,
+    measure,
+    optimizer,
+    place,
+    schedule,
+    scheme,
+    source,
 )
-from llmrecipe.recipe.deduplication import SPLITTING
+from llmrecipe.recipe.schema import members
 from llmrecipe.sections import (
     AugmentSection,
-    EvaluateSection,
     ExportSection,
+    MeasureSection,
+    MixSection,
     PrepareSection,
-    PretrainSection,
     QuantizeSection,
+    ReportSection,
     TokenizerSection,
     TokenizeSection,
+    TrainSection,
 )
 
-SMALL = Recipe(
-    name="small",
-    corpus=Corpus(name="stdlib", source=PythonStdlib()),
+SMALL_MODEL = Trained(
+    name="small-model",
+    start=Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2),
+    text=Corpus(name="stdlib", source=source.PythonStdlib()),
     tokenizer=ByteLevelBPE(vocab_size=512),
-    model=Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2),
     objective=CausalLM(sequence_length=32),
-    training=Training(duration=Steps(10), global_batch_size=4, optimizer=AdamW(learning_rate=1e-3)),
-    compression=(Quantize(scheme=W4A16(group_size=32)),),
-    evaluation=(Perplexity(), Samples(prompts=("def ",))),
+    training=Training(duration=Steps(10), global_batch_size=4, optimizer=optimizer.AdamW(learning_rate=1e-3)),
 )
+
+
+def small(model=SMALL_MODEL, **changes):
+    """The small recipe, of a model or what that is changed to: `small(text__shards=2)`."""
+    model = evolve(model, **changes)
+    return Recipe(
+        name="small",
+        models=(model, Quantized(model=model, scheme=scheme.W4A16(group_size=32))),
+        measures=(measure.Perplexity(), measure.Samples(prompts=("def ",))),
+    )
+
+
+SMALL = small()
 
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,12}", fullmatch=True)
@@ -127,19 +97,19 @@ def tuples(items, min_size=0):
 paths = tuples(texts, 1)
 url_fields = st.just("") | texts
 sources = st.one_of(
-    st.builds(PythonStdlib),
+    st.builds(source.PythonStdlib),
     st.builds(
-        PythonPackages,
+        source.PythonPackages,
         packages=st.lists(st.sampled_from(["attrs==26.1.0", "a-b.c_d==0.1+local"]), min_size=1, unique=True).map(tuple),
     ),
-    st.builds(TextFiles, paths=paths),
-    st.builds(WarcFiles, paths=paths),
+    st.builds(source.TextFiles, paths=paths),
+    st.builds(source.WarcFiles, paths=paths),
     *(
         st.builds(files, paths=paths, text_field=texts, url_field=url_fields)
-        for files in (JsonlFiles, ParquetFiles, CsvFiles)
+        for files in (source.JsonlFiles, source.ParquetFiles, source.CsvFiles)
     ),
     st.builds(
-        HubDataset,
+        source.HubDataset,
         name=st.sampled_from(["a/b", "Some.Body_1/a-set"]),
         revision=st.text("0123456789abcdef", min_size=40, max_size=40),
         subset=url_fields,
@@ -150,10 +120,10 @@ sources = st.one_of(
 )
 cleaners = tuples(
     st.one_of(
-        st.builds(FixUnicode),
-        st.builds(ExactDedup),
+        st.builds(clean.FixUnicode),
+        st.builds(clean.ExactDedup),
         st.builds(
-            GopherQuality,
+            clean.GopherQuality,
             min_words=st.integers(1, 50),
             max_words=st.integers(50, 10**6),
             min_mean_word_length=st.floats(0.5, 3),
@@ -165,14 +135,14 @@ cleaners = tuples(
             min_stop_words=st.integers(0, 8),
         ),
         st.builds(
-            GopherRepetition,
+            clean.GopherRepetition,
             max_duplicate_lines=shares,
             max_duplicate_paragraphs=shares,
             max_duplicate_line_characters=shares,
             max_duplicate_paragraph_characters=shares,
         ),
         st.builds(
-            C4Quality,
+            clean.C4Quality,
             min_sentences=counts,
             min_words_per_line=counts,
             max_word_length=counts,
@@ -180,42 +150,42 @@ cleaners = tuples(
             curly_brackets=st.booleans(),
         ),
         st.builds(
-            FineWebQuality,
+            clean.FineWebQuality,
             min_punctuated_lines=shares,
             max_short_lines=shares,
             short_line_length=counts,
             max_duplicate_line_characters=shares,
             max_newlines_per_word=positive,
         ),
-        st.builds(MaskPersonalData, emails=st.booleans(), ip_addresses=st.booleans()),
-        st.builds(LanguageFilter, languages=tuples(st.sampled_from(["en", "de", "zh", "als"]), 1), min_score=shares),
-        st.builds(RegexFilter, pattern=texts.map(re.escape)),
-        st.builds(LengthFilter, min_characters=st.integers(1, 99), max_characters=st.none() | st.integers(99, 10**9)),
-        st.builds(UrlBlocklist, domains=tuples(st.sampled_from(["example.com", "a-b.co.uk"])), words=st.just(("x9",))),
-        st.builds(MinHashDedup, ngram=counts, bands=st.integers(9, 64), threshold=st.floats(0.6, 0.95)),
-        st.builds(SentenceDedup, sentences=counts, min_words=counts, min_sentences=counts),
-        st.builds(Decontaminate, against=tuples(sources), heldout=st.just(True), ngram=counts),
+        st.builds(clean.MaskPersonalData, emails=st.booleans(), ip_addresses=st.booleans()),
+        st.builds(clean.LanguageFilter, languages=tuples(st.sampled_from(["en", "de", "zh", "als"]), 1), min_score=shares),
+        st.builds(clean.RegexFilter, pattern=texts.map(re.escape)),
+        st.builds(clean.LengthFilter, min_characters=st.integers(1, 99), max_characters=st.none() | st.integers(99, 10**9)),
+        st.builds(clean.UrlBlocklist, domains=tuples(st.sampled_from(["example.com", "a-b.co.uk"])), words=st.just(("x9",))),
+        st.builds(clean.MinHashDedup, ngram=counts, bands=st.integers(9, 64), threshold=st.floats(0.6, 0.95)),
+        st.builds(clean.SentenceDedup, sentences=counts, min_words=counts, min_sentences=counts),
+        st.builds(clean.Decontaminate, against=tuples(sources), heldout=st.just(True), ngram=counts),
     )
     # What changes texts has to stand before what compares them.
 ).map(lambda chosen: tuple(sorted(chosen, key=lambda cleaner: isinstance(cleaner, SPLITTING))))
-bands = st.floats(0, 10).flatmap(lambda least: st.builds(Band, least=st.just(least), most=st.floats(least, 100)))
+bands = st.floats(0, 10).flatmap(lambda least: st.builds(augment.Band, least=st.just(least), most=st.floats(least, 100)))
 kept = {"similarity": bands, "length_ratio": bands}
 some = {"share": st.floats(0, 1, exclude_min=True), "seed": seeds}
-hub_models = st.builds(HubModel, name=st.just("owner/name"), revision=st.from_regex(r"[0-9a-f]{40}", fullmatch=True))
+hub_models = st.builds(augment.HubModel, name=st.just("owner/name"), revision=st.from_regex(r"[0-9a-f]{40}", fullmatch=True))
 generating = {
-    "decoding": st.builds(BeamSearch, beams=counts)
-    | st.builds(Sampling, temperature=positive, top_p=st.floats(0, 1, exclude_min=True)),
+    "decoding": st.builds(augment.BeamSearch, beams=counts)
+    | st.builds(augment.Sampling, temperature=positive, top_p=st.floats(0, 1, exclude_min=True)),
     "piece_tokens": st.integers(8, 999),
     "max_new_tokens": counts,
     "batch_size": counts,
 }
 augmenters = st.lists(
     st.one_of(
-        st.builds(BackTranslate, there=texts, back=hub_models, **generating, **some, **kept),
-        st.builds(Paraphrase, model=texts | hub_models, prompt=st.just("So: {text}"), **generating, **some, **kept),
-        st.builds(JoinDocuments, documents=st.integers(2, 9), separator=texts, **some),
-        st.builds(ShuffleSpans, span=st.sampled_from(["sentence", "line", "paragraph"]), **some, **kept),
-        st.builds(TokenNoise, delete=st.floats(0.01, 1), insert=shares, swap=shares, **some, **kept),
+        st.builds(augment.BackTranslate, there=texts, back=hub_models, **generating, **some, **kept),
+        st.builds(augment.Paraphrase, model=texts | hub_models, prompt=st.just("So: {text}"), **generating, **some, **kept),
+        st.builds(augment.JoinDocuments, documents=st.integers(2, 9), separator=texts, **some),
+        st.builds(augment.ShuffleSpans, span=st.sampled_from(["sentence", "line", "paragraph"]), **some, **kept),
+        st.builds(augment.TokenNoise, delete=st.floats(0.01, 1), insert=shares, swap=shares, **some, **kept),
     ),
     max_size=2,
     unique=True,
@@ -224,9 +194,9 @@ heldout_fractions = st.floats(0, 0.5, exclude_min=True)
 
 
 def with_addresses_to_look_at(corpus):
-    if isinstance(corpus.source, WarcFiles) or getattr(corpus.source, "url_field", ""):
+    if isinstance(corpus.source, source.WarcFiles) or getattr(corpus.source, "url_field", ""):
         return corpus
-    return attrs.evolve(corpus, clean=tuple(each for each in corpus.clean if not isinstance(each, UrlBlocklist)))
+    return attrs.evolve(corpus, clean=tuple(each for each in corpus.clean if not isinstance(each, clean.UrlBlocklist)))
 
 
 corpora = st.builds(
@@ -267,7 +237,7 @@ no_decays = st.permutations(["norms", "biases", "embeddings"]).flatmap(
     lambda kinds: st.integers(0, 3).map(lambda count: tuple(kinds[:count]))
 )
 optimizers = st.builds(
-    AdamW,
+    optimizer.AdamW,
     learning_rate=positive,
     beta1=below_one,
     beta2=below_one,
@@ -275,18 +245,18 @@ optimizers = st.builds(
     weight_decay=weight_decays,
     no_decay=no_decays,
 ) | st.builds(
-    SGD,
+    optimizer.SGD,
     learning_rate=positive,
     momentum=st.floats(0, 1, exclude_min=True),
     nesterov=st.booleans(),
     weight_decay=weight_decays,
     no_decay=no_decays,
 )
-roundings = st.builds(GPTQ, dampening_frac=positive) | st.builds(RoundToNearest)
+roundings = st.builds(scheme.GPTQ, dampening_frac=positive) | st.builds(scheme.RoundToNearest)
 places = st.one_of(
-    st.builds(Local),
+    st.builds(place.Local),
     st.builds(
-        Slurm,
+        place.Slurm,
         partition=texts,
         time_limit=st.sampled_from(["90", "8:00:00", "2-12"]),
         cpus_per_task=counts,
@@ -294,7 +264,7 @@ places = st.one_of(
         account=st.none() | texts,
         qos=st.none() | texts,
     ),
-    st.builds(Ray, address=st.sampled_from([None, "head:6379"]), cpus_per_task=counts, memory_per_cpu_gb=counts),
+    st.builds(place.Ray, address=st.sampled_from([None, "head:6379"]), cpus_per_task=counts, memory_per_cpu_gb=counts),
 )
 runtimes = st.builds(
     Runtime,
@@ -313,14 +283,14 @@ def divisors(number):
 
 def unsmoothed_schemes(group_sizes):
     return st.one_of(
-        st.builds(W4A16, group_size=group_sizes, rounding=roundings),
-        st.builds(W8A16, rounding=roundings),
-        st.builds(FP8),
+        st.builds(scheme.W4A16, group_size=group_sizes, rounding=roundings),
+        st.builds(scheme.W8A16, rounding=roundings),
+        st.builds(scheme.FP8),
     )
 
 
 def schemes(group_sizes):
-    return unsmoothed_schemes(group_sizes) | st.builds(W8A8, smoothing_strength=shares, rounding=roundings)
+    return unsmoothed_schemes(group_sizes) | st.builds(scheme.W8A8, smoothing_strength=shares, rounding=roundings)
 
 
 @st.composite
@@ -330,11 +300,11 @@ def schedules(draw, steps):
         return draw(st.sampled_from([Steps(count), Fraction(max(count - 0.5, 0) / steps)]))
 
     warmup = draw(st.integers(0, steps - 1))
-    kind = draw(st.sampled_from([Constant, Linear, Cosine, InverseSquareRoot, WarmupStableDecay]))
+    kind = draw(st.sampled_from([schedule.Constant, schedule.Linear, schedule.Cosine, schedule.InverseSquareRoot, schedule.WarmupStableDecay]))
     more = {}
-    if kind not in (Constant, InverseSquareRoot):
+    if kind not in (schedule.Constant, schedule.InverseSquareRoot):
         more["final"] = Fraction(draw(shares))
-    if kind is WarmupStableDecay:
+    if kind is schedule.WarmupStableDecay:
         more["decay"] = phase(draw(st.integers(1, steps - warmup)))
     return kind(warmup=phase(warmup), **more)
 
@@ -414,7 +384,7 @@ def objectives(draw, length, kind, tokenizer):
         )
     mask_share = draw(st.floats(0.001, 1))
     open_share = st.floats(0.001, 0.999)
-    spans = st.builds(Spans, success_probability=open_share, max_length=st.integers(1, length - 1))
+    spans = st.builds(masking.Spans, success_probability=open_share, max_length=st.integers(1, length - 1))
     shared = {
         "sequence_length": length,
         "mask_rate": draw(open_share),
@@ -423,7 +393,7 @@ def objectives(draw, length, kind, tokenizer):
     }
     if draw(st.booleans()):
         return MultiMaskLM(masking=draw(spans), context_weight=draw(st.just(0.0) | positive), **shared)
-    return MaskedLM(masking=draw(spans | st.builds(SingleTokens) | st.builds(WholeWords)), **shared)
+    return MaskedLM(masking=draw(spans | st.builds(masking.SingleTokens) | st.builds(masking.WholeWords)), **shared)
 
 
 def filled_by_nanotron(model, vocab_size, pipeline):
@@ -454,17 +424,17 @@ def recipes(draw, kinds=(Llama, Bert, ModernBert)):
     batch = data * micro * draw(st.integers(least, least + 3))
     length = tensor * draw(st.integers(2, 100))
     groups = divisors(math.gcd(model.hidden_size, model.feed_forward_size))
-    of_kind = {Llama: schemes, Bert: unsmoothed_schemes, ModernBert: lambda _: st.builds(FP8)}[kind]
+    of_kind = {Llama: schemes, Bert: unsmoothed_schemes, ModernBert: lambda _: st.builds(scheme.FP8)}[kind]
     scheme = of_kind(st.sampled_from(groups))
     quantize = st.builds(Quantize, scheme=scheme, calibration_samples=counts, seed=seeds)
     corpus = draw(corpora | mixtures.map(lambda parts: Mixture(parts=parts)))
     shares = [part.weight for part in corpus.parts]
     enough = st.integers(length * math.ceil(sum(shares) / min(shares)), 10**6)
-    measures = (Perplexity(max_tokens=draw(enough)),)
+    measures = (measure.Perplexity(max_tokens=draw(enough)),)
     if kind is Llama:
-        measures += draw(tuples(st.builds(Samples, prompts=tuples(texts, 1), max_new_tokens=counts)))
+        measures += draw(tuples(st.builds(measure.Samples, prompts=tuples(texts, 1), max_new_tokens=counts)))
     elif draw(st.booleans()):
-        measures += (PseudoPerplexity(max_tokens=draw(enough)),)
+        measures += (measure.PseudoPerplexity(max_tokens=draw(enough)),)
     return Recipe(
         name=draw(names),
         corpus=corpus,

@@ -3,7 +3,7 @@
 import random
 import re
 
-from llmrecipe.recipe.augmentation import ShuffleSpans, TokenNoise
+from llmrecipe.recipe.augment import ShuffleSpans, TokenNoise
 
 SENTENCE = re.compile(r"(\s*)(\S.*?(?:[.!?…][\"'”’]*(?=\s)|[。！？]|\Z))", re.DOTALL)
 """White space, and a sentence up to its mark."""

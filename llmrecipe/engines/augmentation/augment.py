@@ -12,28 +12,29 @@ import attrs
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from llmrecipe import artifacts
+from llmrecipe import artifacts, identity
 from llmrecipe.engines.augmentation import alterations, selection
 from llmrecipe.engines.augmentation.similarity import chrf
 from llmrecipe.engines.datatrove import documents
 from llmrecipe.engines.datatrove.executors import executor
 from llmrecipe.progress import GenerationProgress
-from llmrecipe.recipe.augmentation import Augmenter, JoinDocuments, ShuffleSpans, TokenNoise, labels, models
-from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.recipe.augment import BackTranslate, JoinDocuments, Paraphrase, ShuffleSpans, TokenNoise, labels, models
+from llmrecipe.recipe.kinds import Augmenter
+from llmrecipe.recipe.machine import Machine
 from llmrecipe.sections import AugmentSection
 
 SIZE = 20
-"""Examples of what an augmenter kept, and of what was dropped: those of the documents that are first in its order."""
+"""Examples kept of each outcome, in the augmenter's own order."""
 
 _CHARACTERS = 2000
-"""Of an example, its beginning."""
+"""Examples are cut to this many characters."""
 
 REASONS = ("unfinished", "empty", "equal", "too_short", "too_long", "too_different", "too_similar")
 """Why a text is dropped, in the order in which they are looked for."""
 
 
 def augment(
-    section: AugmentSection, source: Path, directory: Path, *, name: str, runtime: Runtime, scratch: Path
+    section: AugmentSection, source: Path, directory: Path, *, name: str, machine: Machine, scratch: Path
 ) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, float]]:
     """Copy documents, and add to the training split what is made of it.
 
@@ -41,24 +42,23 @@ def augment(
         section: the augmenters. Each works on the documents in `source` alone.
         source: the documents.
         directory: gets every file of `source` as it is; for each file of the training split and each augmenter that
-            has made something of it, a file of its own beside it; and `documents.json`.
+            has made something of it, a file of its own next to it; and the card.
         name: the stage's, for messages.
-        runtime: device, number of workers and log level.
+        machine: device, number of workers and log level.
         scratch: a folder that keeps what models have written.
 
     Returns:
         Documents and UTF-8 bytes of each split, and for each augmenter how many it tried, kept and dropped and why;
-        examples of its texts, beside their sources; and the tokens that its models wrote a second.
+        examples of its texts, next to their sources; and the tokens that its models wrote a second.
     """
-    # As in `SourceReader`: fsspec takes a relative path for what it once was.
+    # As in `SourceReader`: fsspec remembers what a relative path once meant.
     source, directory, scratch = source.absolute(), directory.absolute(), scratch.absolute()
-    described, fresh = documents.description(source), scratch / "run"
+    card, fresh = documents.read_card(source), scratch / "run"
     shutil.rmtree(fresh, ignore_errors=True)
     for split in documents.SPLITS:
-        for file in described[split]["files"]:
+        for file in card.files[split]:
             (directory / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / file, directory / file)
-    total = described["train"]
     results, examples, speeds = {}, [], {}
     chosen = selection.choose(section.augment, source)
     for index, (label, augmenter, lines) in enumerate(
@@ -74,10 +74,10 @@ def augment(
         )
         if models(augmenter):
             where = f"{name}.augment[{index}]"
-            speeds[label] = _rewrite(work, where, section.revision, runtime, scratch)
+            speeds[label] = _rewrite(work, where, section.revision, machine, scratch)
         else:
             steps = [(label, AlterFiles(work))]
-            executor.run(label, steps, tasks=len(lines), runtime=runtime, work=fresh / "logs" / label)
+            executor.run(label, steps, tasks=len(lines), machine=machine, work=fresh / "logs" / label)
         tally = _Tally()
         for file in sorted(work.tallies.iterdir()):
             tally.merge(json.loads(file.read_text(encoding="utf-8")))
@@ -86,16 +86,18 @@ def augment(
             "kept": tally.kept,
             "dropped": tally.dropped,
             "text_bytes": tally.text_bytes,
-            "share": tally.kept / total["documents"],
-            "share_of_bytes": tally.text_bytes / total["text_bytes"],
+            "share": tally.kept / card.documents["train"],
+            "share_of_bytes": tally.text_bytes / card.text_bytes["train"],
         }
         examples += [example for _, example in tally.examples]
     shutil.rmtree(fresh)
-    counts = {split: {key: described[split][key] for key in ("documents", "text_bytes")} for split in documents.SPLITS}
+    counts = {
+        split: {"documents": card.documents[split], "text_bytes": card.text_bytes[split]} for split in documents.SPLITS
+    }
     for result in results.values():
         counts["train"]["documents"] += result["kept"]
         counts["train"]["text_bytes"] += result["text_bytes"]
-    documents.describe(directory, counts)
+    documents.write_card(directory, counts)
     return {"augmented": results} | counts, examples, speeds
 
 
@@ -130,21 +132,22 @@ def _altered(
         yield [document], alter(document["text"], augmenter, dice)
 
 
-def _rewrite(work: "Work", where: str, revision: int, runtime: Runtime, scratch: Path) -> float:
+def _rewrite(work: "Work", where: str, revision: int, machine: Machine, scratch: Path) -> float:
     """Let the models of an augmenter write its texts; the tokens written a second."""
     # Only here: the other augmenters need no torch.
     from llmrecipe.engines.augmentation import rewriting
     from llmrecipe.engines.device import set_up
 
-    device = set_up(runtime)
-    manifest = artifacts.open_artifact(work.source, "documents")
-    name = rewriting.folder_name(work.augmenter, revision=revision, documents=manifest, device=device)
+    device = set_up(machine)
+    artifacts.open_artifact(work.source, "documents")
+    decides = rewriting.decides(work.augmenter, revision=revision, documents=work.source, device=device)
+    folder = identity.work_folder(scratch, decides)
     rewriter = rewriting.Rewriter(work.augmenter, where, device)
     count = sum(map(len, work.lines.values()))
-    progress = GenerationProgress(f"{where}: {work.label}", documents=count, interval=runtime.log_interval)
+    progress = GenerationProgress(f"{where}: {work.label}", documents=count, interval=machine.log_interval)
     for file in sorted(work.lines):
         taken = work.taken(file)
-        texts = rewriting.rewritten(rewriter, taken, scratch / name / Path(file).name, progress)
+        texts = rewriting.rewritten(rewriter, taken, folder / Path(file).name, progress)
         work.write(file, (([document], text) for document, text in zip(taken, texts, strict=True)))
     progress.close()
     return round(progress.tokens_per_second, 1)

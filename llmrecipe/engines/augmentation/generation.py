@@ -20,7 +20,8 @@ from transformers import (
 
 from llmrecipe.engines.models import folders
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.augmentation import PLACEHOLDER, Decoding, HubModel, Pretrained, Sampling
+from llmrecipe.recipe.augment import PLACEHOLDER, HubModel, Pretrained, Sampling
+from llmrecipe.recipe.kinds import Decoding
 
 
 class Draw(LogitsProcessor):

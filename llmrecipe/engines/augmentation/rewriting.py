@@ -3,16 +3,17 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
 
-from llmrecipe import artifacts, codec
+from llmrecipe import artifacts, codec, identity
 from llmrecipe.engines.augmentation import pieces, selection
 from llmrecipe.engines.augmentation.generation import Writer
 from llmrecipe.errors import StageError
 from llmrecipe.progress import GenerationProgress
-from llmrecipe.recipe.augmentation import BackTranslate, Paraphrase, models
+from llmrecipe.recipe.augment import BackTranslate, Paraphrase, models
 
 
 class Rewriter:
@@ -122,15 +123,17 @@ def rewritten(
         yield None if None in texts else "".join(map(str.__add__, (piece.gap for piece in of_document), texts))
 
 
-def folder_name(augmenter: BackTranslate | Paraphrase, *, revision: int, documents: dict, device: torch.device) -> str:
-    """A name that two works share only if they write the same.
+def decides(
+    augmenter: BackTranslate | Paraphrase, *, revision: int, documents: Path, device: torch.device
+) -> dict[str, Any]:
+    """All that decides what the models write.
 
-    What is then kept of the texts is no part of it, so that other bands write nothing anew.
+    What is then kept of the texts is no part of it, so other bands write nothing again.
 
     Args:
         augmenter: what is done.
         revision: of the section.
-        documents: the documents' manifest.
+        documents: the artifact of the documents.
         device: another rounds otherwise.
     """
     plain = codec.unstructure(augmenter)
@@ -141,10 +144,14 @@ def folder_name(augmenter: BackTranslate | Paraphrase, *, revision: int, documen
         for path in sorted(Path(model).rglob("*"))
         if path.is_file()
     }
-    return artifacts.identity(
-        {name: value for name, value in plain.items() if name not in ("similarity", "length_ratio")}
-        | {"tag": augmenter.tag, "revision": revision, "documents": documents, "device": device.type, "files": files}
-    )[:16]
+    wanted = {name: value for name, value in plain.items() if name not in ("similarity", "length_ratio")}
+    return wanted | {
+        "tag": augmenter.tag,
+        "revision": revision,
+        "documents": identity.of_artifact(documents),
+        "device": device.type,
+        "files": files,
+    }
 
 
 def _pieces(rewriter: Rewriter, index: int, text: str) -> list[_Piece]:

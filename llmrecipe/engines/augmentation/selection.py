@@ -9,7 +9,7 @@ import numpy as np
 
 from llmrecipe.engines.datatrove import documents
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.augmentation import Augmenter
+from llmrecipe.recipe.kinds import Augmenter
 
 
 def digest(*parts: str | int) -> int:
@@ -29,11 +29,11 @@ def choose(augmenters: Sequence[Augmenter], directory: Path) -> list[dict[str, l
     and of all bytes of text. So the choice depends on ids and sizes alone, not on the documents' order. Needs some
     tens of bytes of memory for each document.
     """
-    listed = documents.description(directory)["train"]
-    total = listed["documents"]
+    card = documents.read_card(directory)
+    files, total = card.files["train"], card.documents["train"]
     ranks = np.empty((len(augmenters), total), dtype=np.uint64)
     sizes, starts, number = np.empty(total, dtype=np.int64), [], 0
-    for name in listed["files"]:
+    for name in files:
         starts.append(number)
         for document in documents.read(directory / name):
             if number == total:
@@ -44,7 +44,7 @@ def choose(augmenters: Sequence[Augmenter], directory: Path) -> list[dict[str, l
     if number != total:
         raise _not_as_described(directory)
     return [
-        _by_file(_within_share(augmenter.share, np.argsort(row, kind="stable"), sizes), listed["files"], starts)
+        _by_file(_within_share(augmenter.share, np.argsort(row, kind="stable"), sizes), files, starts)
         for augmenter, row in zip(augmenters, ranks, strict=True)
     ]
 
@@ -61,7 +61,7 @@ def _within_share(share: float, order: np.ndarray, sizes: np.ndarray) -> list[in
     return taken
 
 
-def _by_file(taken: list[int], files: list[str], starts: list[int]) -> dict[str, list[int]]:
+def _by_file(taken: list[int], files: Sequence[str], starts: list[int]) -> dict[str, list[int]]:
     lines: dict[str, list[int]] = {name: [] for name in files}
     files_of = np.searchsorted(starts, taken, side="right") - 1
     for number, index in sorted(zip(taken, files_of.tolist(), strict=True)):
@@ -71,5 +71,5 @@ def _by_file(taken: list[int], files: list[str], starts: list[int]) -> dict[str,
 
 def _not_as_described(directory: Path) -> StageError:
     return StageError(
-        f"{directory}: not as many documents as documents.json says; delete the folder and run `dvc repro`"
+        f"{directory}: not as many documents as its card says; delete the folder and run `dvc repro`"
     )

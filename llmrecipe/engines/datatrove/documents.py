@@ -1,7 +1,6 @@
 """Clean documents on disk: JSON lines, compressed, in a training and a held-out split."""
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,15 @@ import orjson
 from datatrove.data import Document
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-from llmrecipe import artifacts
+from llmrecipe import cards
+from llmrecipe.cards import DocumentsCard
+from llmrecipe.engines.datatrove import companions
 
 SPLITS = ("train", "heldout")
 
-_DESCRIPTION = "documents.json"
-
 
 class DocumentWriter(JsonlWriter):
-    """Writes each document, `{"id", "text"}`, into its task's file of the split that its metadata names.
+    """Writes each document, `{"id", "text"}`, into its task's file of the split.
 
     Its statistics hold `{split}_documents` and `{split}_bytes`, UTF-8.
     """
@@ -28,7 +27,7 @@ class DocumentWriter(JsonlWriter):
 
     def write(self, document: Document, rank: int = 0, **kwargs: Any) -> None:
         """Write and count a document."""
-        split = document.metadata["split"]
+        split = companions.SPLIT.of(document)
         self.stat_update(f"{split}_documents")
         self.stat_update(f"{split}_bytes", value=len(document.text.encode()))
         super().write(document, rank, **kwargs)
@@ -37,20 +36,28 @@ class DocumentWriter(JsonlWriter):
         return {"id": document.id, "text": document.text}
 
 
-def describe(directory: Path, counts: dict[str, dict[str, int]]) -> None:
+def write_card(directory: Path, counts: Mapping[str, Mapping[str, int]]) -> None:
     """Record the splits' files and, by split, the counts `documents` and `text_bytes`."""
-    splits = {split: {"files": _files(directory, split)} | counts[split] for split in SPLITS}
-    artifacts.write_json(directory / _DESCRIPTION, {"splits": splits})
+    card = DocumentsCard(
+        files={split: _files(directory, split) for split in SPLITS},
+        documents={split: counts[split]["documents"] for split in SPLITS},
+        text_bytes={split: counts[split]["text_bytes"] for split in SPLITS},
+    )
+    cards.write(directory, card)
 
 
-def description(directory: Path) -> dict[str, Any]:
-    """By split: `files` (relative, sorted), `documents` and `text_bytes` (UTF-8)."""
-    return json.loads((directory / _DESCRIPTION).read_text(encoding="utf-8"))["splits"]
+def read_card(directory: Path) -> DocumentsCard:
+    """What `write_card` recorded.
+
+    Raises:
+        StageError: nothing was.
+    """
+    return cards.read(directory, DocumentsCard)
 
 
 def texts(directory: Path, split: str) -> Iterator[str]:
     """The texts of a split, in the order of its files."""
-    for name in description(directory)[split]["files"]:
+    for name in read_card(directory).files[split]:
         yield from (document["text"] for document in read(directory / name))
 
 
@@ -66,5 +73,10 @@ def write(path: Path, documents: Iterable[dict[str, Any]]) -> None:
         file.writelines(orjson.dumps(document) + b"\n" for document in documents)
 
 
-def _files(directory: Path, split: str) -> list[str]:
-    return sorted(path.relative_to(directory).as_posix() for path in (directory / split).glob("*.jsonl.zst"))
+def has_text(document: Document) -> bool:
+    """Whether a document holds more than white space."""
+    return bool(document.text.strip())
+
+
+def _files(directory: Path, split: str) -> tuple[str, ...]:
+    return tuple(sorted(path.relative_to(directory).as_posix() for path in (directory / split).glob("*.jsonl.zst")))

@@ -6,6 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,11 +15,13 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
+from llmrecipe.engines.datatrove import companions
+
 SIZE = 20
-"""Examples for each cleaner: those whose texts have the smallest hashes, whoever has dropped them."""
+"""Examples kept for each cleaner: those whose texts have the smallest hashes, whichever task dropped them."""
 
 _CHARACTERS = 2000
-"""Of an example, its beginning."""
+"""Examples are cut to this many characters."""
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
@@ -26,22 +29,24 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 class Watched(PipelineStep):
     """Runs a step of datatrove's, counts what it takes away, and keeps examples of it.
 
-    What documents that stay have lost counts as well; to a text that became longer something negative was done. In the
-    statistics are `gone_documents` and `changed_documents`, and of both `gone_tokens` and `gone_bytes`.
+    Text cut from kept documents counts too. If a step lengthens a text, its counts are negative. In the statistics are
+    `gone_documents` and `changed_documents`, and of both `gone_tokens` and `gone_bytes`.
     """
 
-    def __init__(self, step: PipelineStep, cleaner: str, folder: Path) -> None:
+    def __init__(self, step: PipelineStep, cleaner: str, folder: Path, *, passes_heldout: bool = False) -> None:
         """
         Args:
             step: takes one document at a time, and yields it or doesn't.
             cleaner: the name under which examples are kept.
             folder: this step's own; every task that has examples leaves a file there.
+            passes_heldout: whether held-out documents, which then come first, go past the step.
         """
         super().__init__()
         self.step = step
         self.stats = step.stats
         self.cleaner = cleaner
         self.folder = folder
+        self.passes_heldout = passes_heldout
         self.examples: list[dict[str, str]] = []
         if isinstance(step, BaseFilter):
             step.exclusion_writer = _Reasons()
@@ -49,9 +54,16 @@ class Watched(PipelineStep):
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """The documents that the step lets through."""
         taken: list[tuple[Document, str]] = []
+        rest = iter(data)
+        if self.passes_heldout:
+            for document in rest:
+                if not companions.is_heldout(document):
+                    rest = chain([document], rest)
+                    break
+                yield document
 
         def watched() -> Iterator[Document]:
-            for document in data:
+            for document in rest:
                 self._drop(taken)
                 taken.append((document, document.text))
                 yield document
@@ -78,7 +90,7 @@ class Watched(PipelineStep):
     def _change(self, document: Document, before: str) -> None:
         self.stat_update("changed_documents")
         self._count(before, document.text)
-        if "example" in document.metadata:
+        if companions.EXAMPLE.of(document) is not None:
             self._keep(document, before)
 
     def _count(self, before: str, after: str) -> None:
@@ -87,12 +99,13 @@ class Watched(PipelineStep):
 
     def _keep(self, document: Document, text: str) -> None:
         """Keep an example, if it is among the smallest."""
-        reason, detail = (document.metadata.pop(name, "") for name in ("filter_reason", "filter_detail"))
+        reason, detail = (each.take(document) or "" for each in (companions.REASON, companions.DETAIL))
+        shown = companions.EXAMPLE.take(document)
         example = {
             "key": hashlib.sha256(text.encode()).hexdigest(),
             "because": f"{reason}: {detail}" if detail else reason,
             "id": document.id,
-            "text": document.metadata.pop("example", text)[:_CHARACTERS],
+            "text": (text if shown is None else shown)[:_CHARACTERS],
         }
         self.examples = _smallest([*self.examples, example])
 
@@ -113,7 +126,7 @@ class _Reasons:
 
 
 def tokens(text: str) -> int:
-    """Words and signs of a text: before there is a tokenizer, what is nearest to its tokens."""
+    """Words and signs of a text: the nearest thing to its tokens before there is a tokenizer."""
     return sum(1 for _ in _TOKEN.finditer(text))
 
 

@@ -11,7 +11,7 @@ from datatrove.pipeline.writers.jsonl import JsonlWriter
 from llmrecipe.engines.datatrove.cleaners.comparing import Comparison
 from llmrecipe.engines.datatrove.dropped import Watched
 from llmrecipe.engines.datatrove.executors import executor
-from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.recipe.machine import Machine
 
 
 class Passes:
@@ -21,13 +21,16 @@ class Passes:
     a pass depends on nothing but such files, and writes its own again when it runs again.
     """
 
-    def __init__(self, source: PipelineStep, *, tasks: int, runtime: Runtime, work: Path) -> None:
+    def __init__(
+        self, source: PipelineStep, *, tasks: int, machine: Machine, work: Path, keeps_heldout: bool
+    ) -> None:
         """
         Args:
             source: reads the documents.
             tasks: parts that the work is cut into.
-            runtime: how many of them run at the same time.
+            machine: where, and how many of them run at the same time.
             work: a folder for what is needed in between.
+            keeps_heldout: whether held-out documents, which then come first, go past every cleaner.
         """
         self.totals: Counter[tuple[str, str]] = Counter()
         """What the steps of all passes counted so far, by label and statistic."""
@@ -35,8 +38,8 @@ class Passes:
         self.dropped = work / "dropped"
         """Where `dropped.examples` are found."""
 
-        self._tasks, self._runtime, self._work = tasks, runtime, work
-        self._steps = [("read", source)]
+        self._tasks, self._machine, self._work, self._keeps_heldout = tasks, machine, work, keeps_heldout
+        self._steps: list[tuple[str, PipelineStep]] = [("read", source)]
         self._passes = self._watched = 0
 
     def add(self, label: str, step: PipelineStep) -> None:
@@ -44,9 +47,8 @@ class Passes:
         self._steps.append((label, step))
 
     def clean(self, cleaner: str, step: PipelineStep) -> None:
-        """Put a step of a cleaner behind the others, and keep an eye on what it takes away."""
-        self.add(cleaner, Watched(step, cleaner, self.dropped / str(self._watched)))
-        self._watched += 1
+        """Put a step of a cleaner behind the others, and count what it takes away."""
+        self._watch(cleaner, step, passes_heldout=self._keeps_heldout)
 
     def compare(self, cleaner: str, comparison: Comparison) -> None:
         """Run what was gathered, if the documents have to be signed; then what finds by it those to drop."""
@@ -59,15 +61,21 @@ class Passes:
         for number, find in enumerate(comparison.find):
             work = self._work / f"find{self._watched}" / str(number)
             steps = [("find", step) for step in find.steps]
-            executor.run(find.what, steps, tasks=find.tasks, runtime=self._runtime, work=work)
-        self.clean(cleaner, comparison.drop)
+            executor.run(find.what, steps, tasks=find.tasks, machine=self._machine, work=work)
+        # It knows documents by their number, and so has to see them all.
+        self._watch(cleaner, comparison.drop, passes_heldout=False)
 
     def run(self, what: str) -> None:
         """Run what was gathered."""
         work = self._work / f"pass{self._passes}"
         # Not `+=`, which leaves out what is negative.
-        self.totals.update(executor.run(what, self._steps, tasks=self._tasks, runtime=self._runtime, work=work))
+        self.totals.update(executor.run(what, self._steps, tasks=self._tasks, machine=self._machine, work=work))
         self._passes += 1
+
+    def _watch(self, cleaner: str, step: PipelineStep, *, passes_heldout: bool) -> None:
+        folder = self.dropped / str(self._watched)
+        self.add(cleaner, Watched(step, cleaner, folder, passes_heldout=passes_heldout))
+        self._watched += 1
 
 
 class TaskReader(JsonlReader):

@@ -2,8 +2,10 @@
 
 import hashlib
 
-from datatrove.data import Document, DocumentsPipeline
+from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
+
+from llmrecipe.engines.datatrove import companions
 
 
 class SplitByHash(PipelineStep):
@@ -17,9 +19,9 @@ class SplitByHash(PipelineStep):
         self.heldout_fraction = heldout_fraction
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """The documents, with their split in their metadata."""
+        """The documents, each with its split."""
         for document in data:
-            document.metadata["split"] = split_of(document.text, self.heldout_fraction)
+            companions.SPLIT.put(document, split_of(document.text, self.heldout_fraction))
             yield document
 
 
@@ -27,8 +29,3 @@ def split_of(text: str, heldout_fraction: float) -> str:
     """`heldout` for about this share of all texts, else `train`; equal texts never part."""
     digest = hashlib.sha256(text.encode()).digest()
     return "heldout" if int.from_bytes(digest[:8], "big") < heldout_fraction * 2**64 else "train"
-
-
-def is_heldout(document: Document) -> bool:
-    """Whether a document was split, and is held out."""
-    return document.metadata.get("split") == "heldout"

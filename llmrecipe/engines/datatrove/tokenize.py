@@ -1,9 +1,10 @@
 """From clean documents to token files."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import attrs
 import numpy as np
@@ -12,12 +13,14 @@ from datatrove.pipeline.readers.jsonl import JsonlReader
 from datatrove.pipeline.tokens.tokenizer import DocumentTokenizer, TokenizedFile
 from tokenizers import Tokenizer
 
-from llmrecipe import artifacts
+from llmrecipe import cards
+from llmrecipe.cards import DocumentsCard, MaskingCard, SplitCard, TokensCard
 from llmrecipe.engines.datatrove import documents
 from llmrecipe.engines.datatrove.executors import executor
 from llmrecipe.engines.tokenizing.long_texts import ENCODED_AT_ONCE, cut
+from llmrecipe.engines.tokens.writing import TOKENS_SUFFIX, document_row, dtype_of, listing_of
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.recipe.machine import Machine
 
 _CHUNK = 1 << 20
 """Tokens counted at once."""
@@ -42,17 +45,23 @@ class Vocabulary:
     special_tokens: dict[str, int]
     """Names and ids of its further special tokens."""
 
-    masking: dict[str, Any] | None = None
-    """What masking needs to know: `mask_token_id`, `special_ids` and `continuing_ids`; None without a mask token."""
+    masking: MaskingCard | None = None
+    """What masking needs to know; None without a mask token."""
+
+    digest: str
+    """Of the tokenizer's manifest."""
 
     @property
     def dtype(self) -> np.dtype:
         """The narrower of `uint16` and `uint32` that holds every id."""
-        return np.dtype("<u2" if self.size <= 1 << 16 else "<u4")
+        return dtype_of(self.size)
 
 
 class FileTokenizer(DocumentTokenizer):
-    """Writes the documents of a task to its `.ds` file, in their order, and their ends to its `.index`."""
+    """Writes the documents of a task to its `.ds` file, in their order, and their ends to its `.index`.
+
+    Held-out documents are listed in another file, too.
+    """
 
     def __init__(self, directory: Path, vocabulary: Vocabulary, files: Sequence[str]) -> None:
         """`files` are those of the tasks, relative to `directory`."""
@@ -73,20 +82,30 @@ class FileTokenizer(DocumentTokenizer):
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Write the documents' tokens, one document at a time and a long one in parts; nothing is handed on.
 
-        datatrove's encodes ten thousand at once, whatever their length, and then shuffles them; a training permutes its
+        datatrove's encodes ten thousand at once, whatever their length, and then shuffles them; a run permutes its
         sequences over all files.
         """
-        token_size = self.dtype.itemsize
-        file = TokenizedFile(self.output_folder, self.files[rank], token_size=token_size)
+        token_size, name = self.dtype.itemsize, self.files[rank]
+        file = TokenizedFile(self.output_folder, name, token_size=token_size)
         end_of_text = np.array(self.tokenizer.encode("").ids, self.dtype).tobytes()
-        for document in data:
-            with self.track_time():
-                parts = cut(document.text, ENCODED_AT_ONCE)
-                content = b"".join(map(self._encode, parts)) + end_of_text
-                file.write_bytes(content)
-                self.stat_update("tokens", value=len(content) // token_size)
+        with self._listing(name) as listed:
+            for document in data:
+                with self.track_time():
+                    parts = cut(document.text, ENCODED_AT_ONCE)
+                    content = b"".join(map(self._encode, parts)) + end_of_text
+                    file.write_bytes(content)
+                    tokens = len(content) // token_size
+                    self.stat_update("tokens", value=tokens)
+                    if listed is not None:
+                        listed.write(document_row(document.id, tokens, len(document.text.encode())))
         file.close()
         yield from ()
+
+    def _listing(self, name: str) -> AbstractContextManager[TextIO | None]:
+        """The file that lists the documents of a file of held-out tokens; None for one of training tokens."""
+        if not name.startswith("heldout/"):
+            return nullcontext()
+        return self.output_folder.open(listing_of(name), "w", encoding="utf-8")
 
     def _encode(self, text: str) -> bytes:
         # The fast one leaves out where in the text each token is, a sixth of the time.
@@ -106,16 +125,17 @@ class ListedReader(JsonlReader):
         yield from self.read_files_shard([self.files[rank]])
 
 
-def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, runtime: Runtime, work: Path) -> dict[str, Any]:
+def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, machine: Machine, work: Path) -> dict[str, Any]:
     """Encode every split of a documents artifact.
 
     Args:
         source: the documents.
         vocabulary: the tokenizer.
         directory: gets, for each split, a `.ds` file of little-endian token ids for each file of documents, its
-            `.index` of document ends (in tokens, `uint64`), and `tokens.json`. The bytes don't depend on `runtime`.
-        runtime: where, by how many workers, and the log level.
-        work: a folder for datatrove's logs; what an interrupted run left in it and in `directory` is gone on with.
+            `.index` of document ends (in tokens, `uint64`); for each of held-out documents, a list of them; and the
+            card. The bytes don't depend on `machine`.
+        machine: where, by how many workers, and the log level.
+        work: scratch folder. Work left here or in `directory` by an interrupted run is resumed.
 
     Returns:
         Tokens, documents and UTF-8 bytes per token by split.
@@ -124,42 +144,44 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, runtime: Run
         StageError: the files of documents don't hold what they did when they were written, or a text encodes to the
             end-of-text token.
     """
-    # As in `SourceReader`: fsspec takes a relative path for what it once was.
+    # As in `SourceReader`: fsspec remembers what a relative path once meant.
     source, directory, work = source.absolute(), directory.absolute(), work.absolute()
-    described = documents.description(source)
-    files = [name for split in documents.SPLITS for name in described[split]["files"]]
-    written = [f"{name.removesuffix('.jsonl.zst')}.ds" for name in files]
+    card = documents.read_card(source)
+    files = [name for split in documents.SPLITS for name in card.files[split]]
+    written = [f"{name.removesuffix('.jsonl.zst')}{TOKENS_SUFFIX}" for name in files]
     steps = [("read", ListedReader(source, files)), ("encode", FileTokenizer(directory, vocabulary, written))]
-    executor.run("tokenizing", steps, tasks=len(files), runtime=runtime, work=work)
+    executor.run("tokenizing", steps, tasks=len(files), machine=machine, work=work)
     quoted: set[int] = set()
-    splits = {split: _describe(directory, split, described[split], vocabulary, quoted) for split in documents.SPLITS}
-    description = {
-        "dtype": vocabulary.dtype.name,
-        "vocab_size": vocabulary.size,
-        "end_of_text_id": vocabulary.end_of_text_id,
-        "splits": splits,
-    }
-    unquoted = {name: index for name, index in vocabulary.special_tokens.items() if index not in quoted}
-    if unquoted:
-        description["special_tokens"] = unquoted
-    if vocabulary.masking is not None:
-        description["masking"] = vocabulary.masking
-    artifacts.write_json(directory / "tokens.json", description)
+    splits = {split: _split_card(directory, split, card, vocabulary, quoted) for split in documents.SPLITS}
+    cards.write(
+        directory,
+        TokensCard(
+            dtype=vocabulary.dtype.name,
+            vocab_size=vocabulary.size,
+            end_of_text_id=vocabulary.end_of_text_id,
+            tokenizer=vocabulary.digest,
+            splits=splits,
+            special_tokens={
+                name: index for name, index in vocabulary.special_tokens.items() if index not in quoted
+            },
+            masking=vocabulary.masking,
+        ),
+    )
     return {
         split: {
-            "tokens": counts["tokens"],
-            "documents": counts["documents"],
-            "bytes_per_token": counts["text_bytes"] / counts["tokens"],
+            "tokens": counts.tokens,
+            "documents": counts.documents,
+            "bytes_per_token": counts.text_bytes / counts.tokens,
         }
         for split, counts in splits.items()
     }
 
 
-def _describe(
-    directory: Path, split: str, listed: dict[str, Any], vocabulary: Vocabulary, quoted: set[int]
-) -> dict[str, Any]:
-    """A split of `tokens.json`; `quoted` gets the special tokens that texts of it became."""
-    paths = sorted((directory / split).glob("*.ds"))
+def _split_card(
+    directory: Path, split: str, source: DocumentsCard, vocabulary: Vocabulary, quoted: set[int]
+) -> SplitCard:
+    """The card of a split; `quoted` gets the special tokens that texts of it became."""
+    paths = sorted((directory / split).glob(f"*{TOKENS_SUFFIX}"))
     tokens = found = ends = 0
     for path in paths:
         with open(path, "rb") as shard:
@@ -171,7 +193,7 @@ def _describe(
                     quoted.update(part[special].tolist())
         found += path.with_name(f"{path.name}.index").stat().st_size // np.dtype("<u8").itemsize
     # datatrove only warns of a line that it can't read.
-    if found != listed["documents"]:
+    if found != source.documents[split]:
         raise StageError(
             f"the {split} split has {found} readable documents, {listed['documents']} were written; "
             "delete the documents and run `dvc repro`"
@@ -181,9 +203,11 @@ def _describe(
             f"{ends - found} times a text of the {split} split encodes to {vocabulary.end_of_text!r}, which ends "
             "documents; give the tokenizer an end-of-text token that occurs in no text, such as '<|endoftext|>'"
         )
-    return {
-        "files": [path.relative_to(directory).as_posix() for path in paths],
-        "tokens": tokens,
-        "documents": found,
-        "text_bytes": listed["text_bytes"],
-    }
+    files = tuple(path.relative_to(directory).as_posix() for path in paths)
+    return SplitCard(
+        files=files,
+        tokens=tokens,
+        documents=found,
+        text_bytes=source.text_bytes[split],
+        document_files=tuple(map(listing_of, files)) if split == "heldout" else (),
+    )

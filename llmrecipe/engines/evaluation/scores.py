@@ -1,10 +1,12 @@
-"""How well a model predicts held-out text: of each objective, and of the unigram model beside it.
+"""How well a model predicts held-out text: a score for each way of predicting, and for the unigram model as well.
 
 The unigram model knows how often each token occurs in the training split of the corpus, and nothing else.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import singledispatch
 from typing import Protocol
 
 import attrs
@@ -13,40 +15,40 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from llmrecipe.engines.evaluation.documents import Means, Predicted
 from llmrecipe.engines.evaluation.heldout import HeldoutText
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.engines.tokens.packing import PackedDocuments
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.kinds import Objective
 from llmrecipe.recipe.objective import CausalLM, MaskedLM, MultiMaskLM
-
-Means = dict[str, float]
-"""Means over what is predicted: `loss` in nats, and what else a score needs."""
 
 _LOGITS_PER_BATCH = 1 << 22
 
 _TOKENS_PER_BATCH = 1 << 14
 
 _SEED = 0
-"""Of the masks: the same for every recipe, so that models are measured on the same tokens."""
+"""Decides the masks: the same for every model, so models are measured on the same tokens."""
 
 
 class Score(Protocol):
-    """What is measured of a text, and how it is told."""
+    """A way of predicting the tokens of a text, and the numbers that say how well it went."""
 
-    def of_frequencies(self, text: HeldoutText) -> Means:
-        """The unigram model's."""
+    def of_frequencies(self, text: HeldoutText) -> Iterator[Predicted]:
+        """What the unigram model makes of the text, in batches."""
 
-    def of_model(self, model: PreTrainedModel, text: HeldoutText) -> Means:
-        """A model's."""
+    def of_model(self, model: PreTrainedModel, text: HeldoutText) -> Iterator[Predicted]:
+        """What `model` makes of the text, in batches."""
 
     def summary(self, means: Means) -> dict[str, float]:
-        """The numbers that are shown."""
+        """The numbers that are shown, by name."""
 
 
 @attrs.frozen(kw_only=True)
 class CausalScore:
-    """Every token from those before it.
+    """Every token is predicted from those before it.
 
     Each window is read by itself: its first target is predicted from one token, its last from `sequence_length`, or
     from what there is of its document (`CausalLM.restart_at_documents`).
@@ -57,17 +59,18 @@ class CausalScore:
     """
 
     objective: CausalLM
+    """What the model was trained to predict."""
 
-    def of_frequencies(self, text: HeldoutText) -> Means:
-        """The unigram model's."""
-        counts = text.training_counts
-        return self._means(text, float(-(text.target_counts * np.log(counts / counts.sum())).sum()))
+    def of_frequencies(self, text: HeldoutText) -> Iterator[Predicted]:
+        """What the unigram model makes of the text, window by window."""
+        losses = np.log(text.training_counts.sum()) - np.log(text.training_counts)
+        for index in range(text.num_windows):
+            yield Predicted(positions=_targets(text, range(index, index + 1)), losses=losses[text.window(index)[1:]])
 
     @torch.inference_mode()
-    def of_model(self, model: PreTrainedModel, text: HeldoutText) -> Means:
-        """A model's."""
+    def of_model(self, model: PreTrainedModel, text: HeldoutText) -> Iterator[Predicted]:
+        """What `model` makes of the text, in batches."""
         batch_size = max(1, _LOGITS_PER_BATCH // (text.sequence_length * model.config.vocab_size))
-        nats = 0.0
         for start in range(0, text.num_windows, batch_size):
             indices = range(start, min(start + batch_size, text.num_windows))
             batch = folders.windows(text.tokens, indices, text.sequence_length).to(model.device)
@@ -75,18 +78,19 @@ class CausalScore:
             documents = PackedDocuments(is_end) if self.objective.restart_at_documents else None
             predicted = folders.logits(model, inputs, documents)
             losses = functional.cross_entropy(predicted.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
-            nats += losses.double().sum().item()
-        return self._means(text, nats)
-
-    def _means(self, text: HeldoutText, nats: float) -> Means:
-        return {"loss": nats / text.num_targets, "bytes": text.bytes_per_target}
+            yield Predicted(positions=_targets(text, indices), losses=losses.double().cpu().numpy())
 
     def summary(self, means: Means) -> dict[str, float]:
         """Perplexity and bits per byte."""
         return {
-            "perplexity": math.exp(means["loss"]),
-            "bits_per_byte": means["loss"] / math.log(2) / means["bytes"],
+            "perplexity": math.exp(means.loss),
+            "bits_per_byte": means.loss / math.log(2) / means.bytes,
         }
+
+
+def _targets(text: HeldoutText, windows: range) -> np.ndarray:
+    """Places in the split of all targets of these windows."""
+    return np.arange(windows.start * text.sequence_length, windows.stop * text.sequence_length) + 1
 
 
 @attrs.frozen(kw_only=True)
@@ -97,33 +101,69 @@ class Masked:
     """What the model reads, `int64[sequences, length]`."""
 
     rows: np.ndarray
-    positions: np.ndarray
+    """The sequence of each token that is to be predicted, `int64[labels]`."""
+
+    columns: np.ndarray
+    """Its place in the sequence, `int64[labels]`."""
+
     answers: np.ndarray
-    """Sequence, place and token of each one that is to be predicted, `int64[labels]`."""
+    """The token, `int64[labels]`."""
+
+    positions: np.ndarray
+    """Its place in the split, `int64[labels]`."""
 
 
 @attrs.frozen(kw_only=True)
-class MaskedScore:
-    """Tokens masked as in the training, but all by the mask token: one left as it is would tell the answer.
+class _MaskScore(ABC):
+    """Tokens are masked, and predicted from both sides; the unigram model always says the most frequent token."""
 
-    `masked_perplexity` = exp(loss); `masked_accuracy_percent` is the share of them whose likeliest token is right. The
-    unigram model always says the most frequent token; special tokens are never masked, and it knows that.
+    vocabulary: MaskedVocabulary
+    """What masking needs to know of the tokenizer."""
+
+    def of_frequencies(self, text: HeldoutText) -> Iterator[Predicted]:
+        """What the unigram model makes of the masked tokens, in batches."""
+        counts = np.where(self.vocabulary.is_special, 0, text.training_counts)
+        likeliest, total = counts.argmax(), np.log(counts.sum())
+        for batch in self._batches(text):
+            yield Predicted(
+                positions=batch.positions,
+                losses=total - np.log(counts[batch.answers]),
+                is_likeliest=batch.answers == likeliest,
+            )
+
+    @torch.inference_mode()
+    def of_model(self, model: PreTrainedModel, text: HeldoutText) -> Iterator[Predicted]:
+        """What `model` makes of the masked tokens, in batches."""
+        for batch in self._batches(text):
+            arrays = (batch.input_ids, batch.rows, batch.columns, batch.answers)
+            input_ids, rows, columns, answers = (torch.from_numpy(array).to(model.device) for array in arrays)
+            predicted = folders.masked_logits(model, input_ids, rows, columns)
+            losses = functional.cross_entropy(predicted, answers, reduction="none")
+            yield Predicted(
+                positions=batch.positions,
+                losses=losses.double().cpu().numpy(),
+                is_likeliest=(predicted.argmax(-1) == answers).cpu().numpy(),
+            )
+
+    @abstractmethod
+    def _batches(self, text: HeldoutText) -> Iterator[Masked]:
+        """The masked sequences of a text."""
+
+
+@attrs.frozen(kw_only=True)
+class MaskedScore(_MaskScore):
+    """Tokens are masked as in training, but all by the mask token: one left as it is would tell the answer.
+
+    `masked_perplexity` = exp(loss); `masked_accuracy_percent` is the share of them whose likeliest token is right.
+    Special tokens are never masked, and the unigram model knows that.
     """
 
     objective: MaskedLM | MultiMaskLM
-    vocabulary: MaskedVocabulary
-
-    def of_frequencies(self, text: HeldoutText) -> Means:
-        """The unigram model's."""
-        return _of_frequencies(self._batches(text), text, self.vocabulary)
-
-    def of_model(self, model: PreTrainedModel, text: HeldoutText) -> Means:
-        """A model's."""
-        return _of_model(self._batches(text), model)
+    """What the model was trained to predict."""
 
     def summary(self, means: Means) -> dict[str, float]:
         """Masked perplexity and accuracy."""
-        return {"masked_perplexity": math.exp(means["loss"]), "masked_accuracy_percent": 100 * means["accuracy"]}
+        return {"masked_perplexity": math.exp(means.loss), "masked_accuracy_percent": 100 * means.accuracy}
 
     def _batches(self, text: HeldoutText) -> Iterator[Masked]:
         objective = attrs.evolve(self.objective, mask_share=1.0, random_share=0.0)
@@ -135,36 +175,28 @@ class MaskedScore:
                 mask(row, objective, self.vocabulary, seed=_SEED, epoch=0, window=window)
                 for row, window in zip(tokens, windows, strict=True)
             ]
-            positions = [sequence.positions for sequence in masked]
+            rows = np.repeat(np.arange(len(masked)), [len(sequence.positions) for sequence in masked])
+            columns = np.concatenate([sequence.positions for sequence in masked])
             yield Masked(
                 input_ids=np.stack([sequence.input_ids for sequence in masked]),
-                rows=np.repeat(np.arange(len(masked)), [len(places) for places in positions]),
-                positions=np.concatenate(positions),
-                answers=np.concatenate([row[places] for row, places in zip(tokens, positions, strict=True)]),
+                rows=rows,
+                columns=columns,
+                answers=np.stack(tokens)[rows, columns],
+                positions=(start + rows) * text.sequence_length + columns,
             )
 
 
 @attrs.frozen(kw_only=True)
-class PseudoScore:
-    """Each token masked alone, but for special ones, and predicted from all others of its sequence.
+class PseudoScore(_MaskScore):
+    """Each token is masked alone, but for special ones, and predicted from all others of its sequence.
 
     `pseudo_perplexity` = exp(loss), where −loss is the mean of the pseudo-log-likelihoods of Salazar et al. (2020) over
     all tokens of all sequences.
     """
 
-    vocabulary: MaskedVocabulary
-
-    def of_frequencies(self, text: HeldoutText) -> Means:
-        """The unigram model's."""
-        return _of_frequencies(self._batches(text), text, self.vocabulary)
-
-    def of_model(self, model: PreTrainedModel, text: HeldoutText) -> Means:
-        """A model's."""
-        return _of_model(self._batches(text), model)
-
     def summary(self, means: Means) -> dict[str, float]:
         """Pseudo-perplexity."""
-        return {"pseudo_perplexity": math.exp(means["loss"])}
+        return {"pseudo_perplexity": math.exp(means.loss)}
 
     def _batches(self, text: HeldoutText) -> Iterator[Masked]:
         at_once = max(1, _TOKENS_PER_BATCH // text.sequence_length)
@@ -172,34 +204,36 @@ class PseudoScore:
             tokens = text.sequence(window)
             places = np.flatnonzero(~self.vocabulary.is_special[tokens])
             for start in range(0, len(places), at_once):
-                positions = places[start : start + at_once]
-                rows = np.arange(len(positions))
-                input_ids = np.tile(tokens, (len(positions), 1))
-                input_ids[rows, positions] = self.vocabulary.mask_id
-                yield Masked(input_ids=input_ids, rows=rows, positions=positions, answers=tokens[positions])
+                columns = places[start : start + at_once]
+                rows = np.arange(len(columns))
+                input_ids = np.tile(tokens, (len(columns), 1))
+                input_ids[rows, columns] = self.vocabulary.mask_id
+                yield Masked(
+                    input_ids=input_ids,
+                    rows=rows,
+                    columns=columns,
+                    answers=tokens[columns],
+                    positions=window * text.sequence_length + columns,
+                )
 
 
-def _of_frequencies(batches: Iterator[Masked], text: HeldoutText, vocabulary: MaskedVocabulary) -> Means:
-    parts = [batch.answers for batch in batches]
-    if not any(map(len, parts)):
-        raise StageError(
-            f"{text.directory}: the held-out sequences hold nothing but special tokens, which are never masked; use "
-            "other text, or a tokenizer that knows its characters"
-        )
-    answers = np.concatenate(parts)
-    counts = np.where(vocabulary.is_special, 0, text.training_counts)
-    losses = np.log(counts.sum()) - np.log(counts[answers])
-    return {"loss": float(losses.mean()), "accuracy": float((answers == counts.argmax()).mean())}
+@singledispatch
+def score_of(objective: Objective, heldout: TokenMixture) -> Score:
+    """How a model with this objective is scored on held-out tokens: as it learned to predict.
+
+    Raises:
+        StageError: no score is known for the objective, or its tokenizer has no mask token and needs one.
+    """
+    raise StageError(f"no score for {type(objective).__name__}; register one with `scores.score_of.register`")
 
 
-@torch.inference_mode()
-def _of_model(batches: Iterator[Masked], model: PreTrainedModel) -> Means:
-    nats, right, count = 0.0, 0, 0
-    for batch in batches:
-        arrays = (batch.input_ids, batch.rows, batch.positions, batch.answers)
-        input_ids, rows, positions, answers = (torch.from_numpy(array).to(model.device) for array in arrays)
-        predicted = folders.masked_logits(model, input_ids, rows, positions)
-        nats += functional.cross_entropy(predicted, answers, reduction="none").double().sum().item()
-        right += int((predicted.argmax(-1) == answers).sum())
-        count += len(answers)
-    return {"loss": nats / count, "accuracy": right / count}
+@score_of.register
+def _(objective: CausalLM, heldout: TokenMixture) -> Score:
+    return CausalScore(objective=objective)
+
+
+@score_of.register(MaskedLM)
+@score_of.register(MultiMaskLM)
+def _(objective: MaskedLM | MultiMaskLM, heldout: TokenMixture) -> Score:
+    return MaskedScore(objective=objective, vocabulary=heldout.masked_vocabulary)
+

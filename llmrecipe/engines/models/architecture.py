@@ -1,13 +1,173 @@
-"""Which module knows the configuration and the weights of a model in both libraries."""
+"""What the engines must know of a family of networks: its configurations and its weights in two libraries.
 
-from types import ModuleType
+transformers makes the first weights and reads the exported model; nanotron trains. A family is one `Architecture`,
+found by the class of the network; a network of a user's own names the module that has it (`Network.module`).
+"""
 
-from llmrecipe.engines.models import bert, llama, modern_bert
-from llmrecipe.recipe.model import Bert, Llama, Model, ModernBert
+import abc
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-_MODULES: dict[type[Model], ModuleType] = {Llama: llama, Bert: bert, ModernBert: modern_bert}
+import attrs
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from llmrecipe.engines.models.tensors import Split, Weights
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.network import Bert, Llama, ModernBert, Network
+from llmrecipe.recipe.schema import members
+from llmrecipe.recipe.training import Dropout
+
+if TYPE_CHECKING:
+    from nanotron.models import NanotronModel
+
+N = TypeVar("N", bound=Network)
+
+_OURS: dict[type[Network], str] = {
+    Llama: "llmrecipe.engines.models.llama",
+    Bert: "llmrecipe.engines.models.bert",
+    ModernBert: "llmrecipe.engines.models.modern_bert",
+}
 
 
-def architecture_of(model: Model) -> ModuleType:
-    """`llama`, `bert` or `modern_bert`, which have the same functions; encoders have `initial_context_head` as well."""
-    return _MODULES[type(model)]
+@attrs.frozen(kw_only=True)
+class RunOptions:
+    """What a run asks of a network besides its shape."""
+
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+
+    seed: int = 0
+    """Decides what is dropped."""
+
+    dropout: Dropout = attrs.field(factory=Dropout)
+    """Shares that are dropped."""
+
+    z_loss: float = 0.0
+    """Weight of the z-loss."""
+
+    recompute: bool = False
+    """Whether layers are computed again in the backward pass."""
+
+    restart_at_documents: bool = False
+    """Whether a decoder's token reads only tokens of its own document."""
+
+    predicts_context: bool = False
+    """Whether an encoder has a second head, for the tokens before masked spans."""
+
+
+class Architecture(abc.ABC, Generic[N]):
+    """A family of networks in transformers and in nanotron.
+
+    `vocab_size` is the number of the tokenizer's tokens, before padding, and `end_of_text_id` the token that ends a
+    document. Weights have nanotron's names unless it is said otherwise.
+    """
+
+    transformers_class: type[PreTrainedModel]
+    """The class of the exported model."""
+
+    @abc.abstractmethod
+    def transformers_config(self, network: N, vocab_size: int, end_of_text_id: int) -> PretrainedConfig:
+        """The configuration of `transformers_class`."""
+
+    @abc.abstractmethod
+    def from_transformers(self, state: Mapping[str, torch.Tensor], network: N) -> Weights:
+        """transformers' weights under nanotron's names."""
+
+    @abc.abstractmethod
+    def to_transformers(self, weights: Mapping[str, torch.Tensor], network: N) -> Weights:
+        """nanotron's weights under transformers' names; what only training needs is left out."""
+
+    @abc.abstractmethod
+    def split(self, name: str, tensor: torch.Tensor, network: N) -> Split | None:
+        """How nanotron cuts this weight over tensor-parallel ranks; None keeps it whole on each."""
+
+    @abc.abstractmethod
+    def nanotron_config(self, network: N, vocab_size: int, end_of_text_id: int) -> dict[str, Any]:
+        """The `model_config` of a nanotron configuration."""
+
+    @abc.abstractmethod
+    def nanotron_network(self, network: N, options: RunOptions) -> "Callable[..., NanotronModel]":
+        """What builds the network of a run from nanotron's `config`, `parallel_context` and `parallel_config`.
+
+        Called only where nanotron can be imported (`bootstrap.load`), which is not so where this module is.
+        """
+
+    @abc.abstractmethod
+    def logits(self, built: "NanotronModel", input_ids: torch.Tensor) -> torch.Tensor:
+        """float32 `[batch, length, padded vocabulary]` of a network on one rank, from `[batch, length]`."""
+
+    def first_weights(self, network: N, vocab_size: int, end_of_text_id: int, seed: int) -> Weights:
+        """The weights that transformers draws for this network and seed, in float32."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            drawn = self.transformers_class(self.transformers_config(network, vocab_size, end_of_text_id))
+        return self.from_transformers(drawn.state_dict(), network)
+
+    def context_head(self, network: N, seed: int) -> Weights:
+        """The first weights of the head that predicts the tokens before masked spans.
+
+        Raises:
+            StageError: it can't have one.
+        """
+        raise StageError(
+            f"{type(network).__name__} has no head for the tokens before masked spans, which this objective predicts; "
+            "use Bert or ModernBert"
+        )
+
+    def transformers_network(
+        self, weights: Mapping[str, torch.Tensor], network: N, vocab_size: int, end_of_text_id: int
+    ) -> PreTrainedModel:
+        """transformers' network with these weights, in the number format that they have."""
+        dtype = next(iter(weights.values())).dtype
+        with torch.device("meta"):
+            built = self.transformers_class(self.transformers_config(network, vocab_size, end_of_text_id)).to(dtype)
+        self.fill_buffers(built)
+        built.load_state_dict(self.to_transformers(weights, network), assign=True)
+        built.tie_weights()
+        return built
+
+    def fill_buffers(self, built: PreTrainedModel) -> None:
+        """Give a transformers network without memory what it holds besides weights, where it reads that."""
+
+    def masked_logits(self, model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+        """An encoder's logits, from the last layer's states `[1, places, hidden]`.
+
+        Raises:
+            StageError: it is no encoder.
+        """
+        raise StageError(f"{type(model).__name__} predicts no masked tokens; measure it by Perplexity")
+
+
+def architecture_of(network: N) -> Architecture[N]:
+    """The family of a network.
+
+    Raises:
+        StageError: none is known for its class.
+    """
+    return _architecture(type(network))
+
+
+def architecture_of_model(model: PreTrainedModel) -> Architecture[Any]:
+    """The family of a transformers model.
+
+    Raises:
+        StageError: none is known for its class.
+    """
+    for cls in members(Network).values():
+        architecture = _architecture(cls)
+        if architecture.transformers_class is type(model):
+            return architecture
+    known = ", ".join(_architecture(cls).transformers_class.__name__ for cls in members(Network).values())
+    raise StageError(f"{type(model).__name__} is of no known family; known: {known}")
+
+
+def _architecture(cls: type[Network]) -> Architecture[Any]:
+    module = cls.module or _OURS.get(cls)
+    if module is None:
+        raise StageError(
+            f"{cls.__name__} names no module with an ARCHITECTURE; set `module` of the class (see docs/architecture.md)"
+        )
+    architecture: Architecture[Any] = importlib.import_module(module).ARCHITECTURE
+    return architecture

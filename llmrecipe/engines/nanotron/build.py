@@ -1,83 +1,62 @@
-"""The network, the batches and the logits of any model and objective."""
+"""The network, the batches and the logits of any network and objective."""
 
-import functools
+import importlib
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from nanotron.config import LlamaConfig, ParallelismArgs
 from nanotron.models import NanotronModel, build_model
 from nanotron.parallel import ParallelContext
 
-from llmrecipe.engines.models.architecture import architecture_of
-from llmrecipe.engines.nanotron.data import CausalReader, Reader, Shard
+from llmrecipe.engines.models.architecture import RunOptions, architecture_of
+from llmrecipe.engines.nanotron.data import Reader, Shard
 from llmrecipe.engines.nanotron.job import Job
-from llmrecipe.engines.nanotron.masked_data import MaskedReader
-from llmrecipe.engines.nanotron.networks.decoder import LlamaNetwork
-from llmrecipe.engines.nanotron.networks.encoder import EncoderNetwork
-from llmrecipe.engines.tokens.fill_in_the_middle import Rearrangement
-from llmrecipe.recipe import training
-from llmrecipe.recipe.model import Llama, Model
-from llmrecipe.recipe.objective import CausalLM
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.kinds import Objective
+from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.objective import CausalLM, MaskedLM, MultiMaskLM
+
+_READERS: dict[type[Objective], str] = {
+    CausalLM: "llmrecipe.engines.nanotron.data",
+    MaskedLM: "llmrecipe.engines.nanotron.masked_data",
+    MultiMaskLM: "llmrecipe.engines.nanotron.masked_data",
+}
+"""By objective, the module whose `reader(job, split, shard)` makes its batches."""
 
 
 def network_of(job: Job) -> Callable[..., NanotronModel]:
-    """The class of the network, with all that the recipe says of it."""
-    section = job.section
-    options = {
-        "dropout": section.training.dropout,
-        "seed": section.training.seed,
-        "z_loss": section.training.z_loss,
-        "recompute": section.parallelism.recompute_activations,
-    }
-    if isinstance(section.model, Llama):
-        restarts = section.objective.restart_at_documents
-        return functools.partial(
-            LlamaNetwork, rope_theta=section.model.rope_theta, restart_at_documents=restarts, **options
-        )
-    context = {"predicts_context": job.predicts_context}
-    return functools.partial(EncoderNetwork, model=section.model, device=job.runtime.device, **context, **options)
+    """What builds the network of a run."""
+    return architecture_of(job.network).nanotron_network(job.network, job.options)
 
 
 def reader_of(job: Job, split: str, shard: Shard) -> Reader:
-    """What reads a split of the corpora for the recipe's objective."""
-    files, objective, parallelism = job.open_tokens(split), job.section.objective, job.section.parallelism
-    if isinstance(objective, CausalLM):
-        # Held-out text is read as it stands.
-        options = objective.fill_in_the_middle if split == "train" else None
-        rearrangement = options and Rearrangement(
-            options=options,
-            token_ids=files.special_ids(options.tokens),
-            end_of_text_id=files.end_of_text_id,
-            seed=job.section.training.seed,
+    """What reads a split of the corpora for the run's objective.
+
+    Raises:
+        StageError: nothing is known to read for it.
+    """
+    objective = type(job.section.objective)
+    module = objective.module or _READERS.get(objective)
+    if module is None:
+        raise StageError(
+            f"{objective.__name__} names no module with a `reader`; set `module` of the class (see "
+            "docs/architecture.md)"
         )
-        length = objective.sequence_length
-        return CausalReader(files=files, shard=shard, sequence_length=length, rearrangement=rearrangement)
-    return MaskedReader(
-        files=files,
-        shard=shard,
-        objective=objective,
-        seed=job.section.training.seed,
-        vocabulary=files.masked_vocabulary,
-        multiple=parallelism.tensor,
-    )
+    reader: Reader = importlib.import_module(module).reader(job, split, shard)
+    return reader
 
 
 @torch.no_grad()
 def logits(
-    weights: Mapping[str, torch.Tensor], model: Model, vocab_size: int, end_of_text_id: int, input_ids: torch.Tensor
+    weights: Mapping[str, torch.Tensor], network: Network, vocab_size: int, end_of_text_id: int, input_ids: torch.Tensor
 ) -> torch.Tensor:
     """nanotron's float32 logits for `input_ids` `[batch, length]`: `[batch, length, padded vocabulary]`."""
-    context = _single_process_context()
-    options = {"dropout": training.Dropout(), "seed": 0, "z_loss": 0.0, "recompute": False}
-    if isinstance(model, Llama):
-        builder = functools.partial(LlamaNetwork, rope_theta=model.rope_theta, restart_at_documents=False, **options)
-    else:
-        builder = functools.partial(EncoderNetwork, model=model, device="cpu", predicts_context=False, **options)
-    network = build_model(
+    context, architecture = single_process_context(), architecture_of(network)
+    builder = architecture.nanotron_network(network, RunOptions())
+    built = build_model(
         model_builder=lambda: builder(
-            config=LlamaConfig(**architecture_of(model).nanotron_config(model, vocab_size, end_of_text_id)),
+            config=LlamaConfig(**architecture.nanotron_config(network, vocab_size, end_of_text_id)),
             parallel_context=context,
             parallel_config=ParallelismArgs(dp=1, pp=1, tp=1),
         ),
@@ -85,19 +64,10 @@ def logits(
         dtype=torch.float32,
         device=torch.device("cpu"),
     )
-    parameters = dict(network.named_parameters())
-    for name, parameter in parameters.items():
+    for name, parameter in built.named_parameters():
         # An output layer that is tied has no weights of its own on disk.
-        parameter.copy_(weights[name] if name in weights else weights[network.get_embeddings_lm_head_tied_names()[0]])
-    everywhere = {"input_ids": input_ids, "input_mask": torch.ones_like(input_ids, dtype=torch.bool)}
-    if isinstance(model, Llama):
-        return network.model(**everywhere).transpose(0, 1)
-    batch, length = input_ids.shape
-    places: dict[str, Any] = {
-        "positions": torch.arange(length * batch),
-        "is_context": torch.zeros(length * batch, dtype=torch.bool),
-    }
-    return network.model(**everywhere, **places).view(length, batch, -1).transpose(0, 1)
+        parameter.copy_(weights[name] if name in weights else weights[built.get_embeddings_lm_head_tied_names()[0]])
+    return architecture.logits(built, input_ids)
 
 
 def join_single_process() -> None:
@@ -107,6 +77,7 @@ def join_single_process() -> None:
         torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
 
 
-def _single_process_context() -> ParallelContext:
+def single_process_context() -> ParallelContext:
+    """nanotron's groups of ranks, of this process alone."""
     join_single_process()
     return ParallelContext(tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1)

@@ -1,4 +1,4 @@
-"""A training in the words of nanotron's own configuration file."""
+"""A run in the words of nanotron's own configuration file."""
 
 from typing import Any
 
@@ -9,10 +9,11 @@ from llmrecipe.engines.nanotron.job import Job, StateFolder
 def nanotron_configuration(job: Job, state: StateFolder) -> dict[str, Any]:
     """The content of the YAML file from which nanotron's trainer starts.
 
-    Optimizer and schedule are ours (`optimizer.py`); nanotron still asks for theirs, so they are filled in neutrally.
+    Optimizer and schedule are ours (`optimizer.py`); nanotron still asks for theirs, so their keys are
+    filled in with numbers that nothing reads.
     """
-    section, training, parallelism = job.section, job.section.training, job.section.parallelism
-    nanotron_level = "info" if job.runtime.log_level == "debug" else "error"
+    training, parallelism = job.section.training, job.section.parallelism
+    nanotron_level = "info" if job.machine.log_level == "debug" else "error"
     return {
         "general": {"project": "llmrecipe", "run": job.name, "seed": training.seed},
         "parallelism": {
@@ -25,19 +26,19 @@ def nanotron_configuration(job: Job, state: StateFolder) -> dict[str, Any]:
             "tp_linear_async_communication": False,
         },
         "model": {
-            "dtype": job.dtype,
+            "dtype": training.precision,
             "ddp_bucket_cap_mb": parallelism.bucket_size_mb,
             # The vocabulary is padded already, the same for every layout.
             "make_vocab_size_divisible_by": 1,
-            "init_method": {"path": str(state.initial_weights)},
-            "model_config": architecture_of(section.model).nanotron_config(
-                section.model, job.vocab_size, job.end_of_text_id
+            "init_method": {"path": str(state.first_weights)},
+            "model_config": architecture_of(job.network).nanotron_config(
+                job.network, job.vocab_size, job.end_of_text_id
             ),
         },
         "tokenizer": {"tokenizer_name_or_path": None},
         "checkpoints": {
             "checkpoints_path": str(state.checkpoints),
-            "checkpoint_interval": job.runtime.checkpoint_interval,
+            "checkpoint_interval": job.machine.checkpoint_interval,
             "checkpoints_path_is_shared_file_system": True,
             "resume_checkpoint_path": job.resume,
         },
@@ -56,14 +57,14 @@ def nanotron_configuration(job: Job, state: StateFolder) -> dict[str, Any]:
             "zero_stage": parallelism.zero_stage,
             # Without a limit the norm is still measured, and nothing is scaled.
             "clip_grad": float("inf") if training.clip_grad_norm is None else float(training.clip_grad_norm),
-            "accumulate_grad_in_fp32": job.dtype != "float32",
+            "accumulate_grad_in_fp32": training.precision != "float32",
             "weight_decay": 0.0,
             "adam_eps": 1e-8,
             "adam_beta1": 0.9,
             "adam_beta2": 0.95,
             "torch_adam_is_fused": False,
             "learning_rate_scheduler": {
-                "learning_rate": float(training.optimizer.learning_rate),
+                "learning_rate": 0.0,
                 "lr_warmup_steps": 0,
                 "lr_warmup_style": "linear",
                 "lr_decay_style": "linear",

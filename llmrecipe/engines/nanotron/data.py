@@ -10,6 +10,7 @@ import torch
 from nanotron import distributed as dist
 from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
 
+from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.tokens.fill_in_the_middle import Rearrangement
 from llmrecipe.engines.tokens.mixture import TokenMixture
 
@@ -56,16 +57,24 @@ class Shard:
 
 
 class Reader(Protocol):
-    """Makes micro-batches of windows, for one objective."""
+    """Makes micro-batches of windows, for one objective, as a function `reader(job, split, shard)` of its module."""
 
-    files: TokenMixture
-    shard: Shard
-    sequence_length: int
+    @property
+    def files(self) -> TokenMixture:
+        """A split of the corpora."""
+
+    @property
+    def shard(self) -> Shard:
+        """This rank's part."""
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens that the model reads at once."""
 
     def read(self, samples: Sequence[tuple[int, int]]) -> MicroBatch:
         """Samples, each a window and its epoch, as the network reads them."""
 
-    def weigh(self, batches: list[MicroBatch], group: dist.ProcessGroup | None) -> list[MicroBatch]:
+    def scale(self, batches: list[MicroBatch], group: dist.ProcessGroup | None) -> list[MicroBatch]:
         """The micro-batches of a step, ready for their losses to be averaged over all those of the group's ranks."""
 
     def num_labels(self, batch: MicroBatch) -> int:
@@ -116,13 +125,28 @@ class CausalReader:
         tokens = self.files.window(window, self.sequence_length)
         return tokens if self.rearrangement is None else self.rearrangement.of(tokens, epoch=epoch, window=window)
 
-    def weigh(self, batches: list[MicroBatch], group: dist.ProcessGroup | None) -> list[MicroBatch]:
+    def scale(self, batches: list[MicroBatch], group: dist.ProcessGroup | None) -> list[MicroBatch]:
         """The micro-batches as they are: each has as many labels as any other, and the loss is their mean."""
         return batches
 
     def num_labels(self, batch: MicroBatch) -> int:
         """Tokens to be predicted, on a rank that reads labels."""
         return batch["label_ids"].numel()
+
+
+def reader(job: Job, split: str, shard: Shard) -> CausalReader:
+    """What reads a split for `CausalLM`."""
+    files, options = job.open_tokens(split), job.section.objective.fill_in_the_middle
+    rearrangement = None
+    # Held-out text is never rearranged.
+    if options is not None and split == "train":
+        rearrangement = Rearrangement(
+            options=options,
+            token_ids=files.special_ids(options.tokens),
+            end_of_text_id=files.end_of_text_id,
+            seed=job.section.training.seed,
+        )
+    return CausalReader(files=files, shard=shard, sequence_length=job.sequence_length, rearrangement=rearrangement)
 
 
 class TrainingBatches(Iterator[MicroBatch]):

@@ -1,33 +1,44 @@
-"""What the launching process tells the ranks of a training, as one JSON file."""
+"""What the launching process tells the ranks of a run, as one JSON file."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from llmrecipe import artifacts, codec
+from llmrecipe.engines.models.architecture import RunOptions
 from llmrecipe.engines.tokens.mixture import TokenMixture
-from llmrecipe.recipe.objective import MultiMaskLM
-from llmrecipe.recipe.runtime import Runtime
-from llmrecipe.recipe.schema import define
-from llmrecipe.sections import PretrainSection
+from llmrecipe.extensions import load_extension
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.schema import Word, define
+from llmrecipe.sections import TrainSection
 
 
 @define("job")
-class Job:
-    """One launch of a training, new or continued."""
+class Job(Word):
+    """One launch of a run, new or resumed."""
 
-    section: PretrainSection
-    """The training."""
+    section: TrainSection
+    """The run."""
 
-    runtime: Runtime
-    """How it runs; `device` is settled, never `auto`."""
+    network: Network
+    """What is trained; the section's, or that of the model that the run starts from."""
+
+    machine: Machine
+    """What it runs on; `device` is settled, never `auto`."""
 
     name: str
     """The stage's name, for progress."""
 
+    extensions: tuple[str, ...]
+    """Files of the user's own that define words of the section."""
+
     tokens: tuple[str, ...]
     """Folders of the tokens artifacts, one for each corpus."""
+
+    shares: tuple[float, ...]
+    """Sequences drawn from each corpus, relative to the others."""
 
     vocab_size: int
     """Tokens of the tokenizer."""
@@ -35,19 +46,14 @@ class Job:
     end_of_text_id: int
     """The token that ends a document."""
 
+    start: str | None
+    """Folder of the model whose weights are the first ones; None draws them."""
+
     state: str
     """Folder of the resumable state."""
 
     resume: str | None
-    """Folder of the checkpoint to continue from; None starts from the initial weights."""
-
-    @property
-    def dtype(self) -> str:
-        """Type of weights and activations, by torch's name."""
-        precision = self.section.training.precision
-        if precision == "by_device":
-            return "float32" if self.runtime.device == "cpu" else "bfloat16"
-        return precision
+    """Folder of the checkpoint to resume from; None starts from the first weights."""
 
     @property
     def sequence_length(self) -> int:
@@ -56,18 +62,26 @@ class Job:
 
     @property
     def num_steps(self) -> int:
-        """Steps of the whole training."""
+        """Steps of the whole run."""
         return self.section.training.num_steps(self.sequence_length)
 
     @property
-    def predicts_context(self) -> bool:
-        """Whether the tokens before masked spans are predicted as well."""
-        objective = self.section.objective
-        return isinstance(objective, MultiMaskLM) and objective.context_weight > 0
+    def options(self) -> RunOptions:
+        """What the run asks of the network."""
+        objective, training = self.section.objective, self.section.training
+        return RunOptions(
+            device=self.machine.device,
+            seed=training.seed,
+            dropout=training.dropout,
+            z_loss=training.z_loss,
+            recompute=self.section.parallelism.recompute_activations,
+            restart_at_documents=objective.restart_at_documents,
+            predicts_context=objective.context_weight > 0,
+        )
 
     def open_tokens(self, split: str) -> TokenMixture:
-        """A split of the corpora, mixed as the section says."""
-        return TokenMixture.open([Path(directory) for directory in self.tokens], split, self.section.weights)
+        """A split of the corpora, mixed in their shares."""
+        return TokenMixture.open([Path(directory) for directory in self.tokens], split, self.shares)
 
     def write(self, path: Path) -> None:
         """Write the job for the ranks to read."""
@@ -75,21 +89,24 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> "Job":
-        """Read a job that `write` wrote."""
-        return codec.structure(json.loads(path.read_text(encoding="utf-8")), cls, "job")
+        """Read a job that `write` wrote, with the words that the user's own modules define."""
+        data: dict[str, Any] = artifacts.read_json(path)
+        for file in data["extensions"]:
+            load_extension(Path(file))
+        return codec.structure(data, cls, "job")
 
 
 @attrs.frozen
 class StateFolder:
-    """Where a training keeps what it needs to continue."""
+    """Where a run keeps what it needs to resume."""
 
     root: Path
     """The folder."""
 
     @property
-    def initial_weights(self) -> Path:
-        """A nanotron checkpoint of the untrained weights."""
-        return self.root / "initial"
+    def first_weights(self) -> Path:
+        """A nanotron checkpoint of the weights that the run starts from."""
+        return self.root / "first"
 
     @property
     def checkpoints(self) -> Path:
@@ -112,7 +129,7 @@ class StateFolder:
 
     @property
     def measurements(self) -> Path:
-        """What the launch that finished the training measured of its ranks: communication and memory."""
+        """What the launch that finished the run measured of its ranks: communication and memory."""
         return self.root / "measurements.json"
 
     @property

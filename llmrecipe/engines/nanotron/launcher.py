@@ -1,4 +1,4 @@
-"""A training from its section to its last step: starts the ranks, and continues what an earlier run left."""
+"""A run from its section to its last step: starts the ranks, and resumes what an earlier one left."""
 
 import json
 import logging
@@ -11,30 +11,31 @@ import attrs
 import yaml
 
 from llmrecipe import artifacts
-from llmrecipe.engines.device import set_up
-from llmrecipe.engines.models.architecture import architecture_of
+from llmrecipe.engines.device import check_precision, set_up
 from llmrecipe.engines.nanotron import metrics, weights
 from llmrecipe.engines.nanotron.checkpoint import KIND, checkpoints, keep_newest
 from llmrecipe.engines.nanotron.config import nanotron_configuration
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of, others
+from llmrecipe.engines.nanotron.start import first_weights, network_of_start
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
+from llmrecipe.extensions import extensions_of
 from llmrecipe.launch.lock import wait_until_free
 from llmrecipe.launch.torchrun import run_ranks
-from llmrecipe.recipe.objective import CausalLM
-from llmrecipe.recipe.runtime import Runtime
-from llmrecipe.sections import PretrainSection
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.network import Network
+from llmrecipe.sections import TrainSection
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)
-class Trained:
-    """What a finished training left."""
+class FinishedRun:
+    """What a run left that has come to its end."""
 
     job: Job
-    """The training."""
+    """The run."""
 
     checkpoint: Path
     """nanotron checkpoint of the step that `training.select` wants."""
@@ -57,24 +58,48 @@ class Trained:
     """
 
 
-def train(section: PretrainSection, *, name: str, tokens: Sequence[Path], runtime: Runtime, scratch: Path) -> Trained:
-    """Train, or finish training, on the corpora whose tokens artifacts are given, and return the last state.
+def train(
+    section: TrainSection,
+    *,
+    name: str,
+    tokens: Sequence[Path],
+    shares: Sequence[float],
+    start: Path | None = None,
+    machine: Machine,
+    scratch: Path,
+) -> FinishedRun:
+    """Train, or finish training, and return the state that the section selects.
+
+    Args:
+        section: the run.
+        name: the stage's, for messages.
+        tokens: the tokens artifact of each corpus.
+        shares: sequences drawn from each, relative to the others.
+        start: the model that the run starts from, if the section names no network.
+        machine: what it runs on.
+        scratch: a folder for the resumable states of runs.
 
     Raises:
-        StageError: the corpus is smaller than a batch, the tokenizer lacks tokens of the objective, ranks of an earlier
-            run are alive, a step that this recipe would have stopped at was skipped, or a rank failed.
+        StageError: a corpus is smaller than a batch, the tokenizer lacks tokens of the objective, the start doesn't go
+            with the tokens, the device can't do the precision, ranks of an earlier run are alive, a step that this
+            recipe would have stopped at was skipped, or a rank failed.
     """
-    files = TokenMixture.open(tokens, "train", section.weights)
-    _refuse_small_corpora(files, TokenMixture.open(tokens, "heldout", section.weights), section, name)
-    if isinstance(section.objective, CausalLM) and section.objective.fill_in_the_middle:
-        files.special_ids(section.objective.fill_in_the_middle.tokens)
+    files = TokenMixture.open(tokens, "train", shares)
+    _refuse_small_corpora(files, TokenMixture.open(tokens, "heldout", shares), section, name)
+    files.special_ids(section.objective.special_tokens)
+    device = set_up(machine)
+    check_precision(section.training.precision, device)
     job = Job(
         section=section,
-        runtime=attrs.evolve(runtime, device=set_up(runtime).type),
+        network=_network(section, start, tokens, name),
+        machine=attrs.evolve(machine, device=device.type),
         name=name,
+        extensions=tuple(extensions_of(section, Path())),
         tokens=tuple(map(str, tokens)),
+        shares=tuple(shares),
         vocab_size=files.vocab_size,
         end_of_text_id=files.end_of_text_id,
+        start=start and str(start),
         state="",
         resume=None,
     )
@@ -86,22 +111,27 @@ def train(section: PretrainSection, *, name: str, tokens: Sequence[Path], runtim
     step, checkpoint = _newest(state, select)
     if checkpoint is None:
         for folder, differences in others(state.root, meaning):
-            log.warning("starts afresh; an earlier training is kept in %s, with %s", folder, ", ".join(differences))
+            log.warning("starts afresh; an earlier run is kept in %s, with %s", folder, ", ".join(differences))
     else:
-        log.info("continues after step %d of %d", step, job.num_steps)
+        log.info("resumes after step %d of %d", step, job.num_steps)
     _refuse_skipped_steps(state, section, name, step)
     if step < job.num_steps:
         job = attrs.evolve(job, state=str(state.root), resume=checkpoint and str(checkpoint))
         _start(job, state, step)
         step, checkpoint = _newest(state, select)
+    if checkpoint is None or step != job.num_steps:
+        raise StageError(
+            f"{name}: the run has ended, and its newest whole checkpoint is that of step {step} of {job.num_steps}; "
+            "`dvc repro` resumes from there"
+        )
     rows = metrics.read(state.metrics)
     best = metrics.best_step(rows) if select == "best" else None
-    # Not only after a training: it may have been killed before it came to this.
-    shutil.rmtree(state.initial_weights, ignore_errors=True)
-    keep_newest(state.checkpoints, runtime.keep_checkpoints, best)
+    # Not only after a run: it may have been killed before it came to this.
+    shutil.rmtree(state.first_weights, ignore_errors=True)
+    keep_newest(state.checkpoints, machine.keep_checkpoints, best)
     if best is not None:
         step, checkpoint = best, state.checkpoint(best)
-    return Trained(
+    return FinishedRun(
         job=job,
         checkpoint=checkpoint,
         step=step,
@@ -113,15 +143,11 @@ def train(section: PretrainSection, *, name: str, tokens: Sequence[Path], runtim
 
 def _start(job: Job, state: StateFolder, step: int) -> None:
     section = job.section
-    if not state.initial_weights.exists():
-        model, seed = section.model, section.training.seed
-        initial = architecture_of(model).initial_weights(model, job.vocab_size, job.end_of_text_id, seed)
-        if job.predicts_context:
-            initial |= architecture_of(model).initial_context_head(model, seed)
-        with artifacts.replacing(state.initial_weights) as folder:
-            weights.write_unsharded(initial, section.model, folder)
+    if not state.first_weights.exists():
+        with artifacts.replacing(state.first_weights) as folder:
+            weights.write_unsharded(first_weights(job), job.network, folder)
     for newer, folder in checkpoints(state.checkpoints):
-        # Not continued from, since the best one before it is damaged. Its rows go now, so it has to go first.
+        # Not resumed from, since the best one before it is damaged. Its rows go now, so it has to go first.
         if newer > step:
             shutil.rmtree(folder)
     for rows in (state.metrics, state.timings):
@@ -137,8 +163,15 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
     )
 
 
+def _network(section: TrainSection, start: Path | None, tokens: Sequence[Path], name: str) -> Network:
+    if (section.network is None) == (start is None):
+        given = "neither a network nor" if start is None else "both a network and"
+        raise StageError(f"{name}: it has {given} a model to start from (the start input); run `llmrecipe plan`")
+    return section.network if start is None else network_of_start(start, tokens)
+
+
 def _newest(state: StateFolder, select: str) -> tuple[int, Path | None]:
-    """Step and folder of the newest whole checkpoint to continue from; (0, None) is the start.
+    """Step and folder of the newest whole checkpoint to resume from; (0, None) is the start.
 
     Damaged ones are put aside. If the best is to be selected, that of the steps so far has to be there as well.
     """
@@ -164,11 +197,11 @@ def _is_whole(folder: Path, step: int) -> bool:
     return True
 
 
-def _refuse_skipped_steps(state: StateFolder, section: PretrainSection, name: str, step: int) -> None:
+def _refuse_skipped_steps(state: StateFolder, section: TrainSection, name: str, step: int) -> None:
     skipped = [row["step"] for row in metrics.read(state.metrics) if row["step"] <= step and "skipped" in row]
     if skipped and section.training.anomalies.action == "stop":
         raise StageError(
-            f"{name}: an earlier run of this training has skipped step {skipped[0]}, where training.anomalies.action = "
+            f"{name}: an earlier launch of this run has skipped step {skipped[0]}, where training.anomalies.action = "
             f"'stop' would have ended it; use 'skip', or delete {state.root} to train again from the start"
         )
 
@@ -177,7 +210,7 @@ def _measurements(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _refuse_small_corpora(train: TokenMixture, heldout: TokenMixture, section: PretrainSection, name: str) -> None:
+def _refuse_small_corpora(train: TokenMixture, heldout: TokenMixture, section: TrainSection, name: str) -> None:
     length, batch = section.objective.sequence_length, section.training.global_batch_size
     windows = train.num_windows(length)
     if windows < batch:
@@ -192,5 +225,5 @@ def _refuse_small_corpora(train: TokenMixture, heldout: TokenMixture, section: P
                 where = f" of parts[{number}]" if len(mixture.corpora) > 1 else ""
                 raise StageError(
                     f"{name}: the {split} split{where} has {files.num_tokens:,} tokens, less than one sequence of "
-                    f"{length}; use more text, a larger corpus.heldout_fraction or a smaller objective.sequence_length"
+                    f"{length}; use more text, a larger heldout of the corpus or a smaller objective.sequence_length"
                 )

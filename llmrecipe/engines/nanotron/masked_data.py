@@ -8,6 +8,7 @@ import torch
 from nanotron import distributed as dist
 
 from llmrecipe.engines.nanotron.data import MicroBatch, Shard
+from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM
@@ -27,33 +28,28 @@ class MaskedReader:
     """What is masked, and what is predicted."""
 
     seed: int
-    """The training's."""
+    """Decides what is masked."""
 
     vocabulary: MaskedVocabulary
     """What the masks need to know of the tokenizer."""
 
-    multiple: int
-    """Labels are padded to a multiple of this: the tensor-parallel ranks, if they share them."""
+    tensor_parallel: int
+    """Ranks that may share the labels, which are padded to a multiple of it."""
 
     @property
     def sequence_length(self) -> int:
         """Tokens that the model reads at once."""
         return self.objective.sequence_length
 
-    @property
-    def context_weight(self) -> float:
-        """λ, the weight of the tokens before the spans."""
-        return self.objective.context_weight if isinstance(self.objective, MultiMaskLM) else 0.0
-
     def read(self, samples: Sequence[tuple[int, int]]) -> MicroBatch:
         """Samples, each a window and its epoch; a rank holds only what its part of the pipeline reads.
 
         `input_ids` are `[samples, sequence_length]`. `positions` `[labels]` are the places to predict from, as
-        `place × samples + sample`; `label_ids` and `label_weights` `[1, labels]` are what is to be predicted there and
+        `place × samples + sample`; `label_ids` and `label_scales` `[1, labels]` are what is to be predicted there and
         how much it counts: the masked tokens, then the tokens before the spans (`is_context`), then padding.
         """
         batch = self.shard.pointers(
-            ("input_ids", "input_mask"), ("positions", "is_context", "label_ids", "label_weights")
+            ("input_ids", "input_mask"), ("positions", "is_context", "label_ids", "label_scales")
         )
         if not (self.shard.reads_input or self.shard.reads_labels):
             return batch
@@ -75,26 +71,26 @@ class MaskedReader:
             wanted = [tokens[row, there] for row, (_, there) in [*enumerate(labels), *enumerate(before)]]
             num_labels = sum(len(there) for there, _ in labels)
             positions, label_ids = np.concatenate(places), np.concatenate(wanted)
-            padding = -len(positions) % self.multiple if len(positions) else self.multiple
+            padding = -len(positions) % self.tensor_parallel if len(positions) else self.tensor_parallel
             is_context = np.arange(len(positions) + padding) >= num_labels
-            weights = (np.arange(len(positions) + padding) < len(positions)).astype(np.float32)
+            scales = (np.arange(len(positions) + padding) < len(positions)).astype(np.float32)
             batch |= {
                 "positions": torch.from_numpy(np.pad(positions, (0, padding))),
                 "is_context": torch.from_numpy(is_context),
                 "label_ids": torch.from_numpy(np.pad(label_ids, (0, padding)))[None],
-                "label_weights": torch.from_numpy(weights)[None],
+                "label_scales": torch.from_numpy(scales)[None],
             }
         return batch
 
     def _before_spans(self, tokens: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Places to predict from and places of what is predicted: the tokens before the spans, unless special."""
-        if self.context_weight == 0:
+        if self.objective.context_weight == 0:
             return first[:0], first[:0]
         first = first[~self.vocabulary.is_special[tokens[first - 1]]]
         return first, first - 1
 
-    def weigh(self, batches: list[MicroBatch], group: dist.ProcessGroup | None) -> list[MicroBatch]:
-        """Give the labels the weights with which the losses of the micro-batches have the batch's loss as their mean.
+    def scale(self, batches: list[MicroBatch], group: dist.ProcessGroup | None) -> list[MicroBatch]:
+        """Give the labels the scales with which the losses of the micro-batches have the batch's loss as their mean.
 
         The number of labels differs from micro-batch to micro-batch; what counts is their number in the whole batch.
 
@@ -113,14 +109,27 @@ class MaskedReader:
             means = means.cpu()
         labels, contexts = means.clamp(min=1e-9).tolist()
         for batch in batches:
-            scale = torch.where(batch["is_context"], self.context_weight / contexts, 1 / labels)
-            batch["label_weights"] = (batch["label_weights"] * scale).float()
+            scale = torch.where(batch["is_context"], self.objective.context_weight / contexts, 1 / labels)
+            batch["label_scales"] = (batch["label_scales"] * scale).float()
         return batches
 
     def _counts(self, batch: MicroBatch) -> tuple[int, int]:
-        counted, is_context = batch["label_weights"][0] > 0, batch["is_context"]
+        counted, is_context = batch["label_scales"][0] > 0, batch["is_context"]
         return int((counted & ~is_context).sum()), int((counted & is_context).sum())
 
     def num_labels(self, batch: MicroBatch) -> int:
         """Masked tokens, on a rank that reads labels."""
         return self._counts(batch)[0]
+
+
+def reader(job: Job, split: str, shard: Shard) -> MaskedReader:
+    """What reads a split for `MaskedLM` and `MultiMaskLM`."""
+    files = job.open_tokens(split)
+    return MaskedReader(
+        files=files,
+        shard=shard,
+        objective=job.section.objective,
+        seed=job.section.training.seed,
+        vocabulary=files.masked_vocabulary,
+        tensor_parallel=job.section.parallelism.tensor,
+    )

@@ -1,12 +1,11 @@
-"""What a training means: its layout left out, all that decides its result up to rounding."""
+"""What a run means: all that decides its result up to rounding, and so not its layout."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmrecipe import artifacts, codec
+from llmrecipe import artifacts, codec, identity
 from llmrecipe.engines.nanotron.job import Job
 
 Meaning = dict[str, Any]
@@ -15,25 +14,26 @@ _FILE = "meaning.json"
 
 
 def meaning_of(job: Job) -> Meaning:
-    """The meaning of a job: trainings of equal meaning continue each other, whatever their layouts."""
+    """The meaning of a job: runs of equal meaning resume each other, whatever their layouts."""
     section = codec.unstructure(job.section)
     del section["parallelism"]
-    # Until a step is broken they train alike, and then the one can go on where the other has stopped.
+    # Until a step is broken they train alike, and then the one can resume where the other has stopped.
     del section["training"]["anomalies"]["action"]
-    tokens = [artifacts.identity(artifacts.open_artifact(Path(directory), "tokens")) for directory in job.tokens]
-    return section | {"precision": job.dtype, "tokens": tokens}
+    tokens = [identity.of_artifact(Path(directory)) for directory in job.tokens]
+    start = identity.of_artifact(Path(job.start)) if job.start else None
+    return section | {"shares": list(job.shares), "start": start, "tokens": tokens}
 
 
 def folder_of(meaning: Meaning, scratch: Path) -> Path:
-    """The folder below `scratch` that holds the state of trainings of this meaning; made if it isn't there."""
-    folder = scratch / hashlib.sha256(artifacts.to_json(meaning).encode()).hexdigest()[:16]
+    """The folder below `scratch` that holds the state of runs of this meaning; made if it isn't there."""
+    folder = identity.work_folder(scratch, meaning)
     folder.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(folder / _FILE, meaning)
     return folder
 
 
 def others(folder: Path, meaning: Meaning) -> Iterator[tuple[Path, list[str]]]:
-    """The folders of other meanings beside `folder`, each with what differs: `training.seed: 1 → 2`."""
+    """The folders of other meanings next to `folder`, each with what differs: `training.seed: 1 → 2`."""
     for file in sorted(folder.parent.glob(f"*/{_FILE}")):
         if file.parent != folder:
             yield file.parent, list(_differences(json.loads(file.read_text(encoding="utf-8")), meaning))

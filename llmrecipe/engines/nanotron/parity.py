@@ -7,13 +7,13 @@ import torch
 
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.nanotron.port import bootstrap
-from llmrecipe.recipe.model import Model
+from llmrecipe.recipe.network import Network
 
 _LENGTH = 128
 
 
 def logits_difference(
-    weights: Mapping[str, torch.Tensor], model: Model, vocab_size: int, end_of_text_id: int, exported: Path
+    weights: Mapping[str, torch.Tensor], network: Network, vocab_size: int, end_of_text_id: int, exported: Path
 ) -> float:
     """Largest difference between the float32 logits of nanotron with these weights and of the model in `exported`.
 
@@ -22,8 +22,8 @@ def logits_difference(
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron import build
 
-    length = min(model.max_position_embeddings, _LENGTH)
+    length = min(network.max_position_embeddings, _LENGTH)
     tokens = torch.randint(0, vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
-    expected = build.logits(weights, model, vocab_size, end_of_text_id, tokens)
+    expected = build.logits(weights, network, vocab_size, end_of_text_id, tokens)
     found = folders.logits(folders.load_model(exported).float(), tokens)
     return (expected - found).abs().max().item()

@@ -114,7 +114,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
                 total=self.config.tokens.train_steps,
                 done=self.start_iteration_step,
                 tokens_per_step=self.global_batch_size * self.sequence_length,
-                interval=self.job.runtime.log_interval,
+                interval=self.job.machine.log_interval,
             )
 
     def training_step(self, dataloader: Any) -> tuple[Any, None]:
@@ -157,9 +157,9 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         return outputs, None
 
     def _next_batch(self) -> list[data.MicroBatch]:
-        """This replica's micro-batches of a step, their labels weighed over all replicas."""
+        """This replica's micro-batches of a step, their labels scaled over all replicas."""
         batches = [next(self.batches) for _ in range(self.n_micro_batches_per_batch)]
-        return self.reader.weigh(batches, self.parallel_context.dp_pg)
+        return self.reader.scale(batches, self.parallel_context.dp_pg)
 
     def _placed(self, batches: Iterable[data.MicroBatch]) -> Iterator[data.MicroBatch]:
         for batch in batches:
@@ -193,7 +193,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
             return {}
         # The engine has divided the loss itself, which is the sum of the others.
         parts = {"loss": "cross_entropy"} | ({"z_loss": "z_loss"} if self.training.z_loss else {})
-        parts |= {"context_loss": "context"} if self.job.predicts_context else {}
+        parts |= {"context_loss": "context"} if self.job.options.predicts_context else {}
         return {name: torch.stack([output[key] for output in outputs]).mean() for name, key in parts.items()}
 
     def _mean_over_replicas(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -267,7 +267,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         """Mean cross-entropy over the held-out sequences, on every rank."""
         total, count = 0.0, 0
         for batch in data.heldout_batches(self.heldout, sequences=self.training.validation_sequences):
-            (placed,) = self._placed(self.heldout.weigh([batch], None))
+            (placed,) = self._placed(self.heldout.scale([batch], None))
             loss = self.unwrapped_model(**placed)["cross_entropy"]
             if isinstance(loss, torch.Tensor):
                 labels = self.heldout.num_labels(batch)
@@ -300,7 +300,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         save_whole(
             self,
             super().save_checkpoint,
-            keep=self.job.runtime.keep_checkpoints,
+            keep=self.job.machine.keep_checkpoints,
             best=self.best_step if self.training.select == "best" else None,
         )
 
@@ -316,4 +316,4 @@ class Trainer(nanotron.trainer.DistributedTrainer):
 
     @property
     def _device(self) -> str:
-        return self.job.runtime.device
+        return self.job.machine.device

@@ -9,21 +9,21 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from llmrecipe.engines.models import llama
 from llmrecipe.engines.models.architecture import architecture_of
-from llmrecipe.recipe.model import Model
+from llmrecipe.engines.models.tensors import Split
+from llmrecipe.recipe.network import Network
 
 # nanotron 0.4's `CHECKPOINT_VERSION`
 _FORMAT = "1.2"
 
 
-def write_unsharded(weights: Mapping[str, torch.Tensor], model: Model, directory: Path) -> None:
+def write_unsharded(weights: Mapping[str, torch.Tensor], network: Network, directory: Path) -> None:
     """Write `weights` as the only shard of a nanotron checkpoint; nanotron cuts it for its layout when it loads."""
     for name, tensor in weights.items():
         *folders, leaf = name.split(".")
         folder = directory.joinpath("model", *folders)
         folder.mkdir(parents=True, exist_ok=True)
-        split = architecture_of(model).split(name, tensor, model)
+        split = architecture_of(network).split(name, tensor, network)
         if split is None:
             save_file({"data": tensor.contiguous()}, folder / f"model_{leaf}.safetensors")
             continue
@@ -97,7 +97,7 @@ def _join(files: Mapping[int, Path], contents: Mapping[int, torch.Tensor]) -> to
     return whole
 
 
-def _whole_shard(shape: torch.Size, split: llama.Split) -> dict[str, str]:
+def _whole_shard(shape: torch.Size, split: Split) -> dict[str, str]:
     start, pairs = 0, []
     for size in split.blocks:
         ranges = ["None,None,None"] * len(shape)

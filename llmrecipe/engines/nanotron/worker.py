@@ -1,4 +1,4 @@
-"""One rank of a training; `torchrun` starts as many as the layout has."""
+"""One rank of a run; `torchrun` starts as many as the layout has."""
 
 import fcntl
 import logging
@@ -36,11 +36,11 @@ def main() -> None:
     torch.set_num_threads(job.section.parallelism.threads_per_rank)
     # Names of torch that will change one day, as nanotron calls them.
     warnings.simplefilter("ignore", FutureWarning)
-    if job.runtime.device == "cuda":
+    if job.machine.device == "cuda":
         # Sums by atomic additions, such as attention's in the backward pass, come in another order every time.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    bootstrap.load(job.runtime.device)
+    bootstrap.load(job.machine.device)
     from llmrecipe.engines.nanotron.trainer import Trainer
 
     try:
@@ -59,7 +59,7 @@ def main() -> None:
 def _set_up_log(job: Job) -> None:
     # By itself, since nanotron sets the root's level to its own.
     ours = logging.getLogger("llmrecipe")
-    ours.setLevel(job.runtime.log_level.upper())
+    ours.setLevel(job.machine.log_level.upper())
     ours.propagate = False
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"{job.name}: %(message)s"))

@@ -3,11 +3,11 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from llmrecipe.cards import MaskingCard
 from llmrecipe.errors import StageError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -72,8 +72,8 @@ def special_tokens(directory: Path) -> dict[str, int]:
     return {token.content: index for index, token in added.items() if token.special and token.content not in roles}
 
 
-def masking(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any] | None:
-    """What masking needs to know of a tokenizer, as lists of token ids; None if it has no mask token.
+def masking(tokenizer: PreTrainedTokenizerFast) -> MaskingCard | None:
+    """What masking needs to know of a tokenizer; None if it has no mask token.
 
     A token goes on with a word if it has WordPiece's prefix, or, where tokens bring the space before them, none.
     """
@@ -87,8 +87,8 @@ def masking(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any] | None:
         for token, index in tokenizer.get_vocab().items()
         if index not in special and (token.startswith(prefix) if prefix else not token.startswith(_SPACES))
     ]
-    return {
-        "mask_token_id": tokenizer.mask_token_id,
-        "special_ids": sorted(special),
-        "continuing_ids": sorted(continuing),
-    }
+    return MaskingCard(
+        mask_token_id=tokenizer.mask_token_id,
+        special_ids=tuple(sorted(special)),
+        continuing_ids=tuple(sorted(continuing)),
+    )

@@ -3,18 +3,32 @@
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import attrs
 import numpy as np
 
-from llmrecipe import artifacts
+from llmrecipe import artifacts, cards
+from llmrecipe.cards import TokensCard
 from llmrecipe.engines.tokens.masking import MaskedVocabulary
 from llmrecipe.errors import StageError
 
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 _CHUNK = 1 << 20
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class HeldoutDocuments:
+    """The documents of held-out text, in the order of their tokens."""
+
+    ids: tuple[str, ...]
+    """Their ids."""
+
+    ends: np.ndarray
+    """Tokens up to the end of each, its end-of-text token included; `int64[len(ids)]`, rising."""
+
+    text_bytes: np.ndarray
+    """UTF-8 bytes of each text, `int64[len(ids)]`."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -45,6 +59,15 @@ class TokenFiles:
     masked_vocabulary: MaskedVocabulary | None
     """What masking needs to know of the tokenizer, if it has a mask token."""
 
+    directory: Path
+    """The artifact."""
+
+    split: str
+    """Which of its splits."""
+
+    document_files: tuple[str, ...]
+    """The files that list the split's documents, relative to `directory`; none for training documents."""
+
     @classmethod
     def open(cls, directory: Path, split: str) -> "TokenFiles":
         """Map the split `train` or `heldout` of the tokens artifact in `directory`.
@@ -53,27 +76,29 @@ class TokenFiles:
             StageError: it is no whole tokens artifact, or its files don't hold the tokens that it lists.
         """
         artifacts.open_artifact(directory, "tokens")
-        description = json.loads((directory / "tokens.json").read_text(encoding="utf-8"))
-        listed = description["splits"][split]
-        dtype = DTYPES[description["dtype"]]
-        paths = [directory / name for name in listed["files"]]
+        card = cards.read(directory, TokensCard)
+        listed, dtype = card.splits[split], DTYPES[card.dtype]
+        paths = [directory / name for name in listed.files]
         sizes = [path.stat().st_size for path in paths]
-        if sum(sizes) != listed["tokens"] * dtype.itemsize:
+        if sum(sizes) != listed.tokens * dtype.itemsize:
             raise StageError(
-                f"{directory / split}: the files hold {sum(sizes)} bytes, {listed['tokens']} tokens of "
-                f"{dtype.itemsize} bytes are listed in tokens.json; delete {directory} and run `dvc repro`"
+                f"{directory / split}: the files hold {sum(sizes)} bytes, {listed.tokens} tokens of "
+                f"{dtype.itemsize} bytes are listed in {cards.FILE}; delete {directory} and run `dvc repro`"
             )
         # An empty file can't be mapped.
         shards = tuple(np.memmap(path, dtype, mode="r") for path, size in zip(paths, sizes, strict=True) if size)
         return cls(
             shards=shards,
             ends=np.cumsum([len(shard) for shard in shards], dtype=np.int64),
-            vocab_size=description["vocab_size"],
-            end_of_text_id=description["end_of_text_id"],
-            num_documents=listed["documents"],
-            text_bytes=listed["text_bytes"],
-            special_tokens=description.get("special_tokens", {}),
-            masked_vocabulary=_masked_vocabulary(description),
+            vocab_size=card.vocab_size,
+            end_of_text_id=card.end_of_text_id,
+            num_documents=listed.documents,
+            text_bytes=listed.text_bytes,
+            special_tokens=card.special_tokens,
+            masked_vocabulary=_masked_vocabulary(card),
+            directory=directory,
+            split=split,
+            document_files=listed.document_files,
         )
 
     @property
@@ -89,7 +114,7 @@ class TokenFiles:
         """Tokens `index * sequence_length` to `(index + 1) * sequence_length`, both included.
 
         The first `sequence_length` are inputs and the last `sequence_length` are their targets: neighbouring windows
-        share one token, so that every token but the split's first is a target exactly once. Documents and shards
+        share one token, so every token but the split's first is a target exactly once. Documents and shards
         follow each other without a gap.
 
         Returns:
@@ -112,6 +137,35 @@ class TokenFiles:
                 break
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def documents(self) -> "HeldoutDocuments":
+        """The documents of held-out text, in the order of the tokens.
+
+        Raises:
+            StageError: they aren't listed, or not as the files have them.
+        """
+        if not self.document_files:
+            raise StageError(
+                f"{self.directory}: lists no documents of the {self.split} split, which these tokens are measured by; "
+                "delete it and run `dvc repro`"
+            )
+        ids: list[str] = []
+        tokens: list[int] = []
+        text_bytes: list[int] = []
+        for name in self.document_files:
+            for line in (self.directory / name).read_bytes().splitlines():
+                row = json.loads(line)
+                ids.append(row["id"])
+                tokens.append(row["tokens"])
+                text_bytes.append(row["text_bytes"])
+        if (len(ids), sum(tokens), sum(text_bytes)) != (self.num_documents, self.num_tokens, self.text_bytes):
+            raise StageError(
+                f"{self.directory / self.split}: {len(ids)} documents of {sum(tokens)} tokens and {sum(text_bytes)} "
+                f"bytes are listed, {cards.FILE} has {self.num_documents}, {self.num_tokens} and {self.text_bytes}; "
+                f"delete {self.directory} and run `dvc repro`"
+            )
+        ends = np.cumsum(tokens, dtype=np.int64)
+        return HeldoutDocuments(ids=tuple(ids), ends=ends, text_bytes=np.array(text_bytes, np.int64))
+
     def token_counts(self) -> np.ndarray:
         """How often each token of the vocabulary occurs in the split, `int64[vocab_size]`."""
         counts = np.zeros(self.vocab_size, dtype=np.int64)
@@ -121,11 +175,10 @@ class TokenFiles:
         return counts
 
 
-def _masked_vocabulary(description: dict[str, Any]) -> MaskedVocabulary | None:
-    if "masking" not in description:
+def _masked_vocabulary(card: TokensCard) -> MaskedVocabulary | None:
+    if card.masking is None:
         return None
-    masking, size = description["masking"], description["vocab_size"]
-    is_special, goes_on = np.zeros((2, size), dtype=bool)
-    is_special[masking["special_ids"]] = True
-    goes_on[masking["continuing_ids"]] = True
-    return MaskedVocabulary(mask_id=masking["mask_token_id"], is_special=is_special, starts_word=~goes_on)
+    is_special, goes_on = np.zeros((2, card.vocab_size), dtype=bool)
+    is_special[list(card.masking.special_ids)] = True
+    goes_on[list(card.masking.continuing_ids)] = True
+    return MaskedVocabulary(mask_id=card.masking.mask_token_id, is_special=is_special, starts_word=~goes_on)

@@ -3,7 +3,8 @@
 import attrs
 import numpy as np
 
-from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM, SingleTokens, Spans, WholeWords
+from llmrecipe.recipe.masking import SingleTokens, Spans, WholeWords
+from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM
 
 _STREAM = 0x6D61736B
 """Sets the draws of masks apart from those of the sample order, which are of seed and epoch, too."""

@@ -1,4 +1,4 @@
-"""One split of the corpora of a training, as one row of windows."""
+"""One split of one or more corpora, as one row of windows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,26 +19,26 @@ class TokenMixture:
     corpora: tuple[TokenFiles, ...]
     """One split of each."""
 
-    weights: tuple[float, ...]
+    shares: tuple[float, ...]
     """Sequences drawn from each, relative to the others."""
 
     @classmethod
-    def open(cls, directories: Sequence[Path], split: str, weights: Sequence[float]) -> "TokenMixture":
+    def open(cls, directories: Sequence[Path], split: str, shares: Sequence[float]) -> "TokenMixture":
         """Map a split of the tokens artifacts in `directories`.
 
         Raises:
-            StageError: as `TokenFiles.open`, or they don't go together with each other or the weights.
+            StageError: as `TokenFiles.open`, or they don't go together with each other or with the shares.
         """
-        if len(weights) != len(directories):
+        if len(shares) != len(directories):
             raise StageError(
-                f"weights: {len(weights)} for the {len(directories)} corpora {', '.join(map(str, directories))}; "
+                f"shares: {len(shares)} for the {len(directories)} corpora {', '.join(map(str, directories))}; "
                 "give each one, in this order"
             )
         corpora = tuple(TokenFiles.open(directory, split) for directory in directories)
         for directory, files in zip(directories, corpora, strict=True):
             if (files.vocab_size, files.end_of_text_id) != (corpora[0].vocab_size, corpora[0].end_of_text_id):
                 raise StageError(f"{directory}: made with another tokenizer than {directories[0]}; run `dvc repro`")
-        return cls(corpora=corpora, weights=tuple(weights))
+        return cls(corpora=corpora, shares=tuple(shares))
 
     @property
     def vocab_size(self) -> int:
@@ -56,13 +56,13 @@ class TokenMixture:
         return sum(files.num_tokens for files in self.corpora)
 
     @property
-    def shares(self) -> tuple[float, ...]:
-        """The weights as shares of 1."""
-        return tuple(weight / sum(self.weights) for weight in self.weights)
+    def fractions(self) -> tuple[float, ...]:
+        """The shares as fractions of 1."""
+        return tuple(share / sum(self.shares) for share in self.shares)
 
     def divide(self, count: int) -> list[int]:
         """`count` in whole parts for the corpora, in the mixture's proportions."""
-        return divide(count, self.weights)
+        return divide(count, self.shares)
 
     @property
     def masked_vocabulary(self) -> MaskedVocabulary:
@@ -74,7 +74,7 @@ class TokenMixture:
         found = self.corpora[0].masked_vocabulary
         if found is None:
             raise StageError(
-                "the tokenizer has no mask token, which objective puts in the place of tokens; use WordPiece, or a "
+                "the tokenizer has no mask token, and this objective needs one; use WordPiece, or a "
                 "pretrained tokenizer with a `mask_token`"
             )
         return found
@@ -114,6 +114,6 @@ class TokenMixture:
         raise IndexError(f"window {index} of {self.num_windows(sequence_length)}")
 
     def order(self, sequence_length: int, seed: int) -> SampleOrder:
-        """The order in which a training reads the windows."""
+        """The order in which a run reads the windows."""
         sizes = [files.num_windows(sequence_length) for files in self.corpora]
-        return SampleOrder(sizes=sizes, weights=self.weights, seed=seed)
+        return SampleOrder(sizes=sizes, shares=self.shares, seed=seed)

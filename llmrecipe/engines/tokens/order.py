@@ -1,4 +1,4 @@
-"""Which sequence a training reads when: the same for every layout, number of workers and interruption."""
+"""Which sequence a run reads when: the same for every layout, number of workers and interruption."""
 
 import functools
 import itertools
@@ -15,7 +15,7 @@ BLOCK = 1000
 
 @attrs.frozen(kw_only=True)
 class SampleOrder:
-    """The order of the training's samples, without end.
+    """The order of a run's samples, without end.
 
     A window is numbered over all corpora: those of the first, then those of the second, and so on.
     """
@@ -23,7 +23,7 @@ class SampleOrder:
     sizes: tuple[int, ...] = attrs.field(converter=tuple)
     """Windows of each corpus, at least 1."""
 
-    weights: tuple[float, ...] = attrs.field(converter=tuple)
+    shares: tuple[float, ...] = attrs.field(converter=tuple)
     """Samples drawn from each corpus, relative to the others; at least 1 in 500 of all."""
 
     seed: int
@@ -44,15 +44,15 @@ class SampleOrder:
         found: list[int] = []
         offsets, sizes = _offsets(self.sizes), np.array(self.sizes)
         for block in range(-(-count // BLOCK)):
-            corpora, indices = deal(self.weights, self.seed, block)
+            corpora, indices = deal(self.shares, self.seed, block)
             found.extend((offsets[corpora] + indices % sizes[corpora]).tolist())
         return found[:count]
 
     def drawn(self, count: int) -> list[int]:
         """How many of the first `count` samples come from each corpus."""
-        corpora, _ = deal(self.weights, self.seed, count // BLOCK)
+        corpora, _ = deal(self.shares, self.seed, count // BLOCK)
         rest = count % BLOCK
-        before = divide(count - rest, self.weights)
+        before = divide(count - rest, self.shares)
         return [first + int(np.count_nonzero(corpora[:rest] == corpus)) for corpus, first in enumerate(before)]
 
 
@@ -61,7 +61,7 @@ def permutation(size: int, seed: int, epoch: int, corpus: int = 0) -> np.ndarray
     return np.random.default_rng([seed, epoch, corpus]).permutation(size)
 
 
-def deal(weights: Sequence[float], seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+def deal(shares: Sequence[float], seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Whose turn it is at each sample of a block of `BLOCK`, and which of all samples from that corpus it is.
 
     A corpus has a whole number of samples in every block, so that after each block none is further than one sample
@@ -70,7 +70,7 @@ def deal(weights: Sequence[float], seed: int, block: int) -> tuple[np.ndarray, n
     Returns:
         Number of the corpus and of its sample, `int64[BLOCK]` each.
     """
-    before, after = divide(block * BLOCK, weights), divide((block + 1) * BLOCK, weights)
+    before, after = divide(block * BLOCK, shares), divide((block + 1) * BLOCK, shares)
     counts = [stop - start for start, stop in zip(before, after, strict=True)]
     offsets = np.random.default_rng(seed).random(len(counts))
     places = [(np.arange(count) + offset) / max(count, 1) for count, offset in zip(counts, offsets, strict=True)]
@@ -80,11 +80,11 @@ def deal(weights: Sequence[float], seed: int, block: int) -> tuple[np.ndarray, n
     return corpora[turn], indices[turn]
 
 
-def divide(count: int, weights: Sequence[float]) -> list[int]:
-    """`count` in whole parts in proportion to `weights`, each to within one; in exact arithmetic, and they add up."""
-    total, summed, bounds = sum(map(Fraction, weights)), Fraction(0), [0]
-    for weight in weights:
-        summed += Fraction(weight)
+def divide(count: int, shares: Sequence[float]) -> list[int]:
+    """`count` in whole parts in proportion to `shares`, each to within one; in exact arithmetic, and they add up."""
+    total, summed, bounds = sum(map(Fraction, shares)), Fraction(0), [0]
+    for share in shares:
+        summed += Fraction(share)
         # Not `round`, whose halves go to even numbers: a part of at least one could get none.
         bounds.append(math.floor(count * summed / total + Fraction(1, 2)))
     return [stop - start for start, stop in itertools.pairwise(bounds)]
@@ -96,7 +96,7 @@ def _offsets(sizes: Sequence[int]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _samples_of_block(order: SampleOrder, block: int) -> list[tuple[int, int]]:
-    corpora, indices = deal(order.weights, order.seed, block)
+    corpora, indices = deal(order.shares, order.seed, block)
     windows, epochs = np.empty((2, BLOCK), dtype=np.int64)
     for corpus, (size, offset) in enumerate(zip(order.sizes, _offsets(order.sizes), strict=True)):
         mine = np.flatnonzero(corpora == corpus)

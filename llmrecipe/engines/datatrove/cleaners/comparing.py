@@ -26,10 +26,12 @@ from datatrove.pipeline.dedup.sentence_dedup import (
     SentenceFindDedups,
 )
 
+from llmrecipe.engines.datatrove import companions
 from llmrecipe.engines.datatrove.cleaners import contamination, words
 from llmrecipe.engines.datatrove.cleaners.signatures import CompactSignature
-from llmrecipe.engines.datatrove.split import is_heldout
-from llmrecipe.recipe.deduplication import Comparing, Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
+from llmrecipe.engines.datatrove.companions import is_heldout
+from llmrecipe.recipe.deduplication import Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
+from llmrecipe.recipe.kinds import Cleaner
 
 _AT_ONCE = 1000
 """Signatures read at once from each task's file; datatrove's 5 cost more than what is done with them."""
@@ -60,21 +62,22 @@ class Comparison:
     """Takes the same documents again, in the same tasks and the same order, and lets those through that stay."""
 
 
-def comparison_of(cleaner: Comparing, where: str, folder: Path, shards: int) -> Comparison:
-    """The steps of a cleaner.
+def comparison_of(cleaner: Cleaner, where: str, folder: Path, shards: int, *, keeps_heldout: bool) -> Comparison:
+    """The steps of a cleaner that compares documents.
 
     Args:
         cleaner: says what is compared.
         where: its place in the recipe, for messages.
         folder: where the steps keep what they know.
         shards: tasks in which the documents come.
+        keeps_heldout: whether all held-out documents stay, as they are; else they are compared with each other, too.
     """
     signatures, found = str(folder / "signatures"), str(folder / "found")
     match cleaner:
         case ExactDedup():
             find = ExactFindDedups(signatures, found, _EXACT, lines_to_buffer=_AT_ONCE)
             return Comparison(
-                _for_finders(CompactSignature(signatures, _EXACT), shards),
+                _for_finders(CompactSignature(signatures, _EXACT, skips_heldout=keeps_heldout), shards),
                 (Find("finding duplicates", (find,), shards),),
                 ExactDedupFilter(found, _EXACT),
             )
@@ -83,7 +86,10 @@ def comparison_of(cleaner: Comparing, where: str, folder: Path, shards: int) -> 
             find = MinhashDedupBuckets(signatures, str(folder / "pairs"), config=minhash, lines_to_buffer=_AT_ONCE)
             return Comparison(
                 MinHashSignature(folder, minhash),
-                (Find("comparing bands", (find,), cleaner.bands), Find("clustering", (MinHashCluster(folder),), 1)),
+                (
+                    Find("comparing bands", (find,), cleaner.bands),
+                    Find("clustering", (MinHashCluster(folder, keeps_heldout=keeps_heldout),), 1),
+                ),
                 MinhashDedupFilter(found),
             )
         case SentenceDedup():
@@ -98,7 +104,7 @@ def comparison_of(cleaner: Comparing, where: str, folder: Path, shards: int) -> 
             return Comparison(
                 _for_finders(SentenceSignature(signatures, config=sentence, language=tokenizer), shards),
                 (Find("finding sentences", (find,), shards),),
-                SentenceFilter(found, config=sentence, language=tokenizer),
+                SentenceFilter(found, sentence, tokenizer, keeps_heldout=keeps_heldout),
             )
         case Decontaminate():
             reads = [
@@ -107,7 +113,7 @@ def comparison_of(cleaner: Comparing, where: str, folder: Path, shards: int) -> 
             sign = None
             if cleaner.heldout:
                 sign = contamination.HeldoutNgrams(folder, cleaner.ngram)
-                reads.append(Find("collecting n-grams", (contamination.Merge(folder),), 1))
+                reads.append(Find("collecting n-grams", (contamination.merge_heldout(folder),), 1))
             return Comparison(sign, tuple(reads), contamination.ContaminationFilter(folder, cleaner.ngram))
 
 
@@ -129,7 +135,7 @@ def _content(document: Document) -> bytes:
 
 def _priority(document: Document) -> int:
     """Of equal texts the one with the highest stays, from 1 to 65,535; within a task the first."""
-    first = max(1, (1 << 15) - 1 - document.metadata["shard"])
+    first = max(1, (1 << 15) - 1 - (companions.SHARD.of(document) or 0))
     return first | 1 << 15 if is_heldout(document) else first
 
 
@@ -185,9 +191,9 @@ class MinHashCluster(PipelineStep):
     _TASK, _TRAIN = 32, 64
     """Bits of a document's place: its number, its task, and whether it is for training. The smallest place is best."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, keeps_heldout: bool) -> None:
         super().__init__()
-        self.folder = folder
+        self.folder, self.keeps_heldout = folder, keeps_heldout
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
         """Write a list for each task that has documents to drop."""
@@ -213,6 +219,8 @@ class MinHashCluster(PipelineStep):
 
         found: dict[int, list[int]] = {}
         for place in better:
+            if self.keeps_heldout and not place >> self._TRAIN:
+                continue
             found.setdefault(place >> self._TASK & 0xFFFFFFFF, []).append(place & 0xFFFFFFFF)
         (self.folder / "found").mkdir(parents=True, exist_ok=True)
         for task, numbers in found.items():
@@ -240,6 +248,12 @@ class SentenceSignature(SentenceDedupSignature):
 class SentenceFilter(SentenceDedupFilter):
     """datatrove's, which takes the numbers back and shows what it cuts."""
 
+    def __init__(
+        self, folder: str, config: SentDedupConfig, tokenizer: words.PiecewiseTokenizer, *, keeps_heldout: bool
+    ) -> None:
+        super().__init__(folder, config=config, language=tokenizer)
+        self.keeps_heldout = keeps_heldout
+
     def read_duplicates(self, file) -> np.ndarray:
         """Document and number of the spans to cut."""
         found = super().read_duplicates(file)
@@ -248,7 +262,9 @@ class SentenceFilter(SentenceDedupFilter):
 
     def remove_dup_sentences(self, doc: Document, du_lines: np.ndarray) -> tuple[str, str]:
         """The text without these spans, and the whole text with marks around them."""
+        if self.keeps_heldout and is_heldout(doc):
+            return doc.text, doc.text
         text, marked = super().remove_dup_sentences(doc, du_lines)
-        doc.metadata["filter_reason"] = "duplicate_sentences"
-        doc.metadata["example"] = marked[marked.index(">>>") :]
+        companions.REASON.put(doc, "duplicate_sentences")
+        companions.EXAMPLE.put(doc, marked[marked.index(">>>") :])
         return text, marked

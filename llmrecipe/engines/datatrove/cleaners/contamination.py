@@ -12,9 +12,10 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
-from llmrecipe.engines.datatrove.cleaners import words
+from llmrecipe.engines.datatrove import companions
+from llmrecipe.engines.datatrove.cleaners import hashes, words
+from llmrecipe.engines.datatrove.companions import is_heldout
 from llmrecipe.engines.datatrove.readers.sources import reader_of
-from llmrecipe.engines.datatrove.split import is_heldout
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.deduplication import Decontaminate
 
@@ -51,10 +52,10 @@ class EvaluationNgrams(PipelineStep):
         Raises:
             StageError: no text is long enough.
         """
-        hashes = _distinct(data, self.size)
-        if not len(hashes):
+        found = _ngrams(data, self.size)
+        if not len(found):
             raise StageError(f"{self.where}: no text of it has {self.size} words; use a smaller `ngram`")
-        _save(self.file, hashes)
+        hashes.save(self.file, found)
 
 
 class HeldoutNgrams(PipelineStep):
@@ -69,24 +70,12 @@ class HeldoutNgrams(PipelineStep):
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
         """Write the file."""
-        hashes = _distinct(filter(is_heldout, data), self.size)
-        _save(self.folder / _HELDOUT / f"{rank}.npy", hashes)
+        hashes.save(self.folder / _HELDOUT / f"{rank}.npy", _ngrams(filter(is_heldout, data), self.size))
 
 
-class Merge(PipelineStep):
-    """Makes the n-grams of all tasks' held-out documents one index."""
-
-    type = "DECONTAMINATE"
-    name = "index of the held-out documents"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
-        """Write the file."""
-        parts = [np.load(file) for file in sorted((self.folder / _HELDOUT).glob("*.npy"))]
-        _save(self.folder / "indexes" / f"{_HELDOUT}.npy", np.unique(np.concatenate(parts)))
+def merge_heldout(folder: Path) -> PipelineStep:
+    """The step that makes the n-grams of all tasks' held-out documents one index."""
+    return hashes.MergeHashes(folder / _HELDOUT, folder / "indexes" / f"{_HELDOUT}.npy")
 
 
 class ContaminationFilter(BaseFilter):
@@ -102,28 +91,21 @@ class ContaminationFilter(BaseFilter):
     def indexes(self) -> dict[str, np.ndarray]:
         """Sorted hashes by the name of the evaluation set, left on disk."""
         files = sorted((self.folder / "indexes").glob("*.npy"))
-        return {file.stem: np.load(file, mmap_mode="r") for file in files}
+        return {file.stem: hashes.load(file) for file in files}
 
     def filter(self, document: Document) -> bool | tuple[bool, str]:
         """Whether it stays, or the evaluation set."""
         if is_heldout(document):
             return True
-        hashes = words.ngram_hashes(document.text, self.size)
+        ngrams = words.ngram_hashes(document.text, self.size)
         for name, index in self.indexes.items():
-            # One that is larger than all is compared with the last.
-            nearest = np.minimum(np.searchsorted(index, hashes), len(index) - 1)
-            found = np.flatnonzero(index[nearest] == hashes) if len(index) else ()
+            found = hashes.places(ngrams, index)
             if len(found):
-                document.metadata["filter_detail"] = words.ngram(document.text, self.size, int(found[0]))
+                companions.DETAIL.put(document, words.ngram(document.text, self.size, int(found[0])))
                 return False, name
         return True
 
 
-def _distinct(documents: DocumentsPipeline, size: int) -> np.ndarray:
-    parts = [np.unique(words.ngram_hashes(document.text, size)) for document in documents]
-    return np.unique(np.concatenate([np.array([], np.uint64), *parts]))
-
-
-def _save(path: Path, hashes: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, hashes)
+def _ngrams(documents: DocumentsPipeline, size: int) -> np.ndarray:
+    """The hashes of all n-grams of the documents, each once, sorted."""
+    return hashes.distinct(np.unique(words.ngram_hashes(document.text, size)) for document in documents)

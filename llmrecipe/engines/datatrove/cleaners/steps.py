@@ -4,7 +4,7 @@ from functools import cached_property
 from importlib.resources import as_file, files
 
 import fasttext
-from datatrove.data import Document
+from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters import (
     C4QualityFilter,
@@ -20,11 +20,13 @@ from datatrove.pipeline.formatters import PIIFormatter
 from datatrove.pipeline.formatters.ftfy import FTFYFormatter
 from tldextract import TLDExtract
 
+from llmrecipe.engines.datatrove import companions
 from llmrecipe.engines.datatrove.cleaners.words import PiecewiseTokenizer, short_pieces
+from llmrecipe.errors import StageError
 from llmrecipe.recipe import cleaning
 from llmrecipe.recipe.cleaning import (
     C4Quality,
-    Cleaner,
+    CustomCleaner,
     FineWebQuality,
     FixUnicode,
     GopherQuality,
@@ -34,6 +36,7 @@ from llmrecipe.recipe.cleaning import (
     MaskPersonalData,
     UrlBlocklist,
 )
+from llmrecipe.recipe.kinds import Cleaner
 
 
 def step_of(cleaner: Cleaner) -> PipelineStep:
@@ -90,6 +93,45 @@ def step_of(cleaner: Cleaner) -> PipelineStep:
             )
         case MaskPersonalData():
             return AddressFormatter(remove_emails=cleaner.emails, remove_ips=cleaner.ip_addresses)
+        case CustomCleaner():
+            return CustomStep(cleaner)
+    raise StageError(f"{cleaner.tag}: no step cleans documents as {type(cleaner).__name__} says; use a CustomCleaner")
+
+
+class CustomStep(PipelineStep):
+    """Runs a cleaner of the user's own."""
+
+    type = "CUSTOM"
+
+    def __init__(self, cleaner: CustomCleaner) -> None:
+        super().__init__()
+        self.cleaner = cleaner
+        self.name = cleaner.tag
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """The documents that it keeps.
+
+        Raises:
+            StageError: its code fails, or returns no text.
+        """
+        for document in data:
+            text = self._cleaned(document)
+            if text is not None:
+                document.text = text
+                yield document
+
+    def _cleaned(self, document: Document) -> str | None:
+        where = f"{self.cleaner.tag}: {type(self.cleaner).__name__}.clean"
+        try:
+            text = self.cleaner.clean(document.text)
+        # Anybody's code.
+        except Exception as error:
+            raise StageError(f"{where} failed on {document.id}: {type(error).__name__}: {error}") from error
+        if text is None or isinstance(text, str):
+            return text
+        raise StageError(
+            f"{where} returned {type(text).__name__} for {document.id}; return the text, or None to drop the document"
+        )
 
 
 class AddressFormatter(PIIFormatter):
@@ -150,10 +192,12 @@ class UrlFilter(URLFilter):
 
     def filter(self, document: Document) -> bool | tuple[bool, str]:
         """Whether it stays, or which list says no."""
-        url = document.metadata.get("url")
+        url = companions.URL.of(document)
         if not url:
             return True
-        verdict = super().filter(Document(text="", id="", metadata={"url": url.lower()}))
+        lowered = Document(text="", id="")
+        companions.URL.put(lowered, url.lower())
+        verdict = super().filter(lowered)
         if verdict is not True:
-            document.metadata["filter_detail"] = url
+            companions.DETAIL.put(document, url)
         return verdict

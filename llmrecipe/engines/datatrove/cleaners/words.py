@@ -30,9 +30,9 @@ _hash = create_hash_func(HASH)
 
 
 class PiecewiseTokenizer(WordTokenizer):
-    """datatrove's tokenizer for English, over one piece of a text after the other, so that long ones fit in memory.
+    """datatrove's tokenizer for English, over one piece of a text after the other, so long ones fit in memory.
 
-    Texts are cut at white space, where no word goes on, and within endless words; else, only a sentence may be cut in
+    Texts are cut at white space, and within endless words; else, only a sentence may be cut in
     two.
     """
 
@@ -52,6 +52,11 @@ class PiecewiseTokenizer(WordTokenizer):
         """The sentences of these spans, one for each."""
         # datatrove's own leaves out those of white space, and so counts them differently from spans.
         return [text[first:last] for first, last in self.span_tokenize(text)]
+
+
+def text_hash(text: str) -> int:
+    """The hash of a whole text, as it is; 64 bits."""
+    return _hash(text)
 
 
 def words(text: str) -> Iterator[str]:

@@ -1,9 +1,10 @@
-"""Runs a datatrove pipeline, wherever the recipe's `Execution` says."""
+"""Runs a datatrove pipeline, wherever the machine's `text_on` says."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import MetricStats
@@ -11,14 +12,22 @@ from datatrove.utils.stats import MetricStats
 from llmrecipe.engines.datatrove.executors.local import LocalExecutor
 from llmrecipe.engines.datatrove.executors.ray import RayExecutor
 from llmrecipe.engines.datatrove.executors.slurm import SlurmExecutor
-from llmrecipe.recipe.execution import Local, Ray, Slurm
-from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.engines.datatrove.executors.tasks import TaskExecutor
+from llmrecipe.recipe.kinds import Place
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.place import Local, Ray, Slurm
 
-_EXECUTORS = {Local: LocalExecutor, Slurm: SlurmExecutor, Ray: RayExecutor}
+class _Executor(Protocol):
+    def __call__(
+        self, what: str, steps: Sequence[PipelineStep], *, tasks: int, machine: Machine, logs: Path
+    ) -> TaskExecutor: ...
+
+
+_EXECUTORS: dict[type[Place], _Executor] = {Local: LocalExecutor, Slurm: SlurmExecutor, Ray: RayExecutor}
 
 
 def run(
-    what: str, steps: Sequence[tuple[str, PipelineStep]], *, tasks: int, runtime: Runtime, work: Path
+    what: str, steps: Sequence[tuple[str, PipelineStep]], *, tasks: int, machine: Machine, work: Path
 ) -> Counter[tuple[str, str]]:
     """Run every task of a pipeline of labelled steps, those left out that an earlier run has finished.
 
@@ -26,7 +35,7 @@ def run(
         what: the work in a few words, for the log.
         steps: the pipeline; every task runs a copy of it.
         tasks: parts that the work is cut into; decides the output, unlike the number of workers.
-        runtime: where, by how many workers, and the log level.
+        machine: where, by how many workers, and the log level.
         work: folder for datatrove's own logs and statistics, and for what tells the finished tasks. All that the steps
             write must be on the same file system.
 
@@ -37,11 +46,8 @@ def run(
         StageError: a worker was killed or a job lost. What a step raises comes out as it is, if it is a StageError.
     """
     logs = work / "logs"
-    make = _EXECUTORS[type(runtime.execution.on)]
-    verbose = runtime.log_level == "debug"
-    make(
-        what, [step for _, step in steps], tasks=tasks, execution=runtime.execution, logs=logs, verbose=verbose
-    ).finish()
+    make = _EXECUTORS[type(machine.text_on)]
+    make(what, [step for _, step in steps], tasks=tasks, machine=machine, logs=logs).finish()
     totals: Counter[tuple[str, str]] = Counter()
     for rank in range(tasks):
         counted = json.loads((logs / "stats" / f"{rank:05d}.json").read_text(encoding="utf-8"))

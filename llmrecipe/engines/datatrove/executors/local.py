@@ -16,7 +16,7 @@ from datatrove.utils.stats import PipelineStats
 from llmrecipe.engines.datatrove.executors.tasks import TaskExecutor, quiet
 from llmrecipe.errors import StageError
 from llmrecipe.launch.process import die_with_parent
-from llmrecipe.recipe.execution import Execution
+from llmrecipe.recipe.machine import Machine
 
 
 class LocalExecutor(TaskExecutor):
@@ -26,14 +26,12 @@ class LocalExecutor(TaskExecutor):
     was killed and write on into a folder that the next run takes for its own.
     """
 
-    def __init__(
-        self, what: str, steps: Sequence[PipelineStep], *, tasks: int, execution: Execution, logs: Path, verbose: bool
-    ) -> None:
+    def __init__(self, what: str, steps: Sequence[PipelineStep], *, tasks: int, machine: Machine, logs: Path) -> None:
         super().__init__(list(steps), str(logs))
         self.what = what
         self.tasks = tasks
-        self.workers = min(execution.workers, tasks)
-        self.verbose = verbose
+        self.workers = min(machine.workers, tasks)
+        self.verbose = machine.log_level == "debug"
 
     @property
     def world_size(self) -> int:
@@ -84,7 +82,7 @@ class LocalExecutor(TaskExecutor):
                 if isinstance(error, BrokenProcessPool):
                     raise StageError(
                         "a worker process was killed, most likely because memory ran out; "
-                        "lower `runtime.execution.workers` and run `dvc repro` again: it goes on with the shards that "
+                        "lower the machine's `workers` and run `dvc repro` again: it resumes with the shards that "
                         "are left"
                     ) from error
                 raise

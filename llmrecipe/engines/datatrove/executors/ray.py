@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
@@ -16,7 +17,8 @@ from datatrove.utils.stats import PipelineStats
 from llmrecipe.engines.datatrove.executors.tasks import RemoteExecutor, cleaning_up_on_termination, quiet
 from llmrecipe.errors import StageError
 from llmrecipe.launch.process import die_with_parent
-from llmrecipe.recipe.execution import Execution
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.place import Ray
 
 LOOK_SECONDS = 1.0
 """How often the finished tasks are counted."""
@@ -25,22 +27,20 @@ LOOK_SECONDS = 1.0
 class RayExecutor(RemoteExecutor, RayPipelineExecutor):
     """datatrove's executor, and what it found out."""
 
-    def __init__(
-        self, what: str, steps: Sequence[PipelineStep], *, tasks: int, execution: Execution, logs: Path, verbose: bool
-    ) -> None:
-        on = execution.on
+    def __init__(self, what: str, steps: Sequence[PipelineStep], *, tasks: int, machine: Machine, logs: Path) -> None:
+        on = cast(Ray, machine.text_on)
         self.what = what
         self.remedy = (
-            "Raise `memory_per_cpu_gb` of `runtime.execution.on`, lower `runtime.execution.workers`, "
+            "Raise `memory_per_cpu_gb` of the machine's `text_on`, lower the machine's `workers`, "
             "or raise `corpus.shards` for less of each"
         )
-        self.verbose = verbose
+        self.verbose = machine.log_level == "debug"
         self.address = on.address
-        with quiet(verbose):
+        with quiet(self.verbose):
             super().__init__(
                 list(steps),
                 tasks=tasks,
-                workers=execution.workers,
+                workers=machine.workers,
                 logging_dir=str(logs),
                 cpus_per_task=on.cpus_per_task,
                 mem_per_cpu_gb=on.memory_per_cpu_gb,
@@ -73,8 +73,8 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
         """Join the cluster, unless an earlier pass has; Ray leaves it when this process ends."""
         if importlib.util.find_spec("ray") is None:
             raise StageError(
-                "runtime.execution.on: the package `ray` is not installed; `pip install 'llmrecipe[ray]'`, or use "
-                "`on=Local()`"
+                "machine.text_on: the package `ray` is not installed; `pip install 'llmrecipe[ray]'`, or use "
+                "`text_on=place.Local()`"
             )
         # It reports to its makers otherwise.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -83,7 +83,15 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
         if not ray.is_initialized():
             if self.address is not None:
                 self._refuse_silent(self.address)
-            ray.init(self.address, include_dashboard=False, log_to_driver=self.verbose, logging_level=logging.ERROR)
+            # The workers import modules of the user's own.
+            environment = {"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}}
+            ray.init(
+                self.address,
+                include_dashboard=False,
+                log_to_driver=self.verbose,
+                logging_level=logging.ERROR,
+                runtime_env=environment,
+            )
         self._refuse_small(ray.nodes())
 
     def _refuse_silent(self, address: str) -> None:
@@ -92,7 +100,7 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
         try:
             socket.create_connection((host, int(port)), timeout=10).close()
         except OSError as error:
-            raise StageError(f"runtime.execution.on.address: no Ray cluster at {address!r}: {error}") from None
+            raise StageError(f"machine.text_on.address: no Ray cluster at {address!r}: {error}") from None
 
     def _refuse_small(self, nodes: list[dict]) -> None:
         # Ray would wait for a larger node forever.
@@ -101,7 +109,7 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
         if not any(have >= cpus and memory >= gigabytes for have, memory in found):
             largest = ", ".join(f"{have:g} and {memory:.1f} GB" for have, memory in sorted(found)[-3:])
             raise StageError(
-                f"runtime.execution.on: a task gets {cpus} cores and {gigabytes} GB, and no node of the Ray cluster "
+                f"machine.text_on: a task gets {cpus} cores and {gigabytes} GB, and no node of the Ray cluster "
                 f"has as much; the largest have {largest}"
             )
 

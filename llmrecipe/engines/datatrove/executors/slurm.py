@@ -3,6 +3,7 @@
 import getpass
 import hashlib
 import math
+import os
 import shlex
 import shutil
 import subprocess
@@ -10,13 +11,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from llmrecipe.engines.datatrove.executors.tasks import RemoteExecutor, cleaning_up_on_termination, quiet
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.execution import Execution
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.place import Slurm
 
 MAX_ARRAY_SIZE = 1000
 """Most jobs of one array; Slurm's own `MaxArraySize` is 1001."""
@@ -38,15 +41,13 @@ class SlurmExecutor(RemoteExecutor, SlurmPipelineExecutor):
     found, and ended, by the next.
     """
 
-    def __init__(
-        self, what: str, steps: Sequence[PipelineStep], *, tasks: int, execution: Execution, logs: Path, verbose: bool
-    ) -> None:
-        on = execution.on
+    def __init__(self, what: str, steps: Sequence[PipelineStep], *, tasks: int, machine: Machine, logs: Path) -> None:
+        on = cast(Slurm, machine.text_on)
         self.what = what
         self.remedy = (
-            "Raise `memory_per_cpu_gb` or `time_limit` of `runtime.execution.on`, or `corpus.shards` for less of each"
+            "Raise `memory_per_cpu_gb` or `time_limit` of the machine's `text_on`, or `corpus.shards` for less of each"
         )
-        self.verbose = verbose
+        self.verbose = machine.log_level == "debug"
         super().__init__(
             list(steps),
             tasks=tasks,
@@ -54,11 +55,10 @@ class SlurmExecutor(RemoteExecutor, SlurmPipelineExecutor):
             partition=on.partition,
             cpus_per_task=on.cpus_per_task,
             mem_per_cpu_gb=on.memory_per_cpu_gb,
-            workers=execution.workers,
+            workers=machine.workers,
             job_name=f"llmrecipe-{hashlib.sha256(str(logs.absolute()).encode()).hexdigest()[:16]}",
             qos=on.qos,
-            # The one of this process, activated or not.
-            env_command=f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
+            env_command=_environment(),
             sbatch_args={"account": on.account} if on.account else {},
             logging_dir=str(logs),
             tasks_per_job=math.ceil(tasks / MAX_ARRAY_SIZE),
@@ -78,7 +78,7 @@ class SlurmExecutor(RemoteExecutor, SlurmPipelineExecutor):
             return
         if shutil.which("sbatch") is None:
             raise StageError(
-                "runtime.execution.on: Slurm, and there is no `sbatch` on this machine; run `dvc repro` where jobs are "
+                "machine.text_on: Slurm, and there is no `sbatch` on this machine; run `dvc repro` where jobs are "
                 "submitted, on a login node of the cluster"
             )
         with cleaning_up_on_termination():
@@ -150,3 +150,9 @@ class SlurmExecutor(RemoteExecutor, SlurmPipelineExecutor):
         self._cancel()
         while self._queued() != set():
             time.sleep(LOOK_SECONDS)
+
+
+def _environment() -> str:
+    """The shell's commands for the Python of this process, activated or not, and for modules of the user's own."""
+    path, modules = str(Path(sys.executable).parent), os.environ.get("PYTHONPATH", "")
+    return f"export PATH={shlex.quote(path)}:$PATH PYTHONPATH={shlex.quote(modules)}"

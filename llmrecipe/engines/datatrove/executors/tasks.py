@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,17 @@ class TaskExecutor(PipelineExecutor):
 
     what: str
     """The work in a few words, for the log."""
+
+    verbose: bool
+    """Whether datatrove's own log is shown."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Run every task that isn't finished.
+
+        Raises:
+            StageError: a task failed or was lost.
+        """
 
     def mark_rank_as_completed(self, rank: int) -> None:
         """Mark a task as finished, once all that it has written is on the disk."""
@@ -91,7 +103,7 @@ class RemoteExecutor(TaskExecutor):
         """The error about a task that ended unfinished and left no note; `place` is where to look."""
         return StageError(
             f"{self.what}: task {rank} ended before its work did: it was cancelled, or ran out of time or memory; "
-            f"{place}. {self.remedy}, and run `dvc repro` again: it goes on with the tasks that are left"
+            f"{place}. {self.remedy}, and run `dvc repro` again: it resumes with the tasks that are left"
         )
 
     def _failures(self) -> list[str]:
@@ -115,7 +127,7 @@ def quiet(verbose: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def cleaning_up_on_termination() -> Iterator[None]:
-    """Let SIGTERM unwind the block as Ctrl-C does, so that what runs elsewhere is told to end."""
+    """Let SIGTERM unwind the block as Ctrl-C does, so what runs elsewhere is told to end."""
     previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield

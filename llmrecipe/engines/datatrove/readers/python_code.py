@@ -1,5 +1,6 @@
 """Which files of Python's standard library, and of installed packages, are text to learn from."""
 
+import platform
 import re
 import sys
 import sysconfig
@@ -24,6 +25,24 @@ _CHARACTER_MAP = re.compile(r"^decoding_(table|map) = ", re.MULTILINE)
 """What the single-byte codecs of `encodings` consist of, whether or not they say that they were generated."""
 
 _HEAD = 500
+
+
+def refuse_version(version: str | None, where: str) -> None:
+    """Refuse to read the standard library of another Python than the one that is asked for.
+
+    Args:
+        version: the Python's, `3.11.7`; None for the running one's.
+        where: the source's place in the recipe, for messages.
+
+    Raises:
+        StageError: another one runs.
+    """
+    running = platform.python_version()
+    if version not in (None, running):
+        raise StageError(
+            f"{where}.version: the standard library of Python {version} is asked for, and this is Python {running}; "
+            "run `llmrecipe plan` with this Python to take its own, or the stage with that one"
+        )
 
 
 def standard_library(root: Path | None = None) -> dict[str, Path]:

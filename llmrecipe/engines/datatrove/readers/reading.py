@@ -16,6 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 from fsspec.implementations.local import LocalFileSystem
 
 from llmrecipe import origins
+from llmrecipe.engines.datatrove import companions
 from llmrecipe.errors import StageError
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
@@ -25,7 +26,7 @@ class SourceReader(PipelineStep):
     """Base of the readers: deals the documents of a source's parts over the tasks.
 
     The parts' bytes, laid end to end, are cut into one equal share for each task. A part within one share belongs to
-    that task; the documents of a part that reaches over several shares go to their tasks in turn, so that one large
+    that task; the documents of a part that reaches over several shares go to their tasks in turn, so one large
     file keeps every worker busy.
     """
 
@@ -73,7 +74,7 @@ class SourceReader(PipelineStep):
                 for index, (place, row) in enumerate(self.rows(name)):
                     if owners[index % len(owners)] == rank:
                         document = self.document(row, place)
-                        document.metadata["shard"] = rank
+                        companions.SHARD.put(document, rank)
                         self.stat_update("documents")
                         self.stat_update("bytes", value=len(document.text.encode()))
                         yield document
@@ -87,10 +88,10 @@ class SourceReader(PipelineStep):
 
     def of_fields(self, fields: Mapping[str, Any], place: str) -> Document:
         """The document in these columns or keys."""
-        metadata = {}
+        document = Document(text=self._text_of(fields, "text_field", place), id=place)
         if self.url_field:
-            metadata["url"] = self._text_of(fields, "url_field", place)
-        return Document(text=self._text_of(fields, "text_field", place), id=place, metadata=metadata)
+            companions.URL.put(document, self._text_of(fields, "url_field", place))
+        return document
 
     def require_fields(self, names: Iterable[str], place: str) -> None:
         """Refuse a table or an object without the fields of the text and the address."""
@@ -142,7 +143,7 @@ class FileReader(SourceReader):
         Raises:
             StageError: a URL can't be reached, a file can't be of this format, or all are empty.
         """
-        # fsspec takes a relative path for what it once was.
+        # fsspec remembers what a relative path once meant.
         self.files = {name: place.absolute() if isinstance(place, Path) else place for name, place in files.items()}
         super().__init__({name: _size(place) for name, place in self.files.items()}, **fields)
         for name, size in self.sizes.items():
@@ -225,7 +226,7 @@ def _size(place: Path | str) -> int:
         raise unreachable(place, error) from error
     if size is None:
         raise StageError(
-            f"{place}: the server doesn't say how large it is, so that the work can't be shared out; keep a copy with "
+            f"{place}: the server doesn't say how large it is, so the work can't be shared out; keep a copy with "
             f"the project: `dvc import-url {place} data/`"
         )
     return size

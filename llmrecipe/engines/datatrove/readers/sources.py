@@ -12,6 +12,7 @@ from llmrecipe.engines.datatrove.readers.files import CsvReader, JsonlReader, Pa
 from llmrecipe.engines.datatrove.readers.reading import FileReader, SourceReader, unreachable
 from llmrecipe.engines.datatrove.readers.warc import WarcReader
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.kinds import Source
 from llmrecipe.recipe.source import (
     CsvFiles,
     Files,
@@ -20,7 +21,7 @@ from llmrecipe.recipe.source import (
     ParquetFiles,
     PythonPackages,
     PythonStdlib,
-    Source,
+    RowFiles,
     TextFiles,
     WarcFiles,
 )
@@ -39,10 +40,11 @@ def reader_of(source: Source, where: str = "corpus.source") -> SourceReader:
 
     Raises:
         StageError: a pattern matches no file, a file can't be of the source's format, a URL or the hub can't be
-            reached, or a package is installed in another version.
+            reached, or Python or a package is here in another version.
     """
     match source:
         case PythonStdlib():
+            python_code.refuse_version(source.version, where)
             return PythonReader(python_code.standard_library())
         case PythonPackages():
             return PythonReader(python_code.installed(source.packages, where))
@@ -51,9 +53,12 @@ def reader_of(source: Source, where: str = "corpus.source") -> SourceReader:
             from llmrecipe.engines.datatrove.readers.hub import HubReader
 
             return HubReader(source, where)
-    options = ("text_field", "url_field")
-    fields = {option: getattr(source, option) for option in options if hasattr(source, option)}
-    return _READERS[type(source)](_found(source.paths, where), **fields)
+        case RowFiles():
+            fields = {"text_field": source.text_field, "url_field": source.url_field}
+            return _READERS[type(source)](_found(source.paths, where), **fields)
+        case Files():
+            return _READERS[type(source)](_found(source.paths, where))
+    raise StageError(f"{where}: nothing reads {type(source).__name__}; use a source of this package")
 
 
 def _found(paths: Iterable[str], where: str) -> dict[str, Path | str]:

@@ -17,6 +17,7 @@ from warcio.exceptions import ArchiveLoadFailed
 from warcio.recordloader import ArcWarcRecord
 from warcio.statusandheaders import StatusAndHeadersParserException
 
+from llmrecipe.engines.datatrove import companions
 from llmrecipe.engines.datatrove.readers.reading import FileReader
 from llmrecipe.errors import StageError
 
@@ -62,7 +63,9 @@ class WarcReader(FileReader):
     def document(self, row: Page, place: str) -> Document:
         """The page's main text."""
         text = main_text(row) if row.is_html else row.body.decode("utf-8", "replace")
-        return Document(text=text, id=place, metadata={"url": row.url})
+        document = Document(text=text, id=place)
+        companions.URL.put(document, row.url)
+        return document
 
 
 def main_text(page: Page) -> str:

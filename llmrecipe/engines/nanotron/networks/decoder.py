@@ -1,4 +1,4 @@
-"""nanotron's Llama with what it lacks; and its logits in one process.
+"""nanotron's Llama with what it lacks.
 
 It lacks the base of rotary positions, dropout, recomputation, attention within documents, and the z-loss.
 """
@@ -11,20 +11,79 @@ import torch
 from nanotron.config import LlamaConfig, ParallelismArgs
 from nanotron.models.llama import Embedding, LlamaDecoderLayer, LlamaForTraining
 from nanotron.parallel import ParallelContext
-from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
 from torch.utils.checkpoint import checkpoint
 
-from llmrecipe.engines.nanotron.networks.dropout import Dropout
+from llmrecipe.engines.models.architecture import RunOptions
+from llmrecipe.engines.nanotron.networks.dropout import Dropper
 from llmrecipe.engines.nanotron.networks.loss import Loss
+from llmrecipe.engines.nanotron.networks.micro_batch import MicroBatchInFlight, Placed
 from llmrecipe.engines.nanotron.port.attention import RotaryEmbedding, causal_self_attention
 from llmrecipe.engines.tokens.packing import PackedDocuments
-from llmrecipe.recipe import training
 
-Placed = torch.Tensor | TensorPointer
+
+class EmbeddingWithDropout(Embedding):
+    """nanotron's embedding, with dropout."""
+
+    def __init__(self, *, dropper: Dropper, batch: MicroBatchInFlight, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.dropper = dropper
+        self.batch = batch
+
+    def forward(self, input_ids: torch.Tensor, input_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`[batch, length]` to `[length, batch, hidden]`."""
+        embedded = super().forward(input_ids, input_mask)["input_embeds"]
+        rate = self.dropper.rates.embedding
+        return {"input_embeds": self.dropper.of_tokens(embedded, rate, "embedding", self.batch.samples)}
+
+
+class DecoderLayer(LlamaDecoderLayer):
+    """nanotron's decoder layer, with dropout, recomputation and attention that restarts with each document."""
+
+    def __init__(
+        self,
+        *,
+        dropper: Dropper,
+        batch: MicroBatchInFlight,
+        rotary: RotaryEmbedding,
+        options: RunOptions,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(**arguments)
+        self.place = f"layer {arguments['layer_idx']}"
+        self.dropper = dropper
+        self.batch = batch
+        self.recompute = options.recompute
+        self.restart_at_documents = options.restart_at_documents
+        # nanotron has no key for the base of the rotary positions, and keeps a second table for generation.
+        self.attn.flash_rotary_embedding = rotary
+        del self.attn.rotary_embedding
+
+    def forward(self, hidden_states: torch.Tensor, sequence_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`[length, batch, hidden]` to the same; the mask is handed on."""
+        # Bound now: at the time of a recomputation the network may be reading another micro-batch.
+        documents = self.batch.documents(sequence_mask) if self.restart_at_documents else None
+        layer = functools.partial(self._layer, samples=self.batch.samples, documents=documents)
+        if self.recompute and torch.is_grad_enabled():
+            hidden_states = checkpoint(layer, hidden_states, use_reentrant=False, preserve_rng_state=False)
+        else:
+            hidden_states = layer(hidden_states)
+        return {"hidden_states": hidden_states, "sequence_mask": sequence_mask}
+
+    def _layer(self, states: torch.Tensor, samples: Sequence[int], documents: PackedDocuments | None) -> torch.Tensor:
+        rates, drop_attention = self.dropper.rates, None
+        if rates.attention and torch.is_grad_enabled():
+            drop_attention = functools.partial(self.dropper.of_attention, place=self.place, samples=samples)
+        attended = causal_self_attention(self.attn, self.input_layernorm(states), drop_attention, documents)
+        states = states + self.dropper.of_tokens(attended, rates.residual, f"{self.place}, attention", samples)
+        fed_forward = self.mlp(self.post_attention_layernorm(states))["hidden_states"]
+        return states + self.dropper.of_tokens(fed_forward, rates.residual, f"{self.place}, feed-forward", samples)
 
 
 class LlamaNetwork(LlamaForTraining):
     """nanotron's pipeline of blocks, with some of the blocks replaced by those of this module."""
+
+    layer: type[DecoderLayer] = DecoderLayer
+    """The class of its layers."""
 
     def __init__(
         self,
@@ -34,35 +93,20 @@ class LlamaNetwork(LlamaForTraining):
         parallel_config: ParallelismArgs,
         random_states: Any = None,
         rope_theta: float,
-        dropout: training.Dropout,
-        seed: int,
-        z_loss: float,
-        recompute: bool,
-        restart_at_documents: bool,
+        options: RunOptions,
     ) -> None:
         super().__init__(config=config, parallel_context=parallel_context, parallel_config=parallel_config)
         self.batch = MicroBatchInFlight()
-        shared = {
-            "batch": self.batch,
-            "dropout": Dropout(
-                rates=dropout,
-                seed=seed,
-                tp_pg=parallel_context.tp_pg,
-                is_sequence_parallel=parallel_config.tp_mode.name == "REDUCE_SCATTER",
-            ),
-        }
+        dropper = Dropper.of(options, parallel_context.tp_pg, parallel_config.tp_mode)
+        shared: dict[str, Any] = {"batch": self.batch, "dropper": dropper}
         self.model.token_position_embeddings.module_builder = EmbeddingWithDropout
         self.model.token_position_embeddings.module_kwargs |= shared
         rotary = RotaryEmbedding(config.hidden_size // config.num_attention_heads, rope_theta, interleaved=True)
         for block in self.model.decoder:
-            block.module_builder = DecoderLayer
-            block.module_kwargs |= shared | {
-                "rotary": rotary,
-                "recompute": recompute,
-                "restart_at_documents": restart_at_documents,
-            }
+            block.module_builder = self.layer
+            block.module_kwargs |= shared | {"rotary": rotary, "options": options}
         self.loss.module_builder = Loss
-        self.loss.module_kwargs["z_loss"] = z_loss
+        self.loss.module_kwargs = {"tensor_group": parallel_context.tp_pg, "z_loss": options.z_loss}
         self.loss.module_output_keys = {"loss", "cross_entropy", "z_loss"}
 
     def forward(
@@ -81,77 +125,4 @@ class LlamaNetwork(LlamaForTraining):
     def get_block_compute_costs(self) -> dict[Any, int]:
         """nanotron's costs, by which it spreads the blocks over a pipeline."""
         costs = super().get_block_compute_costs()
-        return costs | {DecoderLayer: costs[LlamaDecoderLayer]}
-
-
-class MicroBatchInFlight:
-    """What the network is reading; nanotron's blocks pass on tensors alone."""
-
-    samples: Sequence[int] = ()
-
-    _mask: torch.Tensor | None = None
-
-    def documents(self, mask: torch.Tensor) -> PackedDocuments:
-        """Those of a mask as `data.micro_batch` makes it, found once for all layers that hand it on."""
-        if mask is not self._mask:
-            self._mask, self._documents = mask, PackedDocuments(~mask)
-        return self._documents
-
-
-class EmbeddingWithDropout(Embedding):
-    """nanotron's embedding, with dropout."""
-
-    def __init__(self, *, dropout: Dropout, batch: MicroBatchInFlight, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.dropout = dropout
-        self.batch = batch
-
-    def forward(self, input_ids: torch.Tensor, input_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`[batch, length]` to `[length, batch, hidden]`."""
-        embedded = super().forward(input_ids, input_mask)["input_embeds"]
-        rate = self.dropout.rates.embedding
-        return {"input_embeds": self.dropout.of_tokens(embedded, rate, "embedding", self.batch.samples)}
-
-
-class DecoderLayer(LlamaDecoderLayer):
-    """nanotron's decoder layer, with dropout, recomputation and attention that restarts with each document."""
-
-    def __init__(
-        self,
-        *,
-        dropout: Dropout,
-        batch: MicroBatchInFlight,
-        rotary: RotaryEmbedding,
-        recompute: bool,
-        restart_at_documents: bool,
-        **arguments: Any,
-    ) -> None:
-        super().__init__(**arguments)
-        self.place = f"layer {arguments['layer_idx']}"
-        self.dropout = dropout
-        self.batch = batch
-        self.recompute = recompute
-        self.restart_at_documents = restart_at_documents
-        # nanotron has no key for the base of the rotary positions, and keeps a second table for generation.
-        self.attn.flash_rotary_embedding = rotary
-        del self.attn.rotary_embedding
-
-    def forward(self, hidden_states: torch.Tensor, sequence_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`[length, batch, hidden]` to the same; the mask is handed on."""
-        # Bound now: at the time of a recomputation the network may be reading another micro-batch.
-        documents = self.batch.documents(sequence_mask) if self.restart_at_documents else None
-        layer = functools.partial(self._layer, samples=self.batch.samples, documents=documents)
-        if self.recompute and torch.is_grad_enabled():
-            hidden_states = checkpoint(layer, hidden_states, use_reentrant=False, preserve_rng_state=False)
-        else:
-            hidden_states = layer(hidden_states)
-        return {"hidden_states": hidden_states, "sequence_mask": sequence_mask}
-
-    def _layer(self, states: torch.Tensor, samples: Sequence[int], documents: PackedDocuments | None) -> torch.Tensor:
-        rates, drop_attention = self.dropout.rates, None
-        if rates.attention and torch.is_grad_enabled():
-            drop_attention = functools.partial(self.dropout.of_attention, place=self.place, samples=samples)
-        attended = causal_self_attention(self.attn, self.input_layernorm(states), drop_attention, documents)
-        states = states + self.dropout.of_tokens(attended, rates.residual, f"{self.place}, attention", samples)
-        fed_forward = self.mlp(self.post_attention_layernorm(states))["hidden_states"]
-        return states + self.dropout.of_tokens(fed_forward, rates.residual, f"{self.place}, feed-forward", samples)
+        return costs | {self.layer: costs[LlamaDecoderLayer]}

@@ -2,9 +2,10 @@
 
 import abc
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import torch
 from nanotron import distributed as dist
 from nanotron.parallel.tensor_parallel.distributed_differentiable_primitives import differentiable_all_gather
@@ -18,36 +19,87 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from llmrecipe.engines.nanotron.networks.decoder import MicroBatchInFlight
-from llmrecipe.engines.nanotron.networks.dropout import Dropout
+from llmrecipe.engines.nanotron.networks.dropout import Dropper
+from llmrecipe.engines.nanotron.networks.micro_batch import MicroBatchInFlight
 from llmrecipe.engines.nanotron.port.attention import RotaryEmbedding
 from llmrecipe.engines.nanotron.port.linear import linear
-from llmrecipe.recipe.model import Bert, Encoder, ModernBert
+from llmrecipe.recipe.network import Network
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Blocks:
+    """What a family of encoders is built of."""
+
+    embeddings: "type[Embeddings]"
+    """Tokens to states."""
+
+    layer: "Callable[..., EncoderLayer]"
+    """A layer."""
+
+    norm_eps: float
+    """Added to the variance in each LayerNorm."""
+
+    has_biases: bool
+    """Whether linear layers and norms have biases."""
+
+    has_final_norm: bool
+    """Whether a norm follows the last layer; else it ends with one."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Surroundings:
+    """What every block of an encoder gets."""
+
+    network: Network
+    """The shape."""
+
+    blocks: Blocks
+    """What it is built of."""
+
+    batch: MicroBatchInFlight
+    """What the network is reading."""
+
+    tensor_group: dist.ProcessGroup
+    """The ranks that share the network's matrices."""
+
+    tensor_parallel_mode: TensorParallelLinearMode
+    """Whether they share the tokens between the matrices, too."""
+
+    dropper: Dropper
+    """What drops."""
+
+    recompute: bool
+    """Whether layers are computed again in the backward pass."""
+
+    predicts_context: bool
+    """Whether there is a second head, for the tokens before masked spans."""
+
+    @property
+    def linear(self) -> dict[str, Any]:
+        """Options of nanotron's linear layers."""
+        return {"pg": self.tensor_group, "mode": self.tensor_parallel_mode, "bias": self.blocks.has_biases}
+
+    def layer_norm(self) -> nn.LayerNorm:
+        """A norm of the residual stream."""
+        return nn.LayerNorm(self.network.hidden_size, eps=self.blocks.norm_eps, bias=self.blocks.has_biases)
 
 
 class Embeddings(nn.Module):
     """Tokens, normalised."""
 
-    def __init__(
-        self,
-        *,
-        model: Encoder,
-        vocab_size: int,
-        batch: MicroBatchInFlight,
-        tp_pg: dist.ProcessGroup,
-        mode: TensorParallelLinearMode,
-        dropout: Dropout,
-    ) -> None:
+    def __init__(self, around: Surroundings, vocab_size: int) -> None:
         super().__init__()
-        self.batch, self.tp_pg, self.dropout = batch, tp_pg, dropout
-        self.token_embedding = TensorParallelEmbedding(vocab_size, model.hidden_size, pg=tp_pg, mode=mode)
-        self.layer_norm = _layer_norm(model)
+        self.batch, self.tensor_group, self.dropper = around.batch, around.tensor_group, around.dropper
+        self.token_embedding = TensorParallelEmbedding(
+            vocab_size, around.network.hidden_size, pg=around.tensor_group, mode=around.tensor_parallel_mode
+        )
+        self.layer_norm = around.layer_norm()
 
     def forward(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """`[batch, length]` to `[length, batch, hidden]`, or a rank's part of the length."""
         states = self.layer_norm(self._embedded(input_ids))
-        rate = self.dropout.rates.embedding
-        return {"hidden_states": self.dropout.of_tokens(states, rate, "embedding", self.batch.samples)}
+        rate = self.dropper.rates.embedding
+        return {"hidden_states": self.dropper.of_tokens(states, rate, "embedding", self.batch.samples)}
 
     def _embedded(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.token_embedding(input_ids.t())
@@ -56,39 +108,30 @@ class Embeddings(nn.Module):
 class BertEmbeddings(Embeddings):
     """Tokens, positions and segment 0, added and normalised."""
 
-    def __init__(self, *, model: Bert, **arguments: Any) -> None:
-        super().__init__(model=model, **arguments)
-        self.position_embedding = nn.Embedding(model.max_position_embeddings, model.hidden_size)
-        self.segment_embedding = nn.Embedding(2, model.hidden_size)
+    def __init__(self, around: Surroundings, vocab_size: int) -> None:
+        super().__init__(around, vocab_size)
+        width = around.network.hidden_size
+        self.position_embedding = nn.Embedding(around.network.max_position_embeddings, width)
+        self.segment_embedding = nn.Embedding(2, width)
 
     def _embedded(self, input_ids: torch.Tensor) -> torch.Tensor:
         positions = self.position_embedding.weight[: input_ids.shape[1]]
-        if self.dropout.is_sequence_parallel:
-            positions = positions.chunk(self.tp_pg.size())[dist.get_rank(self.tp_pg)]
+        if self.dropper.is_sequence_parallel:
+            positions = positions.chunk(self.tensor_group.size())[dist.get_rank(self.tensor_group)]
         return super()._embedded(input_ids) + (positions + self.segment_embedding.weight[0])[:, None]
 
 
 class EncoderLayer(nn.Module, abc.ABC):
     """Attention in both directions and a feed-forward layer, each added to what it has read."""
 
-    def __init__(
-        self,
-        *,
-        model: Encoder,
-        batch: MicroBatchInFlight,
-        tp_pg: dist.ProcessGroup,
-        mode: TensorParallelLinearMode,
-        dropout: Dropout,
-        index: int,
-        recompute: bool,
-    ) -> None:
+    def __init__(self, around: Surroundings, index: int) -> None:
         super().__init__()
-        self.batch, self.dropout, self.place, self.recompute = batch, dropout, f"layer {index}", recompute
-        self.head_dim = model.hidden_size // model.num_attention_heads
-        width = model.hidden_size
-        self.options = {"pg": tp_pg, "mode": mode, "bias": _has_biases(model)}
-        self.qkv_proj = TensorParallelColumnLinear(width, 3 * width, contiguous_chunks=(width,) * 3, **self.options)
-        self.o_proj = TensorParallelRowLinear(width, width, **self.options)
+        self.batch, self.dropper, self.recompute = around.batch, around.dropper, around.recompute
+        self.place = f"layer {index}"
+        width = around.network.hidden_size
+        self.head_dim = width // around.network.num_attention_heads
+        self.qkv_proj = TensorParallelColumnLinear(width, 3 * width, contiguous_chunks=(width,) * 3, **around.linear)
+        self.o_proj = TensorParallelRowLinear(width, width, **around.linear)
 
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """`[length, batch, hidden]` to the same; the mask is handed on."""
@@ -104,19 +147,19 @@ class EncoderLayer(nn.Module, abc.ABC):
     def _layer(self, states: torch.Tensor, mask: torch.Tensor, samples: Sequence[int]) -> torch.Tensor: ...
 
     def _dropped(self, states: torch.Tensor, part: str, samples: Sequence[int]) -> torch.Tensor:
-        return self.dropout.of_tokens(states, self.dropout.rates.residual, f"{self.place}, {part}", samples)
+        return self.dropper.of_tokens(states, self.dropper.rates.residual, f"{self.place}, {part}", samples)
 
     def _attention(self, states: torch.Tensor, mask: torch.Tensor, samples: Sequence[int]) -> torch.Tensor:
         heads = self.qkv_proj(states).unflatten(-1, (-1, self.head_dim))
         query, key, value = (x.permute(1, 2, 0, 3) for x in self._queries_keys_values(heads))
         # A kernel without a mask is faster, and every token of a training sequence counts.
         hidden = None if mask.all() else mask[:, None, None, :]
-        if self.dropout.rates.attention and torch.is_grad_enabled():
+        if self.dropper.rates.attention and torch.is_grad_enabled():
             scores = (query @ key.transpose(-1, -2) * self.head_dim**-0.5).float()
             if hidden is not None:
                 scores = scores.masked_fill(~hidden, float("-inf"))
-            weights = self.dropout.of_attention(scores.softmax(-1).to(query.dtype), self.place, samples)
-            output = weights @ value
+            attention = self.dropper.of_attention(scores.softmax(-1).to(query.dtype), self.place, samples)
+            output = attention @ value
         else:
             output = functional.scaled_dot_product_attention(query, key, value, attn_mask=hidden)
         return self.o_proj(output.permute(2, 0, 1, 3).flatten(2))
@@ -129,13 +172,13 @@ class EncoderLayer(nn.Module, abc.ABC):
 class PostNormLayer(EncoderLayer):
     """BERT's: LayerNorm after each addition, GELU."""
 
-    def __init__(self, *, model: Bert, **arguments: Any) -> None:
-        super().__init__(model=model, **arguments)
-        width, inner = model.hidden_size, model.feed_forward_size
-        self.attention_norm = _layer_norm(model)
-        self.up_proj = TensorParallelColumnLinear(width, inner, **self.options)
-        self.down_proj = TensorParallelRowLinear(inner, width, **self.options)
-        self.output_norm = _layer_norm(model)
+    def __init__(self, around: Surroundings, index: int) -> None:
+        super().__init__(around, index)
+        width, inner = around.network.hidden_size, around.network.feed_forward_size
+        self.attention_norm = around.layer_norm()
+        self.up_proj = TensorParallelColumnLinear(width, inner, **around.linear)
+        self.down_proj = TensorParallelRowLinear(inner, width, **around.linear)
+        self.output_norm = around.layer_norm()
 
     def _layer(self, states: torch.Tensor, mask: torch.Tensor, samples: Sequence[int]) -> torch.Tensor:
         attended = self._attention(states, mask, samples)
@@ -147,17 +190,17 @@ class PostNormLayer(EncoderLayer):
 class PreNormLayer(EncoderLayer):
     """ModernBERT's: LayerNorm before attention and feed-forward layer, rotary positions, GELU with a gate (GeGLU)."""
 
-    def __init__(self, *, model: ModernBert, index: int, rotary: RotaryEmbedding, **arguments: Any) -> None:
-        super().__init__(model=model, index=index, **arguments)
-        width, inner = model.hidden_size, model.feed_forward_size
+    def __init__(self, around: Surroundings, index: int, rotary: RotaryEmbedding) -> None:
+        super().__init__(around, index)
+        width, inner = around.network.hidden_size, around.network.feed_forward_size
         self.rotary = rotary
         # What the first layer reads comes out of the embeddings' norm.
-        self.attention_norm = _layer_norm(model) if index else nn.Identity()
-        self.feed_forward_norm = _layer_norm(model)
+        self.attention_norm = around.layer_norm() if index else nn.Identity()
+        self.feed_forward_norm = around.layer_norm()
         self.gate_up_proj = TensorParallelColumnLinear(
-            width, 2 * inner, contiguous_chunks=(inner, inner), **self.options
+            width, 2 * inner, contiguous_chunks=(inner, inner), **around.linear
         )
-        self.down_proj = TensorParallelRowLinear(inner, width, **self.options)
+        self.down_proj = TensorParallelRowLinear(inner, width, **around.linear)
 
     def _layer(self, states: torch.Tensor, mask: torch.Tensor, samples: Sequence[int]) -> torch.Tensor:
         attended = self._attention(self.attention_norm(states), mask, samples)
@@ -178,27 +221,25 @@ class Head(nn.Module):
     The output layer comes after it, for these places alone: a seventh of the tokens, where only masked ones count.
     """
 
-    def __init__(
-        self, *, model: Encoder, tp_pg: dist.ProcessGroup, mode: TensorParallelLinearMode, predicts_context: bool
-    ) -> None:
+    def __init__(self, around: Surroundings) -> None:
         super().__init__()
-        self.tp_pg, self.is_sequence_parallel = tp_pg, mode is TensorParallelLinearMode.REDUCE_SCATTER
-        self.predicts_context = predicts_context
-        width, bias = model.hidden_size, _has_biases(model)
-        # BERT's layers end with a norm each.
-        self.final_norm = nn.Identity() if isinstance(model, Bert) else _layer_norm(model)
-        self.dense, self.layer_norm = nn.Linear(width, width, bias=bias), _layer_norm(model)
-        if predicts_context:
-            self.context_dense, self.context_layer_norm = nn.Linear(width, width, bias=bias), _layer_norm(model)
+        self.tensor_group = around.tensor_group
+        self.is_sequence_parallel = around.tensor_parallel_mode is TensorParallelLinearMode.REDUCE_SCATTER
+        self.predicts_context = around.predicts_context
+        width, bias = around.network.hidden_size, around.blocks.has_biases
+        self.final_norm = around.layer_norm() if around.blocks.has_final_norm else nn.Identity()
+        self.dense, self.layer_norm = nn.Linear(width, width, bias=bias), around.layer_norm()
+        if around.predicts_context:
+            self.context_dense, self.context_layer_norm = nn.Linear(width, width, bias=bias), around.layer_norm()
 
     def forward(
         self, hidden_states: torch.Tensor, positions: torch.Tensor, is_context: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """`[length, batch, hidden]` to `[labels, 1, hidden]`, or from and to a rank's part of them."""
         if self.is_sequence_parallel:
-            rank, ranks = dist.get_rank(self.tp_pg), self.tp_pg.size()
-            hidden_states = differentiable_all_gather(hidden_states, group=self.tp_pg)
-            positions, is_context = (x.chunk(ranks)[rank] for x in (positions, is_context))
+            rank, tensor_parallel = dist.get_rank(self.tensor_group), self.tensor_group.size()
+            hidden_states = differentiable_all_gather(hidden_states, group=self.tensor_group)
+            positions, is_context = (x.chunk(tensor_parallel)[rank] for x in (positions, is_context))
         states = self.final_norm(hidden_states.flatten(0, 1).index_select(0, positions))
         predicting = self._transformed(states, self.dense, self.layer_norm)
         if self.predicts_context:
@@ -208,11 +249,3 @@ class Head(nn.Module):
 
     def _transformed(self, states: torch.Tensor, dense: nn.Linear, norm: nn.LayerNorm) -> torch.Tensor:
         return norm(functional.gelu(linear(states, dense.weight, dense.bias)))
-
-
-def _has_biases(model: Encoder) -> bool:
-    return isinstance(model, Bert)
-
-
-def _layer_norm(model: Encoder) -> nn.LayerNorm:
-    return nn.LayerNorm(model.hidden_size, eps=model.layer_norm_eps, bias=_has_biases(model))

@@ -15,11 +15,11 @@ enough to keep it busy."""
 
 
 class Loss(torch.nn.Module):
-    """Mean cross-entropy of the tokens, and the z-loss beside it."""
+    """Mean cross-entropy of the tokens, and the z-loss."""
 
-    def __init__(self, tp_pg: dist.ProcessGroup, z_loss: float) -> None:
+    def __init__(self, tensor_group: dist.ProcessGroup, z_loss: float) -> None:
         super().__init__()
-        self.tp_pg = tp_pg
+        self.tensor_group = tensor_group
         self.z_loss = z_loss
 
     def forward(
@@ -37,25 +37,25 @@ class Loss(torch.nn.Module):
             softmax's denominator, times its weight (Chowdhery et al. 2022, PaLM).
         """
         logits = sharded_logits.flatten(0, 1)
-        losses, squares = CrossEntropy.apply(logits, label_ids.t().flatten(), self.tp_pg)
+        losses, squares = CrossEntropy.apply(logits, label_ids.t().flatten(), self.tensor_group)
         cross_entropy = losses.mean()
         z_loss = self.z_loss * squares.mean()
         return {"loss": cross_entropy + z_loss, "cross_entropy": cross_entropy, "z_loss": z_loss}
 
 
 class MaskedLoss(torch.nn.Module):
-    """Weighted cross-entropy of masked tokens and of those before their spans, and the z-loss beside it."""
+    """Scaled cross-entropy of masked tokens and of those before their spans, and the z-loss."""
 
-    def __init__(self, tp_pg: dist.ProcessGroup, z_loss: float) -> None:
+    def __init__(self, tensor_group: dist.ProcessGroup, z_loss: float) -> None:
         super().__init__()
-        self.tp_pg = tp_pg
+        self.tensor_group = tensor_group
         self.z_loss = z_loss
 
     def forward(
         self,
         sharded_logits: torch.Tensor,
         label_ids: torch.Tensor,
-        label_weights: torch.Tensor,
+        label_scales: torch.Tensor,
         is_context: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """What to minimise, and its parts.
@@ -63,16 +63,16 @@ class MaskedLoss(torch.nn.Module):
         Args:
             sharded_logits: `[labels, 1, vocabulary / ranks]`, float32; overwritten in the backward pass.
             label_ids: `[1, labels]`.
-            label_weights: `[1, labels]`, float32.
+            label_scales: `[1, labels]`, float32: how much each label counts.
             is_context: `[labels]`, whether a label is the token before a span.
 
         Returns:
             `loss` is `cross_entropy + context + z_loss`, all scalars; `z_loss` is of the masked tokens.
         """
-        losses, squares = CrossEntropy.apply(sharded_logits[:, 0], label_ids[0], self.tp_pg)
-        weights = label_weights[0]
-        of_masked = weights.masked_fill(is_context, 0)
-        cross_entropy, context = (of_masked * losses).sum(), ((weights - of_masked) * losses).sum()
+        losses, squares = CrossEntropy.apply(sharded_logits[:, 0], label_ids[0], self.tensor_group)
+        scales = label_scales[0]
+        of_masked = scales.masked_fill(is_context, 0)
+        cross_entropy, context = (of_masked * losses).sum(), ((scales - of_masked) * losses).sum()
         z_loss = self.z_loss * (of_masked * squares).sum()
         loss = cross_entropy + context + z_loss
         return {"loss": loss, "cross_entropy": cross_entropy, "context": context, "z_loss": z_loss}

@@ -1,0 +1,188 @@
+"""Measures of a model: one function for each class of `Measure`, found by the class."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property, partial, singledispatch
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrecipe import artifacts, cards
+from llmrecipe.cards import ModelCard
+from llmrecipe.engines.evaluation.documents import DocumentSums, Means
+from llmrecipe.engines.evaluation.heldout import HeldoutText, heldout_texts, heldout_token_rows
+from llmrecipe.engines.evaluation.scores import PseudoScore, Score, score_of
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.models.vocabulary import check_tokenizer
+from llmrecipe.engines.tokens.inputs import Tokens
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.measure import CustomMeasure, Measure, Perplexity, PseudoPerplexity, Samples, TokenMeasure
+
+Numbers = dict[str, Any]
+"""What a measure says of a model: numbers by name, those of a mixture's parts below `corpora`."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class LoadedModel:
+    """A model that is measured, and the held-out text that it is measured on; a `MeasuredModel`."""
+
+    directory: Path
+    """Its folder."""
+
+    card: ModelCard
+    """What it is."""
+
+    transformers_model: PreTrainedModel
+    """The model in transformers, on `device` and ready for inference."""
+
+    device: torch.device
+    """Where it computes."""
+
+    tokens: Tokens | None
+    """The text in its own tokens; None for a measure that reads none."""
+
+    @classmethod
+    def open(cls, inputs: Mapping[str, Path], asked: Measure, device: torch.device) -> "LoadedModel":
+        """Load the input `model`, and find the tokens among the inputs if the measure reads text.
+
+        Raises:
+            StageError: it is no whole model, the measure says nothing of it, or the tokens are another tokenizer's.
+        """
+        directory = inputs["model"]
+        artifacts.open_artifact(directory, "model")
+        card = cards.read(directory, ModelCard)
+        misfit = asked.misfit(card.objective)
+        if misfit is not None:
+            raise StageError(f"{directory}: {misfit}")
+        tokens = Tokens.of(inputs) if asked.reads_text else None
+        if tokens is not None:
+            check_tokenizer(directory, card, tokens)
+        model = folders.load_model(directory).to(device)
+        if tokens is not None:
+            folders.check_vocabulary(model, tokens.open("heldout"), directory)
+        return cls(directory=directory, card=card, transformers_model=model, device=device, tokens=tokens)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer."""
+        return folders.load_tokenizer(self.directory)
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens that it read at once in training."""
+        return self.card.objective.sequence_length
+
+    @property
+    def text(self) -> Tokens:
+        """The text in its own tokens.
+
+        Raises:
+            StageError: there is none.
+        """
+        if self.tokens is None:
+            raise StageError("the measure declares `reads_text = False`, and asks for held-out text; leave that out")
+        return self.tokens
+
+    def sequences(self, limit: int) -> Iterator[np.ndarray]:
+        """At most `limit` held-out sequences; see `MeasuredModel`."""
+        for text in heldout_texts(self.text, limit, self.sequence_length):
+            yield from map(text.sequence, range(text.num_windows))
+
+    def texts(self, limit: int) -> Iterator[str]:
+        """At most `limit` held-out documents; see `MeasuredModel`."""
+        for row in heldout_token_rows(self.text, limit):
+            yield self.tokenizer.decode(row.tolist(), skip_special_tokens=False)
+
+
+@singledispatch
+def measure(asked: Measure, model: LoadedModel, output: Path) -> Numbers:
+    """Measure a model.
+
+    Args:
+        asked: what is measured.
+        model: the model.
+        output: a folder, which gets the measure's `files`.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        StageError: the measure has no function here, the held-out text is too short for it, or a number isn't finite.
+    """
+    raise StageError(f"nothing measures {type(asked).__name__}; derive it from CustomMeasure and define `measure`")
+
+
+@measure.register
+def _perplexity(asked: Perplexity, model: LoadedModel, output: Path) -> Numbers:
+    return _token_losses(asked, score_of(model.card.objective, model.text.open("heldout")), model, output)
+
+
+@measure.register
+def _pseudo_perplexity(asked: PseudoPerplexity, model: LoadedModel, output: Path) -> Numbers:
+    score = PseudoScore(vocabulary=model.text.open("heldout").masked_vocabulary)
+    return _token_losses(asked, score, model, output)
+
+
+@measure.register
+def _samples(asked: Samples, model: LoadedModel, output: Path) -> Numbers:
+    complete = partial(
+        folders.complete,
+        model.transformers_model,
+        model.tokenizer,
+        max_new_tokens=asked.max_new_tokens,
+        end_of_text_id=model.card.end_of_text_id,
+    )
+    samples = [{"prompt": prompt, "completion": complete(prompt)} for prompt in asked.prompts]
+    artifacts.write_json(output / "samples.json", samples)
+    return {}
+
+
+@measure.register
+def _custom(asked: CustomMeasure, model: LoadedModel, output: Path) -> Numbers:
+    found = asked.measure(model)
+    name = type(asked).__name__
+    if not isinstance(found, dict):
+        raise StageError(f"{name}.measure returned {found!r}; it must return a dict of numbers by name")
+    for key, value in found.items():
+        # NumPy's and PyTorch's numbers have `__float__` as well.
+        if not isinstance(key, str) or not hasattr(value, "__float__") or not math.isfinite(value):
+            raise StageError(f"{name}.measure returned {key!r}: {value!r}; it must return finite numbers by name")
+    return {key: float(value) for key, value in found.items()}
+
+
+def _token_losses(asked: TokenMeasure, score: Score, model: LoadedModel, output: Path) -> Numbers:
+    """The score of the model and, below `unigram`, that of the unigram model on the same tokens.
+
+    In a mixture loss and accuracy are the means over its corpora, weighted by their shares, and `corpora` holds the
+    numbers of each.
+    """
+    tokens, length = model.text, model.sequence_length
+    heldout = tokens.open("heldout")
+    too_few = asked.too_few_tokens(length, min(heldout.fractions))
+    if too_few is not None:
+        raise StageError(f"{asked.tag}.max_tokens: {too_few}")
+    texts = heldout_texts(tokens, asked.max_tokens // length, length)
+    of_unigram = [DocumentSums.of(text, score.of_frequencies(text)) for text in texts]
+    of_model = [DocumentSums.of(text, score.of_model(model.transformers_model, text)) for text in texts]
+    means = [sums.means for sums in of_model]
+    for each in means:
+        if not math.isfinite(each.loss):
+            raise StageError(
+                f"{model.directory}: the loss on held-out text is {each.loss}; the weights are broken, most often by a "
+                "learning rate that is too high"
+            )
+    artifacts.write_jsonl(output / "documents.jsonl", (row for sums in of_model for row in sums.rows()))
+    unigram = _summary(score, texts, [sums.means for sums in of_unigram], heldout.fractions)
+    return _summary(score, texts, means, heldout.fractions) | {"unigram": unigram}
+
+
+def _summary(score: Score, texts: list[HeldoutText], means: list[Means], fractions: Iterable[float]) -> Numbers:
+    """Numbers of the mixture and, if there are several corpora, of each."""
+    found: Numbers = dict(score.summary(Means.mixed(means, list(fractions))))
+    if len(means) > 1:
+        found["corpora"] = {text.corpus: score.summary(each) for text, each in zip(texts, means, strict=True)}
+    return found

@@ -1,0 +1,60 @@
+"""Where a run starts: from first weights of its network, or from those of a model that exists."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmrecipe import artifacts, cards
+from llmrecipe.cards import ModelCard, TokensCard
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.models.architecture import architecture_of
+from llmrecipe.engines.models.tensors import Weights
+from llmrecipe.engines.nanotron.job import Job
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.network import Network
+
+
+def network_of_start(directory: Path, tokens: Sequence[Path]) -> Network:
+    """The network of the model in `directory`, which a run on these tokens can start from.
+
+    Raises:
+        StageError: it is no whole model, is quantized, or the tokens are not those of its tokenizer.
+    """
+    artifacts.open_artifact(directory, "model")
+    card = cards.read(directory, ModelCard)
+    if "quantization_config" in artifacts.read_json(directory / "config.json"):
+        raise StageError(
+            f"{directory}: its weights are quantized, and rounded weights learn nothing from small steps; start from "
+            "the model that it was made from"
+        )
+    for each in tokens:
+        read = cards.read(each, TokensCard)
+        differences = [
+            f"{what} {mine} ≠ {theirs}"
+            for what, mine, theirs in (
+                ("vocabulary of", card.vocab_size, read.vocab_size),
+                ("end of text", card.end_of_text_id, read.end_of_text_id),
+                ("tokenizer", card.tokenizer[:16], read.tokenizer[:16]),
+            )
+            if mine != theirs
+        ]
+        if differences:
+            raise StageError(
+                f"{directory}: its tokenizer is not that of {each} ({', '.join(differences)}), so it would read other "
+                "words than it has learned; train it further in its own tokens: leave `tokenizer` out"
+            )
+    return card.network
+
+
+def first_weights(job: Job) -> Weights:
+    """The weights of step 0, whole, in float32, under nanotron's names.
+
+    Raises:
+        StageError: the model that the run starts from can't be loaded.
+    """
+    architecture, seed = architecture_of(job.network), job.section.training.seed
+    if job.start is None:
+        first = architecture.first_weights(job.network, job.vocab_size, job.end_of_text_id, seed)
+    else:
+        model = folders.load_model(Path(job.start)).float()
+        first = architecture.from_transformers(model.state_dict(), job.network)
+    return first | architecture.context_head(job.network, seed) if job.options.predicts_context else first

@@ -1,0 +1,90 @@
+"""Rules about what a recipe measures: of which models, and on which text."""
+
+import re
+
+from llmrecipe.recipe.kinds import Model
+from llmrecipe.recipe.measure import Measure, Perplexity, Samples
+from llmrecipe.recipe.model import Quantized
+from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.rules import Fields, Findings, Rules
+from llmrecipe.recipe.texts import common_text
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
+"""What a measure may be called: without `-`, so `{model}-{measure}` can't be another model's."""
+
+STAGES = ("prepare", "augment", "tokenizer", "tokenize", "mix", "train", "export", "quantize", "report")
+"""Kinds of stages, by which no measure can be called."""
+
+rules = Rules()
+
+
+@rules.add("prompts")
+def _prompts(measure: Samples) -> Findings:
+    if "" in measure.prompts:
+        where = f"prompts[{measure.prompts.index('')}]"
+        yield where, "an empty prompt gives the model nothing to continue; write a beginning, such as 'def '"
+
+
+@rules.add("name", of=Measure)
+def _measure_name(measure: Measure) -> Findings:
+    name = measure.name
+    if name in STAGES:
+        yield "name", f"{name!r} is what a kind of stage is called; use another, such as '{measure.tag}_{name}'"
+    elif not NAME.fullmatch(name):
+        better = re.sub(r"[^A-Za-z0-9]+", "_", name.encode("ascii", "ignore").decode()).strip("_")
+        proposal = f"; use {better!r}" if better and better not in STAGES else ""
+        yield "name", f"{name!r} must begin with a letter or digit, followed by letters, digits and `_`{proposal}"
+
+
+@rules.add("text", of=Measure)
+def _unread_text(measure: Measure) -> Findings:
+    if not measure.reads_text and measure.text is not None:
+        yield "text", f"{measure.text.name} is given, and {type(measure).__name__} reads no text; leave it out"
+
+
+def findings(recipe: Recipe, fields: Fields) -> Findings:
+    """What is wrong with a recipe's measures, as far as fields are right."""
+    if {"models", "measures"} & set(fields.wrong(recipe)):
+        return
+    models, measures = recipe.models, recipe.measures
+    quantized = [model for model in models if isinstance(model, Quantized)]
+    if quantized and not any(isinstance(measure, Perplexity) for measure in measures):
+        yield "measures", "holds no Perplexity, which says how much of a model quantization keeps; add Perplexity()"
+    known: dict[str, str] = {}
+    taught = [model for model in models if fields.has(model, "objective")]
+    for index, measure in enumerate(measures):
+        if not fields.is_right(measure):
+            continue
+        path = f"measures[{index}]"
+        first = known.setdefault(measure.name, path)
+        if first != path:
+            yield path, f"is called {measure.name!r} like {first}; give it a name of its own, or remove it"
+        for reason in dict.fromkeys(measure.misfit(model.objective) for model in taught):
+            if reason is not None:
+                yield path, reason
+        if measure.reads_text:
+            yield from _text_findings(path, measure, models, fields)
+
+
+def _text_findings(path: str, measure: Measure, models: tuple[Model, ...], fields: Fields) -> Findings:
+    text = measure.text
+    if text is None and all(fields.is_right(model) or fields.has(model, "training_text") for model in models):
+        text = common_text(models)
+        if text is None:
+            yield f"{path}.text", f"is missing: {_texts(models)}; say which one they are measured on, text=Corpus(…)"
+    lengths = [model.objective.sequence_length for model in models if fields.has(model, "objective.sequence_length")]
+    if text is not None and lengths and fields.is_right(text):
+        weights = [part.weight for part in text.parts]
+        reason = measure.too_few_tokens(max(lengths), min(weights) / sum(weights))
+        if reason is not None:
+            yield f"{path}.max_tokens", reason
+
+
+def _texts(models: tuple[Model, ...]) -> str:
+    """What each of the models was trained on."""
+    return ", ".join(
+        f"{model.name} was trained on {model.training_text.name}"
+        if model.training_text is not None
+        else f"{model.name} was not trained here"
+        for model in models
+    )

@@ -1,0 +1,40 @@
+"""Which text a model is calibrated and measured on, where that isn't said."""
+
+from collections.abc import Sequence
+
+from llmrecipe.recipe.kinds import Model, Text
+from llmrecipe.recipe.measure import Measure
+from llmrecipe.recipe.model import Quantized
+from llmrecipe.recipe.recipe import Recipe
+
+
+def common_text(models: Sequence[Model]) -> Text | None:
+    """The one text that all of the models were trained on; None if there isn't one."""
+    first, *others = [model.training_text for model in models]
+    return first if all(text == first for text in others) else None
+
+
+def calibration_text(quantized: Quantized) -> Text:
+    """The text that a scheme is calibrated on: its own, or the one that the model was trained on.
+
+    Raises:
+        ValueError: there is neither, which the checks refuse.
+    """
+    text = quantized.text or quantized.model.training_text
+    if text is None:
+        raise ValueError(f"{quantized.name} has no text, and {quantized.model.name} was not trained here")
+    return text
+
+
+def measured_text(recipe: Recipe, measure: Measure) -> Text | None:
+    """The text that the models of a recipe are measured on; None for a measure that reads none.
+
+    Raises:
+        ValueError: it isn't said, and the models don't share one, which the checks refuse.
+    """
+    if not measure.reads_text:
+        return None
+    text = measure.text or common_text(recipe.models)
+    if text is None:
+        raise ValueError(f"{measure.name} of {recipe.name} has no text, and its models don't share one")
+    return text

@@ -1,0 +1,107 @@
+"""Token files to trained weights, with the curves of the run."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from llmrecipe import artifacts, cards
+from llmrecipe.cards import ModelCard, TokensCard
+from llmrecipe.engines.nanotron import weights
+from llmrecipe.engines.nanotron.launcher import FinishedRun, train
+from llmrecipe.engines.tokens.inputs import Tokens
+from llmrecipe.sections import TrainSection
+from llmrecipe.stages.runner import StageContext
+
+log = logging.getLogger(__name__)
+
+CURVES = ("step", "tokens", "loss", "learning_rate", "grad_norm")
+VALIDATION = ("step", "validation_loss")
+
+
+def run(context: StageContext[TrainSection]) -> None:
+    """Train with nanotron and keep the whole weights of the selected step.
+
+    Raises:
+        RecipeError: the section can't work with the network of the model that it starts from.
+        StageError: as `train`.
+    """
+    tokens = Tokens.of(context.inputs)
+    directories = list(tokens.directories.values())
+    finished = train(
+        context.section,
+        name=context.name,
+        tokens=directories,
+        shares=tokens.shares,
+        start=context.inputs["start"] if context.section.network is None else None,
+        machine=context.machine,
+        scratch=context.scratch,
+    )
+    job, section, read = finished.job, context.section, _read(finished, tokens)
+    for corpus, part in read.get("corpora", {}).items():
+        log.info(
+            "%s: %d sequences, %.1f %%, %.2f epochs", corpus, part["sequences"], 100 * part["share"], part["epochs"]
+        )
+    folder = context.output / "checkpoint"
+    folder.mkdir()
+    weights.save(weights.read_whole(finished.checkpoint), folder)
+    card = ModelCard(
+        network=job.network,
+        objective=section.objective,
+        vocab_size=job.vocab_size,
+        end_of_text_id=job.end_of_text_id,
+        tokenizer=cards.read(directories[0], TokensCard).tokenizer,
+        made_by=section.tag,
+        parents=context.parents,
+        step=finished.step,
+    )
+    cards.write(folder, card)
+    artifacts.write_jsonl(folder / "metrics.jsonl", finished.metrics)
+    artifacts.seal(folder, "checkpoint")
+    # Two files, since DVC draws an empty cell as 0.
+    for name, columns in (("curves.csv", CURVES), ("validation.csv", VALIDATION)):
+        artifacts.write_csv(context.output / name, columns, _table(finished, columns))
+    last, selected = finished.metrics[-1], finished.metrics[finished.step - 1]
+    artifacts.write_json(
+        context.output / "metrics.json",
+        {
+            # A step that was skipped may have had no loss to speak of.
+            "loss": selected.get("loss"),
+            "validation_loss": selected["validation_loss"],
+            "selected_step": finished.step,
+            "steps": last["step"],
+            "skipped_steps": sum("skipped" in row for row in finished.metrics),
+            "tokens": last["tokens"],
+            "parameters": job.network.num_parameters(job.vocab_size),
+        }
+        | read,
+    )
+    _measure(context, finished)
+
+
+def _read(finished: FinishedRun, tokens: Tokens) -> dict[str, Any]:
+    """How much the run has read: `epochs` of its corpus, or `corpora` with what it read of each of a mixture."""
+    job, training = finished.job, finished.job.section.training
+    order = job.open_tokens("train").order(job.sequence_length, training.seed)
+    total = job.num_steps * training.global_batch_size
+    parts = {
+        corpus: {"sequences": drawn, "share": drawn / total, "epochs": drawn / size}
+        for corpus, drawn, size in zip(tokens.directories, order.drawn(total), order.sizes, strict=True)
+    }
+    return {"epochs": parts[""]["epochs"]} if "" in parts else {"corpora": parts}
+
+
+def _table(finished: FinishedRun, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """These columns of the steps that have them all."""
+    return [{name: row[name] for name in columns} for row in finished.metrics if row.keys() >= set(columns)]
+
+
+def _measure(context: StageContext[TrainSection], finished: FinishedRun) -> None:
+    tokens_per_step = finished.metrics[0]["tokens"]
+    context.curves["throughput"] = [
+        {"step": row["step"], "tokens_per_second": round(tokens_per_step / row["seconds"], 1)}
+        for row in finished.timings
+    ]
+    seconds = sum(row["seconds"] for row in finished.timings)
+    context.measured["tokens_per_second"] = round(tokens_per_step * len(finished.timings) / seconds, 1)
+    context.measured.update(finished.measurements)
+    context.measured["ranks"] = context.section.parallelism.world_size
