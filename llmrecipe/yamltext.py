@@ -106,9 +106,13 @@ class YamlText:
     def replace(self, section: str | None, names: Collection[str], entries: Mapping[str, Any] | list) -> "YamlText":
         """The text with `entries` in the place of those called `names`, in a top-level section or in the document.
 
+        A section in which nothing is left goes, too.
+
         Raises:
             PlanError: the others can't be kept as they are.
         """
+        if section is not None and not entries and not self.entries(section).keys() - set(names):
+            return self.replace(None, [section], {}) if section in self.entries() else self
         lines = self.text.splitlines(keepends=True)
         if lines and not lines[-1].endswith(("\n", "\r")):
             lines[-1] += "\n"
@@ -215,7 +219,7 @@ def _blocks(entries: Mapping[str, Any] | list, indent: str) -> str:
     if isinstance(entries, Mapping):
         text = "\n".join(dump({name: entry}) for name, entry in entries.items())
     else:
-        text = dump(entries)
+        text = dump(entries) if entries else ""
     return textwrap.indent(text, indent)
 
 

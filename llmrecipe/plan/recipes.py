@@ -33,7 +33,7 @@ def recipe(draft: Draft, value: Recipe) -> Products:
     for model in value.models:
         inputs[f"{model.name}.model"] = draft.need(model).product("model")
         for measure in value.measures:
-            found = Measurement(model=model, measure=measure, text=measured_text(value, measure))
+            found = Measurement.of(model, measure, measured_text(value, measure))
             inputs[f"{model.name}.{measure.name}"] = draft.need(found).product("metrics.json")
     stage = draft.stage(owner=value.name, section=ReportSection(), inputs=inputs, metrics=("metrics.json",))
     return Products({"metrics.json": stage.product("metrics.json")})

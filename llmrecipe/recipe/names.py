@@ -134,7 +134,7 @@ def _measurements(path: str, measure: Measure, recipe: Recipe) -> Iterator[tuple
     for model in recipe.models:
         if text is not None:
             yield from _tokenized(f"{path}.text", text, model)
-        yield path, Measurement(model=model, measure=measure, text=text)
+        yield path, Measurement.of(model, measure, text)
 
 
 def _tokenized(path: str, text: Text, model: Model) -> Iterator[tuple[str, TokenizedText]]:

@@ -7,7 +7,6 @@ from tiny_recipe import BASE, BOOKS, RECIPE, SMALLER
 from llmrecipe import (
     ByteLevelBPE,
     Corpus,
-    Llama,
     Mixture,
     Part,
     PretrainedTokenizer,
@@ -22,11 +21,12 @@ from llmrecipe import (
     source,
 )
 from llmrecipe.errors import PlanError
+from llmrecipe.plan.draft import Draft
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.planner import plan
 from llmrecipe.plan.stage import Stage
-from llmrecipe.recipe.kinds import Source
-from llmrecipe.recipe.schema import members
+from llmrecipe.recipe.kinds import Source, Tokenizer
+from llmrecipe.recipe.schema import define, members
 from llmrecipe.sections import ExportSection, MeasureSection, PrepareSection, QuantizeSection, Section
 
 WEB = Corpus(name="web", source=source.TextFiles(paths=("data/web/*.txt",)))
@@ -142,7 +142,8 @@ def test_an_existing_tokenizer_is_read_from_its_folder_and_not_from_documents():
 def test_a_tokenizer_can_be_that_of_a_model_and_an_augmenter_can_use_a_model():
     other = evolve(BASE, name="other", tokenizer=PretrainedTokenizer(model=BASE))
     told = evolve(BOOKS, name="told", augment=(augment.Paraphrase(model=BASE),))
-    stages = by_name(evolve(RECIPE, models=(other, evolve(BASE, name="third", text=told, tokenizer=other.tokenizer))))
+    third = evolve(BASE, name="third", text=told, tokenizer=other.tokenizer)
+    stages = by_name(evolve(RECIPE, models=(other, third), measures=(measure.Perplexity(text=BOOKS),)))
     assert stages["tiny-tokenizer"].inputs == {"source": "artifacts/tiny/export/model"}
     assert stages["told-augment"].inputs["model0"] == "artifacts/tiny/export/model"
     assert stages["told-augment"].section.augment[0].model == "artifacts/tiny/export/model"
@@ -249,8 +250,8 @@ def test_one_name_for_two_values_is_refused_with_paths_and_both_values():
         plan([RECIPE, other])
     assert "other.models[0]" in str(refused.value)
     assert "small.models[0]" in str(refused.value)
-    assert "training.seed: 42 ≠ 8" in str(refused.value)
-    assert "text.shards: 4 ≠ 2" in str(refused.value)
+    assert "training.seed: 8 ≠ 42" in str(refused.value)
+    assert "text.shards: 2 ≠ 4" in str(refused.value)
 
 
 def test_models_of_every_kind_share_one_namespace():
@@ -284,15 +285,11 @@ def test_a_stage_before_the_one_whose_product_it_reads_is_refused():
         Pipeline(stages=(*others, first))
 
 
-def test_a_word_that_nothing_plans_is_refused():
-    class Imported(Llama):
-        name = "x"
-
-    from llmrecipe.plan.draft import Draft
-
-    with pytest.raises(PlanError, match="nothing plans BeamSearch"):
-        Draft().need(_Named())
+def test_a_value_that_nothing_plans_is_refused():
+    with pytest.raises(PlanError, match="nothing plans Sealed; declare a function"):
+        Draft().need(Sealed())
 
 
-class _Named(augment.BeamSearch):
-    name = "beam"
+@define("sealed")
+class Sealed(Tokenizer):
+    name = "sealed"
