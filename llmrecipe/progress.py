@@ -42,7 +42,7 @@ class _Line:
 
 
 class TrainingProgress:
-    """Progress of the steps of a training."""
+    """Progress of the steps of a run."""
 
     def __init__(self, name: str, *, total: int, done: int, tokens_per_step: int, interval: int) -> None:
         """Start at step `done` of `total`; a log gets a line every `interval` steps."""
