@@ -2,13 +2,19 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
+import yaml
 from paths import ROOT
 
 import llmrecipe
+from llmrecipe import Recipe, evolve
 from llmrecipe.cli.main import COMMANDS, main
 from llmrecipe.loader import load
 from llmrecipe.plan.planner import plan
@@ -33,7 +39,7 @@ def recipe_files(page: str) -> dict[str, str]:
     shown = {}
     for block in blocks(page, "python"):
         functions = re.findall(r"^def (\w+)\(\) -> Recipe:", block, re.MULTILINE)
-        if functions and block.startswith("from "):
+        if functions and "from llmrecipe import" in block:
             shown[functions[-1]] = block
     return shown
 
@@ -48,7 +54,7 @@ def test_the_readme_can_be_read_in_minutes():
 
 @pytest.mark.parametrize(
     ("page", "recipes"),
-    [("README.md", {"quickstart", "slower", "floats", "books"}), ("docs/data.md", {"docstrings"})],
+    [("README.md", {"quickstart", "slower", "formats", "books"}), ("docs/data.md", {"docstrings"})],
 )
 def test_every_recipe_shown_can_work(page, recipes, tmp_path):
     found = {}
@@ -67,18 +73,45 @@ def test_the_recipes_shown_train_the_small_code_model_once(tmp_path):
     for name, text in recipe_files("README.md").items():
         (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
 
-    stages = plan([load(f"{tmp_path}/floats.py:{name}") for name in ("slower", "floats")]).stages
+    stages = plan([load(f"{tmp_path}/formats.py:{name}") for name in ("slower", "formats")]).stages
 
     assert [stage.name for stage in stages if stage.kind == "train"] == ["small-code-train", "small-code-slow-train"]
+
+
+def test_the_errors_shown_are_those_that_are_found():
+    base, _ = load("quickstart", ROOT / "recipes").models
+    with attrs.validators.disabled():
+        wrong = evolve(base, parallelism__tensor=3, training__global_batch_size=30)
+        found = checks.violations(Recipe(name="broken", models=(wrong,)))
+
+    assert "".join(f"{violation}\n" for violation in found) in text_of("README.md")
+
+
+def test_words_of_ones_own_are_planned_like_others(tmp_path):
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "recipes").mkdir()
+    shutil.copy(ROOT / "recipes/quickstart.py", tmp_path / "recipes")
+    shown = re.findall(
+        r"`recipes/(\w+\.py)`[^`]*```python\n(.*?)^```$", text_of("docs/extending.md"), re.DOTALL | re.MULTILINE
+    )
+    for name, text in shown:
+        (tmp_path / "recipes" / name).write_text(text, encoding="utf-8")
+
+    # A process of its own: a tag is given once.
+    command = [sys.executable, "-m", "llmrecipe", "plan", "souped"]
+    planned = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    assert planned.returncode == 0, planned.stderr
+    pipeline = yaml.safe_load((tmp_path / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert "--extension recipes/soup.py" in pipeline["small-code-soup-average"]["cmd"]
+    assert "--extension recipes/entropy.py" in pipeline["small-code-soup-entropy"]["cmd"]
 
 
 def test_the_stages_listed_are_those_of_the_quickstart():
     listed = set(re.findall(r"^\| `([\w-]+)` \|", text_of("docs/dvc.md").partition("## Values")[0], re.MULTILINE))
     planned = {stage.name for stage in plan([load("quickstart", ROOT / "recipes")]).stages}
-    eight_bits = {f"small-code-w8a16-{label}" for label in ("quantize", "perplexity", "samples")}
-    four_bits = {f"small-code-w4a16-{label}" for label in ("perplexity", "samples")}
 
-    assert listed | eight_bits | four_bits == planned
+    assert listed | {"small-code-w4a16-perplexity", "small-code-w4a16-samples"} == planned
 
 
 def headings(path: Path) -> set[str]:
@@ -102,7 +135,9 @@ def test_links_lead_to_files_and_headings(page):
 def commands(page: str) -> Iterator[list[str]]:
     """The calls of `llmrecipe` in a page's blocks and lines."""
     lines = [line for block in blocks(page, "(?:sh)?") for line in block.splitlines()]
-    lines += re.findall(r"`(llmrecipe [^`]+)`", re.sub(r"^```.*?^```$", "", text_of(page), flags=re.DOTALL | re.MULTILINE))
+    lines += re.findall(
+        r"`(llmrecipe [^`]+)`", re.sub(r"^```.*?^```$", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    )
     for line in lines:
         if "llmrecipe " in line and "…" not in line.partition("llmrecipe ")[2].split()[:1]:
             for call in re.split(r"&&|\|", line.removeprefix("$ ").partition(" #")[0]):
