@@ -37,18 +37,18 @@ def run(options: argparse.Namespace) -> int:
     from llmrecipe.stages.runner import run_stage
 
     run_stage(
-        chosen=_chosen(),
         options.kind,
         name=options.name,
         inputs=dict(options.input),
         output=options.output,
         params=options.params,
         extensions=options.extension,
+        chosen=chosen_machines(),
     )
     return 0
 
 
-def _chosen() -> Machines:
+def chosen_machines() -> Machines:
     """The machines of this person or shell: of `LLMRECIPE_MACHINE`, else of `machine.local.yaml`, which git ignores."""
     name = os.environ.get("LLMRECIPE_MACHINE")
     if name:
