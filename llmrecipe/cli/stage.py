@@ -40,12 +40,12 @@ def run(options: argparse.Namespace) -> int:
         output=options.output,
         params=options.params,
         extensions=options.extension,
-        chosen=_chosen(),
+        chosen=chosen_machines(),
     )
     return 0
 
 
-def _chosen() -> Machines:
+def chosen_machines() -> Machines:
     """The machines of this person or shell: of `LLMRECIPE_MACHINE`, else of `machine.local.yaml`, which git ignores."""
     name = os.environ.get("LLMRECIPE_MACHINE")
     if name:

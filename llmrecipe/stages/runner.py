@@ -16,10 +16,10 @@ from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
 from llmrecipe.launch.process import die_with_parent
-from llmrecipe.recipe import checks
 from llmrecipe.machines import Machines
+from llmrecipe.recipe import checks
 from llmrecipe.recipe.machine import Machine
-from llmrecipe.recipe.schema import members, shown
+from llmrecipe.recipe.schema import members
 from llmrecipe.sections import Section, section_of_kind
 
 SCRATCH = Path(".llmrecipe")
