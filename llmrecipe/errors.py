@@ -54,6 +54,10 @@ class PlanError(LLMRecipeError):
     """Valid recipes that can't be planned together or written into these files."""
 
 
+class ProjectError(LLMRecipeError):
+    """A folder can't be made a project."""
+
+
 class StageError(LLMRecipeError):
     """A stage can't do its work with this section and these inputs."""
 

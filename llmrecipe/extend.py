@@ -1,56 +1,26 @@
-"""What a module of your own builds on: it defines words next to the recipes, and stages that read them.
+"""What a module of the user's own needs to define words: cleaners, measures, models and the stages that make them."""
 
-from llmrecipe.extend import CustomCleaner, define
-
-@define("shout")
-class Shout(CustomCleaner):
-    def clean(self, text: str) -> str | None:
-        return text.upper()
-"""
-
+from llmrecipe.plan.draft import Draft, Products, plans
 from llmrecipe.recipe.cleaning import CustomCleaner
-from llmrecipe.recipe.kinds import (
-    Augmenter,
-    Cleaner,
-    Decoding,
-    Masking,
-    Model,
-    Objective,
-    Optimizer,
-    Place,
-    Rounding,
-    Schedule,
-    Scheme,
-    Source,
-    Text,
-    Tokenizer,
-)
-from llmrecipe.recipe.measure import Measure
+from llmrecipe.recipe.kinds import Model, Objective, Text, Tokenizer
+from llmrecipe.recipe.measure import CustomMeasure, MeasuredModel
 from llmrecipe.recipe.network import Network
-from llmrecipe.recipe.schema import Word, define
+from llmrecipe.recipe.schema import UNWRITTEN, define
 from llmrecipe.sections import Section
-from llmrecipe.stages.runner import StageContext
 
 __all__ = [
-    "Augmenter",
-    "Cleaner",
+    "UNWRITTEN",
     "CustomCleaner",
-    "Decoding",
-    "Masking",
-    "Measure",
+    "CustomMeasure",
+    "Draft",
+    "MeasuredModel",
     "Model",
     "Network",
     "Objective",
-    "Optimizer",
-    "Place",
-    "Rounding",
-    "Schedule",
-    "Scheme",
+    "Products",
     "Section",
-    "Source",
-    "StageContext",
     "Text",
     "Tokenizer",
-    "Word",
     "define",
+    "plans",
 ]

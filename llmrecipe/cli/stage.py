@@ -14,7 +14,6 @@ LOCAL_FILE = Path("machine.local.yaml")
 """Machines in the form of the `machine` entry of `params.yaml`, and before it; not for others, so git ignores it."""
 
 
-
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `stage` to the commands."""
     parser = subparsers.add_parser("stage", help="run one stage of a plan; `dvc repro` calls this")
@@ -37,13 +36,13 @@ def run(options: argparse.Namespace) -> int:
     from llmrecipe.stages.runner import run_stage
 
     run_stage(
-        chosen=_chosen(),
         options.kind,
         name=options.name,
         inputs=dict(options.input),
         output=options.output,
         params=options.params,
         extensions=options.extension,
+        chosen=_chosen(),
     )
     return 0
 

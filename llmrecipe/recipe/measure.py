@@ -19,6 +19,13 @@ def _free(owner: object, attribute: attrs.Attribute, value: str | None) -> None:
         raise FieldError(owner, attribute.alias, f"{value!r} has a meaning of its own in a report; use another name")
 
 
+__all__ = [
+    "Perplexity",
+    "PseudoPerplexity",
+    "Samples",
+]
+
+
 @kind
 class Measure(Word):
     """What is measured of a model, on held-out text; one stage for each model and text."""

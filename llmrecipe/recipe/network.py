@@ -8,8 +8,8 @@ from typing import ClassVar
 import attrs
 
 from llmrecipe.recipe.kinds import Scheme
-from llmrecipe.recipe.scheme import W4A16, W8A8, W8A16
 from llmrecipe.recipe.schema import FieldError, Word, at_least, define, greater_than, kind, quantity
+from llmrecipe.recipe.scheme import W4A16, W8A8, W8A16
 
 
 @quantity("ratio")
@@ -49,7 +49,7 @@ class Network(Word):
     """Whether a token reads those after it as well: an encoder."""
 
     has_rotary_positions: ClassVar[bool]
-    """Whether positions turn pairs of channels, so that a head's width must be even."""
+    """Whether positions turn pairs of channels, so a head's width must be even."""
 
     unfit_schemes: ClassVar[Mapping[type[Scheme], str]] = {}
     """Schemes that it can't be quantized with, each with the reason and what would work."""

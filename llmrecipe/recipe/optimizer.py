@@ -7,6 +7,11 @@ import attrs
 from llmrecipe.recipe.kinds import Optimizer
 from llmrecipe.recipe.schema import at_least, between, define, greater_than, no_duplicates
 
+__all__ = [
+    "SGD",
+    "AdamW",
+]
+
 NoDecay = tuple[Literal["norms", "biases", "embeddings"], ...]
 """Kinds of weights that weight decay leaves alone; `()` decays every weight.
 

@@ -8,6 +8,12 @@ import attrs
 from llmrecipe.recipe.kinds import Place
 from llmrecipe.recipe.schema import FieldError, at_least, define, not_empty
 
+__all__ = [
+    "Local",
+    "Ray",
+    "Slurm",
+]
+
 _TIME_LIMIT = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")
 
 

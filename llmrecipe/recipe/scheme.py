@@ -5,6 +5,15 @@ import attrs
 from llmrecipe.recipe.kinds import Rounding, Scheme
 from llmrecipe.recipe.schema import at_least, between, define, greater_than
 
+__all__ = [
+    "FP8",
+    "GPTQ",
+    "W4A16",
+    "W8A8",
+    "W8A16",
+    "RoundToNearest",
+]
+
 
 @define("gptq")
 class GPTQ(Rounding):

@@ -8,6 +8,17 @@ from llmrecipe.recipe import hub
 from llmrecipe.recipe.kinds import Source
 from llmrecipe.recipe.schema import FieldError, define, kind, no_duplicates, not_empty
 
+__all__ = [
+    "CsvFiles",
+    "HubDataset",
+    "JsonlFiles",
+    "ParquetFiles",
+    "PythonPackages",
+    "PythonStdlib",
+    "TextFiles",
+    "WarcFiles",
+]
+
 PINNED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)")
 """A Python package with its version, `attrs==26.1.0`."""
 

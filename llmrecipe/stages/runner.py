@@ -130,6 +130,9 @@ def run_stage(
     # Beside the scratch folder, which a stage may clear.
     with exclusive(SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
         # Only now: a second writer shouldn't wait for the heavy libraries to be refused.
+        from llmrecipe.engines.quiet import hide_progress_bars
+
+        hide_progress_bars()
         run: Callable[[StageContext[Section]], None] = importlib.import_module(
             cls.module or f"llmrecipe.stages.{kind}"
         ).run

@@ -3,7 +3,6 @@
 import math
 import re
 
-import attrs
 from hypothesis import strategies as st
 
 from llmrecipe import (
@@ -44,7 +43,6 @@ from llmrecipe import (
     scheme,
     source,
 )
-from llmrecipe.recipe.schema import members
 from llmrecipe.sections import (
     AugmentSection,
     ExportSection,
@@ -81,7 +79,6 @@ def small(model=SMALL_MODEL, **changes):
 SMALL = small()
 
 
-names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,12}", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 counts = st.integers(1, 64)
 seeds = st.integers(0, 2**32 - 1)
@@ -158,20 +155,30 @@ cleaners = tuples(
             max_newlines_per_word=positive,
         ),
         st.builds(clean.MaskPersonalData, emails=st.booleans(), ip_addresses=st.booleans()),
-        st.builds(clean.LanguageFilter, languages=tuples(st.sampled_from(["en", "de", "zh", "als"]), 1), min_score=shares),
+        st.builds(
+            clean.LanguageFilter, languages=tuples(st.sampled_from(["en", "de", "zh", "als"]), 1), min_score=shares
+        ),
         st.builds(clean.RegexFilter, pattern=texts.map(re.escape)),
-        st.builds(clean.LengthFilter, min_characters=st.integers(1, 99), max_characters=st.none() | st.integers(99, 10**9)),
-        st.builds(clean.UrlBlocklist, domains=tuples(st.sampled_from(["example.com", "a-b.co.uk"])), words=st.just(("x9",))),
+        st.builds(
+            clean.LengthFilter, min_characters=st.integers(1, 99), max_characters=st.none() | st.integers(99, 10**9)
+        ),
+        st.builds(
+            clean.UrlBlocklist, domains=tuples(st.sampled_from(["example.com", "a-b.co.uk"])), words=st.just(("x9",))
+        ),
         st.builds(clean.MinHashDedup, ngram=counts, bands=st.integers(9, 64), threshold=st.floats(0.6, 0.95)),
         st.builds(clean.SentenceDedup, sentences=counts, min_words=counts, min_sentences=counts),
         st.builds(clean.Decontaminate, against=tuples(sources), heldout=st.just(True), ngram=counts),
     )
     # What changes texts has to stand before what compares them.
-).map(lambda chosen: tuple(sorted(chosen, key=lambda cleaner: isinstance(cleaner, SPLITTING))))
-bands = st.floats(0, 10).flatmap(lambda least: st.builds(augment.Band, least=st.just(least), most=st.floats(least, 100)))
+).map(lambda chosen: tuple(sorted(chosen, key=lambda cleaner: cleaner.needs_split)))
+bands = st.floats(0, 10).flatmap(
+    lambda least: st.builds(augment.Band, least=st.just(least), most=st.floats(least, 100))
+)
 kept = {"similarity": bands, "length_ratio": bands}
 some = {"share": st.floats(0, 1, exclude_min=True), "seed": seeds}
-hub_models = st.builds(augment.HubModel, name=st.just("owner/name"), revision=st.from_regex(r"[0-9a-f]{40}", fullmatch=True))
+hub_models = st.builds(
+    augment.HubModel, name=st.just("owner/name"), revision=st.from_regex(r"[0-9a-f]{40}", fullmatch=True)
+)
 generating = {
     "decoding": st.builds(augment.BeamSearch, beams=counts)
     | st.builds(augment.Sampling, temperature=positive, top_p=st.floats(0, 1, exclude_min=True)),
@@ -179,59 +186,53 @@ generating = {
     "max_new_tokens": counts,
     "batch_size": counts,
 }
-augmenters = st.lists(
-    st.one_of(
-        st.builds(augment.BackTranslate, there=texts, back=hub_models, **generating, **some, **kept),
-        st.builds(augment.Paraphrase, model=texts | hub_models, prompt=st.just("So: {text}"), **generating, **some, **kept),
-        st.builds(augment.JoinDocuments, documents=st.integers(2, 9), separator=texts, **some),
-        st.builds(augment.ShuffleSpans, span=st.sampled_from(["sentence", "line", "paragraph"]), **some, **kept),
-        st.builds(augment.TokenNoise, delete=st.floats(0.01, 1), insert=shares, swap=shares, **some, **kept),
-    ),
-    max_size=2,
-    unique=True,
-).map(tuple)
-heldout_fractions = st.floats(0, 0.5, exclude_min=True)
 
 
-def with_addresses_to_look_at(corpus):
-    if isinstance(corpus.source, source.WarcFiles) or getattr(corpus.source, "url_field", ""):
-        return corpus
-    return attrs.evolve(corpus, clean=tuple(each for each in corpus.clean if not isinstance(each, clean.UrlBlocklist)))
+def augmenters_of(models):
+    """Augmenters that may ask `models`, causal ones that are made here."""
+    asked = texts | hub_models | st.sampled_from(models) if models else texts | hub_models
+    return st.lists(
+        st.one_of(
+            st.builds(augment.BackTranslate, there=texts, back=hub_models, **generating, **some, **kept),
+            st.builds(augment.Paraphrase, model=asked, prompt=st.just("So: {text}"), **generating, **some, **kept),
+            st.builds(augment.JoinDocuments, documents=st.integers(2, 9), separator=texts, **some),
+            st.builds(augment.ShuffleSpans, span=st.sampled_from(["sentence", "line", "paragraph"]), **some, **kept),
+            st.builds(augment.TokenNoise, delete=st.floats(0.01, 1), insert=shares, swap=shares, **some, **kept),
+        ),
+        max_size=2,
+        unique=True,
+    ).map(tuple)
 
 
-corpora = st.builds(
-    Corpus,
-    name=names,
-    source=sources,
-    clean=cleaners,
-    heldout_fraction=heldout_fractions,
-    augment=augmenters,
-    shards=counts,
-).map(with_addresses_to_look_at)
-mixtures = st.lists(corpora, min_size=1, max_size=3, unique_by=lambda corpus: corpus.name).flatmap(
-    lambda parts: st.tuples(*(st.builds(Part, corpus=st.just(corpus), weight=st.floats(0.1, 10)) for corpus in parts))
-)
+augmenters = augmenters_of([])
+heldouts = st.builds(Fraction, st.floats(0, 0.5, exclude_min=True)) | sources
+
+
+def with_addresses_to_look_at(cleaners, origin):
+    return tuple(each for each in cleaners if origin.has_addresses or not each.reads_addresses)
+
+
+sentinels = st.lists(st.from_regex(r"<\|[a-z]{1,6}\|>", fullmatch=True), min_size=3, max_size=3, unique=True).map(tuple)
 masking_tokenizers = st.one_of(
     st.builds(WordPiece, vocab_size=st.integers(64, 9_999), lowercase=st.booleans(), character_coverage=shares),
     st.builds(PretrainedTokenizer, path=texts),
 )
-sentinels = st.lists(st.from_regex(r"<\|[a-z]{1,6}\|>", fullmatch=True), min_size=3, max_size=3, unique=True).map(tuple)
-
-
-def special_tokenizers(special_tokens):
-    return st.one_of(
-        st.builds(ByteLevelBPE, vocab_size=st.integers(260, 9_999), end_of_text=texts, special_tokens=special_tokens),
-        st.builds(
-            Unigram,
-            vocab_size=st.integers(303, 9_999),
-            character_coverage=shares,
-            end_of_text=texts,
-            special_tokens=special_tokens,
-        ),
-    )
-
-
-tokenizers = special_tokenizers(st.just(()) | sentinels) | masking_tokenizers
+tokenizers = st.one_of(
+    st.builds(
+        ByteLevelBPE,
+        vocab_size=st.integers(260, 9_999),
+        end_of_text=texts,
+        special_tokens=st.just(()) | sentinels,
+    ),
+    st.builds(
+        Unigram,
+        vocab_size=st.integers(303, 9_999),
+        character_coverage=shares,
+        end_of_text=texts,
+        special_tokens=st.just(()) | sentinels,
+    ),
+    masking_tokenizers,
+)
 weight_decays = st.floats(0, 10)
 no_decays = st.permutations(["norms", "biases", "embeddings"]).flatmap(
     lambda kinds: st.integers(0, 3).map(lambda count: tuple(kinds[:count]))
@@ -266,10 +267,11 @@ places = st.one_of(
     ),
     st.builds(place.Ray, address=st.sampled_from([None, "head:6379"]), cpus_per_task=counts, memory_per_cpu_gb=counts),
 )
-runtimes = st.builds(
-    Runtime,
+machines = st.builds(
+    Machine,
     device=st.sampled_from(["auto", "cpu", "cuda"]),
-    execution=st.builds(Execution, workers=counts, on=places),
+    workers=counts,
+    text_on=places,
     checkpoint_interval=counts,
     keep_checkpoints=counts,
     log_interval=counts,
@@ -281,16 +283,17 @@ def divisors(number):
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
-def unsmoothed_schemes(group_sizes):
-    return st.one_of(
-        st.builds(scheme.W4A16, group_size=group_sizes, rounding=roundings),
-        st.builds(scheme.W8A16, rounding=roundings),
-        st.builds(scheme.FP8),
-    )
+_SCHEMES = {
+    scheme.W4A16: lambda group_sizes: st.builds(scheme.W4A16, group_size=group_sizes, rounding=roundings),
+    scheme.W8A16: lambda _: st.builds(scheme.W8A16, rounding=roundings),
+    scheme.W8A8: lambda _: st.builds(scheme.W8A8, smoothing_strength=shares, rounding=roundings),
+    scheme.FP8: lambda _: st.builds(scheme.FP8),
+}
+"""How each scheme is drawn, by the group sizes that fit."""
 
 
 def schemes(group_sizes):
-    return unsmoothed_schemes(group_sizes) | st.builds(scheme.W8A8, smoothing_strength=shares, rounding=roundings)
+    return st.one_of(*(make(group_sizes) for make in _SCHEMES.values()))
 
 
 @st.composite
@@ -300,7 +303,7 @@ def schedules(draw, steps):
         return draw(st.sampled_from([Steps(count), Fraction(max(count - 0.5, 0) / steps)]))
 
     warmup = draw(st.integers(0, steps - 1))
-    kind = draw(st.sampled_from([schedule.Constant, schedule.Linear, schedule.Cosine, schedule.InverseSquareRoot, schedule.WarmupStableDecay]))
+    kind = draw(st.sampled_from([getattr(schedule, name) for name in schedule.__all__]))
     more = {}
     if kind not in (schedule.Constant, schedule.InverseSquareRoot):
         more["final"] = Fraction(draw(shares))
@@ -330,7 +333,7 @@ def trainings(draw, global_batch_size, sequence_length):
                 window=st.integers(2, 1000),
             )
         ),
-        precision=draw(st.sampled_from(["by_device", "float32", "bfloat16"])),
+        precision=draw(st.sampled_from(["float32", "bfloat16"])),
         validation_interval=draw(counts),
         validation_sequences=draw(counts),
         select=draw(st.sampled_from(["last", "best"])),
@@ -338,7 +341,8 @@ def trainings(draw, global_batch_size, sequence_length):
 
 
 @st.composite
-def models(draw, tensor, kind):
+def networks(draw, kind):
+    tensor = draw(st.integers(1, 4))
     key_value_heads = tensor * draw(st.integers(1, 3))
     heads = key_value_heads * draw(st.integers(1, 3))
     width = tensor * draw(st.integers(1, 200))
@@ -375,8 +379,8 @@ def fill_in_the_middle(length, tokenizer):
 
 
 @st.composite
-def objectives(draw, length, kind, tokenizer):
-    if kind is Llama:
+def objectives(draw, length, network, tokenizer):
+    if not network.reads_both_sides:
         return CausalLM(
             sequence_length=length,
             restart_at_documents=draw(st.booleans()),
@@ -393,15 +397,16 @@ def objectives(draw, length, kind, tokenizer):
     }
     if draw(st.booleans()):
         return MultiMaskLM(masking=draw(spans), context_weight=draw(st.just(0.0) | positive), **shared)
-    return MaskedLM(masking=draw(spans | st.builds(masking.SingleTokens) | st.builds(masking.WholeWords)), **shared)
+    others = st.builds(masking.SingleTokens) | st.builds(masking.WholeWords)
+    return MaskedLM(masking=draw(spans | others), **shared)
 
 
-def filled_by_nanotron(model, vocab_size, pipeline):
+def filled_by_nanotron(network, vocab_size, pipeline):
     """Whether every pipeline rank gets weights: the loop of nanotron.models.base.build_model, block by block."""
-    matrices = 2 if isinstance(model, Bert) else 3
-    layer = 4 * model.hidden_size**2 + matrices * model.feed_forward_size * model.hidden_size
-    output = model.padded_vocab_size(vocab_size) * model.hidden_size
-    costs = [0, *[layer] * model.num_layers, 0, output]
+    matrices = 2 if isinstance(network, Bert) else 3
+    layer = 4 * network.hidden_size**2 + matrices * network.feed_forward_size * network.hidden_size
+    output = network.padded_vocab_size(vocab_size) * network.hidden_size
+    costs = [0, *[layer] * network.num_layers, 0, output]
     thresholds = [sum(costs) * ((rank + 1) / pipeline) for rank in range(pipeline)]
     cumulative, rank, owners = 0, 0, set()
     for cost in costs:
@@ -412,53 +417,175 @@ def filled_by_nanotron(model, vocab_size, pipeline):
     return owners == set(range(pipeline))
 
 
+_NAMES = ("a", "Web", "9", "small_code", "x__")
+
+
+class World:
+    """What recipes are drawn from: values that they may share, each with a name of its own."""
+
+    def __init__(self, draw, kinds):
+        self.draw = draw
+        self.kinds = kinds
+        self.names = set()
+        self.corpora = []
+        self.texts = []
+        self.models = []
+        self.measures = []
+
+    def fresh(self):
+        name = f"{self.draw(st.sampled_from(_NAMES))}{len(self.names)}"
+        self.names.add(name)
+        return name
+
+    def named(self, value):
+        """`value` with the name that it derives, if that is free, or one of its own."""
+        if value.name in self.names or self.draw(st.integers(0, 2)) == 0:
+            return evolve(value, name=self.fresh())
+        self.names.add(value.name)
+        return value
+
+    def one_of(self, known, make, chance=2):
+        """One of the known values, once in a while, or a new one."""
+        if known and self.draw(st.integers(0, chance)) == 0:
+            return self.draw(st.sampled_from(known))
+        known.append(make())
+        return known[-1]
+
+    def text(self):
+        return self.one_of(self.texts, self.new_text)
+
+    def new_text(self):
+        if self.draw(st.integers(0, 3)):
+            return self.one_of(self.corpora, self.new_corpus)
+        parts = {}
+        for _ in range(self.draw(st.integers(1, 3))):
+            corpus = self.one_of(self.corpora, self.new_corpus)
+            parts[corpus.name] = Part(corpus=corpus, weight=self.draw(st.floats(0.1, 10)))
+        return self.named(Mixture(parts=tuple(parts.values())))
+
+    def new_corpus(self):
+        draw, origin = self.draw, self.draw(sources)
+        writers = [model for model in self.models if not model.objective.is_masked]
+        return Corpus(
+            name=self.fresh(),
+            source=origin,
+            clean=with_addresses_to_look_at(draw(cleaners), origin),
+            heldout=draw(heldouts.filter(lambda heldout: heldout != origin)),
+            augment=draw(augmenters_of(writers)),
+            shards=draw(counts),
+        )
+
+    def new_trained(self, start=None):
+        draw, text = self.draw, self.text()
+        network = draw(networks(draw(st.sampled_from(self.kinds)))) if start is None else start.network
+        tokenizer = self.tokenizer(network, text) if start is None else None
+        vocabulary = (tokenizer if start is None else start.vocabulary).origin
+        sizes = [*network.shared_by_tensor_ranks.values(), network.make_vocab_size_divisible_by]
+        tensor = draw(st.sampled_from([degree for degree in range(1, 5) if math.gcd(*sizes) % degree == 0]))
+        data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+        vocab_size = getattr(vocabulary, "vocab_size", 1)
+        degrees = [d for d in range(1, min(4, network.num_layers) + 1) if filled_by_nanotron(network, vocab_size, d)]
+        pipeline, pipeline_schedule = draw(st.sampled_from(degrees)), draw(st.sampled_from(["1f1b", "afab"]))
+        least = max(1, pipeline - 1) if pipeline_schedule == "1f1b" else 1
+        batch = data * micro * draw(st.integers(least, least + 3))
+        length = tensor * draw(st.integers(2, 100))
+        return Trained(
+            name=self.fresh(),
+            start=start or network,
+            text=text,
+            objective=draw(objectives(length, network, vocabulary)),
+            training=draw(trainings(batch, length)),
+            tokenizer=tokenizer,
+            parallelism=Parallelism(
+                data=data,
+                tensor=tensor,
+                pipeline=pipeline,
+                micro_batch_size=micro,
+                zero_stage=draw(st.sampled_from([0, 1])),
+                tensor_parallel_mode=draw(st.sampled_from(["all_reduce", "reduce_scatter"])),
+                pipeline_schedule=pipeline_schedule,
+                recompute_activations=draw(st.booleans()),
+                threads_per_rank=draw(counts),
+                bucket_size_mb=draw(counts),
+                async_tensor_parallel=tensor > 1 and draw(st.booleans()),
+            ),
+        )
+
+    def tokenizer(self, network, text):
+        """A tokenizer for a model with this network, of a name that no other has."""
+        fitting = [
+            m for m in self.models if m.vocabulary.origin.has_mask_token is not False or not network.reads_both_sides
+        ]
+        if fitting and self.draw(st.integers(0, 3)) == 0:
+            return self.named(PretrainedTokenizer(model=self.draw(st.sampled_from(fitting))))
+        tokenizer = self.draw(masking_tokenizers if network.reads_both_sides else tokenizers)
+        if isinstance(tokenizer, PretrainedTokenizer):
+            return self.named(tokenizer)
+        named = self.named(evolve(tokenizer, text=text))
+        # As a user would leave it out.
+        return evolve(named, text=None) if self.draw(st.booleans()) else named
+
+    def new_quantized(self, model):
+        groups = st.sampled_from(divisors(math.gcd(model.network.hidden_size, model.network.feed_forward_size)))
+        fitting = [cls for cls in _SCHEMES if cls not in model.network.unfit_schemes]
+        return self.named(
+            Quantized(
+                model=model,
+                scheme=self.draw(_SCHEMES[self.draw(st.sampled_from(fitting))](groups)),
+                text=self.text() if self.draw(st.integers(0, 2)) == 0 else None,
+                calibration_samples=self.draw(counts),
+                seed=self.draw(seeds),
+            )
+        )
+
+    def new_model(self):
+        unrounded = [model for model in self.models if not model.is_rounded]
+        made = self.draw(st.sampled_from(["first", "on", "quantized", "quantized"]))
+        if not unrounded or made == "first":
+            return self.new_trained()
+        # The last one, often: chains grow.
+        start = unrounded[-1] if self.draw(st.booleans()) else self.draw(st.sampled_from(unrounded))
+        return self.new_trained(start) if made == "on" else self.new_quantized(start)
+
+    def measures_of(self, models):
+        """Measures that fit all of the models; the first is a perplexity."""
+        text = None if all(each.training_text == models[0].training_text for each in models) else self.text()
+        weights = [part.weight for part in (text or models[0].training_text).parts]
+        length = max(model.objective.sequence_length for model in models)
+        enough = st.integers(length * math.ceil(sum(weights) / min(weights)), 10**6)
+        measures = [self.draw(st.builds(measure.Perplexity, text=st.just(text), max_tokens=enough))]
+        if all(model.objective.is_masked for model in models) and self.draw(st.booleans()):
+            measures += [self.draw(st.builds(measure.PseudoPerplexity, text=st.just(text), max_tokens=enough))]
+        if not any(model.objective.is_masked for model in models) and self.draw(st.booleans()):
+            measures += [self.draw(st.builds(measure.Samples, prompts=tuples(texts, 1), max_new_tokens=counts))]
+        return tuple(map(self.named, measures))
+
+    def recipe(self):
+        chosen = self.draw(
+            st.lists(st.sampled_from(self.models), min_size=1, max_size=3, unique_by=lambda each: each.name)
+        )
+        return Recipe(name=self.fresh(), models=tuple(chosen), measures=self.measures_of(chosen))
+
+
 @st.composite
 def recipes(draw, kinds=(Llama, Bert, ModernBert)):
-    kind = draw(st.sampled_from(kinds))
-    tensor, data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    model, tokenizer = draw(models(tensor, kind)), draw(tokenizers if kind is Llama else masking_tokenizers)
-    vocab_size = getattr(tokenizer, "vocab_size", 1)
-    degrees = [d for d in range(1, min(4, model.num_layers) + 1) if filled_by_nanotron(model, vocab_size, d)]
-    pipeline, schedule = draw(st.sampled_from(degrees)), draw(st.sampled_from(["1f1b", "afab"]))
-    least = max(1, pipeline - 1) if schedule == "1f1b" else 1
-    batch = data * micro * draw(st.integers(least, least + 3))
-    length = tensor * draw(st.integers(2, 100))
-    groups = divisors(math.gcd(model.hidden_size, model.feed_forward_size))
-    of_kind = {Llama: schemes, Bert: unsmoothed_schemes, ModernBert: lambda _: st.builds(scheme.FP8)}[kind]
-    scheme = of_kind(st.sampled_from(groups))
-    quantize = st.builds(Quantize, scheme=scheme, calibration_samples=counts, seed=seeds)
-    corpus = draw(corpora | mixtures.map(lambda parts: Mixture(parts=parts)))
-    shares = [part.weight for part in corpus.parts]
-    enough = st.integers(length * math.ceil(sum(shares) / min(shares)), 10**6)
-    measures = (measure.Perplexity(max_tokens=draw(enough)),)
-    if kind is Llama:
-        measures += draw(tuples(st.builds(measure.Samples, prompts=tuples(texts, 1), max_new_tokens=counts)))
-    elif draw(st.booleans()):
-        measures += (measure.PseudoPerplexity(max_tokens=draw(enough)),)
-    return Recipe(
-        name=draw(names),
-        corpus=corpus,
-        tokenizer=tokenizer,
-        model=model,
-        objective=draw(objectives(length, kind, tokenizer)),
-        training=draw(trainings(batch, length)),
-        parallelism=Parallelism(
-            data=data,
-            tensor=tensor,
-            pipeline=pipeline,
-            micro_batch_size=micro,
-            zero_stage=draw(st.sampled_from([0, 1])),
-            tensor_parallel_mode=draw(st.sampled_from(["all_reduce", "reduce_scatter"])),
-            pipeline_schedule=schedule,
-            recompute_activations=draw(st.booleans()),
-            threads_per_rank=draw(counts),
-            bucket_size_mb=draw(counts),
-            async_tensor_parallel=tensor > 1 and draw(st.booleans()),
-        ),
-        compression=draw(st.just(()) | quantize.map(lambda step: (step,))),
-        evaluation=measures,
-        runtime=draw(runtimes),
-    )
+    """A recipe whose models may be made from each other and share what they are made from."""
+    world = World(draw, kinds)
+    for _ in range(draw(st.sampled_from([1, 2, 2, 3]))):
+        world.models.append(world.new_model())
+    return world.recipe()
+
+
+@st.composite
+def recipe_sets(draw, kinds=(Llama, Bert, ModernBert)):
+    """Several recipes that share models and texts, with chains of models."""
+    world = World(draw, kinds)
+    found = []
+    for _ in range(draw(st.integers(2, 3))):
+        for _ in range(draw(st.integers(1, 3))):
+            world.models.append(world.new_model())
+        found.append(world.recipe())
+    return tuple(found)
 
 
 revisions = st.integers(1, 9)
@@ -467,29 +594,37 @@ sections = st.one_of(
         PrepareSection,
         source=sources,
         clean=cleaners,
-        heldout_fraction=heldout_fractions,
+        heldout=heldouts,
         shards=counts,
         revision=revisions,
     ),
     st.builds(AugmentSection, augment=augmenters, revision=revisions),
     st.builds(TokenizerSection, tokenizer=tokenizers, revision=revisions),
     st.builds(TokenizeSection, revision=revisions),
-    recipes().map(
-        lambda recipe: PretrainSection(
-            model=recipe.model,
-            objective=recipe.objective,
-            training=recipe.training,
-            parallelism=recipe.parallelism,
-            weights=tuple(float(part.weight) for part in recipe.corpus.parts),
-        )
-    ),
+    st.builds(MixSection, shares=st.lists(positive, min_size=1, max_size=3).map(tuple)),
+    recipes().map(lambda recipe: next(map(train_section, filter(is_trained, lineage(recipe.models))))),
     st.builds(ExportSection, logits_tolerance=positive, revision=revisions),
-    st.builds(
-        QuantizeSection,
-        scheme=schemes(counts),
-        calibration_samples=counts,
-        sequence_length=st.integers(2, 64),
-        seed=seeds,
-    ),
-    recipes().map(lambda recipe: EvaluateSection(measures=recipe.evaluation, objective=recipe.objective, revision=2)),
+    st.builds(QuantizeSection, scheme=schemes(counts), calibration_samples=counts, seed=seeds),
+    st.builds(MeasureSection, measure=st.builds(measure.Perplexity, max_tokens=counts)),
+    st.builds(ReportSection, revision=revisions),
 )
+
+
+def is_trained(model):
+    return isinstance(model, Trained)
+
+
+def lineage(models):
+    """The models, and all that they are made from."""
+    for model in models:
+        yield model
+        yield from lineage(model.parents)
+
+
+def train_section(model):
+    return TrainSection(
+        network=None if model.parents else model.start,
+        objective=model.objective,
+        training=model.training,
+        parallelism=model.parallelism,
+    )
