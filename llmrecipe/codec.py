@@ -1,6 +1,6 @@
 """Recipes and sections as plain data and back: what `params.yaml` holds.
 
-Writing is total: every field is there, defaults included, so that a dropped option is a change like any other.
+Writing is total: every field is there, defaults included, so a dropped option is a change like any other.
 Reading is strict: nothing is coerced, guessed or ignored, and everything that is wrong is reported at once.
 A word of a kind, and a member of a union of classes, carries its tag under `type`; other classes carry none. Fields that
 only the planner reads (`schema.UNWRITTEN`) are left out.
@@ -30,7 +30,7 @@ def unstructure(value: object) -> Any:
 
 
 def structure(data: object, cls: type[T], path: str) -> T:
-    """The instance of `cls` that `data` describes; `path` is where `data` stands, for messages.
+    """The instance of `cls` that `data` describes; `path` is where `data` is, for messages.
 
     A field that has a default may be left out.
 
@@ -152,7 +152,7 @@ def _structure_plain(value: Any, annotation: Any) -> Any:
 
 
 def _as(value: Any, annotation: Any) -> Any:
-    # One form for equal values: 1 in a field of floats is 1.0, so that equal recipes give equal bytes.
+    # One form for equal values: 1 in a field of floats is 1.0, so equal recipes give equal bytes.
     return float(value) if isinstance(value, int) and _is_float(annotation) else value
 
 
@@ -172,7 +172,7 @@ def _structure_class(cls: type[T], converter: Converter) -> Callable[[Any, Any],
 
     def checked(attribute: attrs.Attribute) -> Callable[[Any, Any], Any]:
         # Validators run field by field: the constructor would stop at the first, and never start when a field
-        # beside it can't be read.
+        # next to it can't be read.
         inner, validate = converter.get_structure_hook(attribute.type), attribute.validator
 
         def structure_field(value: Any, annotation: Any) -> Any:

@@ -18,6 +18,7 @@ def _free(owner: object, attribute: attrs.Attribute, value: str | None) -> None:
     if value in _TAKEN:
         raise FieldError(owner, attribute.alias, f"{value!r} has a meaning of its own in a report; use another name")
 
+
 __all__ = [
     "Perplexity",
     "PseudoPerplexity",

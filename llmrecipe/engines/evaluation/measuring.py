@@ -17,7 +17,7 @@ from llmrecipe.engines.evaluation.documents import DocumentSums, Means
 from llmrecipe.engines.evaluation.heldout import HeldoutText, heldout_texts, heldout_token_rows
 from llmrecipe.engines.evaluation.scores import PseudoScore, Score, score_of
 from llmrecipe.engines.models import folders
-from llmrecipe.engines.models.vocabulary import check_tokenizer
+from llmrecipe.engines.models.vocabulary import check_embeddings, check_tokenizer
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.measure import CustomMeasure, Measure, Perplexity, PseudoPerplexity, Samples, TokenMeasure
@@ -62,8 +62,7 @@ class LoadedModel:
         if tokens is not None:
             check_tokenizer(directory, card, tokens)
         model = folders.load_model(directory).to(device)
-        if tokens is not None:
-            folders.check_vocabulary(model, tokens.open("heldout"), directory)
+        check_embeddings(directory, card, model)
         return cls(directory=directory, card=card, transformers_model=model, device=device, tokens=tokens)
 
     @cached_property

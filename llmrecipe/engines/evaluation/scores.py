@@ -236,4 +236,3 @@ def _(objective: CausalLM, heldout: TokenMixture) -> Score:
 @score_of.register(MultiMaskLM)
 def _(objective: MaskedLM | MultiMaskLM, heldout: TokenMixture) -> Score:
     return MaskedScore(objective=objective, vocabulary=heldout.masked_vocabulary)
-
