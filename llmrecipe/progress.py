@@ -42,22 +42,31 @@ class _Line:
 
 
 class TrainingProgress:
-    """Progress of the steps of a training."""
+    """Progress of the steps of a run."""
 
-    def __init__(self, name: str, *, total: int, done: int, tokens_per_step: int, interval: int) -> None:
+    def __init__(
+        self, name: str, *, total: int, done: int, tokens_per_step: int, interval: int, validation_interval: int
+    ) -> None:
         """Start at step `done` of `total`; a log gets a line every `interval` steps."""
         self._total = total
         self._tokens_per_step = tokens_per_step
         self._interval = interval
+        self._validation_interval = validation_interval
         self._started = time.monotonic()
         self._first = done
-        self._validation_loss: float | None = None
+        self._validation = ""
+        self._validations = 0
+        self._validating = 0.0
         self._line = _Line(name, total=total, done=done)
 
-    def step(self, step: int, seconds: float, *, loss: float | None, validation_loss: float | None) -> None:
-        """A step is done: it took `seconds` and had this loss, if any."""
-        if validation_loss is not None:
-            self._validation_loss = validation_loss
+    def validated(self, step: int, loss: float, seconds: float) -> None:
+        """After this step the held-out sequences had this loss; to measure it took so many seconds."""
+        self._validation = f"  validation {loss:.4f} at step {step}"
+        self._validations += 1
+        self._validating += seconds
+
+    def step(self, step: int, seconds: float, *, loss: float | None) -> None:
+        """A step is done, and measured if that was due: it took `seconds` by itself and had this loss, if any."""
         status = f"step {step}/{self._total}  {self._status(step, seconds, loss)}"
         self._line.update(step, status, log=step % self._interval == 0 or step in (self._total, self._first + 1))
 
@@ -66,11 +75,20 @@ class TrainingProgress:
         self._line.close(summary)
 
     def _status(self, step: int, seconds: float, loss: float | None) -> str:
-        elapsed = time.monotonic() - self._started
-        left = elapsed / (step - self._first) * (self._total - step)
-        validation = "" if self._validation_loss is None else f"  validation {self._validation_loss:.4f}"
         shown = "none" if loss is None else f"{loss:.4f}"
-        return f"loss {shown}{validation}  {self._tokens_per_step / seconds:,.0f} tokens/s  {_clock(left)} left"
+        rate = f"{self._tokens_per_step / seconds:,.0f} tokens/s"
+        return f"loss {shown}{self._validation}  {rate}  {_clock(self._left(step))} left"
+
+    def _left(self, step: int) -> float:
+        """Seconds to the end: steps with all that goes with them, and the measurements that are still due."""
+        by_step = (time.monotonic() - self._started - self._validating) / (step - self._first)
+        by_validation = self._validating / self._validations if self._validations else 0.0
+        return by_step * (self._total - step) + by_validation * self._validations_left(step)
+
+    def _validations_left(self, step: int) -> int:
+        regular = self._total // self._validation_interval - step // self._validation_interval
+        # The last step is always measured.
+        return regular + (step < self._total and self._total % self._validation_interval > 0)
 
 
 class GenerationProgress:

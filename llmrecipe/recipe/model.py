@@ -1,5 +1,6 @@
 """Models: weights that exist, or will, each made from a network or from other models."""
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import attrs
@@ -8,7 +9,7 @@ from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Model, Objective, Scheme, Text, Tokenizer
 from llmrecipe.recipe.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
-from llmrecipe.recipe.schema import UNWRITTEN, at_least, define, not_empty
+from llmrecipe.recipe.schema import UNWRITTEN, at_least, define, kind, not_empty
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
 from llmrecipe.recipe.training import Training
 
@@ -65,38 +66,29 @@ class Trained(Model):
         return self.text
 
 
-@define("quantized")
-class Quantized(Model):
-    """A model with every linear layer except the output layer rounded, saved as compressed-tensors."""
-
-    is_rounded: ClassVar[bool] = True
+@kind
+class Derived(Model):
+    """A model that is made from one other, and keeps its shape, its objective and its tokenizer."""
 
     given_name: str | None = attrs.field(default=None, alias="name", metadata=UNWRITTEN)
-    """Its name in stage names and folders; made from its model's and its scheme's unless given: `small-code-w4a16`."""
+    """Its name in stage names and folders; made from its parent's unless given: `small-code-w4a16`."""
 
     model: Model = attrs.field(metadata=UNWRITTEN)
-    """The model that is rounded."""
+    """The model that it is made from."""
 
-    scheme: Scheme
-    """Number formats of weights and activations."""
-
-    text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
-    """What calibrates the scheme: sequences of its training split; None for the text that the model was trained on."""
-
-    calibration_samples: int = attrs.field(default=128, validator=at_least(1))
-    """Sequences of the training split that calibrate the scheme."""
-
-    seed: int = attrs.field(default=0, validator=at_least(0))
-    """Decides which sequences these are."""
+    @property
+    @abstractmethod
+    def suffix(self) -> str:
+        """What is added to its parent's name for its own: `w4a16`."""
 
     @property
     def name(self) -> str:
         """Its name in stage names and folders."""
-        return self.given_name or f"{self.model.name}-{self.scheme.tag}"
+        return self.given_name or f"{self.model.name}-{self.suffix}"
 
     @property
     def parents(self) -> tuple[Model, ...]:
-        """The model that is rounded."""
+        """The model that it is made from."""
         return (self.model,)
 
     @property
@@ -118,3 +110,27 @@ class Quantized(Model):
     def training_text(self) -> Text | None:
         """What its nearest trained ancestor was trained on."""
         return self.model.training_text
+
+
+@define("quantized")
+class Quantized(Derived):
+    """A model with every linear layer except the output layer rounded, saved as compressed-tensors."""
+
+    is_rounded: ClassVar[bool] = True
+
+    scheme: Scheme
+    """Number formats of weights and activations."""
+
+    text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
+    """What calibrates the scheme: sequences of its training split; None for the text that the model was trained on."""
+
+    calibration_samples: int = attrs.field(default=128, validator=at_least(1))
+    """Sequences of the training split that calibrate the scheme."""
+
+    seed: int = attrs.field(default=0, validator=at_least(0))
+    """Decides which sequences these are."""
+
+    @property
+    def suffix(self) -> str:
+        """What is added to its parent's name for its own: `w4a16`."""
+        return self.scheme.tag

@@ -5,23 +5,37 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 from corpora import contents
 from dvc_project import create, repro, run, write
 from tiny_recipe import RECIPE
 
-from llmrecipe import AdamW, ByteLevelBPE, ExactDedup, Execution, FixUnicode, Parallelism, Perplexity, Runtime, Samples
+from llmrecipe import (
+    ByteLevelBPE,
+    Fraction,
+    Machine,
+    Parallelism,
+    Quantized,
+    clean,
+    dvcfiles,
+    evolve,
+    measure,
+    optimizer,
+    scheme,
+)
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe.recipe import Recipe
 
 pytestmark = pytest.mark.slow
 
-BASE = attrs.evolve(
+TRAINED = evolve(RECIPE.models[0], text__clean=(clean.FixUnicode(), clean.ExactDedup()), text__heldout=Fraction(0.1))
+BASE = evolve(
     RECIPE,
-    corpus=attrs.evolve(RECIPE.corpus, clean=(FixUnicode(), ExactDedup()), heldout_fraction=0.1),
-    evaluation=(Perplexity(max_tokens=512), Samples(prompts=("one",), max_new_tokens=4)),
+    models=(TRAINED, evolve(RECIPE.models[1], model=TRAINED)),
+    measures=(measure.Perplexity(max_tokens=512), measure.Samples(prompts=("one",), max_new_tokens=4)),
 )
+MEASURED = ["tiny-perplexity", "tiny-samples"]
+SMALLER_MEASURED = ["tiny-w4a16-perplexity", "tiny-w4a16-samples"]
 
 
 def stale(project: Path) -> set[str]:
@@ -29,8 +43,10 @@ def stale(project: Path) -> set[str]:
     return set(json.loads(run(project, "dvc", "status", "--json")))
 
 
-def training(**changes: Any) -> Recipe:
-    return attrs.evolve(BASE, training=attrs.evolve(BASE.training, **changes))
+def changed(**changes: Any) -> Recipe:
+    """The recipe with another training, from which its other model is made."""
+    trained = evolve(TRAINED, **changes)
+    return evolve(BASE, models=(trained, evolve(BASE.models[1], model=trained)))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +72,7 @@ def test_right_after_a_run_nothing_runs(project):
 def test_damage_to_what_it_left_is_undone(project):
     before = contents(project / "artifacts")
     (project / "artifacts/tiny/export/model/manifest.json").unlink()
-    weights = project / "artifacts/tiny/pretrain/checkpoint/model.safetensors"
+    weights = project / "artifacts/tiny/train/checkpoint/model.safetensors"
     short = weights.read_bytes()[:-1]
     # A new file: the old one may be linked to DVC's cache, and an administrator may write into it.
     weights.unlink()
@@ -72,23 +88,40 @@ def test_a_run_leaves_nothing_for_git_but_the_lock(finished):
     assert run(finished, "git", "status", "--porcelain") == ""
 
 
-def test_another_quantization_reruns_quantize_and_evaluate_only(project):
-    scheme = attrs.evolve(BASE.compression[0].scheme, group_size=16)
-    write(project, attrs.evolve(BASE, compression=(attrs.evolve(BASE.compression[0], scheme=scheme),)))
-    assert repro(project) == ["tiny-quantize", "tiny-evaluate"]
+def test_another_quantization_reruns_quantize_and_what_is_measured_of_it_only(project):
+    write(project, evolve(BASE, models=(TRAINED, evolve(BASE.models[1], scheme__group_size=16))))
+    assert repro(project) == ["tiny-w4a16-quantize", *SMALLER_MEASURED, "small-report"]
     assert repro(project) == []
 
 
-def test_another_learning_rate_reruns_pretrain_and_what_follows_and_shows_in_metrics_and_plots(project):
-    write(project, training(optimizer=AdamW(learning_rate=3e-3)))
-    assert repro(project) == ["tiny-pretrain", "tiny-export", "tiny-quantize", "tiny-evaluate"]
+def test_a_second_recipe_of_the_same_training_trains_nothing(project):
+    eight = evolve(BASE, name="eight", models=(TRAINED, Quantized(model=TRAINED, scheme=scheme.W8A16())))
+    write(project, BASE, eight)
+    assert repro(project, "repro", "eight-report") == [
+        "tiny-w8a16-quantize",
+        "tiny-w8a16-perplexity",
+        "tiny-w8a16-samples",
+        "eight-report",
+    ]
+
+
+def test_another_learning_rate_reruns_train_and_what_follows_and_shows_in_metrics_and_plots(project):
+    write(project, changed(training__optimizer=optimizer.AdamW(learning_rate=3e-3)))
+    assert repro(project) == [
+        "tiny-train",
+        "tiny-export",
+        *MEASURED,
+        "tiny-w4a16-quantize",
+        *SMALLER_MEASURED,
+        "small-report",
+    ]
 
     metrics = json.loads(run(project, "dvc", "metrics", "diff", "--json"))
-    assert metrics.keys() >= {f"artifacts/tiny/{kind}/metrics.json" for kind in ("pretrain", "evaluate")}
-    loss = metrics["artifacts/tiny/pretrain/metrics.json"]["loss"]
+    assert metrics.keys() >= {f"artifacts/{folder}/metrics.json" for folder in ("tiny/train", "small/report")}
+    loss = metrics["artifacts/tiny/train/metrics.json"]["loss"]
     assert loss["old"] != loss["new"]
     shown = json.loads(run(project, "dvc", "metrics", "show", "--json"))[""]["data"]
-    assert shown["artifacts/tiny/pretrain/metrics.json"]["data"]["loss"] == loss["new"]
+    assert shown["artifacts/tiny/train/metrics.json"]["data"]["loss"] == loss["new"]
 
     revisions = {
         title: {revision for plot in plots for revision in plot["revisions"]}
@@ -96,10 +129,10 @@ def test_another_learning_rate_reruns_pretrain_and_what_follows_and_shows_in_met
     }
     both = {"HEAD", "workspace"}
     assert revisions == {
-        "tiny-pretrain loss": both,
-        "tiny-pretrain learning rate": both,
-        "tiny-pretrain gradient norm": both,
-        "tiny-pretrain throughput": {"workspace"},
+        "tiny-train loss": both,
+        "tiny-train learning rate": both,
+        "tiny-train gradient norm": both,
+        "tiny-train throughput": {"workspace"},
     }
 
 
@@ -107,12 +140,12 @@ def test_every_curve_is_drawn_from_numbers(finished):
     plots = json.loads(run(finished, "dvc", "plots", "show", "--json"))["data"]
     assert all(len(drawn) == 1 for drawn in plots.values())
     points = {title: drawn[0]["content"]["data"]["values"] for title, drawn in plots.items()}
-    steps = BASE.training.duration.count
+    steps = TRAINED.training.duration.count
     assert {title: len(values) for title, values in points.items()} == {
-        "tiny-pretrain loss": steps + 1,
-        "tiny-pretrain learning rate": steps,
-        "tiny-pretrain gradient norm": steps,
-        "tiny-pretrain throughput": steps,
+        "tiny-train loss": steps + 1,
+        "tiny-train learning rate": steps,
+        "tiny-train gradient norm": steps,
+        "tiny-train throughput": steps,
     }
     for drawn in plots.values():
         axes = [drawn[0]["content"]["encoding"][axis]["field"] for axis in "xy"]
@@ -120,36 +153,39 @@ def test_every_curve_is_drawn_from_numbers(finished):
             assert all(float(point[axis]) > 0 for axis in axes)
 
 
-def test_other_runtime_choices_rerun_nothing(project):
-    write(
-        project,
-        attrs.evolve(
-            BASE, runtime=Runtime(execution=Execution(workers=1), log_level="debug", log_interval=1, device="cpu")
-        ),
-    )
+def test_another_machine_reruns_nothing(project):
+    machine = Machine(workers=1, log_level="debug", log_interval=1, device="cpu")
+    machines = {"default": machine, "tiny": machine, "tiny-w4a16-quantize": machine}
+    references = {BASE.name: "recipes/small.py"}
+    assert dvcfiles.write(plan([BASE]), project, references=references, machines_of=machines)
     assert stale(project) == set()
     assert repro(project) == []
 
 
 def test_a_dropped_measure_reruns_what_it_affected(project):
-    write(project, attrs.evolve(BASE, evaluation=BASE.evaluation[:1]))
-    assert repro(project) == ["tiny-evaluate"]
+    write(project, evolve(BASE, measures=BASE.measures[:1]))
+    assert repro(project) == ["small-report"]
     assert repro(project) == []
 
 
 @pytest.mark.parametrize(
-    ("changed", "expected"),
+    ("recipe", "expected"),
     [
-        (training(clip_grad_norm=None), {"tiny-pretrain"}),
-        (attrs.evolve(BASE, parallelism=Parallelism(data=2)), {"tiny-pretrain"}),
-        (attrs.evolve(BASE, corpus=attrs.evolve(BASE.corpus, clean=())), {"books-prepare"}),
-        (attrs.evolve(BASE, corpus=attrs.evolve(BASE.corpus, clean=BASE.corpus.clean[:1])), {"books-prepare"}),
-        (attrs.evolve(BASE, tokenizer=ByteLevelBPE(vocab_size=280)), {"tiny-tokenizer"}),
-        (attrs.evolve(BASE, compression=()), {"tiny-evaluate"}),
+        (changed(training__clip_grad_norm=None), {"tiny-train"}),
+        (changed(parallelism=Parallelism(data=2)), {"tiny-train"}),
+        (changed(text__clean=()), {"books-prepare"}),
+        (changed(text__clean=TRAINED.text.clean[:1]), {"books-prepare"}),
+        # Of another name: the other's stages stay valid, and what read them reads this.
+        (
+            changed(tokenizer=ByteLevelBPE(vocab_size=280)),
+            {"books-bpe-280-tokenizer", "books-bpe-280-tokenize", "tiny-train", "tiny-export", "tiny-perplexity",
+             "tiny-w4a16-quantize", "tiny-w4a16-perplexity"},
+        ),
+        (evolve(BASE, models=BASE.models[:1]), {"small-report"}),
     ],
 )  # fmt: skip
-def test_a_changed_or_dropped_field_makes_its_own_stage_stale(project, changed, expected):
-    write(project, changed)
+def test_a_changed_or_dropped_field_makes_its_own_stage_stale(project, recipe, expected):
+    write(project, recipe)
     assert stale(project) == expected
     write(project, BASE)
     assert stale(project) == set()
@@ -160,7 +196,7 @@ def test_a_key_deleted_from_a_section_by_hand_makes_its_stage_stale(project):
     text = params.read_text()
     params.write_text(text.replace("    clip_grad_norm: 1.0\n", ""))
     assert params.read_text() != text
-    assert stale(project) == {"tiny-pretrain"}
+    assert stale(project) == {"tiny-train"}
 
 
 def test_an_experiment_can_set_a_field_without_a_recipe(project):

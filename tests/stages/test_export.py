@@ -16,22 +16,24 @@ from transformers import (
     PreTrainedModel,
 )
 
-from llmrecipe import Bert, Llama, ModernBert, Ratio, artifacts, codec, identity
-from llmrecipe.engines.models import bert, llama
+from llmrecipe import Bert, CausalLM, Llama, MaskedLM, ModernBert, Ratio, artifacts, cards, identity
+from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models.architecture import architecture_of
+from llmrecipe.engines.models.bert import ARCHITECTURE as BERT
+from llmrecipe.engines.models.llama import ARCHITECTURE as LLAMA
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.model import Encoder, Model
+from llmrecipe.recipe.network import Network
 from llmrecipe.sections import ExportSection
 from llmrecipe.stages import export
 
 VOCAB_SIZE = 320
-MODEL = Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.1)
+NETWORK = Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.1)
 MODELS = {
-    "grouped": MODEL,
-    "tied": attrs.evolve(MODEL, tie_word_embeddings=True),
-    "multi-head": attrs.evolve(MODEL, num_key_value_heads=4),
-    "long-range": attrs.evolve(MODEL, rope_theta=500_000.0, rms_norm_eps=1e-6),
+    "grouped": NETWORK,
+    "tied": attrs.evolve(NETWORK, tie_word_embeddings=True),
+    "multi-head": attrs.evolve(NETWORK, num_key_value_heads=4),
+    "long-range": attrs.evolve(NETWORK, rope_theta=500_000.0, rms_norm_eps=1e-6),
 }
 ENCODER = Bert(hidden_size=64, num_layers=2, num_attention_heads=4, max_position_embeddings=48, initializer_range=0.1)
 ENCODERS = {
@@ -40,29 +42,48 @@ ENCODERS = {
     "narrow": attrs.evolve(ENCODER, num_layers=3, intermediate_size=Ratio(1.5), layer_norm_eps=1e-5),
 }
 
+METRICS = [
+    {"step": 1, "loss": 3.0},
+    {"step": 2, "loss": 2.0, "validation_loss": 2.5},
+    {"step": 3, "loss": 2.0, "validation_loss": 2.6},
+]
+"""The second step is the best, and the third the last."""
 
-def checkpoint(directory: Path, model: Model, network: PreTrainedModel) -> Path:
+
+def checkpoint(directory: Path, model: Network, network: PreTrainedModel, tokenizer: str, step: int | None = 3) -> Path:
     """A checkpoint artifact with this network's weights."""
     directory.mkdir()
     weights.save(architecture_of(model).from_transformers(network.state_dict(), model), directory)
-    description = {"model": codec.unstructure(model), "vocab_size": VOCAB_SIZE, "end_of_text_id": 0}
-    artifacts.write_json(directory / "model.json", description)
+    card = ModelCard(
+        network=model,
+        objective=(MaskedLM if model.reads_both_sides else CausalLM)(sequence_length=32),
+        vocab_size=VOCAB_SIZE,
+        end_of_text_id=0,
+        tokenizer=tokenizer,
+        made_by="train",
+        parents={},
+        step=step,
+    )
+    cards.write(directory, card)
+    artifacts.write_jsonl(directory / "metrics.jsonl", METRICS)
     artifacts.seal(directory, "checkpoint")
     return directory
 
 
-def inputs(directory: Path, model: Model, network: PreTrainedModel) -> dict[str, Path]:
+def inputs(directory: Path, model: Network, network: PreTrainedModel, step: int | None = 3) -> dict[str, Path]:
     write_tokenizer(directory / "tokenizer")
     artifacts.seal(directory / "tokenizer", "tokenizer")
     return {
-        "checkpoint": checkpoint(directory / "checkpoint", model, network),
+        "checkpoint": checkpoint(
+            directory / "checkpoint", model, network, identity.of_artifact(directory / "tokenizer"), step
+        ),
         "tokenizer": directory / "tokenizer",
     }
 
 
 def new_network(model: Llama) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    return LlamaForCausalLM(llama.transformers_config(model, VOCAB_SIZE, 0))
+    return LlamaForCausalLM(LLAMA.transformers_config(model, VOCAB_SIZE, 0))
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -81,7 +102,7 @@ def test_the_exported_model_is_the_trained_one(tmp_path, kind):
     assert 0 < context.measured["logits_difference"] < 1e-4
 
 
-def new_encoder(model: Encoder) -> PreTrainedModel:
+def new_encoder(model: Network) -> PreTrainedModel:
     torch.manual_seed(0)
     config = architecture_of(model).transformers_config(model, VOCAB_SIZE, 0)
     network = AutoModelForMaskedLM.from_config(config).eval()
@@ -114,27 +135,29 @@ def test_the_exported_encoder_is_the_trained_one_for_every_task(tmp_path, kind):
 
 
 def test_bfloat16_weights_stay_bfloat16(tmp_path):
-    context = stage_context(ExportSection(), inputs(tmp_path, MODEL, new_network(MODEL).bfloat16()), tmp_path / "out")
+    context = stage_context(
+        ExportSection(), inputs(tmp_path, NETWORK, new_network(NETWORK).bfloat16()), tmp_path / "out"
+    )
     export.run(context)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").dtype == torch.bfloat16
 
 
 def test_a_conversion_that_changes_the_logits_fails_the_stage(tmp_path, monkeypatch):
-    context = stage_context(ExportSection(), inputs(tmp_path, MODEL, new_network(MODEL)), tmp_path / "out")
-    monkeypatch.setattr(llama, "deinterleave", lambda weight, _: weight.contiguous())
+    context = stage_context(ExportSection(), inputs(tmp_path, NETWORK, new_network(NETWORK)), tmp_path / "out")
+    monkeypatch.setattr("llmrecipe.engines.models.llama.deinterleave", lambda weight, _: weight.contiguous())
     with pytest.raises(StageError, match=r"differ from nanotron's by .*, more than logits_tolerance = 1e-04"):
         export.run(context)
 
 
 def test_an_encoder_whose_logits_change_fails_the_stage(tmp_path, monkeypatch):
     context = stage_context(ExportSection(), inputs(tmp_path, ENCODER, new_encoder(ENCODER)), tmp_path / "out")
-    to_transformers, bias = bert.to_transformers, "bert.encoder.layer.1.attention.output.LayerNorm.bias"
+    to_transformers, bias = BERT.to_transformers, "bert.encoder.layer.1.attention.output.LayerNorm.bias"
 
     def moved(*arguments):
         state = to_transformers(*arguments)
         return state | {bias: state[bias] + 0.01}
 
-    monkeypatch.setattr(bert, "to_transformers", moved)
+    monkeypatch.setattr(BERT, "to_transformers", moved)
     with pytest.raises(StageError, match=r"differ from nanotron's by .*, more than logits_tolerance = 1e-04"):
         export.run(context)
 
@@ -143,14 +166,41 @@ def test_the_same_weights_export_to_the_same_bytes(tmp_path):
     digests = []
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
-        files = inputs(tmp_path / name, MODEL, new_network(MODEL))
+        files = inputs(tmp_path / name, NETWORK, new_network(NETWORK))
         export.run(stage_context(ExportSection(), files, tmp_path / name / "out"))
         digests.append(identity.of_artifact(tmp_path / name / "out" / "model"))
     assert digests[0] == digests[1]
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
-    files = inputs(tmp_path, MODEL, new_network(MODEL))
+    files = inputs(tmp_path, NETWORK, new_network(NETWORK))
     files["checkpoint"] = files["tokenizer"]
     with pytest.raises(StageError, match="expected a checkpoint artifact, found 'tokenizer'"):
         export.run(stage_context(ExportSection(), files, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_the_exported_step_is_the_last_or_the_best_and_stands_on_the_card(tmp_path, step):
+    files = inputs(tmp_path, NETWORK, new_network(NETWORK), step)
+    context = stage_context(ExportSection(), files, tmp_path / "out")
+    export.run(context)
+
+    card = cards.read(tmp_path / "out" / "model", ModelCard)
+    assert (card.network, card.step, card.made_by, card.parents) == (NETWORK, step, "export", context.parents)
+    assert card.parents["checkpoint"] == identity.of_artifact(files["checkpoint"])
+
+
+@pytest.mark.parametrize("step", [1, None])
+def test_weights_of_neither_the_last_step_nor_the_best_are_refused(tmp_path, step):
+    files = inputs(tmp_path, NETWORK, new_network(NETWORK), step)
+    told = rf"of step {step}, which is neither the last of the run \(3\) nor its best \(2\)"
+    with pytest.raises(StageError, match=told):
+        export.run(stage_context(ExportSection(), files, tmp_path / "out"))
+
+
+def test_a_tokenizer_that_the_model_was_not_trained_with_is_refused(tmp_path):
+    files = inputs(tmp_path, NETWORK, new_network(NETWORK))
+    write_tokenizer(tmp_path / "other", vocab_size=300)
+    artifacts.seal(tmp_path / "other", "tokenizer")
+    with pytest.raises(StageError, match=r"trained with another tokenizer than .*other"):
+        export.run(stage_context(ExportSection(), files | {"tokenizer": tmp_path / "other"}, tmp_path / "out"))

@@ -1,12 +1,12 @@
-"""The pretrain stage killed at its worst moments, each chosen by the event itself, and run again."""
+"""The train stage killed at its worst moments, each chosen by the event itself, and run again."""
 
 import signal
 from pathlib import Path
 
 import attrs
 import pytest
-from pretrain_project import Project
 from tiny_training import TRAINING, write_tokens
+from train_project import Project
 
 from llmrecipe import Parallelism, Steps, artifacts
 from llmrecipe.engines.nanotron.checkpoint import KIND
@@ -97,16 +97,16 @@ def test_a_rank_killed_while_another_renames_the_checkpoint_costs_no_byte(tokens
 def test_killed_outside_its_steps_a_training_leaves_no_part_of_anything(tokens, tmp_path, straight):
     killed = project(tmp_path / "killed", tokens)
 
-    assert killed.run_into(switch("os.rename", "/initial$", rank=None, victims="all"))[0] == -signal.SIGKILL
-    assert (killed.state / ".initial.tmp").exists()
-    assert not (killed.state / "initial").exists()
+    assert killed.run_into(switch("os.rename", "/first$", rank=None, victims="all"))[0] == -signal.SIGKILL
+    assert (killed.state / ".first.tmp").exists()
+    assert not (killed.state / "first").exists()
 
     # The last checkpoint is in place, and one more than is kept.
     assert killed.run_into(switch("shutil.rmtree", r"/checkpoints/4$", victims="all"))[0] == -signal.SIGKILL
     assert killed.checkpoints() == [4, 6, 8]
 
-    writing = killed.output.with_name(".pretrain.tmp")
-    for event, path in (("open", r"\.pretrain.tmp/\.metrics.json.tmp"), ("os.rename", "/pretrain$")):
+    writing = killed.output.with_name(".train.tmp")
+    for event, path in (("open", r"\.train.tmp/\.metrics.json.tmp"), ("os.rename", "/train$")):
         assert killed.run_into(switch(event, path, rank=None, victims="all"))[0] == -signal.SIGKILL
         assert (writing / "checkpoint" / artifacts.MANIFEST).exists()
         assert not killed.output.exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 import psutil
 import pytest
-from tiny_training import MODEL, TRAINING, section, trained, write_tokens
+from tiny_training import NETWORK, TRAINING, section, trained, write_tokens
 
 from llmrecipe import Parallelism, Steps
 
@@ -22,7 +22,7 @@ LAYOUTS = {
     "both": Parallelism(tensor=2, pipeline=2, micro_batch_size=1, recompute_activations=True),
 }
 
-SMALL = attrs.evolve(MODEL, num_layers=2)
+SMALL = attrs.evolve(NETWORK, num_layers=2)
 LONG = attrs.evolve(TRAINING, duration=Steps(500), global_batch_size=4, validation_interval=50, validation_sequences=4)
 
 BOUND_MB = 8
@@ -76,4 +76,4 @@ def test_memory_is_flat_and_its_peak_is_told(tmp_path, layout, capfd):
     peaks = result.measurements["peak_memory_mb"]
     seen = [max(watch.megabytes[rank].values()) for rank in sorted(watch.megabytes)]
     assert peaks == pytest.approx(seen, abs=20)
-    assert f"t-pretrain: peak memory of its ranks: {', '.join(map(str, peaks))} MB\n" in capfd.readouterr().err
+    assert f"t-train: peak memory of its ranks: {', '.join(map(str, peaks))} MB\n" in capfd.readouterr().err

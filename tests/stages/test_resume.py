@@ -7,11 +7,13 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
-from tiny_training import MODEL, TRAINING, column, section, trained, write_tokens
+from tiny_training import NETWORK, TRAINING, column, section, trained, write_tokens
 
-from llmrecipe import SGD, AdamW, Parallelism, Steps, Training, WarmupStableDecay, artifacts
+from llmrecipe import Parallelism, Steps, Training, artifacts
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.optimizer import SGD, AdamW
+from llmrecipe.recipe.schedule import WarmupStableDecay
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +62,7 @@ def test_a_training_continues_under_another_layout(tokens, tmp_path, straight, b
     with caplog.at_level(logging.INFO, logger="llmrecipe"):
         result = trained(section(LAYOUTS[after]), tokens, tmp_path)
 
-    assert "continues after step 5 of 10" in caplog.text
+    assert "resumes after step 5 of 10" in caplog.text
     assert [row["step"] for row in result.metrics] == list(range(1, 11))
     assert column(result, "loss") == pytest.approx(column(straight, "loss"), rel=1e-5)
     assert column(result, "learning_rate") == column(straight, "learning_rate")
@@ -70,11 +72,11 @@ def test_a_training_continues_under_another_layout(tokens, tmp_path, straight, b
 
 
 def test_tied_embeddings_continue_under_another_layout(tokens, tmp_path):
-    model = attrs.evolve(MODEL, tie_word_embeddings=True)
-    straight = trained(section(LAYOUTS["one"], model=model), tokens, tmp_path / "straight")
-    trained(section(LAYOUTS["pipeline"], model=model), tokens, tmp_path / "moved", checkpoint_interval=5)
+    model = attrs.evolve(NETWORK, tie_word_embeddings=True)
+    straight = trained(section(LAYOUTS["one"], network=model), tokens, tmp_path / "straight")
+    trained(section(LAYOUTS["pipeline"], network=model), tokens, tmp_path / "moved", checkpoint_interval=5)
     shutil.rmtree(next((tmp_path / "moved").glob("*/checkpoints/10")))
-    moved = trained(section(LAYOUTS["tensor"], model=model), tokens, tmp_path / "moved")
+    moved = trained(section(LAYOUTS["tensor"], network=model), tokens, tmp_path / "moved")
 
     assert column(moved, "loss") == pytest.approx(column(straight, "loss"), rel=1e-5)
     expected, found = weights.read_whole(straight.checkpoint), weights.read_whole(moved.checkpoint)
@@ -137,7 +139,7 @@ def test_another_meaning_starts_afresh_beside_and_says_what_differs(tokens, tmp_
     with caplog.at_level(logging.INFO, logger="llmrecipe"):
         second = trained(section(LAYOUTS["one"], training=other), tokens, tmp_path)
 
-    assert "starts afresh; an earlier training is kept in" in caplog.text
+    assert "starts afresh; an earlier run is kept in" in caplog.text
     assert "training.clip_grad_norm: 1.0 → null, training.seed: 1 → 2" in caplog.text
     assert first.checkpoint.exists()
     assert second.checkpoint.parent.parent != first.checkpoint.parent.parent

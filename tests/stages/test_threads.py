@@ -51,9 +51,9 @@ def test_a_stage_gives_the_same_bytes_however_many_threads_its_process_has(made,
 def test_a_training_gives_the_same_bytes_with_two_threads_as_with_one(tmp_path):
     tokens = tiny_training.write_tokens(tmp_path / "tokens", train=20_000, heldout=2_000)
     # Large enough for torch to share every kind of work: less than 32,768 numbers stay with one thread.
-    model = attrs.evolve(tiny_training.MODEL, hidden_size=128, num_layers=2)
+    model = attrs.evolve(tiny_training.NETWORK, hidden_size=128, num_layers=2)
     sections = (
-        tiny_training.section(Parallelism(micro_batch_size=8, threads_per_rank=threads), model=model)
+        tiny_training.section(Parallelism(micro_batch_size=8, threads_per_rank=threads), network=model)
         for threads in (1, 2)
     )
     one, two = (

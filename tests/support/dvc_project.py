@@ -1,4 +1,3 @@
-
 """A project in a folder of its own, with real text, in which real DVC runs the real stages."""
 
 import os
@@ -43,9 +42,10 @@ def repro(project: Path, *command: str) -> list[str]:
     return re.findall(r"^Running stage '(.+)':$", output, re.MULTILINE)
 
 
-def write(project: Path, recipe: Recipe) -> None:
-    """Plan the recipe in the project."""
-    dvcfiles.write(plan([recipe]), project)
+def write(project: Path, *recipes: Recipe) -> None:
+    """Plan the recipes in the project, and no others."""
+    references = {recipe.name: f"recipes/{recipe.name}.py" for recipe in recipes}
+    dvcfiles.write(plan(recipes), project, references=references)
 
 
 def create(project: Path, recipe: Recipe) -> Path:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tiny_training import LENGTH, MODEL, VOCAB_SIZE
+from tiny_training import LENGTH, NETWORK, VOCAB_SIZE
 from transformers import LlamaForCausalLM
 
-from llmrecipe import AdamW, Llama, Training
-from llmrecipe.engines.models import llama
+from llmrecipe import Llama, Training
+from llmrecipe.engines.models.architecture import architecture_of
+from llmrecipe.recipe.optimizer import AdamW
 
 
 def factors(steps: int) -> list[float]:
@@ -21,7 +22,7 @@ def factors(steps: int) -> list[float]:
 def plain_losses(
     tokens: Path,
     training: Training,
-    model: Llama = MODEL,
+    network: Llama = NETWORK,
     decays: Callable[[str], bool] = lambda name: "norm" not in name,
     begin: int | None = None,
 ) -> list[float]:
@@ -30,18 +31,18 @@ def plain_losses(
     Args:
         tokens: the tokens artifact.
         training: gives the seed, the optimizer, the batch and the number of steps; the schedule is `factors`.
-        model: the model.
+        network: the shape.
         decays: whether weight decay applies to a weight, by transformers' name.
         begin: a token that each document begins with, which is then given to the network by itself.
     """
     optimizer, batch_size = training.optimizer, training.global_batch_size
     torch.manual_seed(training.seed)
-    network = LlamaForCausalLM(llama.transformers_config(model, VOCAB_SIZE, begin or 0))
+    model = LlamaForCausalLM(architecture_of(network).transformers_config(network, VOCAB_SIZE, begin or 0))
     # Else transformers would not train the end-of-text token's embedding, which is also the padding's.
-    network.model.embed_tokens.padding_idx = None
+    model.model.embed_tokens.padding_idx = None
     groups = [
         {"params": [weight], "weight_decay": optimizer.weight_decay if decays(name) else 0.0}
-        for name, weight in network.named_parameters()
+        for name, weight in model.named_parameters()
     ]
     if isinstance(optimizer, AdamW):
         stepper = torch.optim.AdamW(groups, lr=1.0, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps)
@@ -55,11 +56,11 @@ def plain_losses(
         batch = torch.stack([torch.from_numpy(row[i * LENGTH : (i + 1) * LENGTH + 1]) for i in chosen])
         inputs = batch[:, :-1]
         pieces = [inputs] if begin is None else [piece for row in inputs for piece in documents(row, begin)]
-        logits = torch.cat([network(input_ids=piece).logits.flatten(0, 1) for piece in pieces])
+        logits = torch.cat([model(input_ids=piece).logits.flatten(0, 1) for piece in pieces])
         loss = torch.nn.functional.cross_entropy(logits, batch[:, 1:].flatten())
         stepper.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), training.clip_grad_norm)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip_grad_norm)
         for group in stepper.param_groups:
             group["lr"] = optimizer.learning_rate * factor
         stepper.step()

@@ -1,26 +1,40 @@
 """A model that has learned a little, its tokenizer and its token files, made in seconds from the standard library."""
 
 import argparse
-import json
 import optparse
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import torch
-from llmrecipe.recipe.runtime import Runtime
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llmrecipe import artifacts
+from llmrecipe import artifacts, cards
+from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models import folders
+from llmrecipe.engines.tokens import writing
+from llmrecipe.engines.tokens.files import TokenFiles
+from llmrecipe.recipe.kinds import Objective
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.network import Llama, Network
+from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.stages.runner import StageContext
 
 END_OF_TEXT = "<|endoftext|>"
 SEQUENCE_LENGTH = 32
 
+TOKENIZER = "0" * 64
+"""Digest of the tokenizer, by which models and tokens know that they go together."""
 
-def stage_context(section, inputs: dict[str, Path], output: Path, **runtime) -> StageContext:
+NETWORK = Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=128)
+"""The shape of `new_model`."""
+
+OBJECTIVE = CausalLM(sequence_length=SEQUENCE_LENGTH)
+"""What it learns."""
+
+
+def stage_context(section, inputs: dict[str, Path], output: Path, **machine) -> StageContext:
     """What the runner gives a stage, with an empty output folder."""
     output.mkdir(parents=True)
     return StageContext(
@@ -28,7 +42,7 @@ def stage_context(section, inputs: dict[str, Path], output: Path, **runtime) -> 
         section=section,
         inputs=inputs,
         output=output,
-        runtime=Runtime(**runtime),
+        machine=Machine(**machine),
         scratch=output / "scratch",
     )
 
@@ -54,28 +68,23 @@ def write_tokenizer(directory: Path, vocab_size: int = 320) -> PreTrainedTokeniz
     return fast
 
 
-def write_tokens(directory: Path, splits: dict[str, list[list[str]]], tokenizer) -> Path:
+def write_tokens(directory: Path, splits: dict[str, list[list[str]]], tokenizer, masking=None) -> Path:
     """A sealed tokens artifact, laid out by hand: per split a list of shards, each a list of documents."""
-    description = {"dtype": "uint16", "vocab_size": len(tokenizer), "end_of_text_id": tokenizer.eos_token_id}
-    description["splits"] = {}
-    for split, shards in splits.items():
-        (directory / split).mkdir(parents=True)
-        names, total = [], 0
-        for index, shard in enumerate(shards):
-            row = [i for text in shard for i in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
-            names.append(f"{split}/{index:05d}.ds")
-            np.array(row, dtype="<u2").tofile(directory / names[-1])
-            total += len(row)
-        texts = [text for shard in shards for text in shard]
-        description["splits"][split] = {
-            "files": names,
-            "tokens": total,
-            "documents": len(texts),
-            "text_bytes": sum(len(text.encode()) for text in texts),
-        }
-    artifacts.write_json(directory / "tokens.json", description)
-    artifacts.seal(directory, "tokens")
-    return directory
+
+    def tokens_of(shard: list[str]) -> np.ndarray:
+        return np.array([i for text in shard for i in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
+
+    return writing.write_tokens(
+        directory,
+        {split: [tokens_of(shard) for shard in shards] for split, shards in splits.items()},
+        vocab_size=len(tokenizer),
+        end_of_text_id=tokenizer.eos_token_id,
+        masking=masking,
+        tokenizer=TOKENIZER,
+        text_bytes={
+            split: [[len(text.encode()) for text in shard] for shard in shards] for split, shards in splits.items()
+        },
+    )
 
 
 def new_model(**changes) -> LlamaForCausalLM:
@@ -97,8 +106,7 @@ def new_model(**changes) -> LlamaForCausalLM:
 
 def train(model: LlamaForCausalLM, tokens: Path, steps: int) -> None:
     """A plain training loop over the train split, file by file."""
-    files = json.loads((tokens / "tokens.json").read_text())["splits"]["train"]["files"]
-    row = torch.from_numpy(np.concatenate([np.fromfile(tokens / name, "<u2") for name in files]).astype(np.int64))
+    row = torch.from_numpy(np.concatenate(TokenFiles.open(tokens, "train").shards).astype(np.int64))
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(steps):
@@ -109,9 +117,27 @@ def train(model: LlamaForCausalLM, tokens: Path, steps: int) -> None:
         optimizer.step()
 
 
-def write_model(model: LlamaForCausalLM, tokenizer: Path, directory: Path) -> Path:
+def write_model(
+    model: LlamaForCausalLM,
+    tokenizer: Path,
+    directory: Path,
+    *,
+    network: Network = NETWORK,
+    objective: Objective = OBJECTIVE,
+    tokenizer_digest: str = TOKENIZER,
+) -> Path:
     """A sealed model artifact."""
     folders.save_model(model, tokenizer, directory)
+    card = ModelCard(
+        network=network,
+        objective=objective,
+        vocab_size=320,
+        end_of_text_id=0,
+        tokenizer=tokenizer_digest,
+        made_by="export",
+        parents={},
+    )
+    cards.write(directory, card)
     artifacts.seal(directory, "model")
     return directory
 

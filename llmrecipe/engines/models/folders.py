@@ -15,7 +15,6 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
-    ModernBertForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -23,7 +22,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from llmrecipe import artifacts
+from llmrecipe.engines.models.architecture import architecture_of_model
 from llmrecipe.engines.tokens.files import TokenFiles
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.engines.tokens.packing import PackedDocuments
 from llmrecipe.errors import StageError
 
@@ -39,8 +40,6 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 """Every file that a tokenizer in the transformers format may consist of."""
-
-transformers_logging.disable_progress_bar()
 
 
 def load_model(directory: Path) -> PreTrainedModel:
@@ -75,6 +74,7 @@ def load_weights(
     Raises:
         StageError: it can't be loaded, or its weights aren't exactly those of its configuration.
     """
+    transformers_logging.disable_progress_bar()
     try:
         model, info = architecture.from_pretrained(name, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -106,6 +106,7 @@ def save_model(model: PreTrainedModel, tokenizer_directory: Path, directory: Pat
     Files: `config.json`, `generation_config.json`, `model.safetensors` (shards and an index beyond 5 GB) and the
     tokenizer's own.
     """
+    transformers_logging.disable_progress_bar()
     model.save_pretrained(directory, max_shard_size="5GB")
     copy_tokenizer(tokenizer_directory, directory)
 
@@ -131,20 +132,7 @@ def num_weights(directory: Path) -> int:
     return total
 
 
-def check_vocabulary(model: PreTrainedModel, tokens: TokenFiles, directory: Path) -> None:
-    """Refuse tokens that the model has no embedding for.
-
-    Raises:
-        StageError: the tokenizer's vocabulary is larger than the model's.
-    """
-    if tokens.vocab_size > model.config.vocab_size:
-        raise StageError(
-            f"{directory}: the model knows {model.config.vocab_size} tokens and the token files were made with "
-            f"a vocabulary of {tokens.vocab_size}; they belong to different tokenizers"
-        )
-
-
-def windows(tokens: TokenFiles, indices: Sequence[int], sequence_length: int) -> torch.Tensor:
+def windows(tokens: TokenFiles | TokenMixture, indices: Sequence[int], sequence_length: int) -> torch.Tensor:
     """Windows of a split as `int64[len(indices), sequence_length + 1]`."""
     rows = [tokens.window(index, sequence_length) for index in indices]
     return torch.from_numpy(np.stack(rows).astype(np.int64))
@@ -177,8 +165,7 @@ def masked_logits(
     states = model.base_model(input_ids=token_ids).last_hidden_state
     # As one sequence: compressed-tensors scales activations by token only where there are three dimensions.
     states = states[rows, positions][None]
-    is_modern = isinstance(model, ModernBertForMaskedLM)
-    return (model.decoder(model.head(states)) if is_modern else model.cls(states))[0].float()
+    return architecture_of_model(model).masked_logits(model, states)[0].float()
 
 
 @torch.inference_mode()

@@ -7,7 +7,9 @@ import torch
 from nanotron import helpers
 from nanotron.optim.named_optimizer import NamedOptimizer
 
-from llmrecipe.recipe.optimizer import AdamW, NoDecay, Optimizer
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.kinds import Optimizer
+from llmrecipe.recipe.optimizer import SGD, AdamW, NoDecay
 
 _build_with_adamw = helpers.init_optimizer_and_grad_accumulator
 
@@ -18,8 +20,8 @@ def init_optimizer_and_grad_accumulator(optimizer: Optimizer, **arguments: Any) 
     """nanotron's builder with the recipe's optimizer."""
 
     def named_optimizer(named_params_or_groups: Iterable[Any], **_: Any) -> NamedOptimizer:
-        # This is the innermost builder: what it gets are the names of the weights with what is optimized in their
-        # place, which is a flat piece under ZeRO and a float32 copy where those accumulate.
+        # nanotron calls this last, with pairs of a weight's name and the tensor to optimize: a flat shard under ZeRO, a
+        # float32 copy where gradients accumulate in float32.
         return NamedOptimizer(
             _groups(_named_parameters(named_params_or_groups), optimizer),
             optimizer_builder=lambda groups: build(optimizer, groups),
@@ -35,10 +37,13 @@ def init_optimizer_and_grad_accumulator(optimizer: Optimizer, **arguments: Any) 
 
 def build(optimizer: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """torch's optimizer for parameter groups that bring their weight decay."""
-    if isinstance(optimizer, AdamW):
-        betas = (optimizer.beta1, optimizer.beta2)
-        return torch.optim.AdamW(groups, lr=optimizer.learning_rate, betas=betas, eps=optimizer.eps, fused=True)
-    return torch.optim.SGD(groups, lr=optimizer.learning_rate, momentum=optimizer.momentum, nesterov=optimizer.nesterov)
+    match optimizer:
+        case AdamW(learning_rate=rate, beta1=beta1, beta2=beta2, eps=eps):
+            return torch.optim.AdamW(groups, lr=rate, betas=(beta1, beta2), eps=eps, fused=True)
+        case SGD(learning_rate=rate, momentum=momentum, nesterov=nesterov):
+            return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov)
+        case other:
+            raise StageError(f"training.optimizer: {type(other).__name__} is none that this engine knows")
 
 
 def is_left_alone(name: str, no_decay: NoDecay) -> bool:

@@ -5,7 +5,8 @@ import math
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from llmrecipe.recipe.optimizer import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.schedule import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 from llmrecipe.recipe.training import Training
 
 
@@ -18,7 +19,7 @@ def learning_rate_factor(training: Training, sequence_length: int, step: int) ->
     """Share of the peak learning rate that the optimizer step number `step`, counted from 0, uses.
 
     The warm-up's first step already learns, at peak / warm-up steps; its last step is at the peak, and so is the first
-    step of a training without one. The last step of the training is at the schedule's final share, if it has one.
+    step of a run without one. The last step of the run is at the schedule's final share, if it has one.
     """
     warmup = training.warmup_steps(sequence_length)
     if step < warmup:
@@ -36,6 +37,8 @@ def learning_rate_factor(training: Training, sequence_length: int, step: int) ->
         case WarmupStableDecay(decay=decay, final=final):
             start = max(last - training.phase_steps(decay, sequence_length), peak)
             return _between(final.of_total, 1 - _progress(step, start, last))
+        case other:
+            raise StageError(f"training.schedule: {type(other).__name__} is none that this engine can follow")
 
 
 def _progress(step: int, start: int, end: int) -> float:

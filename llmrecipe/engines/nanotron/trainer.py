@@ -39,7 +39,7 @@ _MOST_SKIPPED = 10
 
 
 class Trainer(nanotron.trainer.DistributedTrainer):
-    """One rank of a training."""
+    """One rank of a run."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -115,6 +115,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
                 done=self.start_iteration_step,
                 tokens_per_step=self.global_batch_size * self.sequence_length,
                 interval=self.job.machine.log_interval,
+                validation_interval=self.training.validation_interval,
             )
 
     def training_step(self, dataloader: Any) -> tuple[Any, None]:
@@ -249,14 +250,17 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         step, last = self.iteration_step, self.config.tokens.train_steps
         validation_loss = None
         if step % self.training.validation_interval == 0 or step == last:
+            started = time.perf_counter()
             validation_loss = self.validation_loss()
             if not math.isfinite(validation_loss):
                 self._stop(f"after step {step} the validation loss is {validation_loss}")
             self.row["validation_loss"] = validation_loss
+            if self.is_logger:
+                self.progress.validated(step, validation_loss, time.perf_counter() - started)
         if self.is_logger:
             self.metrics_log.append(self.row)
             self.timings_log.append({"step": step, "seconds": self.seconds_of_step})
-            self.progress.step(step, self.seconds_of_step, loss=self.row.get("loss"), validation_loss=validation_loss)
+            self.progress.step(step, self.seconds_of_step, loss=self.row.get("loss"))
         if validation_loss is not None and validation_loss < self.lowest_validation_loss:
             self.lowest_validation_loss, self.best_step = validation_loss, step
             if self.training.select == "best":

@@ -14,6 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler, 
 
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.port import bootstrap
+from llmrecipe.engines.quiet import hide_progress_bars
 from llmrecipe.errors import StageError
 from llmrecipe.launch.process import die_with_parent, keep_freed_memory
 
@@ -32,6 +33,7 @@ def main() -> None:
     lock = os.open(Path(job.state) / "ranks.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_SH)
     _set_up_log(job)
+    hide_progress_bars()
     keep_freed_memory()
     torch.set_num_threads(job.section.parallelism.threads_per_rank)
     # Names of torch that will change one day, as nanotron calls them.

@@ -10,10 +10,12 @@ import pytest
 import torch
 from tiny_training import TRAINING, column, section, trained, write_tokens
 
-from llmrecipe import SGD, Anomalies, Constant, Parallelism, Steps
+from llmrecipe import Anomalies, Parallelism, Steps
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.optimizer import SGD
+from llmrecipe.recipe.schedule import Constant
 
 DATA = Parallelism(data=2, micro_batch_size=4)
 PIPELINE = Parallelism(pipeline=2, micro_batch_size=4)
@@ -85,7 +87,7 @@ def test_a_skipped_step_is_told_at_once(tokens, tmp_path, capfd):
     result = trained(section(DATA, training=SPIKY), tokens, tmp_path)
     told = capfd.readouterr().err
     for row in result.metrics:
-        assert (f"t-pretrain: step {row['step']} has " in told) == ("skipped" in row)
+        assert (f"t-train: step {row['step']} has " in told) == ("skipped" in row)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import attrs
 import pytest
 import torch
-from tiny_training import MODEL, TRAINING, column, section, trained, write_tokens
+from tiny_training import NETWORK, TRAINING, column, section, trained, write_tokens
 
 from llmrecipe import Parallelism, Steps
 from llmrecipe.engines.nanotron import weights
@@ -33,7 +33,7 @@ LAYOUTS = {
     "pipeline": Parallelism(pipeline=2, micro_batch_size=2),
 }
 # Queries in groups (4 heads for 2 of keys), and the output layer's rows in the embedding.
-TIED = attrs.evolve(MODEL, tie_word_embeddings=True)
+TIED = attrs.evolve(NETWORK, tie_word_embeddings=True)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_layout_waits_for_what_it_exchanges_and_for_nothing_else(run, layout, 
 @pytest.mark.slow
 def test_the_size_of_buckets_changes_no_bit(tokens, tmp_path):
     """In bfloat16, whose gradients nanotron adds up in float32 by calls of its own; of two parts, in any order."""
-    model = attrs.evolve(MODEL, hidden_size=256)
+    model = attrs.evolve(NETWORK, hidden_size=256)
     training = attrs.evolve(TRAINING, duration=Steps(5), precision="bfloat16")
     layouts = {name: attrs.evolve(LAYOUTS["data"], bucket_size_mb=size) for name, size in (("few", 25), ("many", 1))}
     few, many = (trained(section(layouts[name], model, training), tokens, tmp_path / name) for name in layouts)

@@ -22,18 +22,19 @@ from transformers import (
     PreTrainedModel,
 )
 
-from llmrecipe import Bert, Dropout, MaskedLM, ModernBert, MultiMaskLM, Parallelism, Spans, Steps
-from llmrecipe.engines.models import bert
+from llmrecipe import Bert, Dropout, MaskedLM, ModernBert, MultiMaskLM, Parallelism, Steps
 from llmrecipe.engines.models.architecture import architecture_of
+from llmrecipe.engines.models.bert import ARCHITECTURE as BERT
 from llmrecipe.engines.nanotron import launcher, weights
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
-from llmrecipe.recipe.model import Encoder
+from llmrecipe.recipe.masking import Spans
+from llmrecipe.recipe.network import Network
 
-MODEL = Bert(hidden_size=64, num_layers=4, num_attention_heads=4, max_position_embeddings=LENGTH)
+NETWORK = Bert(hidden_size=64, num_layers=4, num_attention_heads=4, max_position_embeddings=LENGTH)
 MODERN = ModernBert(hidden_size=64, num_layers=4, num_attention_heads=4)
-MODELS = pytest.mark.parametrize("model", [MODEL, MODERN], ids=["bert", "modernbert"])
+MODELS = pytest.mark.parametrize("model", [NETWORK, MODERN], ids=["bert", "modernbert"])
 OBJECTIVE = MultiMaskLM(sequence_length=LENGTH, context_weight=0.5)
 SHORT = attrs.evolve(TRAINING, duration=Steps(8), validation_interval=4)
 ALONE = Parallelism(micro_batch_size=4)
@@ -51,9 +52,9 @@ LAYOUTS = {
     "pipeline": Parallelism(pipeline=2, micro_batch_size=2),
 }
 VOCABULARY = MaskedVocabulary(
-    mask_id=MASKING["mask_token_id"],
-    is_special=np.isin(np.arange(VOCAB_SIZE), MASKING["special_ids"]),
-    starts_word=~np.isin(np.arange(VOCAB_SIZE), MASKING["continuing_ids"]),
+    mask_id=MASKING.mask_token_id,
+    is_special=np.isin(np.arange(VOCAB_SIZE), MASKING.special_ids),
+    starts_word=~np.isin(np.arange(VOCAB_SIZE), MASKING.continuing_ids),
 )
 
 
@@ -78,8 +79,8 @@ def in_process(monkeypatch):
     monkeypatch.setattr(launcher, "run_ranks", run)
 
 
-def masked(layout=ALONE, objective=OBJECTIVE, what=SHORT, model=MODEL):
-    return attrs.evolve(section(layout, model=model, training=what), objective=objective)
+def masked(layout=ALONE, objective=OBJECTIVE, what=SHORT, network=NETWORK):
+    return attrs.evolve(section(layout, network=network, training=what), objective=objective)
 
 
 def assert_same_bits(one, other) -> None:
@@ -95,12 +96,12 @@ def assert_same_bits(one, other) -> None:
 @MODELS
 def test_every_layout_trains_the_same(tokens, tmp_path, monkeypatch, model):
     what = attrs.evolve(SHORT, dropout=Dropout(residual=0.1, attention=0.1, embedding=0.1), z_loss=1e-3)
-    expected = trained(masked(what=what, model=model), tokens, tmp_path / "alone")
+    expected = trained(masked(what=what, network=model), tokens, tmp_path / "alone")
     whole = weights.read_whole(expected.checkpoint)
-    few = trained(masked(LAYOUTS["micro-batches"], what=what, model=model), tokens, tmp_path / "micro-batches")
+    few = trained(masked(LAYOUTS["micro-batches"], what=what, network=model), tokens, tmp_path / "micro-batches")
     monkeypatch.undo()
     others = {
-        name: trained(masked(LAYOUTS[name], what=what, model=model), tokens, tmp_path / name)
+        name: trained(masked(LAYOUTS[name], what=what, network=model), tokens, tmp_path / name)
         for name in list(LAYOUTS)[1:]
     }
 
@@ -129,11 +130,11 @@ def plain_losses(tokens: Path) -> list[tuple[float, float]]:
     optimizer, batch_size = SHORT.optimizer, SHORT.global_batch_size
     torch.manual_seed(SHORT.seed)
     # Not in training mode, in which transformers would drop.
-    network = BertForMaskedLM(bert.transformers_config(MODEL, VOCAB_SIZE, 0)).eval()
+    network = BertForMaskedLM(BERT.transformers_config(NETWORK, VOCAB_SIZE, 0)).eval()
     # Else transformers would not train the end-of-text token's embedding, which is also the padding's.
     network.bert.embeddings.word_embeddings.padding_idx = None
-    head = {name.rpartition("context_")[2]: w for name, w in bert.initial_context_head(MODEL, SHORT.seed).items()}
-    dense, norm = torch.nn.Linear(64, 64), torch.nn.LayerNorm(64, eps=MODEL.layer_norm_eps)
+    head = {name.rpartition("context_")[2]: w for name, w in BERT.context_head(NETWORK, SHORT.seed).items()}
+    dense, norm = torch.nn.Linear(64, 64), torch.nn.LayerNorm(64, eps=NETWORK.layer_norm_eps)
     dense.load_state_dict({"weight": head["dense.weight"], "bias": head["dense.bias"]})
     norm.load_state_dict({"weight": head["layer_norm.weight"], "bias": head["layer_norm.bias"]})
     named = [*network.named_parameters(), *dense.named_parameters("dense"), *norm.named_parameters("LayerNorm")]
@@ -155,7 +156,7 @@ def plain_losses(tokens: Path) -> list[tuple[float, float]]:
             text = row[window * LENGTH :][:LENGTH]
             sequence = mask(text, OBJECTIVE, VOCABULARY, seed=SHORT.seed, epoch=0, window=window)
             states = network.bert(torch.from_numpy(sequence.input_ids)[None]).last_hidden_state[0]
-            first = [place for place in sequence.first_positions if text[place - 1] not in MASKING["special_ids"]]
+            first = [place for place in sequence.first_positions if text[place - 1] not in MASKING.special_ids]
             logits.append(network.cls(states)[sequence.positions])
             contexts.append(network.cls.predictions.decoder(norm(functional.gelu(dense(states))))[first])
             labels += text[sequence.positions].tolist()
@@ -198,7 +199,7 @@ def test_without_a_weight_the_context_is_nothing(tokens, tmp_path):
     assert_same_bits(one, other)
 
 
-def random_network(model: Encoder, vocab_size: int) -> PreTrainedModel:
+def random_network(model: Network, vocab_size: int) -> PreTrainedModel:
     """transformers' network with weights of which none is 0 or 1."""
     torch.manual_seed(1)
     config = architecture_of(model).transformers_config(model, vocab_size, 0)
@@ -209,7 +210,7 @@ def random_network(model: Encoder, vocab_size: int) -> PreTrainedModel:
     return network
 
 
-def assert_equal_both_ways(network: PreTrainedModel, model: Encoder, vocab_size: int, input_ids: torch.Tensor) -> None:
+def assert_equal_both_ways(network: PreTrainedModel, model: Network, vocab_size: int, input_ids: torch.Tensor) -> None:
     """Its logits are the engine's, and its weights come back from there as they were."""
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron import build
@@ -255,7 +256,7 @@ def test_a_real_encoder_computes_the_same_in_both_libraries():
 
     assert_equal_both_ways(network, model, config.vocab_size, input_ids)
     with torch.no_grad():
-        taken = bert.transformers_network(bert.from_transformers(network.state_dict(), model), model, 30522, 0).eval()
+        taken = BERT.transformers_network(BERT.from_transformers(network.state_dict(), model), model, 30522, 0).eval()
         expected = encoder(input_ids=input_ids).last_hidden_state
         torch.testing.assert_close(taken.bert(input_ids=input_ids).last_hidden_state, expected, rtol=0, atol=1e-6)
 
@@ -264,23 +265,26 @@ def test_a_real_encoder_computes_the_same_in_both_libraries():
 @pytest.mark.parametrize("rate", [0.0, 1e-12], ids=["kernel", "weights in sight"])
 def test_attention_leaves_padding_alone_as_transformers_does(rate, model):
     bootstrap.load("cpu")
-    from llmrecipe.engines.nanotron import build
-    from llmrecipe.engines.nanotron.networks import encoder
-    from llmrecipe.engines.nanotron.networks.dropout import Dropout as EngineDropout
+    from nanotron.parallel.tensor_parallel.nn import TensorParallelLinearMode
 
-    context = build._single_process_context()
-    group = context.tp_pg
+    from llmrecipe.engines.nanotron import build
+    from llmrecipe.engines.nanotron.networks import encoder_blocks
+    from llmrecipe.engines.nanotron.networks.dropout import Dropper
+
+    context = build.single_process_context()
     network = random_network(model, VOCAB_SIZE)
-    shared = {
-        "model": model,
-        "batch": SimpleNamespace(samples=range(3)),
-        "tp_pg": group,
-        "mode": encoder.TensorParallelLinearMode.ALL_REDUCE,
-        "dropout": EngineDropout(rates=Dropout(attention=rate), seed=0, tp_pg=group, is_sequence_parallel=False),
-    }
+    around = encoder_blocks.Surroundings(
+        network=model,
+        blocks=architecture_of(model).blocks(model),
+        batch=SimpleNamespace(samples=range(3)),
+        tensor_group=context.tp_pg,
+        tensor_parallel_mode=TensorParallelLinearMode.ALL_REDUCE,
+        dropper=Dropper(rates=Dropout(attention=rate), seed=0, tensor_group=context.tp_pg, is_sequence_parallel=False),
+        recompute=False,
+        predicts_context=False,
+    )
     # The first of a modern encoder lacks a norm.
-    block = encoder.Stack(context, "cpu", VOCAB_SIZE, False, False, shared).encoder[1]
-    layer = block.module_builder(**block.module_kwargs)
+    layer = around.blocks.layer(around, index=1)
     prefix = "model.encoder.1.pp_block."
     taken = architecture_of(model).from_transformers(network.state_dict(), model)
     layer.load_state_dict({name.removeprefix(prefix): w for name, w in taken.items() if name.startswith(prefix)})

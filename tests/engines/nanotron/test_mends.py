@@ -1,7 +1,7 @@
 """What nanotron 0.4 gets wrong, on one rank in this process: each test fails without its mend.
 
 What takes several ranks to go wrong is tested on several: the start that tensor parallelism would change, sends that
-would deadlock and the optimizer's state under another layout in `test_pretrain.py` and `test_resume.py`.
+would deadlock and the optimizer's state under another layout in `test_train.py` and `test_resume.py`.
 """
 
 import logging
@@ -13,16 +13,18 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from tiny_training import LENGTH, MODEL, TRAINING, VOCAB_SIZE, section, trained, write_tokens
+from tiny_training import LENGTH, NETWORK, TRAINING, VOCAB_SIZE, section, trained, write_tokens
 from transformers import LlamaForCausalLM
 
-from llmrecipe import SGD, Constant, Parallelism, Steps
-from llmrecipe.engines.models import llama
+from llmrecipe import Parallelism, Steps
+from llmrecipe.engines.models.llama import ARCHITECTURE as LLAMA
 from llmrecipe.engines.nanotron import launcher, weights
 from llmrecipe.engines.nanotron.job import Job
-from llmrecipe.engines.nanotron.launcher import Trained
+from llmrecipe.engines.nanotron.launcher import FinishedRun
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.tokens.mixture import TokenMixture
+from llmrecipe.recipe.optimizer import SGD
+from llmrecipe.recipe.schedule import Constant
 
 ALONE = Parallelism(micro_batch_size=4)
 SIX = attrs.evolve(TRAINING, duration=Steps(6), validation_interval=3)
@@ -43,7 +45,7 @@ def tokens(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def train(tokens) -> Callable[..., Trained]:
+def train(tokens) -> Callable[..., FinishedRun]:
     """Trains in this process, where a step takes less time than starting a rank."""
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron.build import join_single_process
@@ -66,7 +68,7 @@ def train(tokens) -> Callable[..., Trained]:
 
 
 @pytest.fixture(scope="module")
-def one_step(train, tmp_path_factory) -> Trained:
+def one_step(train, tmp_path_factory) -> FinishedRun:
     return train(section(ALONE, training=ONE), tmp_path_factory.mktemp("one"))
 
 
@@ -74,7 +76,7 @@ def one_step(train, tmp_path_factory) -> Trained:
 def plain(tokens) -> LlamaForCausalLM:
     """transformers' network with the gradients of the first step."""
     torch.manual_seed(ONE.seed)
-    network = LlamaForCausalLM(llama.transformers_config(MODEL, VOCAB_SIZE, 0))
+    network = LlamaForCausalLM(LLAMA.transformers_config(NETWORK, VOCAB_SIZE, 0))
     # transformers doesn't train the embedding of the padding token, which here is the end of every text.
     network.model.embed_tokens.padding_idx = None
     row = np.fromfile(tokens / "train" / "00000.ds", "<u2").astype(np.int64)
@@ -86,15 +88,15 @@ def plain(tokens) -> LlamaForCausalLM:
     return network
 
 
-def update(result: Trained, plain: LlamaForCausalLM, name: str) -> torch.Tensor:
+def update(result: FinishedRun, plain: LlamaForCausalLM, name: str) -> torch.Tensor:
     """By how much the step has moved a weight."""
-    after = llama.to_transformers(weights.read_whole(result.checkpoint), MODEL)[name]
+    after = LLAMA.to_transformers(weights.read_whole(result.checkpoint), NETWORK)[name]
     return after - plain.state_dict()[name]
 
 
 def test_rope_theta_is_that_of_the_recipe(one_step, plain):
     """nanotron has no key for it and trains with 10,000."""
-    assert MODEL.rope_theta != 10_000
+    assert NETWORK.rope_theta != 10_000
     assert one_step.metrics[0]["loss"] == pytest.approx(plain.loss.item(), rel=1e-6)
 
 
@@ -134,7 +136,7 @@ def test_the_optimizers_state_is_found_under_another_sharding(train, tmp_path):
         assert [row["loss"] for row in twice.metrics] == pytest.approx(losses, rel=1e-6)
 
 
-def resumed(train: Callable[..., Trained], scratch: Path, before: Parallelism, after: Parallelism) -> Trained:
+def resumed(train: Callable[..., FinishedRun], scratch: Path, before: Parallelism, after: Parallelism) -> FinishedRun:
     """Six steps, of which the last three are done under another layout."""
     train(section(before, training=SIX), scratch, checkpoint_interval=3)
     shutil.rmtree(next(scratch.glob("*/checkpoints/6")))

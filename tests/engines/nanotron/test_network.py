@@ -7,7 +7,7 @@ import attrs
 import pytest
 import torch
 from plain_training import documents, plain_losses
-from tiny_training import LENGTH, MODEL, TRAINING, column, section, trained, write_tokens
+from tiny_training import LENGTH, NETWORK, TRAINING, column, section, trained, write_tokens
 
 from llmrecipe import CausalLM, Dropout, Parallelism, Steps
 from llmrecipe.engines.nanotron import weights
@@ -79,10 +79,10 @@ def test_a_mask_drops_its_share_scales_the_rest_and_depends_on_seed_sample_and_p
 def _dropout(seed: int, **rates: float):
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron import build
-    from llmrecipe.engines.nanotron.networks.dropout import Dropout as EngineDropout
+    from llmrecipe.engines.nanotron.networks.dropout import Dropper
 
-    group = build._single_process_context().tp_pg
-    return EngineDropout(rates=Dropout(**rates), seed=seed, tp_pg=group, is_sequence_parallel=False)
+    group = build.single_process_context().tp_pg
+    return Dropper(rates=Dropout(**rates), seed=seed, tensor_group=group, is_sequence_parallel=False)
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_the_loss_and_its_gradient_are_those_of_torch():
     from llmrecipe.engines.nanotron.networks.loss import Loss
 
     torch.manual_seed(0)
-    group = build._single_process_context().tp_pg
+    group = build.single_process_context().tp_pg
     # More than one chunk of rows, and a last one that is smaller.
     logits = torch.randn(70, 3, 2000, dtype=torch.float32) * 3
     labels = torch.randint(0, 2000, (3, 70))
@@ -156,7 +156,7 @@ def test_attention_with_its_weights_in_sight_is_torchs():
     found = attention._attention_with_weights(query, key, value, lambda weights: weights)
 
     torch.testing.assert_close(found, expected)
-    assert MODEL.num_attention_heads != MODEL.num_key_value_heads
+    assert NETWORK.num_attention_heads != NETWORK.num_key_value_heads
 
 
 @pytest.mark.slow

@@ -11,22 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_training import plain_losses
 from strategies import schedules
-from tiny_training import LENGTH, MODEL, TRAINING, column, section, trained, write_tokens
+from tiny_training import LENGTH, NETWORK, TRAINING, column, section, trained, write_tokens
 
-from llmrecipe import (
-    SGD,
-    AdamW,
-    Constant,
-    Cosine,
-    Fraction,
-    InverseSquareRoot,
-    Linear,
-    Parallelism,
-    Steps,
-    WarmupStableDecay,
-)
+from llmrecipe import Fraction, Parallelism, Steps
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.nanotron.schedule import learning_rate_factor
+from llmrecipe.recipe.optimizer import SGD, AdamW
+from llmrecipe.recipe.schedule import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 
 ROOT_HALF = math.sqrt(1 / 2)
 
@@ -125,7 +116,7 @@ def test_sgd_is_torchs_sgd(tokens, tmp_path):
     assert column(result, "loss") == pytest.approx(plain_losses(tokens, training), rel=1e-4)
 
 
-TIED = attrs.evolve(MODEL, tie_word_embeddings=True)
+TIED = attrs.evolve(NETWORK, tie_word_embeddings=True)
 ONE_RANK = Parallelism(micro_batch_size=4)
 ZERO = Parallelism(data=2, micro_batch_size=4, zero_stage=1)
 PIPELINE = Parallelism(pipeline=2, micro_batch_size=2)
@@ -137,9 +128,9 @@ KINDS = {"norms": ("norm",), "biases": (), "embeddings": ("embed_tokens",)}
 @pytest.mark.parametrize(
     ("no_decay", "layout", "model", "precision", "tolerance"),
     [
-        ((), ONE_RANK, MODEL, "float32", 1e-4),
-        (("norms", "biases"), ZERO, MODEL, "float32", 1e-4),
-        (("norms", "biases", "embeddings"), ONE_RANK, MODEL, "float32", 1e-4),
+        ((), ONE_RANK, NETWORK, "float32", 1e-4),
+        (("norms", "biases"), ZERO, NETWORK, "float32", 1e-4),
+        (("norms", "biases", "embeddings"), ONE_RANK, NETWORK, "float32", 1e-4),
         (("norms", "biases", "embeddings"), PIPELINE, TIED, "float32", 1e-4),
         (("embeddings",), ZERO, TIED, "bfloat16", 5e-3),
     ],
@@ -152,7 +143,7 @@ def test_weight_decay_leaves_alone_what_no_decay_names(tokens, tmp_path, no_deca
     spared = [part for kind in no_decay for part in KINDS[kind]]
     expected = plain_losses(tokens, training, model, decays=lambda name: not any(part in name for part in spared))
 
-    result = trained(section(layout, model=model, training=training), tokens, tmp_path)
+    result = trained(section(layout, network=model, training=training), tokens, tmp_path)
 
     assert column(result, "loss") == pytest.approx(expected, rel=tolerance)
 

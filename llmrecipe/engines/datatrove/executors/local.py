@@ -14,6 +14,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 
 from llmrecipe.engines.datatrove.executors.tasks import TaskExecutor, quiet
+from llmrecipe.engines.quiet import hide_progress_bars
 from llmrecipe.errors import StageError
 from llmrecipe.launch.process import die_with_parent
 from llmrecipe.recipe.machine import Machine
@@ -97,3 +98,4 @@ def _start_worker() -> None:
     # A Ctrl-C reaches the stage too, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    hide_progress_bars()

@@ -17,6 +17,7 @@ from datatrove.utils.logging import setup_default_logger
 from datatrove.utils.stats import PipelineStats
 
 from llmrecipe import artifacts
+from llmrecipe.engines.quiet import hide_progress_bars
 from llmrecipe.errors import StageError
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class RemoteExecutor(TaskExecutor):
         if self._failures():
             raise StageError(f"task {rank} was not begun: another one has failed")
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        hide_progress_bars()
         try:
             # Not Ray's own: it logs into a folder of /tmp that belongs to the first user of the machine.
             return PipelineExecutor._run_for_rank(self, rank, local_rank, node_rank)

@@ -1,4 +1,4 @@
-"""A folder in which the pretrain stage runs as DVC runs it, to be interrupted and started again."""
+"""A folder in which the train stage runs as DVC runs it, to be interrupted and started again."""
 
 import json
 import os
@@ -12,14 +12,14 @@ import attrs
 import yaml
 from tiny_training import TRAINING, section
 
-from llmrecipe import Parallelism, Runtime, Steps, Training, artifacts, codec
+from llmrecipe import Machine, Parallelism, Steps, Training, artifacts, codec, machines
 
 # Steps slow enough to be interrupted at a chosen one.
 SLOW = attrs.evolve(TRAINING, duration=Steps(30), global_batch_size=32)
 
 
 class Project:
-    """A project with one stage, its training's state and its outputs."""
+    """A project with one stage, the state of its run and its outputs."""
 
     def __init__(
         self,
@@ -31,15 +31,15 @@ class Project:
     ) -> None:
         self.root = root
         root.mkdir()
-        runtime = Runtime(device="cpu", checkpoint_interval=checkpoint_interval)
+        machine = Machine(device="cpu", checkpoint_interval=checkpoint_interval)
         parameters = {
-            "t-pretrain": codec.unstructure(section(parallelism, training=training)),
-            "runtime": {"t": codec.unstructure(runtime)},
+            "t-train": codec.unstructure(section(parallelism, training=training)),
+            machines.ENTRY: {machines.DEFAULT: codec.unstructure(machine)},
         }
         (root / "params.yaml").write_text(yaml.safe_dump(parameters))
-        self.command = [sys.executable, "-m", "llmrecipe", "stage", "pretrain", "--name", "t-pretrain"]
-        self.command += ["--runtime", "t", "--input", f"tokens={tokens}", "--output", "artifacts/t/pretrain"]
-        self.output = root / "artifacts" / "t" / "pretrain"
+        self.command = [sys.executable, "-m", "llmrecipe", "stage", "train", "--name", "t-train"]
+        self.command += ["--input", f"tokens={tokens}", "--output", "artifacts/t/train"]
+        self.output = root / "artifacts" / "t" / "train"
 
     def start(self, **environment: str) -> subprocess.Popen:
         """The stage, at work, with these additions to its environment."""
@@ -65,14 +65,14 @@ class Project:
     @property
     def state(self) -> Path:
         """The folder of the training's resumable state."""
-        return next(self.root.glob(".llmrecipe/t-pretrain/*/meaning.json")).parent
+        return next(self.root.glob(".llmrecipe/t-train/*/meaning.json")).parent
 
     def checkpoints(self) -> list[int]:
         """Steps of the checkpoints that are there, sorted."""
         return sorted(int(path.name) for path in (self.state / "checkpoints").glob("*[0-9]"))
 
     def steps_done(self) -> int:
-        logs = list(self.root.glob(".llmrecipe/t-pretrain/*/metrics.jsonl"))
+        logs = list(self.root.glob(".llmrecipe/t-train/*/metrics.jsonl"))
         return logs[0].read_text().count("\n") if logs else 0
 
     def wait_for_step(self, step: int, process: subprocess.Popen) -> None:

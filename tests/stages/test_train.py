@@ -1,4 +1,4 @@
-"""The pretrain stage on real torchrun ranks."""
+"""The train stage on real torchrun ranks."""
 
 import json
 import signal
@@ -11,16 +11,17 @@ import pytest
 import torch
 import yaml
 from plain_training import plain_losses
-from pretrain_project import SLOW, Project
-from tiny_training import LENGTH, MODEL, TRAINING, VOCAB_SIZE, column, section, trained, write_tokens
+from tiny_training import LENGTH, NETWORK, TRAINING, VOCAB_SIZE, column, section, trained, write_tokens
+from train_project import SLOW, Project
 from transformers import LlamaForCausalLM
 
-from llmrecipe import SGD, Parallelism, Steps
-from llmrecipe.engines.models import llama
+from llmrecipe import Parallelism, Steps
+from llmrecipe.engines.models.llama import ARCHITECTURE as LLAMA
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.optimizer import SGD
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def tokens(tmp_path_factory) -> Path:
 
 
 TWENTY = attrs.evolve(TRAINING, duration=Steps(20))
-TIED = attrs.evolve(MODEL, tie_word_embeddings=True)
+TIED = attrs.evolve(NETWORK, tie_word_embeddings=True)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +73,9 @@ def test_a_layout_changes_neither_losses_nor_weights(tokens, tmp_path, one_rank,
 
 @pytest.mark.slow
 def test_tied_embeddings_train_alike_on_four_ranks_and_in_a_plain_loop(tokens, tmp_path):
-    alone = trained(section(model=TIED, training=TWENTY), tokens, tmp_path / "alone")
+    alone = trained(section(network=TIED, training=TWENTY), tokens, tmp_path / "alone")
     layout = Parallelism(tensor=2, pipeline=2, micro_batch_size=2, tensor_parallel_mode="reduce_scatter")
-    spread = trained(section(layout, model=TIED, training=TWENTY), tokens, tmp_path / "spread")
+    spread = trained(section(layout, network=TIED, training=TWENTY), tokens, tmp_path / "spread")
 
     assert column(spread, "loss") == pytest.approx(column(alone, "loss"), rel=1e-5)
     assert_weights_close(spread, alone)
@@ -105,20 +106,20 @@ def assert_weights_close(result, expected) -> None:
 
 def test_weights_survive_the_way_to_nanotron_and_back():
     torch.manual_seed(0)
-    model = LlamaForCausalLM(llama.transformers_config(MODEL, VOCAB_SIZE, 0))
+    model = LlamaForCausalLM(LLAMA.transformers_config(NETWORK, VOCAB_SIZE, 0))
     state = model.state_dict()
 
-    back = llama.to_transformers(llama.from_transformers(state, MODEL), MODEL)
+    back = LLAMA.to_transformers(LLAMA.from_transformers(state, NETWORK), NETWORK)
 
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
 
 
-def test_the_initial_weights_are_those_of_transformers():
+def test_the_first_weights_are_those_of_transformers():
     torch.manual_seed(3)
-    expected = LlamaForCausalLM(llama.transformers_config(MODEL, VOCAB_SIZE, 0)).state_dict()
+    expected = LlamaForCausalLM(LLAMA.transformers_config(NETWORK, VOCAB_SIZE, 0)).state_dict()
 
-    found = llama.to_transformers(llama.initial_weights(MODEL, VOCAB_SIZE, 0, seed=3), MODEL)
+    found = LLAMA.to_transformers(LLAMA.first_weights(NETWORK, VOCAB_SIZE, 0, seed=3), NETWORK)
 
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -168,7 +169,7 @@ def test_a_heldout_split_shorter_than_a_sequence_is_refused(tmp_path):
 @pytest.mark.slow
 def test_a_training_that_runs_away_names_its_step_and_what_to_lower(tokens, tmp_path):
     wild = attrs.evolve(TRAINING, optimizer=SGD(learning_rate=1e30), clip_grad_norm=None)
-    with pytest.raises(StageError, match=r"t-pretrain: step \d+ has .*(nan|inf).*A lower training"):
+    with pytest.raises(StageError, match=r"t-train: step \d+ has .*(nan|inf).*A lower training"):
         trained(section(Parallelism(data=2, micro_batch_size=4), training=wild), tokens, tmp_path)
 
 
@@ -189,7 +190,7 @@ def test_a_killed_rank_is_named_and_the_training_continues_to_the_same_bytes(tok
     message = process.communicate(timeout=120)[1]
 
     assert process.returncode == 1
-    assert "t-pretrain: rank 1 was killed by SIGKILL" in message
+    assert "t-train: rank 1 was killed by SIGKILL" in message
     assert "continues from the last checkpoint" in message
     assert project.outputs() == {}
 
@@ -212,16 +213,16 @@ def test_ranks_die_with_their_launcher_and_past_a_truncated_checkpoint_it_goes_o
     assert len(ranks) == 2
     assert alive == []
 
-    newest = max(project.root.glob(".llmrecipe/t-pretrain/*/checkpoints/*[0-9]"), key=lambda path: int(path.name))
+    newest = max(project.root.glob(".llmrecipe/t-train/*/checkpoints/*[0-9]"), key=lambda path: int(path.name))
     shard = next((newest / "model").rglob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-8])
     message = project.finish()
 
     assert (newest.parent / f"damaged-{newest.name}").exists()
-    assert f"continues after step {int(newest.name) - 5} of 30" in message
+    assert f"resumes after step {int(newest.name) - 5} of 30" in message
     assert project.outputs() == uninterrupted
     assert project.steps_logged() == list(range(1, 31))
-    measured = json.loads((project.root / "artifacts/t/pretrain.run.json").read_text())
+    measured = json.loads((project.root / "artifacts/t/train.run.json").read_text())
     assert measured["communication_percent"].keys() == {"data", "other"}
     assert len(measured["peak_memory_mb"]) == 2
 
@@ -236,10 +237,10 @@ def test_a_second_writer_is_refused_and_an_edited_section_fails_the_stage(tokens
     message = second.communicate(timeout=120)[1]
 
     assert second.returncode == 1
-    assert f"process {process.pid} is running t-pretrain" in message
+    assert f"process {process.pid} is running t-train" in message
 
     parameters = yaml.safe_load((project.root / "params.yaml").read_text())
-    parameters["t-pretrain"]["training"]["seed"] = 2
+    parameters["t-train"]["training"]["seed"] = 2
     (project.root / "params.yaml").write_text(yaml.safe_dump(parameters))
     message = process.communicate(timeout=120)[1]
 
