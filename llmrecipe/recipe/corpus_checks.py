@@ -102,7 +102,12 @@ def _late_changes(corpus: Corpus) -> Findings:
     clean = corpus.clean
     for index, cleaner in enumerate(clean):
         split_by = next((other.tag for other in clean[:index] if other.needs_split), None)
-        if cleaner.changes_text and split_by and not any(other.drops_equals for other in clean[index:]):
+        if (
+            cleaner.changes_text
+            and not cleaner.compares
+            and split_by
+            and not any(other.drops_equals for other in clean[index:])
+        ):
             yield (
                 f"clean[{index}]",
                 f"{cleaner.tag} changes texts that were split before {split_by} and compared there, so equal ones may "

@@ -283,8 +283,8 @@ def matches(value: object, annotation: Any) -> bool:
 def plain(value: Any, annotation: Any) -> Any:
     """`value` in the form in which it is kept, if it is another form of what `annotation` says; else as it is.
 
-    NumPy's numbers and arrays, paths, enumerations of texts or numbers and other subclasses of Python's own types become
-    plain ones, and an int in the place of a float becomes one, so equal recipes are written alike.
+    NumPy's numbers and arrays, paths, enumerations of texts or numbers and other subclasses of Python's own types
+    become plain ones, and an int in the place of a float becomes one, so equal recipes are written alike.
     """
     if type(value).__module__ == "numpy":
         # A number, or lists of numbers for an array.
