@@ -10,7 +10,7 @@ counts as `tensor`. What is on its way while the rank computes counts for the re
 """
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -67,7 +67,7 @@ class Communication:
         self._spans: list[tuple[str, Any, Any]] = []
         self._counts = False
         self._last_bucket: Any = None
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = defaultdict(float)
         self._step_seconds = 0.0
 
     def attach(self, model: torch.nn.Module, *, has_hook: bool) -> None:
@@ -93,11 +93,12 @@ class Communication:
     def finish(self, seconds: float) -> dict[str, float]:
         """The step has taken `seconds`, and the GPU is synchronized: how many of them waited for each kind."""
         self._counts = False
-        waited: Counter[str] = Counter()
+        waited: dict[str, float] = defaultdict(float)
         for kind, start, end in self._spans:
             waited[kind] += self._clock.seconds(start, end)
         self._spans.clear()
-        self._seconds.update(waited)
+        for kind, waiting in waited.items():
+            self._seconds[kind] += waiting
         self._step_seconds += seconds
         return dict(waited)
 

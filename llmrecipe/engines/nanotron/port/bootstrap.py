@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from llmrecipe.engines.nanotron.port import attention
 from llmrecipe.errors import StageError
@@ -47,7 +47,10 @@ def load(device: Device) -> None:
                 f"nanotron is loaded for {finder.device} in this process; use another process for {device}"
             )
         return
-    _refuse_a_changed_copy(Path(importlib.util.find_spec("nanotron").origin).parent)
+    found = importlib.util.find_spec("nanotron")
+    if found is None or found.origin is None:
+        raise StageError(f"nanotron {VERSION} is installed, and Python finds no module of it: install it again")
+    _refuse_a_changed_copy(Path(found.origin).parent)
     sys.meta_path.insert(0, _Finder(device))
     # nanotron asserts it for overlapping communication; without a GPU it means nothing.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
@@ -80,7 +83,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         if fullname.partition(".")[0] != "nanotron":
             return None
         found = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if found is None or not isinstance(found.loader, importlib.machinery.SourceFileLoader):
+        if found is None or found.origin is None or not isinstance(found.loader, importlib.machinery.SourceFileLoader):
             return found
         return importlib.util.spec_from_file_location(
             fullname,
@@ -144,7 +147,7 @@ def _flash_attention_stand_in() -> Iterator[None]:
 
     The names go again afterwards: transformers would take the stand-ins for the real thing.
     """
-    names = {
+    names: dict[str, dict[str, Any]] = {
         "flash_attn": {"bert_padding": None},
         "flash_attn.bert_padding": {},
         "flash_attn.flash_attn_interface": {"flash_attn_varlen_func": _absent, "flash_attn_with_kvcache": None},
