@@ -17,6 +17,8 @@ FILE = "card.json"
 
 C = TypeVar("C", bound=Word)
 
+DType = Literal["uint16", "uint32"]
+
 
 @define("documents_card")
 class DocumentsCard(Word):
@@ -63,17 +65,17 @@ class MaskingCard(Word):
     """The mask token."""
 
     special_ids: tuple[int, ...]
-    """Tokens that stand for no text, rising."""
+    """Tokens that no text becomes, in ascending order."""
 
     continuing_ids: tuple[int, ...]
-    """Tokens that a word goes on with, rising."""
+    """Tokens that continue a word, in ascending order."""
 
 
 @define("tokens_card")
 class TokensCard(Word):
     """Of a `tokens` artifact: a corpus in a tokenizer's tokens."""
 
-    dtype: Literal["uint16", "uint32"]
+    dtype: DType
     """Type of a token in the files, little-endian."""
 
     vocab_size: int

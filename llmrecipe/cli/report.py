@@ -112,11 +112,10 @@ class Column:
         return f"{self.group}: {title}" if self.group else title
 
     @property
-    def place(self) -> tuple[bool, int]:
+    def place(self) -> tuple[bool, float]:
         """Known numbers in their order, others in front of recovery and size, groups last."""
         known = list(COLUMNS)
-        last_known = len(known) - 2.5
-        return bool(self.group), known.index(self.key) if self.key in known else last_known
+        return bool(self.group), known.index(self.key) if self.key in known else len(known) - 2.5
 
     def cell(self, numbers: dict[str, Any]) -> str:
         """The number of a model as text; empty if it has none."""
@@ -129,7 +128,7 @@ class Column:
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[Column]:
-    found = {}
+    found: dict[Column, None] = {}
     for numbers in rows:
         groups = {"": numbers} | {
             name: value for name, value in numbers.items() if isinstance(value, dict) and name not in _GROUPS
@@ -140,11 +139,11 @@ def _columns(rows: list[dict[str, Any]]) -> list[Column]:
 
 
 def _table(metrics: dict[str, dict[str, Any]], models: dict[str, Path]) -> str:
-    rows = {name: (metrics[name], str(path)) for name, path in models.items()}
-    rows |= dict(_unigrams({name: metrics[name] for name in models}))
-    columns = _columns([numbers for numbers, _ in rows.values()])
+    rows = [(name, metrics[name], str(path)) for name, path in models.items()]
+    rows += _unigrams({name: metrics[name] for name in models})
+    columns = _columns([numbers for _, numbers, _ in rows])
     table = [["held-out text", *(column.title for column in columns), ""]]
-    for name, (numbers, remark) in rows.items():
+    for name, numbers, remark in rows:
         table.append([name, *(column.cell(numbers) for column in columns), remark])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
@@ -154,21 +153,18 @@ def _table(metrics: dict[str, dict[str, Any]], models: dict[str, Path]) -> str:
     return "\n".join(lines)
 
 
-def _unigrams(metrics: dict[str, dict[str, Any]]) -> Iterator[tuple[str, tuple[dict[str, Any], str]]]:
+def _unigrams(metrics: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], str]]:
     """The rows of the unigram models: models that read the same tokens share one."""
     found: list[tuple[str, dict[str, Any]]] = []
     for name, numbers in metrics.items():
-        unigram = {key: value["unigram"] for key, value in numbers.items() if "unigram" in _group(value)}
-        unigram |= numbers.get("unigram", {})
+        groups = {key: value for key, value in numbers.items() if isinstance(value, dict)}
+        unigram = {key: group["unigram"] for key, group in groups.items() if "unigram" in group}
+        unigram |= groups.get("unigram", {})
         if unigram and unigram not in [known for _, known in found]:
             found.append((name, unigram))
     for name, unigram in found:
         title = "unigram" if len(found) == 1 else f"unigram of {name}"
-        yield title, (unigram, "(token frequencies alone)")
-
-
-def _group(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+        yield title, unigram, "(token frequencies alone)"
 
 
 def _speeds(pipeline: Pipeline) -> Iterator[str]:

@@ -85,7 +85,7 @@ def run_stage(
     name: str,
     inputs: Mapping[str, Path],
     output: Path,
-    params: Path = Path("params.yaml"),
+    params: Path = layout.MACHINES_FILE,
     extensions: Sequence[Path] = (),
     chosen: Machines = Machines({}, ""),
 ) -> None:
@@ -119,7 +119,7 @@ def run_stage(
     if broken:
         raise RecipeError(broken)
     owner = layout.owner_of(output)
-    machine = chosen.find(name, owner) or machines.planned(data, params).find(name, owner) or Machine()
+    machine = chosen.find(name, owner) or machines.planned(layout.MACHINES_FILE).find(name, owner) or Machine()
     _set_up_log(name, machine)
     _refuse_output(output, inputs)
     _refuse_missing(inputs)

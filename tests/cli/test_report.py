@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +14,17 @@ from llmrecipe import artifacts
 from llmrecipe.cli import report
 from llmrecipe.errors import LoadError, StageError
 
+UNIGRAM = {"perplexity": 1234.5, "bits_per_byte": 4.0}
 METRICS = {
-    "dense": {"perplexity": 21.5, "bits_per_byte": 1.75, "size_mb": 21.908384},
-    "quantized": {"perplexity": 22.0, "bits_per_byte": 1.7625, "recovery_percent": 97.727, "size_mb": 6.7116},
-    "unigram": {"perplexity": 1234.5, "bits_per_byte": 4.0},
+    "base": {"perplexity": 21.5, "bits_per_byte": 1.75, "size_mb": 21.908384, "unigram": UNIGRAM},
+    "base-w4a16": {
+        "perplexity": 22.0,
+        "bits_per_byte": 1.7625,
+        "recovery_percent": 97.727,
+        "recovery_by": "token",
+        "size_mb": 6.7116,
+        "unigram": UNIGRAM,
+    },
 }
 SAMPLES = [{"prompt": f"def f{i}", "completion": f"():\n\treturn {i}\x1b[31m"} for i in range(4)]
 MEASURED = {
@@ -28,13 +38,19 @@ RECIPE = """
 from llmrecipe import *
 
 def mine():
-    return Recipe(
-        name="mine", corpus=Corpus(name="c", source=PythonStdlib()), tokenizer=ByteLevelBPE(vocab_size=300),
-        model=Llama(hidden_size=64, num_layers=1, num_attention_heads=2, num_key_value_heads=2),
+    base = Trained(
+        name="base", start=Llama(hidden_size=64, num_layers=1, num_attention_heads=2, num_key_value_heads=2),
+        text=Corpus(name="c", source=source.PythonStdlib()), tokenizer=ByteLevelBPE(vocab_size=300),
         objective=CausalLM(sequence_length=32),
-        training=Training(duration=Steps(9), global_batch_size=4, optimizer=AdamW(learning_rate=1e-3)),
+        training=Training(duration=Steps(9), global_batch_size=4, optimizer=optimizer.AdamW(learning_rate=1e-3)),
+    )
+    small = Quantized(model=base, scheme=scheme.W4A16(group_size=64))
+    return Recipe(
+        name="mine", models=(base, small)[:MODELS], measures=(measure.Perplexity(), measure.Samples(prompts=("def ",)))
     )
 """
+
+MODELS = {"base": "artifacts/base/export/model", "base-w4a16": "artifacts/base-w4a16/quantize/model"}
 
 
 @pytest.fixture
@@ -42,17 +58,26 @@ def project(tmp_path, monkeypatch):
     """A project whose recipe `mine` (of another name than its file) has been carried out."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes/file.py").write_text(RECIPE)
-    folder = tmp_path / "artifacts/mine"
-    for path in ("export/model", "quantize/model"):
-        (folder / path).mkdir(parents=True)
-        (folder / path / "config.json").write_text("{}")
-        artifacts.seal(folder / path, "model")
-    (folder / "evaluate").mkdir()
-    (folder / "evaluate/metrics.json").write_text(json.dumps(METRICS))
-    (folder / "evaluate/samples.json").write_text(json.dumps({"dense": [], "quantized": SAMPLES}))
-    (folder / "pretrain.run.json").write_text(json.dumps(MEASURED))
+    write_recipe(tmp_path, models=2)
+    for name, model in MODELS.items():
+        (tmp_path / model).mkdir(parents=True)
+        (tmp_path / model / "config.json").write_text("{}")
+        artifacts.seal(tmp_path / model, "model")
+        write(tmp_path / f"artifacts/{name}/samples/samples.json", [] if name == "base" else SAMPLES)
+    write(tmp_path / "artifacts/mine/report/metrics.json", METRICS)
+    write(tmp_path / "artifacts/base/train.run.json", MEASURED)
     return tmp_path
+
+
+def write_recipe(project: Path, models: int) -> None:
+    """The recipe with this many of its models."""
+    (project / "recipes/file.py").write_text(RECIPE.replace("MODELS", str(models)))
+
+
+def write(path: Path, data: Any) -> None:
+    """A JSON file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data))
 
 
 def shown(capsys) -> str:
@@ -63,40 +88,65 @@ def shown(capsys) -> str:
 def test_every_number_and_place_is_shown(project, capsys):
     text = shown(capsys)
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line}
-    assert rows["mine:"] == ["mine:", "artifacts/mine/quantize/model"]
-    assert rows["dense"] == ["dense", "21.50", "1.750", "21.91", "MB", "artifacts/mine/export/model"]
-    assert rows["quantized"][1:] == ["22.00", "1.762", "97.7", "%", "6.71", "MB", "artifacts/mine/quantize/model"]
-    assert rows["unigram"][1:3] == ["1,234.50", "4.000"]
-    assert " ".join(rows["training:"]) == (
-        "training: 2,140 tokens/s, 6 % of the time waiting for communication (data 6 %, other 0.2 %), "
+    assert rows["mine:"] == ["mine:", MODELS["base-w4a16"]]
+    assert rows["base"] == ["base", "21.50", "1.750", "21.91", "MB", MODELS["base"]]
+    assert rows["base-w4a16"][1:] == ["22.00", "1.762", "97.7", "%", "6.71", "MB", MODELS["base-w4a16"]]
+    assert rows["unigram"] == ["unigram", "1,234.50", "4.000", "(token", "frequencies", "alone)"]
+    assert " ".join(rows["training"]) == (
+        "training of base: 2,140 tokens/s, 6 % of the time waiting for communication (data 6 %, other 0.2 %), "
         "peak memory 1,412 MB a rank"
     )
 
 
+def table(capsys) -> list[list[str]]:
+    """The cells of the table."""
+    lines = shown(capsys).split("\n\n")[1].splitlines()
+    return [re.split(r"  +", line.strip()) for line in lines]
+
+
 def test_masked_metrics_are_shown_in_the_place_of_the_others(project, capsys):
-    metrics = {
-        "dense": {"masked_accuracy_percent": 45.67, "masked_perplexity": 12.345, "size_mb": 4.5},
-        "unigram": {"masked_accuracy_percent": 6.0, "masked_perplexity": 280.0},
-    }
-    metrics["dense"]["pseudo_perplexity"], metrics["unigram"]["pseudo_perplexity"] = 9.876, 281.0
-    (project / "artifacts/mine/evaluate/metrics.json").write_text(json.dumps(metrics))
-    (project / "artifacts/mine/evaluate/samples.json").write_text(json.dumps({"dense": []}))
-    table = shown(capsys).split("\n\n")[1].splitlines()
-    assert [line.split() for line in table] == [
-        ["held-out", "text", "masked", "perplexity", "accuracy", "pseudo-perplexity", "size"],
-        ["dense", "12.35", "45.7", "%", "9.88", "4.50", "MB", "artifacts/mine/export/model"],
-        ["unigram", "280.00", "6.0", "%", "281.00", "(token", "frequencies", "alone)"],
+    write_recipe(project, models=1)
+    unigram = {"masked_accuracy_percent": 6.0, "masked_perplexity": 280.0, "pseudo_perplexity": 281.0}
+    numbers = {"masked_accuracy_percent": 45.67, "masked_perplexity": 12.345, "pseudo_perplexity": 9.876}
+    metrics = {"base": {**numbers, "size_mb": 4.5, "unigram": unigram}}
+    write(project / "artifacts/mine/report/metrics.json", metrics)
+    assert table(capsys) == [
+        ["held-out text", "masked perplexity", "accuracy", "pseudo-perplexity", "size"],
+        ["base", "12.35", "45.7 %", "9.88", "4.50 MB", MODELS["base"]],
+        ["unigram", "280.00", "6.0 %", "281.00", "(token frequencies alone)"],
     ]
 
 
-def test_what_was_not_measured_is_not_shown(project, capsys):
-    (project / "artifacts/mine/pretrain.run.json").write_text(
-        json.dumps({"communication_percent": {}, "peak_memory_mb": [412], "tokens_per_second": 2140.4})
-    )
-    assert "training: 2,140 tokens/s, peak memory 412 MB a rank\n" in shown(capsys)
+def test_numbers_of_further_measures_have_columns_of_their_own(project, capsys):
+    write_recipe(project, models=1)
+    web = {"perplexity": 30.0, "recovery_percent": 98.0, "unigram": {"perplexity": 900.0}}
+    metrics = {"base": {"perplexity": 20.0, "entropy": 2.34567, "size_mb": 4.5, "web": web, "corpora": {"c": {"x": 1}}}}
+    write(project / "artifacts/mine/report/metrics.json", metrics)
+    assert table(capsys) == [
+        ["held-out text", "perplexity", "entropy", "size", "web: perplexity", "web: recovery"],
+        ["base", "20.00", "2.346", "4.50 MB", "30.00", "98.0 %", MODELS["base"]],
+        ["unigram", "900.00", "(token frequencies alone)"],
+    ]
 
-    (project / "artifacts/mine/pretrain.run.json").write_text(json.dumps({"tokens_per_second": 2140.4}))
-    assert "training: 2,140 tokens/s\n" in shown(capsys)
+
+def test_models_with_other_tokens_have_a_unigram_model_each_and_recovery_by_byte(project, capsys):
+    small = METRICS["base-w4a16"] | {"recovery_by": "byte", "unigram": {"perplexity": 99.0, "bits_per_byte": 3.9}}
+    write(project / "artifacts/mine/report/metrics.json", METRICS | {"base-w4a16": small})
+    rows = {first: rest for first, *rest in table(capsys)}
+    assert rows["base-w4a16"][2] == "97.7 % by byte"
+    assert rows["unigram of base"][0] == "1,234.50"
+    assert rows["unigram of base-w4a16"][0] == "99.00"
+
+
+def test_what_was_not_measured_is_not_shown(project, capsys):
+    write(
+        project / "artifacts/base/train.run.json",
+        {"communication_percent": {}, "peak_memory_mb": [412], "tokens_per_second": 2140.4},
+    )
+    assert "training of base: 2,140 tokens/s, peak memory 412 MB a rank\n" in shown(capsys)
+
+    write(project / "artifacts/base/train.run.json", {"tokens_per_second": 2140.4})
+    assert "training of base: 2,140 tokens/s\n" in shown(capsys)
 
 
 def test_three_completions_of_the_final_model_are_shown_without_control_characters(project, capsys):
@@ -107,24 +157,25 @@ def test_three_completions_of_the_final_model_are_shown_without_control_characte
     assert "\x1b" not in text
 
 
-def test_a_recipe_without_compression_has_its_dense_model_reported(project, capsys):
-    folder = project / "artifacts/mine"
-    (folder / "evaluate/metrics.json").write_text(json.dumps({"dense": {"size_mb": 21.9}}))
-    (folder / "evaluate/samples.json").write_text(json.dumps({"dense": SAMPLES[:1]}))
+def test_a_recipe_of_one_model_has_that_reported(project, capsys):
+    write_recipe(project, models=1)
+    write(project / "artifacts/mine/report/metrics.json", {"base": {"size_mb": 21.9}})
     text = shown(capsys)
-    assert text.startswith("mine: artifacts/mine/export/model\n")
-    assert "quantize" not in text
+    assert text.startswith(f"mine: {MODELS['base']}\n")
+    assert "w4a16" not in text
 
 
-def test_a_training_from_the_cache_is_said_not_to_have_run_here(project, capsys):
-    (project / "artifacts/mine/pretrain.run.json").unlink()
-    assert "training: not run on this machine" in shown(capsys)
+def test_a_run_from_the_cache_is_said_not_to_have_run_here(project, capsys):
+    (project / "artifacts/base/train.run.json").unlink()
+    assert "training of base: not run on this machine" in shown(capsys)
 
 
-@pytest.mark.parametrize("missing", ["evaluate/metrics.json", "evaluate/samples.json", "quantize/model/manifest.json"])
+@pytest.mark.parametrize(
+    "missing", ["mine/report/metrics.json", "base-w4a16/samples/samples.json", "base/export/model/manifest.json"]
+)
 def test_a_missing_result_is_named_with_what_makes_it(project, missing):
-    (project / "artifacts/mine" / missing).unlink()
-    with pytest.raises(StageError, match=r"artifacts/mine/.*dvc repro"):
+    (project / "artifacts" / missing).unlink()
+    with pytest.raises(StageError, match=r"artifacts/.*dvc repro"):
         report.run(argparse.Namespace(recipe="file"))
 
 
@@ -140,7 +191,7 @@ def test_reporting_imports_no_heavy_library(project):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=project, capture_output=True, text=True)
     assert done.stderr == "set()\n"
-    assert "quantized" in done.stdout
+    assert "base-w4a16" in done.stdout
 
 
 def test_a_pipe_whose_reader_has_left_is_no_error(project):

@@ -12,7 +12,6 @@ import pytest
 import tiny_model
 import torch
 import yaml
-from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, RoundToNearest
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -24,10 +23,14 @@ from transformers import (
     ModernBertForMaskedLM,
 )
 
-from llmrecipe import artifacts, codec
+from llmrecipe import artifacts, cards, codec
+from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.errors import RecipeError, StageError
+from llmrecipe.recipe.network import Bert
+from llmrecipe.recipe.objective import CausalLM
+from llmrecipe.recipe.scheme import FP8, GPTQ, W4A16, W8A8, W8A16, RoundToNearest
 from llmrecipe.sections import QuantizeSection
 from llmrecipe.stages import quantize
 
@@ -50,7 +53,7 @@ def made(tmp_path_factory):
 
 
 def section(scheme, **changes) -> QuantizeSection:
-    fields = {"calibration_samples": 32, "sequence_length": LENGTH, "seed": 1}
+    fields = {"calibration_samples": 32, "seed": 1}
     return QuantizeSection(scheme=scheme, **fields | changes)
 
 
@@ -237,9 +240,18 @@ def test_calibration_reads_different_sequences_of_the_training_split_as_the_seed
     assert not torch.equal(seen[0], seen[2])
 
 
+def reading(length: int, made, directory: Path) -> dict[str, Path]:
+    """Inputs whose model read sequences of this length in training."""
+    objective = CausalLM(sequence_length=length)
+    return made | {
+        "model": tiny_model.write_model(tiny_model.new_model(), made["model"], directory, objective=objective)
+    }
+
+
 def test_a_split_with_too_few_sequences_is_used_whole_and_said(made, tmp_path, caplog):
+    inputs = reading(200, made, tmp_path / "model")
     with caplog.at_level(logging.WARNING):
-        output = quantized(made, tmp_path / "out", W8A16(), sequence_length=200, calibration_samples=10_000)
+        output = quantized(inputs, tmp_path / "out", W8A16(), calibration_samples=10_000)
     available = (TokenFiles.open(made["tokens"], "train").num_tokens - 1) // 200
     assert json.loads((output / "metrics.json").read_text())["calibration_sequences"] == available
     assert f"only {available} sequences of 200 tokens" in caplog.text
@@ -247,7 +259,7 @@ def test_a_split_with_too_few_sequences_is_used_whole_and_said(made, tmp_path, c
 
 def test_a_split_shorter_than_one_sequence_is_refused(made, tmp_path):
     with pytest.raises(StageError, match=r"tokens, too few for one sequence of 1000000.*sequence_length"):
-        quantized(made, tmp_path / "out", FP8(), sequence_length=1_000_000)
+        quantized(reading(1_000_000, made, tmp_path / "model"), tmp_path / "out", FP8())
 
 
 def test_a_group_that_does_not_divide_a_layer_is_refused_by_name(made, tmp_path):
@@ -255,10 +267,47 @@ def test_a_group_that_does_not_divide_a_layer_is_refused_by_name(made, tmp_path)
         quantized(made, tmp_path / "out", W4A16(group_size=48))
 
 
-def test_a_model_for_another_tokenizer_is_refused(made, tmp_path):
+def test_a_scheme_that_does_not_suit_the_network_is_refused(made, tmp_path):
+    network = Bert(hidden_size=64, num_layers=2, num_attention_heads=4)
+    model = tiny_model.write_model(tiny_model.new_model(), made["model"], tmp_path / "bert", network=network)
+    with pytest.raises(RecipeError, match=r"tiny-stage\.scheme: W8A8 evens out .*; use W8A16 or FP8"):
+        quantized(made | {"model": model}, tmp_path / "out", W8A8())
+
+
+def test_a_model_that_is_smaller_than_its_vocabulary_is_refused(made, tmp_path):
     model = tiny_model.write_model(tiny_model.new_model(vocab_size=64), made["model"], tmp_path / "small")
     with pytest.raises(StageError, match=r"knows 64 tokens.*vocabulary of 320"):
         quantized(made | {"model": model}, tmp_path / "out", FP8())
+
+
+def test_a_model_for_another_tokenizer_is_refused(made, tmp_path):
+    model = tiny_model.write_model(tiny_model.new_model(), made["model"], tmp_path / "other", tokenizer_digest="a" * 64)
+    with pytest.raises(StageError, match=r"tokens: made with another tokenizer .* than that of .*other"):
+        quantized(made | {"model": model}, tmp_path / "out", FP8())
+
+
+def test_a_model_that_is_quantized_already_is_refused(made, tmp_path):
+    model = quantized(made, tmp_path / "once", W8A16(rounding=NEAREST)) / "model"
+    with pytest.raises(StageError, match="once/model: this model is quantized already; quantize the one"):
+        quantized(made | {"model": model}, tmp_path / "twice", FP8())
+
+
+def test_the_card_tells_what_the_model_was_made_from(made, tmp_path):
+    card = cards.read(quantized(made, tmp_path / "out", FP8()) / "model", ModelCard)
+    before = cards.read(made["model"], ModelCard)
+    digests = {role: artifacts.file_digest(path / artifacts.MANIFEST) for role, path in made.items()}
+    assert (card.made_by, card.parents) == ("quantize", digests)
+    facts = ("network", "objective", "vocab_size", "end_of_text_id", "tokenizer")
+    assert [getattr(card, fact) for fact in facts] == [getattr(before, fact) for fact in facts]
+
+
+def test_importing_the_stage_leaves_the_process_as_it_was():
+    program = (
+        "import os, sys; before = dict(os.environ); from llmrecipe.stages import quantize; "
+        "sys.exit(str((dict(os.environ) == before, 'llmcompressor' in sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr == "(True, False)\n"
 
 
 def damage_absence(model: Path) -> None:
@@ -326,10 +375,7 @@ def test_two_projects_get_the_same_bytes_in_any_order_and_nothing_beside_them(ma
         sections = {f"{name}-quantize": codec.unstructure(section(SCHEMES[name])) for name in names}
         (project / "params.yaml").write_text(yaml.safe_dump(sections))
         inputs = ";".join(f"--input;{role}={path}" for role, path in made.items())
-        stages = [
-            f"stage;quantize;--name;{name}-quantize;--runtime;{name};--output;out/{name}/quantize;{inputs}"
-            for name in order
-        ]
+        stages = [f"stage;quantize;--name;{name}-quantize;--output;out/{name}/quantize;{inputs}" for name in order]
         environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONHASHSEED": str(len(place))}
         subprocess.run([sys.executable, "-c", run, *stages], cwd=project, env=environment, check=True)
         files = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}
@@ -348,6 +394,7 @@ def test_two_projects_get_the_same_bytes_in_any_order_and_nothing_beside_them(ma
     assert manifests[0] == manifests[1]
     for manifest in manifests[0]:
         assert set(manifest["files"]) == {
+            "card.json",
             "config.json",
             "generation_config.json",
             "model.safetensors",

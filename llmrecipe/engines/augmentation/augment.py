@@ -18,7 +18,7 @@ from llmrecipe.engines.augmentation.similarity import chrf
 from llmrecipe.engines.datatrove import documents
 from llmrecipe.engines.datatrove.executors import executor
 from llmrecipe.progress import GenerationProgress
-from llmrecipe.recipe.augment import BackTranslate, JoinDocuments, Paraphrase, ShuffleSpans, TokenNoise, labels, models
+from llmrecipe.recipe.augment import JoinDocuments, ShuffleSpans, TokenNoise, labels, models
 from llmrecipe.recipe.kinds import Augmenter
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.sections import AugmentSection

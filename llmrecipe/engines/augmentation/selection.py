@@ -70,6 +70,4 @@ def _by_file(taken: list[int], files: Sequence[str], starts: list[int]) -> dict[
 
 
 def _not_as_described(directory: Path) -> StageError:
-    return StageError(
-        f"{directory}: not as many documents as its card says; delete the folder and run `dvc repro`"
-    )
+    return StageError(f"{directory}: not as many documents as its card says; delete the folder and run `dvc repro`")

@@ -5,58 +5,106 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import numpy as np
+import attrs
 import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# While it is imported, llmcompressor says several times that it found no accelerator.
-os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")
-
-from compressed_tensors.utils import patch_attr
-from llmcompressor import oneshot
-from llmcompressor.modifiers import Modifier
-from llmcompressor.modifiers.gptq import GPTQModifier
-from llmcompressor.modifiers.quantization import QuantizationModifier
-from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
-from loguru import logger
-
+from llmrecipe import artifacts, cards
+from llmrecipe.cards import ModelCard
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.compression import FP8, GPTQ, W4A16, W8A8, W8A16, Rounding, Scheme
+from llmrecipe.recipe.kinds import Scheme
 
-# The output layer decides between all tokens, and rounding it costs the most quality for the size it saves.
-IGNORE = ["lm_head", "cls.predictions.decoder", "decoder"]
+LOGITS_TOLERANCE = 1e-3
+"""Largest difference between the logits of the quantized model in memory and as saved, over the largest logit.
+
+Both compute with the same numbers, so they are usually equal; a wrong scale or weight moves them by far more.
+"""
 
 # What llmcompressor warns of at every start: a CPU is what was asked for, and nothing is tokenized here.
 _EXPECTED = ("No accelerator available", "Disabling tokenizer parallelism")
 
 
+@attrs.frozen(kw_only=True)
+class Report:
+    """What quantizing did to the size of a model."""
+
+    bits_per_weight: float
+    """Bits of the quantized weights files over the number of the dense model's weights."""
+
+    calibration_sequences: int
+    """Sequences that calibrated the scheme."""
+
+    dense_bytes: int
+    """Size of the weights files of the model as it came."""
+
+    quantized_bytes: int
+    """Size of those of the quantized one."""
+
+    ratio: float
+    """`dense_bytes` over `quantized_bytes`."""
+
+
+def quantize_and_verify(
+    source: Path, directory: Path, card: ModelCard, scheme: Scheme, sequences: torch.Tensor, device: torch.device
+) -> Report:
+    """Write the model in `source`, quantized, to `directory`, and check that what was saved computes the same.
+
+    Args:
+        source: a model artifact.
+        directory: becomes one.
+        card: what the quantized model is.
+        scheme: the number formats.
+        sequences: token ids `int64[sequences, sequence_length]`, one at least; they calibrate a scheme that needs it.
+        device: where it is done.
+
+    Raises:
+        StageError: the model is quantized already, llmcompressor refuses it, the result computes numbers that aren't
+            finite, or the saved model isn't the quantized one.
+    """
+    model = folders.load_model(source)
+    if hasattr(model.config, "quantization_config"):
+        raise StageError(f"{source}: this model is quantized already; quantize the one that it was made from")
+    check_embeddings(source, card, model)
+    calibration = sequences if needs_calibration(scheme) else sequences[:0]
+    quantize(model, folders.load_tokenizer(source), scheme, calibration, device)
+    probe = sequences[:1].to(device)
+    expected = folders.logits(model, probe)
+    if not expected.isfinite().all():
+        raise StageError(
+            f"{source}: quantized, this model computes numbers that aren't finite; its weights are too large, most "
+            "often by a learning rate that is too high"
+        )
+    save_compressed(model, directory)
+    folders.copy_tokenizer(source, directory)
+    cards.write(directory, card)
+    artifacts.seal(directory, "model")
+    saved = folders.load_model(directory).to(device)  # type: ignore[arg-type]
+    difference = folders.largest_difference(folders.logits(saved, probe), expected)
+    # Not `>`, which is false for NaN.
+    if not difference <= LOGITS_TOLERANCE:
+        raise StageError(
+            f"{directory}: the saved model is not the quantized one: its logits differ by {difference:.3g} of the "
+            f"largest logit, {LOGITS_TOLERANCE:.3g} is accepted"
+        )
+    dense, quantized = folders.weights_bytes(source), folders.weights_bytes(directory)
+    return Report(
+        bits_per_weight=8 * quantized / folders.num_weights(source),
+        calibration_sequences=len(calibration),
+        dense_bytes=dense,
+        quantized_bytes=quantized,
+        ratio=dense / quantized,
+    )
+
+
 def needs_calibration(scheme: Scheme) -> bool:
     """Whether the scheme looks at activations before it rounds."""
-    return any(modifier.requires_calibration_data for modifier in modifiers(scheme))
-
-
-def modifiers(scheme: Scheme) -> list[Modifier]:
-    """The scheme in llmcompressor's words, in the order in which they are applied."""
-    match scheme:
-        case W4A16(group_size=group_size, rounding=rounding):
-            weights = {"num_bits": 4, "strategy": "group", "group_size": group_size}
-            return [_rounding(rounding, config_groups=_weights_only(weights))]
-        case W8A16(rounding=rounding):
-            # Not the preset of this name, which has groups of 128.
-            weights = {"num_bits": 8, "strategy": "channel"}
-            return [_rounding(rounding, config_groups=_weights_only(weights))]
-        case W8A8(smoothing_strength=strength, rounding=rounding):
-            return [SmoothQuantModifier(smoothing_strength=strength), _rounding(rounding, scheme="W8A8")]
-        case FP8():
-            return [QuantizationModifier(scheme="FP8_DYNAMIC", ignore=IGNORE)]
-
-
-def draw(available: int, samples: int, seed: int) -> list[int]:
-    """`samples` of `available` sequences, or all if there are no more, each at most once, as `seed` decides."""
-    return np.random.default_rng(seed).choice(available, size=min(samples, available), replace=False).tolist()
+    return any(modifier.requires_calibration_data for modifier in _llmcompressor().modifiers(scheme, []))
 
 
 def quantize(
@@ -68,21 +116,30 @@ def quantize(
 ) -> None:
     """Round the linear layers of `model` in place; it was loaded from a directory and is on the CPU.
 
-    On a GPU, one decoder layer after the other is moved there and back. The model keeps its number format: what is
-    not rounded (embeddings, norms, output layer, scales) is saved as it came.
+    The output layer stays as it is: it decides between all tokens, and rounding it costs the most quality for the size
+    it saves. On a GPU, one layer of the network after the other is moved there and back. The model keeps its number
+    format: what is not rounded (embeddings, norms, output layer, scales) is saved as it came.
 
     Args:
+        model: any that transformers loads.
+        tokenizer: its tokenizer.
+        scheme: the number formats.
         calibration: token ids `int64[samples, sequence_length]`; no rows for a scheme that needs none.
+        device: where it is computed.
 
     Raises:
         StageError: llmcompressor refuses the model.
     """
+    recipe = _llmcompressor().modifiers(scheme, _output_layers(model))
+    from compressed_tensors.utils import patch_attr
+    from llmcompressor import oneshot
+
     # Equal lengths make a batch safe; one sequence at a time, as llmcompressor does by default, leaves a GPU idle.
     rows = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in calibration]
-    dataset = DataLoader(rows, batch_size=8) if rows else None
+    dataset: DataLoader[Any] | None = DataLoader(rows, batch_size=8) if rows else None  # type: ignore[arg-type]
     try:
         with patch_attr(torch.accelerator, "is_available", lambda: device.type != "cpu"):
-            oneshot(model=model, tokenizer=tokenizer, recipe=modifiers(scheme), dataset=dataset)
+            oneshot(model=model, tokenizer=tokenizer, recipe=recipe, dataset=dataset)
     except (ValueError, RuntimeError) as error:
         raise StageError(f"llmcompressor can't quantize this model as {scheme}: {error}") from error
 
@@ -98,6 +155,10 @@ def save_compressed(model: PreTrainedModel, directory: Path) -> None:
 
 def show_log(level: str) -> None:
     """Send llmcompressor's messages to standard error; its report on every layer only at `debug`."""
+    # First: it sets up its log while it is imported.
+    _llmcompressor()
+    from loguru import logger
+
     # Tracing warns about torch's own change of a name.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     logger.remove()
@@ -108,16 +169,20 @@ def show_log(level: str) -> None:
         logger.add(sys.stderr, level=least, format="{message}", filter=_is_for_users)
 
 
-def _is_for_users(record: dict[str, Any]) -> bool:
+def _is_for_users(record: Any) -> bool:
     # METRIC, a level of llmcompressor's own above WARNING, carries times and errors of each layer.
     return record["level"].name != "METRIC" and not record["message"].startswith(_EXPECTED)
 
 
-def _weights_only(weights: dict[str, Any]) -> dict[str, Any]:
-    return {"group_0": {"targets": ["Linear"], "weights": {"type": "int", "symmetric": True, **weights}}}
+def _output_layers(model: PreTrainedModel) -> list[str]:
+    """The name of the output layer in transformers; none for a model without one."""
+    layer = model.get_output_embeddings()
+    return [name for name, module in model.named_modules() if module is layer]
 
 
-def _rounding(rounding: Rounding, **what: Any) -> Modifier:
-    if isinstance(rounding, GPTQ):
-        return GPTQModifier(dampening_frac=rounding.dampening_frac, ignore=IGNORE, **what)
-    return QuantizationModifier(ignore=IGNORE, **what)
+def _llmcompressor() -> ModuleType:
+    """Our module that imports llmcompressor, which would say several times meanwhile that it found no accelerator."""
+    os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")
+    from llmrecipe.engines.compression import modifiers
+
+    return modifiers

@@ -21,9 +21,7 @@ class Passes:
     a pass depends on nothing but such files, and writes its own again when it runs again.
     """
 
-    def __init__(
-        self, source: PipelineStep, *, tasks: int, machine: Machine, work: Path, keeps_heldout: bool
-    ) -> None:
+    def __init__(self, source: PipelineStep, *, tasks: int, machine: Machine, work: Path, keeps_heldout: bool) -> None:
         """
         Args:
             source: reads the documents.

@@ -18,6 +18,7 @@ from llmrecipe.cards import DocumentsCard, MaskingCard, SplitCard, TokensCard
 from llmrecipe.engines.datatrove import documents
 from llmrecipe.engines.datatrove.executors import executor
 from llmrecipe.engines.tokenizing.long_texts import ENCODED_AT_ONCE, cut
+from llmrecipe.engines.tokens.files import DTYPES
 from llmrecipe.engines.tokens.writing import TOKENS_SUFFIX, document_row, dtype_of, listing_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.machine import Machine
@@ -53,8 +54,8 @@ class Vocabulary:
 
     @property
     def dtype(self) -> np.dtype:
-        """The narrower of `uint16` and `uint32` that holds every id."""
-        return dtype_of(self.size)
+        """The type of its tokens in files."""
+        return DTYPES[dtype_of(self.size)]
 
 
 class FileTokenizer(DocumentTokenizer):
@@ -156,14 +157,12 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, machine: Mac
     cards.write(
         directory,
         TokensCard(
-            dtype=vocabulary.dtype.name,
+            dtype=dtype_of(vocabulary.size),
             vocab_size=vocabulary.size,
             end_of_text_id=vocabulary.end_of_text_id,
             tokenizer=vocabulary.digest,
             splits=splits,
-            special_tokens={
-                name: index for name, index in vocabulary.special_tokens.items() if index not in quoted
-            },
+            special_tokens={name: index for name, index in vocabulary.special_tokens.items() if index not in quoted},
             masking=vocabulary.masking,
         ),
     )
@@ -195,7 +194,7 @@ def _split_card(
     # datatrove only warns of a line that it can't read.
     if found != source.documents[split]:
         raise StageError(
-            f"the {split} split has {found} readable documents, {listed['documents']} were written; "
+            f"the {split} split has {found} readable documents, {source.documents[split]} were written; "
             "delete the documents and run `dvc repro`"
         )
     if ends != found:

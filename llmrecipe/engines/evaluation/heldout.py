@@ -53,7 +53,7 @@ class HeldoutText:
 
     @cached_property
     def training_counts(self) -> np.ndarray:
-        """How often each token occurs in the training split, each count raised by one (Laplace), `int64[vocab_size]`."""
+        """How often each token occurs in the training split, plus one (Laplace), `int64[vocab_size]`."""
         return TokenFiles.open(self.tokens.directory, "train").token_counts() + 1
 
     def window(self, index: int) -> np.ndarray:
@@ -80,9 +80,7 @@ def heldout_texts(tokens: Tokens, num_windows: int, sequence_length: int) -> lis
                 f"{files.directory}: the held-out split has {files.num_tokens} tokens for {files.text_bytes} bytes of "
                 f"text, too little for one sequence of {sequence_length}; use more text or a larger held-out part"
             )
-        texts.append(
-            HeldoutText(corpus=corpus, tokens=files, num_windows=available, sequence_length=sequence_length)
-        )
+        texts.append(HeldoutText(corpus=corpus, tokens=files, num_windows=available, sequence_length=sequence_length))
     return texts
 
 

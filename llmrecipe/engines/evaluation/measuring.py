@@ -17,7 +17,7 @@ from llmrecipe.engines.evaluation.documents import DocumentSums, Means
 from llmrecipe.engines.evaluation.heldout import HeldoutText, heldout_texts, heldout_token_rows
 from llmrecipe.engines.evaluation.scores import PseudoScore, Score, score_of
 from llmrecipe.engines.models import folders
-from llmrecipe.engines.models.vocabulary import check_tokenizer
+from llmrecipe.engines.models.vocabulary import check_embeddings, check_tokenizer
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.measure import CustomMeasure, Measure, Perplexity, PseudoPerplexity, Samples, TokenMeasure
@@ -61,9 +61,8 @@ class LoadedModel:
         tokens = Tokens.of(inputs) if asked.reads_text else None
         if tokens is not None:
             check_tokenizer(directory, card, tokens)
-        model = folders.load_model(directory).to(device)
-        if tokens is not None:
-            folders.check_vocabulary(model, tokens.open("heldout"), directory)
+        model = folders.load_model(directory).to(device)  # type: ignore[arg-type]
+        check_embeddings(directory, card, model)
         return cls(directory=directory, card=card, transformers_model=model, device=device, tokens=tokens)
 
     @cached_property
@@ -95,7 +94,7 @@ class LoadedModel:
     def texts(self, limit: int) -> Iterator[str]:
         """At most `limit` held-out documents; see `MeasuredModel`."""
         for row in heldout_token_rows(self.text, limit):
-            yield self.tokenizer.decode(row.tolist(), skip_special_tokens=False)
+            yield str(self.tokenizer.decode(row.tolist()))
 
 
 @singledispatch

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from llmrecipe import artifacts
 from llmrecipe.engines.models.architecture import architecture_of_model
 from llmrecipe.engines.tokens.files import TokenFiles
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.engines.tokens.packing import PackedDocuments
 from llmrecipe.errors import StageError
 
@@ -133,20 +134,7 @@ def num_weights(directory: Path) -> int:
     return total
 
 
-def check_vocabulary(model: PreTrainedModel, tokens: TokenFiles, directory: Path) -> None:
-    """Refuse tokens that the model has no embedding for.
-
-    Raises:
-        StageError: the tokenizer's vocabulary is larger than the model's.
-    """
-    if tokens.vocab_size > model.config.vocab_size:
-        raise StageError(
-            f"{directory}: the model knows {model.config.vocab_size} tokens and the token files were made with "
-            f"a vocabulary of {tokens.vocab_size}; they belong to different tokenizers"
-        )
-
-
-def windows(tokens: TokenFiles, indices: Sequence[int], sequence_length: int) -> torch.Tensor:
+def windows(tokens: TokenFiles | TokenMixture, indices: Sequence[int], sequence_length: int) -> torch.Tensor:
     """Windows of a split as `int64[len(indices), sequence_length + 1]`."""
     rows = [tokens.window(index, sequence_length) for index in indices]
     return torch.from_numpy(np.stack(rows).astype(np.int64))

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.models.tensors import Split
-from llmrecipe.errors import StageError
 from llmrecipe.recipe.network import Network
 
 # nanotron 0.4's `CHECKPOINT_VERSION`
@@ -36,7 +35,7 @@ def read_whole(directory: Path) -> dict[str, torch.Tensor]:
     """Every weight of a nanotron checkpoint, its shards joined, under nanotron's names."""
     root = directory / "model"
     names = {
-        ".".join((*file.relative_to(root).parts[:-1], _leaf_and_rank(file)[0]))
+        ".".join((*file.relative_to(root).parts[:-1], re.sub(r"^model_|(_pp-rank-.*)?\.safetensors$", "", file.name)))
         for file in root.rglob("model_*.safetensors")
     }
     return {name: _join(_shard_files(directory, name), {}) for name in sorted(names)}
@@ -75,20 +74,12 @@ def _shard_files(directory: Path, name: str) -> dict[int, Path]:
     if whole.exists():
         return {0: whole}
     files = sorted(folder.glob(f"model_{leaf}_pp-rank-*.safetensors"))
-    return {_leaf_and_rank(file)[1]: file for file in files}
-
-
-def _leaf_and_rank(file: Path) -> tuple[str, int]:
-    """The last part of a weight's name, and the tensor-parallel rank whose shard the file holds; 0 for a whole one."""
-    match = re.fullmatch(r"model_(.+?)(?:_pp-rank-\d+-of-\d+_tp-rank-(\d+)-of-\d+)?\.safetensors", file.name)
-    if match is None:
-        raise StageError(f"{file}: not a weight of a nanotron {_FORMAT} checkpoint")
-    return match[1], int(match[2] or 0)
+    return {int(file.name.partition("_tp-rank-")[2].partition("-of-")[0]): file for file in files}
 
 
 def _join(files: Mapping[int, Path], contents: Mapping[int, torch.Tensor]) -> torch.Tensor:
     """The whole tensor of the shards in `files`, or of `contents` in their place."""
-    whole = torch.empty(0)
+    whole: torch.Tensor | None = None
     for rank, path in files.items():
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
@@ -96,11 +87,13 @@ def _join(files: Mapping[int, Path], contents: Mapping[int, torch.Tensor]) -> to
             tensor = contents[rank].view(shape) if contents else file.get_tensor("data")
         if not metadata:
             return tensor
-        if not whole.numel():
+        if whole is None:
             whole = tensor.new_empty([int(size) for size in re.findall(r"\d+", metadata["unsharded_shape"])])
         for pair in metadata["local_global_slices_pairs"].split(";"):
             local, joined = pair.split("#")
             whole[_slices(joined)] = tensor[_slices(local)]
+    if whole is None:
+        raise ValueError("a weight of which the checkpoint has no file")
     return whole
 
 

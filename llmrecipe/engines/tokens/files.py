@@ -8,11 +8,11 @@ import attrs
 import numpy as np
 
 from llmrecipe import artifacts, cards
-from llmrecipe.cards import TokensCard
+from llmrecipe.cards import DType, TokensCard
 from llmrecipe.engines.tokens.masking import MaskedVocabulary
 from llmrecipe.errors import StageError
 
-DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+DTYPES: dict[DType, np.dtype] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 _CHUNK = 1 << 20
 

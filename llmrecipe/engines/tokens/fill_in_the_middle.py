@@ -11,7 +11,7 @@ _STREAM = 0x66696D
 
 @attrs.frozen(kw_only=True)
 class Rearrangement:
-    """What rearranges the documents of a training (Bavarian et al. 2022; `FillInTheMiddle` has the two orders)."""
+    """What rearranges the documents of a run (Bavarian et al. 2022; `FillInTheMiddle` has the two orders)."""
 
     options: FillInTheMiddle
     """How many documents are rearranged, and into which order."""
@@ -23,7 +23,7 @@ class Rearrangement:
     """The token that ends each document."""
 
     seed: int
-    """The training's."""
+    """The seed of the run."""
 
     def of(self, tokens: np.ndarray, *, epoch: int, window: int) -> np.ndarray:
         """`tokens` with some of their documents rearranged, for this epoch; what is too much at the end is cut off.
@@ -44,7 +44,8 @@ class Rearrangement:
         suffix_first = generator.random(len(starts)) < self.options.suffix_first_share
         cuts = np.sort(generator.integers(starts, stops, size=(2, len(starts)), endpoint=True), axis=0)
         before_prefix, before_middle, before_suffix = np.array(self.token_ids, tokens.dtype)[:, None]
-        parts, done = [], 0
+        parts: list[np.ndarray] = []
+        done = 0
         places = zip(starts.tolist(), *cuts.tolist(), stops.tolist(), suffix_first.tolist(), strict=True)
         for start, first, second, stop, is_suffix_first in places:
             prefix, middle, suffix = tokens[start:first], tokens[first:second], tokens[second:stop]

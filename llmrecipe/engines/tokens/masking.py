@@ -57,8 +57,8 @@ def mask(
     Args:
         tokens: a sequence.
         objective: how much of it is masked, in what units, and what is put in its place.
-        vocabulary: the tokenizer's.
-        seed: the training's.
+        vocabulary: what masking needs to know of the tokenizer.
+        seed: that of the run.
         epoch: how often the corpus has been read before.
         window: the number of the sequence.
     """

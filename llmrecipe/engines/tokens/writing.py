@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from llmrecipe import artifacts, cards
-from llmrecipe.cards import MaskingCard, SplitCard, TokensCard
+from llmrecipe.cards import DType, MaskingCard, SplitCard, TokensCard
 from llmrecipe.engines.tokens.files import DTYPES
 
 TOKENS_SUFFIX = ".ds"
@@ -43,7 +43,7 @@ def write_tokens(
     """
     dtype = dtype_of(vocab_size)
     card = TokensCard(
-        dtype=dtype.name,
+        dtype=dtype,
         vocab_size=vocab_size,
         end_of_text_id=end_of_text_id,
         tokenizer=tokenizer,
@@ -51,7 +51,7 @@ def write_tokens(
             split: _write_split(
                 directory,
                 split,
-                [np.asarray(shard, dtype) for shard in shards],
+                [np.asarray(shard, DTYPES[dtype]) for shard in shards],
                 end_of_text_id,
                 text_bytes[split] if text_bytes else None,
             )
@@ -65,9 +65,9 @@ def write_tokens(
     return directory
 
 
-def dtype_of(vocab_size: int) -> np.dtype:
-    """The narrower of `uint16` and `uint32` that holds every token."""
-    return DTYPES["uint16" if vocab_size <= 1 << 16 else "uint32"]
+def dtype_of(vocab_size: int) -> DType:
+    """The narrower of the types that holds every token."""
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
 def listing_of(file: str) -> str:

@@ -30,6 +30,7 @@ from llmrecipe.engines.datatrove import companions
 from llmrecipe.engines.datatrove.cleaners import contamination, words
 from llmrecipe.engines.datatrove.cleaners.signatures import CompactSignature
 from llmrecipe.engines.datatrove.companions import is_heldout
+from llmrecipe.errors import StageError
 from llmrecipe.recipe.deduplication import Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
 from llmrecipe.recipe.kinds import Cleaner
 
@@ -115,6 +116,7 @@ def comparison_of(cleaner: Cleaner, where: str, folder: Path, shards: int, *, ke
                 sign = contamination.HeldoutNgrams(folder, cleaner.ngram)
                 reads.append(Find("collecting n-grams", (contamination.merge_heldout(folder),), 1))
             return Comparison(sign, tuple(reads), contamination.ContaminationFilter(folder, cleaner.ngram))
+    raise StageError(f"{where}: nothing compares documents as {type(cleaner).__name__} says; use a CustomCleaner")
 
 
 def _for_finders(

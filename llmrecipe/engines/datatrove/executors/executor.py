@@ -17,6 +17,7 @@ from llmrecipe.recipe.kinds import Place
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.place import Local, Ray, Slurm
 
+
 class _Executor(Protocol):
     def __call__(
         self, what: str, steps: Sequence[PipelineStep], *, tasks: int, machine: Machine, logs: Path

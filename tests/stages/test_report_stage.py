@@ -1,0 +1,208 @@
+"""Comparing says what the measurements say, and how much of the reference each model has kept."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import tiny_model
+
+from llmrecipe import artifacts, cards
+from llmrecipe.cards import ModelCard
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.network import Bert, Llama
+from llmrecipe.recipe.objective import CausalLM, MaskedLM
+from llmrecipe.sections import ReportSection
+from llmrecipe.stages import report
+
+CARD = ModelCard(
+    network=Llama(hidden_size=64, num_layers=1, num_attention_heads=2, num_key_value_heads=2),
+    objective=CausalLM(sequence_length=32),
+    vocab_size=320,
+    end_of_text_id=0,
+    tokenizer="a" * 64,
+    made_by="export",
+    parents={},
+)
+ENCODER = attrs.evolve(
+    CARD, network=Bert(hidden_size=64, num_layers=1, num_attention_heads=2), objective=MaskedLM(sequence_length=32)
+)
+OTHER_TOKENIZER = {"tokenizer": "b" * 64}
+
+
+class Compared:
+    """Models with measurements in a folder, and what the stage makes of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.inputs: dict[str, Path] = {}
+
+    def model(self, name: str, card: ModelCard = CARD, megabytes: float = 1.0, **measurements: dict[str, Any]) -> None:
+        """Add a model."""
+        directory = self.folder / name / "export/model"
+        directory.mkdir(parents=True)
+        (directory / "model-1.safetensors").write_bytes(b"0" * round(megabytes * 1e6 - 1000))
+        (directory / "model-2.safetensors").write_bytes(b"0" * 1000)
+        (directory / "tokenizer.json").write_text("{}")
+        cards.write(directory, card)
+        artifacts.seal(directory, "model")
+        self.inputs[f"{name}.model"] = directory
+        for measure, numbers in measurements.items():
+            path = self.folder / name / measure / "metrics.json"
+            path.parent.mkdir()
+            artifacts.write_json(path, numbers)
+            self.inputs[f"{name}.{measure}"] = path
+
+    def result(self, output: str = "report") -> dict[str, Any]:
+        """What `metrics.json` holds."""
+        context = tiny_model.stage_context(ReportSection(), self.inputs, self.folder / output)
+        report.run(context)
+        return json.loads((context.output / "metrics.json").read_text())
+
+
+@pytest.fixture
+def compared(tmp_path) -> Compared:
+    return Compared(tmp_path)
+
+
+def causal(perplexity: float, bits_per_byte: float) -> dict[str, Any]:
+    """A measurement by Perplexity."""
+    return {
+        "perplexity": perplexity,
+        "bits_per_byte": bits_per_byte,
+        "unigram": {"perplexity": 500.0, "bits_per_byte": 4.0},
+    }
+
+
+def masked(perplexity: float, accuracy: float) -> dict[str, Any]:
+    """A measurement by Perplexity of an encoder."""
+    return {"masked_perplexity": perplexity, "masked_accuracy_percent": accuracy}
+
+
+def test_sizes_and_numbers_are_shown_and_recovery_is_the_ratio_of_the_perplexities(compared):
+    compared.model("base", megabytes=4, perplexity=causal(20.0, 1.7), samples={})
+    compared.model("base-w4a16", megabytes=1.5, perplexity=causal(25.0, 1.8), samples={})
+    assert compared.result() == {
+        "base": {"size_mb": 4.0, **causal(20.0, 1.7)},
+        "base-w4a16": {
+            "size_mb": 1.5,
+            **causal(25.0, 1.8),
+            "recovery_percent": 80.0,
+            "recovery_by": "token",
+        },
+    }
+
+
+def test_recovery_of_encoders_is_the_ratio_of_the_masked_perplexities(compared):
+    compared.model("base", ENCODER, perplexity=masked(9.0, 50.0), pseudo_perplexity={"pseudo_perplexity": 5.0})
+    compared.model("small", ENCODER, perplexity=masked(10.0, 48.0), pseudo_perplexity={"pseudo_perplexity": 6.0})
+    found = compared.result()
+    assert found["small"]["recovery_percent"] == pytest.approx(90)
+    assert found["small"]["recovery_by"] == "token"
+    assert found["small"]["pseudo_perplexity"] == 6.0
+
+
+def test_recovery_between_tokenizers_is_by_byte(compared):
+    compared.model("base", perplexity=causal(20.0, 1.7))
+    # Its tokens are longer, so each is harder to predict, and a byte is easier.
+    compared.model("longer", attrs.evolve(CARD, **OTHER_TOKENIZER), perplexity=causal(40.0, 1.6))
+    found = compared.result()["longer"]
+    nats_per_byte = [bits * math.log(2) for bits in (1.7, 1.6)]
+    assert found["recovery_percent"] == pytest.approx(100 * math.exp(nats_per_byte[0] - nats_per_byte[1]))
+    assert found["recovery_percent"] > 100
+    assert found["recovery_by"] == "byte"
+
+
+@pytest.mark.parametrize(
+    ("card", "numbers"),
+    [
+        (ENCODER, masked(9.0, 50.0)),
+        (attrs.evolve(ENCODER, **OTHER_TOKENIZER), masked(9.0, 50.0)),
+        (attrs.evolve(CARD, objective=CausalLM(sequence_length=64)), {"entropy": 1.0}),
+    ],
+    ids=["masked", "masked by another tokenizer", "no perplexity"],
+)
+def test_there_is_no_recovery_where_numbers_do_not_compare(compared, card, numbers):
+    compared.model("base", perplexity=causal(20.0, 1.7))
+    compared.model("other", card, perplexity=numbers)
+    assert compared.result()["other"] == {"size_mb": 1.0, **numbers}
+
+
+@pytest.mark.parametrize(
+    "changes", [OTHER_TOKENIZER, {"objective": MaskedLM(sequence_length=32, mask_rate=0.3)}], ids=["tokenizer", "masks"]
+)
+def test_masked_perplexities_of_other_tokens_do_not_compare(compared, changes):
+    compared.model("base", ENCODER, perplexity=masked(9.0, 50.0))
+    compared.model("other", attrs.evolve(ENCODER, **changes), perplexity=masked(9.0, 50.0))
+    assert "recovery_percent" not in compared.result()["other"]
+
+
+def test_decoders_that_read_more_at_once_compare(compared):
+    compared.model("base", perplexity=causal(20.0, 1.7))
+    compared.model("longer", attrs.evolve(CARD, objective=CausalLM(sequence_length=64)), perplexity=causal(16.0, 1.6))
+    assert compared.result()["longer"]["recovery_percent"] == 125
+
+
+def test_two_measures_of_one_kind_appear_under_their_names(compared):
+    for name, factor in (("base", 1.0), ("small", 1.25)):
+        compared.model(
+            name,
+            perplexity=causal(20.0 * factor, 1.7),
+            web=causal(30.0 * factor * factor, 1.9),
+            pseudo_perplexity={"pseudo_perplexity": 7.0, "unigram": {"pseudo_perplexity": 90.0}},
+        )
+    found = compared.result()
+    assert found["small"]["perplexity"] == 25
+    assert found["small"]["recovery_percent"] == 80
+    assert found["small"]["web"] == {
+        **causal(46.875, 1.9),
+        "recovery_percent": pytest.approx(64),
+        "recovery_by": "token",
+    }
+    assert found["base"]["web"] == causal(30.0, 1.9)
+    assert found["base"]["unigram"] == {"perplexity": 500.0, "bits_per_byte": 4.0, "pseudo_perplexity": 90.0}
+
+
+def test_numbers_of_corpora_come_together(compared):
+    perplexity = causal(20.0, 1.7) | {"corpora": {"code": {"perplexity": 19.0}, "text": {"perplexity": 21.0}}}
+    pseudo = {"pseudo_perplexity": 7.0, "corpora": {"code": {"pseudo_perplexity": 6.0}}}
+    compared.model("base", perplexity=perplexity, pseudo_perplexity=pseudo)
+    assert compared.result()["base"]["corpora"] == {
+        "code": {"perplexity": 19.0, "pseudo_perplexity": 6.0},
+        "text": {"perplexity": 21.0},
+    }
+
+
+def test_a_measure_that_is_named_like_a_number_is_refused(compared):
+    compared.model("base", perplexity=causal(20.0, 1.7), entropy=causal(30.0, 1.9), mine={"entropy": 2.0})
+    with pytest.raises(StageError, match="entropy: the name of a measure and of a number"):
+        compared.result()
+
+
+def test_the_same_bytes_come_of_the_same_measurements(compared):
+    compared.model("base", perplexity=causal(20.0, 1.7))
+    compared.model("small", perplexity=causal(25.0, 1.8))
+    compared.result("first")
+    compared.result("second")
+    first, second = ((compared.folder / name / "metrics.json").read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+def test_a_missing_model_or_measurement_is_named(compared):
+    compared.model("base", perplexity=causal(20.0, 1.7))
+    (compared.inputs["base.model"] / "model-1.safetensors").unlink()
+    with pytest.raises(StageError, match=r"model-1.safetensors: is missing"):
+        compared.result()
+
+
+def test_comparing_imports_no_heavy_library():
+    program = (
+        "import sys; from llmrecipe.stages import report\n"
+        "sys.exit(str({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr == "set()\n"
