@@ -129,7 +129,7 @@ def file_digest(path: Path) -> str:
 
 @contextmanager
 def replacing(directory: Path) -> Iterator[Path]:
-    """A temporary folder beside `directory` that takes its place at the end, or vanishes if the work fails."""
+    """A temporary folder next to `directory` that takes its place at the end, or vanishes if the work fails."""
     temporary = _temporary(directory)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -65,10 +65,10 @@ class MaskingCard(Word):
     """The mask token."""
 
     special_ids: tuple[int, ...]
-    """Tokens that stand for no text, rising."""
+    """Tokens that no text becomes, in ascending order."""
 
     continuing_ids: tuple[int, ...]
-    """Tokens that a word goes on with, rising."""
+    """Tokens that continue a word, in ascending order."""
 
 
 @define("tokens_card")

@@ -1,6 +1,6 @@
 """Recipes and sections as plain data and back: what `params.yaml` holds.
 
-Writing is total: every field is there, defaults included, so that a dropped option is a change like any other.
+Writing is total: every field is there, defaults included, so a dropped option is a change like any other.
 Reading is strict: nothing is coerced, guessed or ignored, and everything that is wrong is reported at once.
 A word of a kind, and a member of a union of classes, carries its tag under `type`; other classes carry none. Fields that
 only the planner reads (`schema.UNWRITTEN`) are left out.
@@ -8,7 +8,7 @@ only the planner reads (`schema.UNWRITTEN`) are left out.
 
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin
 
 import attrs
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError
@@ -16,7 +16,7 @@ from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from llmrecipe.errors import RecipeError, Violation, suggestion
-from llmrecipe.recipe.schema import UNWRITTEN, Word, describe, is_kind, kinds_of, matches, members, shown
+from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, describe, is_kind, kinds_of, matches, members, shown
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ def unstructure(value: object) -> Any:
 
 
 def structure(data: object, cls: type[T], path: str) -> T:
-    """The instance of `cls` that `data` describes; `path` is where `data` stands, for messages.
+    """The instance of `cls` that `data` describes; `path` is where `data` is, for messages.
 
     A field that has a default may be left out.
 
@@ -62,13 +62,18 @@ def _violations(error: Exception, path: str) -> Iterator[Violation]:
             else:
                 yield from _violations(inner, inner_path)
         for inner in bare:
-            is_unknown = isinstance(inner, ForbiddenExtraKeysError)
-            yield from _unknown_keys(inner, path) if is_unknown else _violations(inner, path)
+            yield from _violations(inner, path)
     elif isinstance(error, IterableValidationError):
-        for inner, note in error.group_exceptions()[0]:
-            yield from _violations(inner, f"{path}[{note.index}]")
+        for inner, item in error.group_exceptions()[0]:
+            yield from _violations(inner, f"{path}[{item.index}]")
+    elif isinstance(error, ForbiddenExtraKeysError):
+        yield from _unknown_keys(error, path)
+    elif isinstance(error, _Refused):
+        yield Violation(f"{path}{error.inside}", error.reason)
+    elif isinstance(error, FieldError):
+        yield Violation(path, error.reason)
     else:
-        yield Violation(f"{path}{getattr(error, 'inside', '')}", error.reason)
+        raise error
 
 
 def _unknown_keys(error: ForbiddenExtraKeysError, path: str) -> Iterator[Violation]:
@@ -91,7 +96,7 @@ def _expected(annotation: Any) -> str:
 
 
 def _member(annotation: Any) -> str:
-    if attrs.has(annotation):
+    if _is_word(annotation):
         return f"a mapping with `{TAG}: {annotation.tag}`"
     return _expected(annotation)
 
@@ -107,17 +112,25 @@ def _options(annotation: Any) -> list[Any]:
     return [option for member in get_args(annotation) for option in (_options(member) if is_kind(member) else [member])]
 
 
-def _is_of_kind(annotation: Any) -> bool:
+def _is_of_kind(annotation: Any) -> TypeGuard[type[Word]]:
     """Whether the annotation is a word that carries its tag wherever it is."""
     return isinstance(annotation, type) and issubclass(annotation, Word) and bool(kinds_of(annotation))
+
+
+def _is_word(annotation: Any) -> TypeGuard[type[Word]]:
+    return attrs.has(annotation)
 
 
 def _is_dict(annotation: Any) -> bool:
     return get_origin(annotation) is dict
 
 
-def _written(cls: type) -> list[attrs.Attribute]:
-    return [field for field in attrs.fields(cls) if field.metadata != UNWRITTEN]
+def _written(cls: type[Any]) -> list[attrs.Attribute]:
+    return [field for field in _fields(cls) if field.metadata != UNWRITTEN]
+
+
+def _fields(cls: type[Any]) -> tuple[attrs.Attribute, ...]:
+    return attrs.fields(cls)
 
 
 def _is_tuple(annotation: Any) -> bool:
@@ -139,7 +152,7 @@ def _structure_plain(value: Any, annotation: Any) -> Any:
 
 
 def _as(value: Any, annotation: Any) -> Any:
-    # One form for equal values: 1 in a field of floats is 1.0, so that equal recipes give equal bytes.
+    # One form for equal values: 1 in a field of floats is 1.0, so equal recipes give equal bytes.
     return float(value) if isinstance(value, int) and _is_float(annotation) else value
 
 
@@ -159,18 +172,19 @@ def _structure_class(cls: type[T], converter: Converter) -> Callable[[Any, Any],
 
     def checked(attribute: attrs.Attribute) -> Callable[[Any, Any], Any]:
         # Validators run field by field: the constructor would stop at the first, and never start when a field
-        # beside it can't be read.
-        inner = converter.get_structure_hook(attribute.type)
+        # next to it can't be read.
+        inner, validate = converter.get_structure_hook(attribute.type), attribute.validator
 
         def structure_field(value: Any, annotation: Any) -> Any:
             result = inner(value, annotation)
-            attribute.validator(blank, attribute, result)
+            if validate is not None:
+                validate(blank, attribute, result)
             return result
 
         return structure_field
 
-    fields = {field.name: override(struct_hook=checked(field)) for field in _written(cls)}
-    fields |= {field.name: override(omit=True) for field in attrs.fields(cls) if field.name not in fields}
+    fields: dict[str, Any] = {field.name: override(struct_hook=checked(field)) for field in _written(cls)}
+    fields |= {field.name: override(omit=True) for field in _fields(cls) if field.name not in fields}
     structure_mapping = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **fields)
 
     def structure_class(value: Any, _: Any) -> T:
@@ -208,7 +222,7 @@ def _structure_union(union: Any, converter: Converter) -> Callable[[Any, Any], A
     def structure_union(value: Any, _: Any) -> Any:
         # Asked for each time: a word of a kind may have been defined since.
         members = _options(union) if _is_union(union) or is_kind(union) else [union]
-        classes = {member.tag: member for member in members if attrs.has(member)}
+        classes = {member.tag: member for member in members if _is_word(member)}
         if isinstance(value, dict) and classes:
             tag = value.get(TAG)
             if TAG not in value:
@@ -234,8 +248,10 @@ def _unstructure_union(union: Any, converter: Converter) -> Callable[[Any], Any]
 
 
 def _unstructure_class(cls: type, converter: Converter) -> Callable[[Any], Any]:
-    omitted = {field.name: override(omit=True) for field in attrs.fields(cls) if field.metadata == UNWRITTEN}
-    unstructure_class = make_dict_unstructure_fn(cls, converter, **omitted)
+    omitted: dict[str, Any] = {
+        field.name: override(omit=True) for field in _fields(cls) if field.metadata == UNWRITTEN
+    }
+    unstructure_class: Callable[[Any], Any] = make_dict_unstructure_fn(cls, converter, **omitted)
     if not _is_of_kind(cls):
         return unstructure_class
     return lambda value: {TAG: cls.tag, **unstructure_class(value)}

@@ -54,6 +54,10 @@ class PlanError(LLMRecipeError):
     """Valid recipes that can't be planned together or written into these files."""
 
 
+class ProjectError(LLMRecipeError):
+    """A folder can't be made a project."""
+
+
 class StageError(LLMRecipeError):
     """A stage can't do its work with this section and these inputs."""
 
@@ -78,7 +82,8 @@ def refusal(error: BaseException | None) -> str | None:
         quoted = re.search(r"\(os error (\d+)\)", str(error))
         number = error.errno if isinstance(error, OSError) else quoted and int(quoted[1])
         if number in _WAYS_OUT:
-            place = f"{error.filename}: " if getattr(error, "filename", None) else ""
+            file = getattr(error, "filename", None)
+            place = f"{file}: " if file else ""
             return f"{place}{os.strerror(number)}; {_WAYS_OUT[number]}, then run this again"
         error = error.__cause__ or error.__context__
     return None

@@ -1,47 +1,129 @@
-"""Finds a recipe: runs the user's file and calls its function."""
+"""Finds recipes and machines: runs the user's files and calls their functions."""
 
 import importlib
 import importlib.util
 import inspect
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from difflib import get_close_matches
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import Any
 
 import attrs
 
-import llmrecipe
-from llmrecipe.errors import LoadError, suggestion
+from llmrecipe import misuse
+from llmrecipe.errors import LoadError, RecipeError, suggestion
+from llmrecipe.recipe.kinds import Model
+from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.recipe.schema import shown
+from llmrecipe.recipe.schema import field_violations, shown
+
+RECIPES_DIR = Path("recipes")
+
+MACHINES_FILE = "machines.py"
+"""The file of the machines, next to the recipes."""
 
 
-def load(reference: str, recipes_dir: Path = Path("recipes")) -> Recipe:
+@attrs.frozen
+class Loaded:
+    """What a reference names."""
+
+    value: Any
+    """What its function returned."""
+
+    reference: str
+    """The file and the function, however they were named: `recipes/quickstart.py:quickstart`."""
+
+
+def load(reference: str, recipes_dir: Path = RECIPES_DIR) -> Recipe:
     """The recipe that `reference` names: `file.py`, `file.py:function`, or `name` for `recipes_dir/name.py`.
 
-    Its fields are not checked yet, so that `recipe.checks` can report all that is wrong at once. The file is a
-    program of the user: it runs with this process's rights.
+    Its fields are not checked yet, so `recipe.checks` can report all that is wrong at once. Without a name of its own
+    it gets that of its function. The file is a program of the user: it runs with this process's rights.
 
     Raises:
         LoadError: the file or the function isn't there, the user's code fails, or what it returns is no recipe.
+    """
+    return find(reference, recipes_dir).value
+
+
+def find(reference: str, recipes_dir: Path = RECIPES_DIR) -> Loaded:
+    """The recipe that `reference` names, as by `load`, and the full form of the reference.
+
+    Raises:
+        LoadError: as `load` does.
     """
     target, _, function = reference.partition(":")
     is_path = target.endswith(".py") or "/" in target
     path = Path(target) if is_path else recipes_dir / f"{target}.py"
     if not path.is_file():
         raise LoadError(_not_found(path, is_path))
-    with _importable_siblings(path.parent), attrs.validators.disabled():
+    recipe, name = _call(path, function, Recipe)
+    if recipe.given_name is None:
+        with attrs.validators.disabled():
+            recipe = attrs.evolve(recipe, name=name)
+    return Loaded(recipe, f"{_from_here(path)}:{name}")
+
+
+def load_machine(reference: str, recipes_dir: Path = RECIPES_DIR) -> Machine:
+    """The machine that `reference` names: a function of `recipes_dir/machines.py`, or `file.py:function`.
+
+    Raises:
+        LoadError: the file or the function isn't there, the user's code fails, or what it returns is no machine.
+        RecipeError: fields of the machine are wrong.
+    """
+    target, separator, function = reference.rpartition(":")
+    path = Path(target) if separator else recipes_dir / MACHINES_FILE
+    if not path.is_file():
+        raise LoadError(f"{path}: no such file; write it, with `def {function}() -> Machine:` in it")
+    machine, name = _call(path, function, Machine)
+    found = list(field_violations(machine, f"{path}:{name}"))
+    if found:
+        raise RecipeError(found)
+    return machine
+
+
+_shared: "dict[Path, dict[str, ModuleType]] | None" = None
+"""While modules are shared, those next to the recipes that were imported, by folder."""
+
+
+@contextmanager
+def shared_modules() -> Iterator[None]:
+    """Let all that is loaded inside share the modules that it imports from next to its files, so its values compare.
+
+    They are forgotten at the end: the next command reads the files again.
+    """
+    global _shared
+    if _shared is not None:
+        yield
+        return
+    _shared = {}
+    try:
+        yield
+    finally:
+        _shared = None
+
+
+def _call(path: Path, function: str, wanted: type) -> tuple[Any, str]:
+    """What a function of a file returns, if it is what is wanted, and the function's name."""
+    with ExitStack() as stack:
+        stack.enter_context(shared_modules())
+        stack.enter_context(_importable_siblings(path.parent))
+        stack.enter_context(attrs.validators.disabled())
         module = _run(path)
-        factory = _factory(module, path, function)
+        factory = _factory(module, path, function, wanted)
         with _user_code(path):
-            recipe = factory()
-    if not isinstance(recipe, Recipe):
-        raise LoadError(f"{path}: {factory.__name__}() returned {_returned(recipe)}")
-    return recipe
+            value = factory()
+    if not isinstance(value, wanted):
+        raise LoadError(f"{path}: {factory.__name__}() returned {_returned(value, factory.__name__, wanted)}")
+    return value, factory.__name__
+
+
+def _from_here(path: Path) -> str:
+    resolved, here = path.resolve(), Path.cwd()
+    return (resolved.relative_to(here) if resolved.is_relative_to(here) else resolved).as_posix()
 
 
 def _not_found(path: Path, is_path: bool) -> str:
@@ -54,12 +136,15 @@ def _not_found(path: Path, is_path: bool) -> str:
     return f"{path}: no such {what}{suggestion(path.stem, [file.stem for file in files])}"
 
 
-def _returned(value: object) -> str:
+def _returned(value: object, function: str, wanted: type) -> str:
+    noun = wanted.__name__
     if value is None:
-        return "None, not a Recipe; is its `return` missing?"
-    if value is Recipe:
-        return "the class Recipe, not a recipe; write Recipe(…)"
-    return f"{shown(value)}, not a Recipe"
+        return f"None, not a {noun}; is its `return` missing?"
+    if value is wanted:
+        return f"the class {noun}, not a {noun.lower()}; write {noun}(…)"
+    if wanted is Recipe and isinstance(value, Model):
+        return f"a {type(value).__name__}, not a Recipe; return Recipe(models=(…,)), with the model in it"
+    return f"{shown(value)}, not a {noun}"
 
 
 def _run(path: Path) -> ModuleType:
@@ -76,37 +161,40 @@ def _run(path: Path) -> ModuleType:
     return module
 
 
-def _factory(module: ModuleType, path: Path, function: str) -> Callable[[], Recipe]:
-    """The function that makes the recipe, by name or because no other can be meant."""
+def _factory(module: ModuleType, path: Path, function: str, wanted: type) -> Callable[[], Any]:
+    """The function that makes what is wanted, by name or because no other can be meant."""
+    noun = wanted.__name__
     own = {
         name: value
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
     }
     if not function:
-        function = path.stem if path.stem in own else _only_recipe(own, path)
+        function = path.stem if path.stem in own else _only_one(own, path, wanted)
     value = vars(module).get(function)
     if value is None:
         raise LoadError(f"{path}: no function {function!r}{suggestion(function, list(own))}")
     if not inspect.isfunction(value):
-        raise LoadError(f"{path}: {function} is {shown(value)}; a recipe is a function that returns a Recipe")
+        raise LoadError(f"{path}: {function} is {shown(value)}; a {noun.lower()} is a function that returns a {noun}")
     if _required(value):
         raise LoadError(
-            f"{path}: {function}() needs {', '.join(_required(value))}; a recipe is a function without arguments: "
-            "give them defaults, or write one that calls it"
+            f"{path}: {function}() needs {', '.join(_required(value))}; a {noun.lower()} is a function without "
+            "arguments: give them defaults, or write one that calls it"
         )
     return value
 
 
-def _only_recipe(own: dict[str, Callable], path: Path) -> str:
+def _only_one(own: dict[str, Callable], path: Path, wanted: type) -> str:
+    noun = wanted.__name__
     complete = [name for name, value in own.items() if not _required(value)]
-    annotated = [name for name in complete if own[name].__annotations__.get("return") in (Recipe, "Recipe")]
+    annotated = [name for name in complete if own[name].__annotations__.get("return") in (wanted, noun)]
     candidates = annotated or complete
     if not candidates:
-        raise LoadError(f"{path}: has no recipe; write `def {path.stem}() -> Recipe:`")
+        raise LoadError(f"{path}: has no {noun.lower()}; write `def {path.stem}() -> {noun}:`")
     if len(candidates) > 1:
         raise LoadError(
-            f"{path}: has several recipes; name one, as in {path}:{candidates[0]} (they are {', '.join(candidates)})"
+            f"{path}: has several {noun.lower()}s; name one, as in {path}:{candidates[0]} (they are "
+            f"{', '.join(candidates)})"
         )
     return candidates[0]
 
@@ -119,9 +207,11 @@ def _required(function: Callable) -> list[str]:
 
 @contextmanager
 def _importable_siblings(folder: Path) -> Iterator[None]:
-    """Let a recipe import the files beside it, and forget them afterwards: the next load reads them again."""
+    """Let a file import those next to it; what it imports of them is seen by no file of another folder."""
     folder = folder.resolve()
+    shared = {} if _shared is None else _shared.setdefault(folder, {})
     before, writes_bytecode = set(sys.modules), sys.dont_write_bytecode
+    sys.modules |= shared
     sys.path.insert(0, str(folder))
     # Compiled files are matched by the second of a change, too coarse for a file that was edited just now.
     sys.dont_write_bytecode = True
@@ -135,7 +225,7 @@ def _importable_siblings(folder: Path) -> Iterator[None]:
         siblings = {name for name in new if "." not in name and _is_in(sys.modules[name], folder)}
         for name in new:
             if name.partition(".")[0] in siblings:
-                del sys.modules[name]
+                shared[name] = sys.modules.pop(name)
 
 
 def _is_in(module: ModuleType, folder: Path) -> bool:
@@ -152,9 +242,9 @@ def _user_code(path: Path) -> Iterator[None]:
         frames = error.__traceback__
         while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
             frames = frames.tb_next
-        misuse = _misuse(error)
-        if misuse is not None:
-            raise LoadError(f"{_place(frames, path.parent.resolve())}: {misuse}") from None
+        wrong_fields = misuse.of_fields(error)
+        if wrong_fields is not None:
+            raise LoadError(f"{_place(frames, path.parent.resolve())}: {wrong_fields}") from None
         shown_traceback = "".join(traceback.format_exception(type(error), error, frames))
         raise LoadError(f"{path}: {_failure(error)}", shown_traceback) from None
 
@@ -166,9 +256,8 @@ def _is_file_in(filename: str, folder: Path) -> bool:
 def _failure(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return "is not valid Python"
-    word = re.search(r"name '(\w+)'", str(error)) if isinstance(error, NameError | ImportError) else None
-    near = get_close_matches(word[1], llmrecipe.__all__, n=1) if word else []
-    return f"failed with {type(error).__name__}: {error}" + (f"; did you mean {near[0]!r}?" if near else "")
+    near = misuse.near_word(error)
+    return f"failed with {type(error).__name__}: {error}" + (f"; did you mean {near!r}?" if near else "")
 
 
 def _place(frames: TracebackType | None, folder: Path) -> str:
@@ -176,19 +265,3 @@ def _place(frames: TracebackType | None, folder: Path) -> str:
     summaries = traceback.extract_tb(frames)
     last = [summary for summary in summaries if _is_file_in(summary.filename, folder)] or summaries
     return f"{last[-1].filename}:{last[-1].lineno}"
-
-
-def _misuse(error: BaseException) -> str | None:
-    """A call of one of the language's classes with the wrong fields, in words; None for any other error."""
-    call = re.match(r"(\w+)\.__init__\(\) (.*)", str(error)) if isinstance(error, TypeError) else None
-    cls = getattr(llmrecipe, call[1], None) if call else None
-    if cls is None or not attrs.has(cls):
-        return None
-    fields = [field.name for field in attrs.fields(cls)]
-    unknown = re.match(r"got an unexpected keyword argument '(\w+)'", call[2])
-    if unknown:
-        return f"{cls.__name__} has no field {unknown[1]!r}{suggestion(unknown[1], fields)}"
-    if call[2].startswith("missing"):
-        missing = re.findall(r"'(\w+)'", call[2])
-        return f"{cls.__name__} needs {', '.join(missing)}"
-    return f"{cls.__name__} takes its fields by name: {cls.__name__}({', '.join(f'{name}=…' for name in fields)})"

@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from llmrecipe.errors import suggestion
-from llmrecipe.recipe.source import PINNED
 
 _LOCAL = {"file", "local", "asynclocal", "git"}
 """Protocols of fsspec that lead to this machine's own disk."""
@@ -46,7 +45,7 @@ def refusal(path: str) -> str | None:
 
 def package_refusal(package: str) -> str | None:
     """Why `package`, `name==version`, isn't what is installed here; None if it is."""
-    name, wanted = PINNED.fullmatch(package).group("name", "version")
+    name, _, wanted = package.partition("==")
     try:
         installed = version(name)
     except PackageNotFoundError:

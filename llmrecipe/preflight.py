@@ -11,11 +11,15 @@ from typing import Any
 
 from llmrecipe import origins
 from llmrecipe.errors import Violation
-from llmrecipe.recipe import augmentation
-from llmrecipe.recipe.execution import Place, Ray, Slurm
-from llmrecipe.recipe.objective import CausalLM, Objective
+from llmrecipe.recipe import augment, checks, names
+from llmrecipe.recipe.kinds import Augmenter
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.model import Trained
+from llmrecipe.recipe.parallelism import Parallelism
+from llmrecipe.recipe.place import Place, Ray, Slurm
 from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.recipe.source import Files, PythonPackages, Source
+from llmrecipe.recipe.rules import Fields
+from llmrecipe.recipe.source import Files, PythonPackages
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
 
 GPUS = Path("/proc/driver/nvidia/gpus")
@@ -31,48 +35,69 @@ _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 def violations(recipe: Recipe, root: Path) -> list[Violation]:
-    """The files, URLs and packages that `recipe` names and that can't be read here; `root` is the project's folder."""
-    found = []
-    for path, corpus in recipe.corpora():
-        for place, source in {"source": corpus.source, **corpus.evaluation_sets()}.items():
-            found.extend(_source(f"{recipe.name}.{path}.{place}", source, root))
-        for index, augmenter in enumerate(corpus.augment):
-            for name, model in augmentation.models(augmenter).items():
-                if isinstance(model, str):
-                    found.extend(_model(f"{recipe.name}.{path}.augment[{index}].{name}", model, root))
-    tokenizer = recipe.tokenizer
-    if isinstance(tokenizer, PretrainedTokenizer):
-        found.extend(_tokenizer(f"{recipe.name}.tokenizer.path", tokenizer.path, root, recipe.objective))
+    """The files, URLs and packages that `recipe` names and that can't be read here; `root` is the project's folder.
+
+    What other fields are wrong hides none of them.
+    """
+    found: list[Violation] = []
+    fields = Fields()
+    words = list(names.words(recipe, checks.path_of(recipe)))
+    for path, word in words:
+        if fields.wrong(word):
+            continue
+        if isinstance(word, Files):
+            found += _files(path, word.paths, root)
+        elif isinstance(word, PythonPackages):
+            found += _packages(path, word.packages)
+        elif isinstance(word, Augmenter):
+            # A model that is made here needs no folder yet.
+            folders = {name: model for name, model in augment.models(word).items() if isinstance(model, str)}
+            found += [each for name, folder in folders.items() for each in _model(f"{path}.{name}", folder, root)]
+        elif isinstance(word, PretrainedTokenizer) and word.path is not None:
+            found += _tokenizer(f"{path}.path", word.path, root)
+    for _, word in words:
+        if isinstance(word, Trained) and fields.has(word, "objective") and fields.has(word, "vocabulary.origin"):
+            tokenizer = word.vocabulary.origin
+            if isinstance(tokenizer, PretrainedTokenizer) and tokenizer.path is not None:
+                place = next(path for path, other in words if other == tokenizer)
+                found += _needs_of(word, f"{place}.path", root / tokenizer.path, tokenizer.path)
     return found
 
 
-def warnings(recipe: Recipe) -> list[Violation]:
+def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:
     """What will work, but badly, on this machine; or only on another."""
-    ranks, threads = recipe.parallelism.world_size, recipe.parallelism.threads_per_rank
-    gpus, cores = num_gpus(), len(os.sched_getaffinity(0))
-    on_cpu = recipe.runtime.device == "cpu" or (recipe.runtime.device == "auto" and gpus == 0)
+    gpus = num_gpus()
+    on_cpu = machine.device == "cpu" or (machine.device == "auto" and gpus == 0)
     found = []
     if not on_cpu and gpus == 0:
         reason = "'cuda', and this machine has no NVIDIA GPU; run it where there is one, or use 'auto'"
-        found.append(Violation(f"{recipe.name}.runtime.device", reason))
-    elif not on_cpu and ranks > gpus:
-        reason = f"{_layout(recipe)}, each with a GPU of its own, and this machine has {_count(gpus, 'GPU')}"
-        found.append(
-            Violation(f"{recipe.name}.parallelism", f"{reason}; lower a degree, or run it on a larger machine")
-        )
+        found.append(Violation("machine.device", reason))
+    found.extend(_place(machine.text_on))
+    for path, word in names.words(recipe, recipe.name):
+        if isinstance(word, Trained):
+            found.extend(_layout_warnings(path, word.parallelism, on_cpu, gpus))
+            if on_cpu and word.training.precision == "bfloat16" and not _multiplies_bfloat16():
+                reason = (
+                    "'bfloat16' is many times slower than 'float32' on this CPU, which lacks avx512_bf16; use "
+                    'precision="float32", which gives another model, or another machine'
+                )
+                found.append(Violation(f"{path}.training.precision", reason))
+    return found
+
+
+def _layout_warnings(path: str, parallelism: Parallelism, on_cpu: bool, gpus: int) -> Iterator[Violation]:
+    ranks, threads, cores = parallelism.world_size, parallelism.threads_per_rank, len(os.sched_getaffinity(0))
+    degrees = f"{parallelism.data} × {parallelism.tensor} × {parallelism.pipeline}"
+    layout = f"data × tensor × pipeline = {degrees} = {ranks} ranks"
+    if not on_cpu and ranks > gpus > 0:
+        reason = f"{layout}, each with a GPU of its own, and this machine has {_count(gpus, 'GPU')}"
+        yield Violation(f"{path}.parallelism", f"{reason}; lower a degree, or run it on a larger machine")
     elif on_cpu and ranks > cores:
-        reason = f"{_layout(recipe)} will wait for each other on {_count(cores, 'core')}"
-        found.append(
-            Violation(f"{recipe.name}.parallelism", f"{reason}; lower a degree, or run it on a larger machine")
-        )
+        reason = f"{layout} will wait for each other on {_count(cores, 'core')}"
+        yield Violation(f"{path}.parallelism", f"{reason}; lower a degree, or run it on a larger machine")
     elif on_cpu and ranks * threads > cores:
         reason = f"{_count(ranks, 'rank')} of {threads} threads will wait for each other on {_count(cores, 'core')}"
-        found.append(Violation(f"{recipe.name}.parallelism.threads_per_rank", f"{reason}; use {cores // ranks}"))
-    found.extend(_execution(f"{recipe.name}.runtime.execution.on", recipe.runtime.execution.on))
-    if on_cpu and recipe.training.precision == "bfloat16" and not _multiplies_bfloat16():
-        reason = "'bfloat16' is many times slower than 'float32' on this CPU, which lacks avx512_bf16; use 'by_device'"
-        found.append(Violation(f"{recipe.name}.training.precision", reason))
-    return found
+        yield Violation(f"{path}.parallelism.threads_per_rank", f"{reason}; use {cores // ranks}")
 
 
 def num_gpus() -> int:
@@ -80,18 +105,13 @@ def num_gpus() -> int:
     return len(list(GPUS.iterdir())) if GPUS.is_dir() else 0
 
 
-def _execution(path: str, place: Place) -> Iterator[Violation]:
+def _place(place: Place) -> Iterator[Violation]:
     if isinstance(place, Slurm) and shutil.which("sbatch") is None:
         reason = "Slurm, and this machine has no `sbatch`; run `dvc repro` on a login node of the cluster"
-        yield Violation(path, reason)
+        yield Violation("machine.text_on", reason)
     if isinstance(place, Ray) and importlib.util.find_spec("ray") is None:
-        yield Violation(path, "Ray, and its package isn't installed here; `pip install 'llmrecipe[ray]'`")
-
-
-def _layout(recipe: Recipe) -> str:
-    parallelism = recipe.parallelism
-    degrees = f"{parallelism.data} × {parallelism.tensor} × {parallelism.pipeline}"
-    return f"data × tensor × pipeline = {degrees} = {parallelism.world_size} ranks"
+        reason = "Ray, and its package isn't installed here; `pip install 'llmrecipe[ray]'`"
+        yield Violation("machine.text_on", reason)
 
 
 def _count(number: int, noun: str) -> str:
@@ -102,17 +122,18 @@ def _multiplies_bfloat16() -> bool:
     return any(flag in CPU_FLAGS.read_text() for flag in ("avx512_bf16", "amx_bf16"))
 
 
-def _source(path: str, source: Source, root: Path) -> Iterator[Violation]:
-    if isinstance(source, Files):
-        for index, pattern in enumerate(source.paths):
-            reason = origins.refusal(pattern) or (None if origins.is_url(pattern) else _missing(pattern, root))
-            if reason:
-                yield Violation(f"{path}.paths[{index}]", reason)
-    elif isinstance(source, PythonPackages):
-        for index, package in enumerate(source.packages):
-            reason = origins.package_refusal(package)
-            if reason:
-                yield Violation(f"{path}.packages[{index}]", reason)
+def _files(path: str, patterns: tuple[str, ...], root: Path) -> Iterator[Violation]:
+    for index, pattern in enumerate(patterns):
+        reason = origins.refusal(pattern) or (None if origins.is_url(pattern) else _missing(pattern, root))
+        if reason:
+            yield Violation(f"{path}.paths[{index}]", reason)
+
+
+def _packages(path: str, packages: tuple[str, ...]) -> Iterator[Violation]:
+    for index, package in enumerate(packages):
+        reason = origins.package_refusal(package)
+        if reason:
+            yield Violation(f"{path}.packages[{index}]", reason)
 
 
 def _missing(pattern: str, root: Path) -> str | None:
@@ -122,7 +143,7 @@ def _missing(pattern: str, root: Path) -> str | None:
     return f"no file matches {pattern!r}; {what}"
 
 
-def _tokenizer(path: str, directory: str, root: Path, objective: Objective) -> Iterator[Violation]:
+def _tokenizer(path: str, directory: str, root: Path) -> Iterator[Violation]:
     outside = origins.outside(directory)
     if outside:
         yield Violation(path, outside)
@@ -131,22 +152,26 @@ def _tokenizer(path: str, directory: str, root: Path, objective: Objective) -> I
     elif not (root / directory / "tokenizer.json").is_file():
         reason = f"{directory!r} holds no tokenizer.json; save the tokenizer there with save_pretrained"
         yield Violation(path, reason)
-    elif isinstance(objective, CausalLM):
-        options = objective.fill_in_the_middle
-        special = _special_tokens(root / directory) if options else set()
-        missing = [token for token in (options.tokens if options else ()) if token not in special]
-        if missing:
-            yield Violation(
-                path,
-                f"the tokenizer in {directory!r} has no special token {', '.join(map(repr, missing))} without a role "
-                "of its own, which objective.fill_in_the_middle puts before the parts of a document; name there three "
-                'that it has, or make them "special": true if they are among the added_tokens of its tokenizer.json',
-            )
-    elif not _has_mask_token(root / directory):
+
+
+def _needs_of(model: Trained, path: str, folder: Path, directory: str) -> Iterator[Violation]:
+    """What the objective of a model needs of a tokenizer and doesn't find in its folder."""
+    if origins.outside(directory) or not (folder / "tokenizer.json").is_file():
+        return
+    special = _special_tokens(folder) if model.objective.special_tokens else set()
+    missing = [token for token in model.objective.special_tokens if token not in special]
+    if missing:
         yield Violation(
             path,
-            f"the tokenizer in {directory!r} has no mask token, which the objective puts in the place of others; use "
-            'one of an encoder, or name the token in tokenizer_config.json, as in "mask_token": "[MASK]"',
+            f"the tokenizer in {directory!r} has no special token {', '.join(map(repr, missing))} without a role of "
+            f"its own, which the objective of {model.name} puts before the parts of a document; name there three that "
+            'it has, or make them "special": true if they are among the added_tokens of its tokenizer.json',
+        )
+    if model.objective.is_masked and not _has_mask_token(folder):
+        yield Violation(
+            path,
+            f"the tokenizer in {directory!r} has no mask token, which the objective of {model.name} puts in the place "
+            'of others; use one of an encoder, or name the token in tokenizer_config.json, as in "mask_token": "[MASK]"',
         )
 
 

@@ -2,7 +2,7 @@
 
 The planner writes these sections and the stages read them; this is the only place where the two meet. Facts of what a
 stage reads, such as a model's objective, are on the cards of its inputs (`cards.py`) and never copied here. `revision`
-is raised when a stage's code changes what it produces, so a refactoring never reruns a training and a correction
+is raised when a stage's code changes what it produces, so a refactoring never reruns a stage and a correction
 always does.
 """
 

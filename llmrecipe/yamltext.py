@@ -1,7 +1,7 @@
 """YAML files that people and this program write together: its entries change, every other byte stays.
 
 A round trip through a YAML library keeps what others wrote in meaning, but not in form. So a parser only says where
-the entries stand, and their lines are exchanged.
+the entries are, and their lines are replaced.
 """
 
 import re
@@ -17,7 +17,7 @@ import yaml
 from llmrecipe.errors import PlanError
 
 _PLAIN = re.compile(r"[A-Za-z_/][\w./=-]*(?: [\w./=-]+)*", re.ASCII)
-"""Texts that may stand without quotation marks, unless they are one of `_WORDS`."""
+"""Texts that need no quotation marks, unless they are one of `_WORDS`."""
 
 _WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 """Texts that YAML 1.1 or 1.2 takes for something else, in any case."""
@@ -180,7 +180,7 @@ class YamlText:
         if isinstance(node, yaml.ScalarNode) or node.flow_style:
             raise PlanError(
                 f"{self.path}, line {node.start_mark.line + 1}: write this in block form, one entry a line, "
-                "so that entries can be added"
+                "so entries can be added"
             )
         lines = self.text.splitlines()
         heads = [(child[0], child[1]) if isinstance(child, tuple) else (child, child) for child in node.value]

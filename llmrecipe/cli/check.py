@@ -1,10 +1,14 @@
 """`llmrecipe check`: what is wrong with recipes, before anything is written."""
 
 import argparse
+from pathlib import Path
 
-from llmrecipe.cli.recipes import add_argument, load_all
+from llmrecipe import dvcfiles
+from llmrecipe.cli.recipes import add_argument, find_all
 from llmrecipe.cli.render import parameters
 from llmrecipe.plan.planner import plan
+from llmrecipe.recipe import names
+from llmrecipe.recipe.model import Trained
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
 
@@ -18,21 +22,32 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check every recipe, even after one that is wrong, and then all of them together."""
-    recipes = load_all(options.recipes)
-    if recipes is None:
+    root = Path()
+    found = find_all(options.recipes, root, dvcfiles.planned_machines(root))
+    if found is None:
         return 1
-    plan(recipes)
-    for recipe in recipes:
-        print(f"{recipe.name}: fine. {_summary(recipe)}")
+    plan([each.recipe for each in found])
+    for each in found:
+        print(f"{each.recipe.name}: fine. {_summary(each.recipe)}")
     return 0
 
 
 def _summary(recipe: Recipe) -> str:
-    length, training = recipe.objective.sequence_length, recipe.training
+    models = [value for _, value in names.words(recipe, recipe.name) if isinstance(value, Trained)]
+    counts = f"{_count(len(recipe.models), 'model')}, {_count(len(recipe.measures), 'measure')}"
+    return "; ".join([counts, *(f"{model.name}: {_facts(model)}" for model in models)])
+
+
+def _facts(model: Trained) -> str:
+    length, training, tokenizer = model.objective.sequence_length, model.training, model.vocabulary.origin
     facts = [
         f"{training.num_steps(length):,} steps of {training.global_batch_size * length:,} tokens",
-        f"{recipe.parallelism.world_size} {'rank' if recipe.parallelism.world_size == 1 else 'ranks'}",
+        _count(model.parallelism.world_size, "rank"),
     ]
-    if isinstance(recipe.tokenizer, TrainedTokenizer):
-        facts.insert(0, f"{parameters(recipe.model.num_parameters(recipe.tokenizer.vocab_size))} parameters")
+    if isinstance(tokenizer, TrainedTokenizer):
+        facts.insert(0, f"{parameters(model.network.num_parameters(tokenizer.vocab_size))} parameters")
     return ", ".join(facts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

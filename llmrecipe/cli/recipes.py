@@ -1,15 +1,31 @@
 """The recipes that a command is given."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+import attrs
 
 from llmrecipe import preflight
 from llmrecipe.cli.render import show_error, show_warning
-from llmrecipe.errors import LLMRecipeError, RecipeError
-from llmrecipe.loader import load
+from llmrecipe.dvcfiles import Recorded
+from llmrecipe.errors import LLMRecipeError, RecipeError, Violation
+from llmrecipe.loader import find, load, shared_modules
+from llmrecipe.machines import DEFAULT
 from llmrecipe.recipe import checks
+from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.recipe import Recipe
+
+
+@attrs.frozen
+class Found:
+    """A recipe that can work here."""
+
+    recipe: Recipe
+    """The recipe."""
+
+    reference: str
+    """Where it was found: `recipes/quickstart.py:quickstart`."""
 
 
 def add_argument(parser: argparse.ArgumentParser, note: str = "") -> None:
@@ -23,15 +39,32 @@ def add_argument(parser: argparse.ArgumentParser, note: str = "") -> None:
     )
 
 
-def load_all(references: Sequence[str]) -> list[Recipe] | None:
-    """All the recipes; None if any is wrong, after everything that is wrong with each has been printed."""
-    recipes = []
-    for reference in references:
-        try:
-            recipes.append(_load_ready(reference))
-        except LLMRecipeError as error:
-            show_error(error)
-    return recipes if len(recipes) == len(references) else None
+def find_all(references: Sequence[str], root: Path, machines: Mapping[str, Machine]) -> list[Found] | None:
+    """All the recipes; None if any is wrong, after everything that is wrong with each has been printed.
+
+    They share the modules that they import. Warnings are those for the machine that is the `default` of `machines`.
+    """
+    found = []
+    with shared_modules():
+        for reference in references:
+            try:
+                found.append(_find(reference, root, machines.get(DEFAULT, Machine())))
+            except LLMRecipeError as error:
+                show_error(error)
+    return found if len(found) == len(references) else None
+
+
+def find_recorded(recorded: Iterable[Recorded], root: Path) -> tuple[list[Found], tuple[Recorded, ...]]:
+    """Recipes that were planned before, and those of them that can't be planned again, after a warning that says why."""
+    found, kept = [], []
+    with shared_modules():
+        for each in recorded:
+            try:
+                found.append(_find(each.reference, root, None))
+            except LLMRecipeError as error:
+                show_warning(Violation(each.reference, str(error)))
+                kept.append(each)
+    return found, tuple(kept)
 
 
 def load_valid(reference: str) -> Recipe:
@@ -48,17 +81,17 @@ def load_valid(reference: str) -> Recipe:
     return recipe
 
 
-def _load_ready(reference: str) -> Recipe:
-    """A valid recipe whose files are there, after its warnings have been printed.
+def _find(reference: str, root: Path, machine: Machine | None) -> Found:
+    """A valid recipe whose files are there; warnings for the machine, if there is one, have been printed.
 
     Raises:
         LoadError: it can't be loaded.
         RecipeError: it can't work, or not in this folder, with every reason.
     """
-    recipe = load_valid(reference)
-    found = preflight.violations(recipe, Path())
-    for warning in preflight.warnings(recipe):
-        show_warning(warning)
+    loaded = find(reference)
+    found = [*checks.violations(loaded.value), *preflight.violations(loaded.value, root)]
     if found:
         raise RecipeError(found)
-    return recipe
+    for warning in preflight.warnings(loaded.value, machine) if machine is not None else ():
+        show_warning(warning)
+    return Found(loaded.value, loaded.reference)

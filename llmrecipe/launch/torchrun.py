@@ -6,9 +6,10 @@ import signal
 import sys
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from llmrecipe.errors import StageError
@@ -52,7 +53,7 @@ def run_ranks(name: str, module: str, arguments: Sequence[str], *, ranks: int, t
         raise StageError(_explain(name, rank, failure)) from None
 
 
-def _explain(name: str, rank: int, failure) -> str:
+def _explain(name: str, rank: int, failure: ProcessFailure) -> str:
     reason = _reason(failure.message)
     if reason.startswith("StageError: "):
         return reason.removeprefix("StageError: ")
@@ -65,6 +66,6 @@ def _explain(name: str, rank: int, failure) -> str:
     return f"{name}: rank {rank} {what}; `dvc repro` continues from the last checkpoint"
 
 
-def _reason(message: str | dict) -> str:
-    text = message["message"] if isinstance(message, dict) else message
+def _reason(message: Any) -> str:
+    text: str = message["message"] if isinstance(message, dict) else message
     return text.strip().splitlines()[0]

@@ -1,8 +1,8 @@
 """How a corpus grows by text that is made from its own.
 
 Every augmenter draws training documents, at most `share` of them and of their bytes, in an order that its seed and
-their ids decide. It makes a text of each, and keeps it if it is neither too near to its source nor too far from it. So
-what it adds is at most `share` of the documents, and of the bytes about `share` times the largest `length_ratio`.
+their ids decide. It makes a text of each, and keeps it if it is neither too near to its source nor too far from it. It
+therefore adds at most `share` of the documents, and of the bytes about `share` times the largest `length_ratio`.
 """
 
 from typing import Literal
@@ -33,7 +33,7 @@ _SHARE = [greater_than(0), between(0, 1)]
 
 @define("band")
 class Band(Word):
-    """What is accepted, both ends included."""
+    """The values that are accepted, both ends included."""
 
     least: float = attrs.field(validator=at_least(0))
     """The smallest value."""
@@ -83,8 +83,8 @@ class Sampling(Decoding):
 class BackTranslate(Augmenter):
     """Translate a document into another language and back (Sennrich et al. 2016, of documents as Yu et al. 2018).
 
-    Translators are trained on sentences, so that a document is cut into paragraphs, and those into `piece_tokens`,
-    between two sentences where that is possible. What stands between the pieces stays as it is.
+    Translators are trained on sentences, so a document is cut into paragraphs, and those into `piece_tokens`, between two
+    sentences where that is possible. Whatever is between the pieces stays as it is.
     """
 
     there: Pretrained = attrs.field(validator=not_empty)
@@ -148,7 +148,7 @@ class Paraphrase(Augmenter):
 
 @define("join_documents")
 class JoinDocuments(Augmenter):
-    """Put several documents one after the other into one, so that a model sees contexts longer than they are.
+    """Put several documents one after the other into one, so a model sees contexts longer than they are.
 
     They come from the same shard. Nothing but an empty text is dropped: the texts are those of the sources.
     """
@@ -157,14 +157,14 @@ class JoinDocuments(Augmenter):
     """Documents in one."""
 
     separator: str = "\n\n"
-    """What stands between two of them."""
+    """The text between two of them."""
 
 
 @define("shuffle_spans")
 class ShuffleSpans(Augmenter):
     """Put the spans of a document in another order, as in BART's sentence permutation (Lewis et al. 2020).
 
-    What stands between the spans, such as a blank line, stays in its place.
+    Whatever is between the spans, such as a blank line, stays in its place.
     """
 
     span: Literal["sentence", "line", "paragraph"] = "sentence"
@@ -181,7 +181,7 @@ class ShuffleSpans(Augmenter):
 class TokenNoise(Augmenter):
     """Delete, double and swap words at random (Wei & Zou 2019, EDA, without its synonyms).
 
-    A word is what stands between white space, which itself stays in its place.
+    Words are separated by white space, which stays in its place.
     """
 
     delete: float = attrs.field(default=0.05, validator=between(0, 1))

@@ -1,6 +1,6 @@
 """Cleaners that compare the documents of a corpus: with each other, or with the texts of evaluation sets.
 
-What is shared by held-out and training documents goes from the training documents, never from those held out.
+What held-out and training documents share is taken from the training documents, never from those held out.
 """
 
 import math

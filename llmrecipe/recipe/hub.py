@@ -1,4 +1,4 @@
-"""What stands on the Hugging Face Hub, and never changes there."""
+"""Validators for pinned references to the Hugging Face Hub: owner/name and a full commit hash."""
 
 import re
 

@@ -35,7 +35,7 @@ class WholeWords(Masking):
 class Spans(Masking):
     """Stretches of tokens are masked (Joshi et al. 2020, SpanBERT); lengths are geometric, cut at `max_length`.
 
-    No span begins at a sequence's first token or touches another, so that the token before each is there to be seen.
+    No span begins at a sequence's first token or touches another, so the token before each can be seen.
     All tokens of a span are replaced in the same way.
     """
 

@@ -49,7 +49,7 @@ class Network(Word):
     """Whether a token reads those after it as well: an encoder."""
 
     has_rotary_positions: ClassVar[bool]
-    """Whether positions turn pairs of channels, so that a head's width must be even."""
+    """Whether positions turn pairs of channels, so a head's width must be even."""
 
     unfit_schemes: ClassVar[Mapping[type[Scheme], str]] = {}
     """Schemes that it can't be quantized with, each with the reason and what would work."""

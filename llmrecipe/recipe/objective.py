@@ -17,7 +17,7 @@ def _share_of_documents(owner: object, attribute: attrs.Attribute, value: float)
 
 @define("fill_in_the_middle")
 class FillInTheMiddle(Word):
-    """Some documents are read with their middle last, so that the model learns to fill it in (Bavarian et al. 2022).
+    """Some documents are read with their middle last, so the model learns to fill it in (Bavarian et al. 2022).
 
     What a sequence holds of a document is cut at two places, each as likely as any other, between tokens, before the
     first or after the last. With the parts that this gives, any of which may be empty, it becomes one of
@@ -29,8 +29,8 @@ class FillInTheMiddle(Word):
     PSM; after packing, which it calls context-level). The paper cuts between characters, this between tokens. Each
     such document makes the sequence three tokens longer, which is cut back to its length at its end.
 
-    What is rearranged, and how, depends on the training's seed, the epoch and the sequence alone, and is another choice
-    in every epoch. Held-out text is never rearranged, so that losses compare with those of a training without it.
+    What is rearranged, and how, depends on the run's seed, the epoch and the sequence alone, and is another choice in
+    every epoch. Held-out text is never rearranged, so losses compare with those of a run without it.
     """
 
     rate: float = attrs.field(default=0.5, validator=_share_of_documents)
@@ -68,11 +68,11 @@ class CausalLM(Objective):
     each document were a sequence by itself (Zhao et al. 2024, intra-document causal masking).
 
     A document then begins with the end-of-text token that precedes it, from which its first token is predicted; its
-    last prediction is the end-of-text token that follows. A document that is cut by the end of a sequence goes on in
+    last prediction is the end-of-text token that follows. A document that is cut by the end of a sequence continues in
     another, from position 0 and without what came before. Evaluation reads its sequences in the same way."""
 
     fill_in_the_middle: FillInTheMiddle | None = None
-    """How some documents of the training are rearranged; None leaves all in their order."""
+    """How some training documents are rearranged; None leaves all in their order."""
 
     @property
     def special_tokens(self) -> tuple[str, ...]:
@@ -85,8 +85,8 @@ class MaskedLM(Objective):
     """Predict masked tokens from those around them (Devlin et al. 2019, BERT).
 
     Of each sequence the same share of its tokens is masked, to the nearest whole token and at least one; special tokens
-    never are. Which ones depends on the training's seed, the epoch and the sequence alone, and so is another choice in
-    every epoch.
+    never are. Which ones depends on the run's seed, the epoch and the sequence alone, and so is another choice in every
+    epoch.
     """
 
     is_masked: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""How a training is spread over ranks."""
+"""How a run is spread over ranks."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from llmrecipe.recipe.schema import Word, at_least, define
 
 @define("parallelism")
 class Parallelism(Word):
-    """Data, tensor and pipeline parallelism. Changes rounding, never the meaning of a training."""
+    """Data, tensor and pipeline parallelism. Changes rounding, never the meaning of a run."""
 
     data: int = attrs.field(default=1, validator=at_least(1))
     """Replicas of the model, each reading its own part of a batch."""
@@ -36,7 +36,7 @@ class Parallelism(Word):
     """Keep only the input of each layer, and compute the layer again in the backward pass (Chen et al. 2016)."""
 
     bucket_size_mb: int = attrs.field(default=25, validator=at_least(1))
-    """Megabytes of gradients that data-parallel ranks add up at once, while the backward pass goes on (Li et al.
+    """Megabytes of gradients that data-parallel ranks add up at once, during the backward pass (Li et al.
     2020). Smaller buckets start earlier, larger ones need fewer messages. In bfloat16 with `zero_stage=1` there is one
     bucket, when the backward pass has ended."""
 

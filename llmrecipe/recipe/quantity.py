@@ -10,7 +10,7 @@ class Tokens(Word):
     """A number of training tokens."""
 
     count: int = attrs.field(validator=at_least(1))
-    """How many; a training rounds it up to whole steps."""
+    """How many; rounded up to whole steps."""
 
 
 @quantity("steps")
@@ -31,4 +31,4 @@ class Fraction(Word):
 
 Duration = Tokens | Steps
 Phase = Steps | Fraction
-"""The length of a part of a training; a share is of its steps, rounded up."""
+"""The length of a part of a run; a share is of its steps, rounded up."""

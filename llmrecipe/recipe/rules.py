@@ -1,4 +1,4 @@
-"""How rules that cross fields are declared: each with what it reads, so that none trips over a field that is wrong."""
+"""How rules that cross fields are declared: each with what it reads, so none trips over a wrong field."""
 
 import re
 from collections.abc import Callable, Iterator

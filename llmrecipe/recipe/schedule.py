@@ -39,7 +39,7 @@ class InverseSquareRoot(Schedule):
     """Warm up linearly, then fall with the square root of the step (Vaswani et al. 2017).
 
     With steps counted from 1, step s after a warm-up of w steps learns at peak × √(w / s): at the peak in the
-    warm-up's last step, at half of it in step 4w. Without a warm-up w is 1, so that the first step is at the peak.
+    warm-up's last step, at half of it in step 4w. Without a warm-up w is 1, so the first step is at the peak.
     """
 
     warmup: Phase = Fraction(0.01)

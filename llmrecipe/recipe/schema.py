@@ -242,7 +242,13 @@ def shown(value: object) -> str:
     text = repr(value)
     if len(text) > 80:
         text = f"{text[:77]}…"
-    return text if value is None else f"{text} ({type(value).__name__})"
+    return text if value is None else f"{text} ({_type_name(type(value))})"
+
+
+def _type_name(cls: type) -> str:
+    """With its module where another class could be meant: `fractions.Fraction`."""
+    is_known = cls.__module__ == "builtins" or issubclass(cls, Word)
+    return cls.__name__ if is_known else f"{cls.__module__}.{cls.__name__}"
 
 
 def matches(value: object, annotation: Any) -> bool:
@@ -272,14 +278,16 @@ def matches(value: object, annotation: Any) -> bool:
 def plain(value: Any, annotation: Any) -> Any:
     """`value` in the form in which it is kept, if it is another form of what `annotation` says; else as it is.
 
-    NumPy's numbers, paths and subclasses of Python's own types become plain ones, and an int in the place of a float
-    becomes one, so equal recipes are written alike.
+    NumPy's numbers and arrays, paths, enumerations of texts or numbers and other subclasses of Python's own types become
+    plain ones, and an int in the place of a float becomes one, so equal recipes are written alike.
     """
+    if type(value).__module__ == "numpy":
+        # A number, or lists of numbers for an array.
+        value = value.tolist() if hasattr(value, "tolist") else value
+        value = tuple(value) if isinstance(value, list) and _items(annotation) is not None else value
     if isinstance(value, tuple):
         inner = _items(annotation)
-        return tuple(plain(item, inner) for item in value) if type(value) is tuple and inner is not None else value
-    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
-        value = value.item()
+        return tuple(value if inner is None else (plain(item, inner) for item in value))
     options = _options(annotation)
     if str in options and isinstance(value, os.PathLike):
         path = os.fspath(value)

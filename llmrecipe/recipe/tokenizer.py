@@ -38,7 +38,7 @@ class TrainedTokenizer(Tokenizer):
         return self.given_name or f"{text}-{self.short_name}-{self.vocab_size}"
 
     def meaning_of(self, token: str) -> str | None:
-        """What a token stands for already, which so can't be a special one; None if nothing."""
+        """What a token is used for already, so it can't be a special one; None if nothing."""
         if token == getattr(self, "end_of_text", None):
             return "is the tokenizer's end_of_text"
         return "is a character, of which texts are made" if len(token) == 1 else None
@@ -71,8 +71,8 @@ class ByteLevelBPE(TrainedTokenizer):
 class Unigram(TrainedTokenizer):
     """A unigram language model over pieces of words, trained on the corpus (Kudo 2018) by SentencePiece.
 
-    A text is cut into those pieces that make it most likely. Characters without a piece are spelled in bytes, so that
-    every text comes back from its tokens unchanged.
+    A text is cut into those pieces that make it most likely. Characters without a piece are spelled in bytes, so every
+    text comes back from its tokens unchanged.
     """
 
     short_name: ClassVar[str] = "unigram"
@@ -93,7 +93,7 @@ class Unigram(TrainedTokenizer):
     """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`)."""
 
     def meaning_of(self, token: str) -> str | None:
-        """What a token stands for already, which so can't be a special one; None if nothing."""
+        """What a token is used for already, so it can't be a special one; None if nothing."""
         if _OWN_OF_UNIGRAM.fullmatch(token) and token != self.end_of_text:
             return "is one of the tokens that every Unigram has"
         return super().meaning_of(token)
@@ -104,7 +104,7 @@ class WordPiece(TrainedTokenizer):
     """BERT's tokenizer, for encoders: words and parts of words, trained on the corpus.
 
     (Schuster & Nakajima 2012; Devlin et al. 2019.) Text is cleaned and cut at white space, at punctuation and around
-    Chinese characters; a word is read as the longest token that begins it, the longest that goes on from there (`##…`),
+    Chinese characters; a word is read as the longest token that begins it, the longest that continues from there (`##…`),
     and so on. The merges are those of byte-pair encoding, by frequency, and not by likelihood as in 2012. White space
     and, if asked for, case and accents are not kept. A word with a character that has no token, or of more than 100
     characters, becomes `[UNK]`. Documents end with `[SEP]`.

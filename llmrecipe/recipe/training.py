@@ -1,4 +1,4 @@
-"""How long and how the model is trained."""
+"""How long a model is trained, and how."""
 
 import math
 from typing import Literal
@@ -33,7 +33,7 @@ class Anomalies(Word):
     """Which steps are not learned from: those with a loss or gradient that isn't finite, and spikes on request."""
 
     action: Literal["stop", "skip"] = "stop"
-    """`stop` ends the training before the step; `skip` goes on with the next batch, also where `stop` has ended it."""
+    """`stop` ends the run before the step; `skip` continues with the next batch, also where `stop` has ended a run."""
 
     spike_sigmas: float | None = attrs.field(default=None, validator=greater_than(0))
     """A loss or gradient norm so many standard deviations above its mean is a spike too, 6 say; None knows none."""
@@ -86,7 +86,7 @@ class Training(Word):
     """The weights that are handed on: the last step's, or those with the lowest loss of all measurements."""
 
     def num_steps(self, sequence_length: int) -> int:
-        """Optimizer steps of the whole training."""
+        """Optimizer steps of the whole run."""
         if isinstance(self.duration, Steps):
             return self.duration.count
         return math.ceil(self.duration.count / (self.global_batch_size * sequence_length))
@@ -96,7 +96,7 @@ class Training(Word):
         return self.phase_steps(self.schedule.warmup, sequence_length)
 
     def phase_steps(self, phase: Phase, sequence_length: int) -> int:
-        """Optimizer steps of a part of this training."""
+        """Optimizer steps of a part of this run."""
         if isinstance(phase, Fraction):
             return math.ceil(phase.of_total * self.num_steps(sequence_length))
         return phase.count

@@ -21,22 +21,7 @@ from strategies import SMALL
 from tiny_recipe import RECIPE
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, MarianMTModel, MarianTokenizer
 
-from llmrecipe import (
-    BackTranslate,
-    Band,
-    BeamSearch,
-    ByteLevelBPE,
-    Execution,
-    HubModel,
-    JoinDocuments,
-    Paraphrase,
-    Runtime,
-    Sampling,
-    ShuffleSpans,
-    TokenNoise,
-    artifacts,
-    preflight,
-)
+from llmrecipe import ByteLevelBPE, Machine, artifacts, preflight
 from llmrecipe.cli.main import main
 from llmrecipe.engines.augmentation import alterations, pieces
 from llmrecipe.engines.augmentation.generation import Draw, Writer
@@ -44,6 +29,17 @@ from llmrecipe.engines.augmentation.similarity import chrf
 from llmrecipe.errors import StageError
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe import checks
+from llmrecipe.recipe.augment import (
+    BackTranslate,
+    Band,
+    BeamSearch,
+    HubModel,
+    JoinDocuments,
+    Paraphrase,
+    Sampling,
+    ShuffleSpans,
+    TokenNoise,
+)
 from llmrecipe.sections import AugmentSection, TokenizerSection, TokenizeSection
 
 ANY = Band(least=0.0, most=1000.0)
@@ -82,10 +78,10 @@ def write_documents(directory: Path, shards: list[list[dict]], heldout: list[dic
     return directory
 
 
-def augmented(folder: Path, documents: Path, *augmenters, runtime: Runtime | None = None):
+def augmented(folder: Path, documents: Path, *augmenters, machine: Machine | None = None):
     """The stage's output folder and its metrics by augmenter."""
     shutil.rmtree(folder / "augment", ignore_errors=True)
-    context = run("augment", AugmentSection(augment=augmenters), folder, {"documents": documents}, runtime)
+    context = run("augment", AugmentSection(augment=augmenters), folder, {"documents": documents}, machine)
     artifacts.open_artifact(context.output / "documents", "documents")
     return context.output, json.loads((context.output / "metrics.json").read_text())["augmented"]
 
@@ -226,8 +222,7 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path):
     documents = write_documents(tmp_path / "documents", shards, numbered(["Other."]))
     augmenters = (ShuffleSpans(share=0.5), JoinDocuments(share=0.5))
     outputs = [
-        contents(augmented(tmp_path, documents, *augmenters, runtime=Runtime(execution=Execution(workers=workers)))[0])
-        for workers in (1, 2)
+        contents(augmented(tmp_path, documents, *augmenters, machine=Machine(workers=workers))[0]) for workers in (1, 2)
     ]
     assert outputs[0] == outputs[1]
 

@@ -10,6 +10,7 @@ import pytest
 from corpora import run, write_jsonl
 from paths import SUPPORT
 
+from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE
 from llmrecipe.sections import PrepareSection, TokenizerSection
@@ -25,7 +26,7 @@ from llmrecipe.recipe.deduplication import ExactDedup
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.sections import PrepareSection, TokenizeSection
 
-section = PrepareSection(source=JsonlFiles(paths=("data/*",)), clean=(ExactDedup(),), heldout_fraction=0.02, shards=2)
+section = PrepareSection(source=JsonlFiles(paths=("data/*",)), clean=(ExactDedup(),), heldout=Fraction(0.02), shards=2)
 documents = run("prepare", section, Path()).output / "documents"
 run("tokenize", TokenizeSection(), Path(), {"documents": documents, "tokenizer": Path(sys.argv[1])})
 # Not getrusage: its peak is at least that of the process that started this one.
@@ -52,7 +53,7 @@ def peak_megabytes(folder: Path, megabytes: float, tokenizer: Path) -> float:
 def test_memory_is_flat_with_the_size_of_a_corpus(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "few.jsonl", texts(0.2))
-    few = PrepareSection(source=JsonlFiles(paths=("few.jsonl",)), clean=(), heldout_fraction=0.1, shards=1)
+    few = PrepareSection(source=JsonlFiles(paths=("few.jsonl",)), clean=(), heldout=Fraction(0.1), shards=1)
     documents = run("prepare", few, tmp_path).output / "documents"
     wanted = TokenizerSection(tokenizer=ByteLevelBPE(vocab_size=1000))
     tokenizer = run("tokenizer", wanted, tmp_path, {"documents": documents}).output / "tokenizer"

@@ -7,6 +7,7 @@ import logging
 import lzma
 import multiprocessing
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -24,17 +25,18 @@ from corpora import contents, read_documents, run, write_jsonl
 from datatrove.pipeline.base import PipelineStep
 from hypothesis import given
 from hypothesis import strategies as st
-from llmrecipe.recipe.execution import Execution
-from llmrecipe.recipe.runtime import Runtime
 
 from llmrecipe import artifacts
 from llmrecipe.engines.datatrove import prepare
 from llmrecipe.engines.datatrove.executors import executor
 from llmrecipe.engines.datatrove.readers import python_code
+from llmrecipe.engines.datatrove.readers.sources import reader_of
 from llmrecipe.engines.datatrove.split import split_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.cleaning import FixUnicode
 from llmrecipe.recipe.deduplication import ExactDedup
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.source import CsvFiles, JsonlFiles, ParquetFiles, PythonStdlib, TextFiles
 from llmrecipe.sections import PrepareSection
 from llmrecipe.stages.runner import run_stage
@@ -50,13 +52,14 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def section(source, clean=(), heldout_fraction=0.3, shards=2):
-    return PrepareSection(source=source, clean=clean, heldout_fraction=heldout_fraction, shards=shards)
+def section(source, clean=(), heldout=0.3, shards=2):
+    heldout = Fraction(heldout) if isinstance(heldout, float) else heldout
+    return PrepareSection(source=source, clean=clean, heldout=heldout, shards=shards)
 
 
-def prepared(project: Path, *arguments, runtime: Runtime | None = None, folder: str = "out", **options):
+def prepared(project: Path, *arguments, machine: Machine | None = None, folder: str = "out", **options):
     """Documents of both splits by id, and the metrics."""
-    context = run("prepare", section(*arguments, **options), project / folder, runtime=runtime)
+    context = run("prepare", section(*arguments, **options), project / folder, machine=machine)
     documents = context.output / "documents"
     artifacts.open_artifact(documents, "documents")
     found = {split: {d["id"]: d["text"] for d in read_documents(documents, split)} for split in ("train", "heldout")}
@@ -213,11 +216,11 @@ def test_the_same_bytes_for_one_worker_or_two_in_any_folder(tmp_path, monkeypatc
             write_jsonl(project / f"data/{number}.jsonl", TEXTS[number * 5 : number * 5 + 15])
         monkeypatch.chdir(project)
         arguments = section(JsonlFiles(paths=("data/*.jsonl",)), clean=(FixUnicode(), ExactDedup()), shards=3)
-        context = run("prepare", arguments, project / "out", runtime=Runtime(execution=Execution(workers=workers)))
+        context = run("prepare", arguments, project / "out", machine=Machine(workers=workers))
         outputs.append(contents(context.output))
         assert not context.scratch.exists()
     assert outputs[0] == outputs[1]
-    assert {"metrics.json", "documents/manifest.json", "documents/documents.json"} < set(outputs[0])
+    assert {"metrics.json", "documents/manifest.json", "documents/card.json"} < set(outputs[0])
 
 
 # The standard library
@@ -257,11 +260,25 @@ def test_what_a_distribution_adds_to_the_standard_library_is_left_out(tmp_path):
 
 
 def test_the_standard_library_becomes_a_corpus(project, capfd):
-    arguments = {"clean": (FixUnicode(), ExactDedup()), "heldout_fraction": 0.02, "shards": 4}
+    arguments = {"clean": (FixUnicode(), ExactDedup()), "heldout": 0.02, "shards": 4}
     found, metrics = prepared(project, PythonStdlib(), **arguments)
     assert "def " in found["train"]["argparse.py"] + found["heldout"].get("argparse.py", "")
     assert metrics["train"]["text_bytes"] > 50 * metrics["heldout"]["text_bytes"] > 0
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_standard_library_of_another_python_is_refused_with_the_remedy(project):
+    with pytest.raises(
+        StageError, match=rf"^corpus\.source\.version: .* Python 3\.4\.0 .* {platform.python_version()}"
+    ):
+        run("prepare", section(PythonStdlib(version="3.4.0")), project / "out")
+    with pytest.raises(StageError, match="run `llmrecipe plan`"):
+        run("prepare", section(TextFiles(paths=("*",)), heldout=PythonStdlib(version="3.4.0")), project / "held")
+
+
+def test_the_standard_library_of_the_running_python_may_be_named():
+    named, unnamed = (reader_of(PythonStdlib(version=version)) for version in (platform.python_version(), None))
+    assert named.sizes == unnamed.sizes
 
 
 # Bad input
@@ -364,7 +381,7 @@ def test_an_empty_split_is_an_error(project, fraction, split, change):
     other = {"heldout": "train", "train": "heldout"}[split]
     write_jsonl(project / "a.jsonl", [text for text in TEXTS if split_of(text, fraction) == other][:5])
     with pytest.raises(StageError, match=rf"the {split} split is empty: 5 of 5 documents .*; {change} it"):
-        run("prepare", section(JsonlFiles(paths=("a.jsonl",)), heldout_fraction=fraction), project / "out")
+        run("prepare", section(JsonlFiles(paths=("a.jsonl",)), heldout=fraction), project / "out")
 
 
 def test_a_corpus_that_cleaning_empties_is_an_error_with_the_funnel(project):
@@ -390,7 +407,7 @@ def test_an_error_in_a_worker_process_keeps_its_reason(project):
             "prepare",
             section(JsonlFiles(paths=("*.jsonl",)), shards=4),
             project / "out",
-            runtime=Runtime(execution=Execution(workers=2)),
+            machine=Machine(workers=2),
         )
 
 
@@ -404,10 +421,8 @@ class Killed(PipelineStep):
 
 
 def test_a_killed_worker_is_an_error_and_no_wait(tmp_path):
-    with pytest.raises(StageError, match=r"a worker process was killed.*lower `runtime.execution.workers`"):
-        executor.run(
-            "killing", [("kill", Killed())], tasks=2, runtime=Runtime(execution=Execution(workers=2)), work=tmp_path
-        )
+    with pytest.raises(StageError, match=r"a worker process was killed.*lower the machine's `workers`"):
+        executor.run("killing", [("kill", Killed())], tasks=2, machine=Machine(workers=2), work=tmp_path)
     assert multiprocessing.active_children() == []
 
 
@@ -415,9 +430,7 @@ SLEEP = """
 import sys, time
 from datatrove.pipeline.base import PipelineStep
 from llmrecipe.engines.datatrove.executors import executor
-from llmrecipe.recipe.execution import Execution
-from llmrecipe.recipe.execution import Execution
-from llmrecipe.recipe.runtime import Runtime
+from llmrecipe.recipe.machine import Machine
 from pathlib import Path
 
 class Sleep(PipelineStep):
@@ -429,7 +442,7 @@ class Sleep(PipelineStep):
 
 if __name__ == "__main__":
     work = Path(sys.argv[1], "work")
-    executor.run("sleeping", [("sleep", Sleep())], tasks=2, runtime=Runtime(execution=Execution(workers=2)), work=work)
+    executor.run("sleeping", [("sleep", Sleep())], tasks=2, machine=Machine(workers=2), work=work)
 """
 
 
@@ -468,19 +481,20 @@ def wait_until(condition, seconds=30):
 def write_params(project: Path, log_level: str = "info") -> None:
     data = {
         "c-prepare": {
+            "type": "prepare",
             "source": {"type": "jsonl_files", "paths": ["data/*.jsonl"], "text_field": "text"},
             "clean": [{"type": "exact_dedup"}],
-            "heldout_fraction": 0.3,
+            "heldout": {"type": "fraction", "of_total": 0.3},
             "shards": 2,
             "revision": 1,
         },
-        "runtime": {"c": {"execution": {"workers": 1}, "log_level": log_level}},
+        "machine": {"default": {"workers": 1, "log_level": log_level}},
     }
     (project / "params.yaml").write_text(yaml.safe_dump(data))
 
 
 def run_prepare() -> Path:
-    run_stage("prepare", name="c-prepare", runtime_key="c", inputs={"source": Path("data")}, output=Path("prepare"))
+    run_stage("prepare", name="c-prepare", inputs={"source": Path("data")}, output=Path("prepare"))
     return Path("prepare")
 
 

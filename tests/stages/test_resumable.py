@@ -12,8 +12,6 @@ import pytest
 import yaml
 from corpora import contents, run, write_jsonl
 from datatrove.executor.base import PipelineExecutor
-from llmrecipe.recipe.execution import Execution
-from llmrecipe.recipe.runtime import Runtime
 from paths import SUPPORT
 
 from llmrecipe import artifacts, codec
@@ -21,6 +19,8 @@ from llmrecipe.engines.datatrove import documents, tokenize
 from llmrecipe.engines.datatrove.executors import tasks
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.deduplication import ExactDedup
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
@@ -28,7 +28,7 @@ from llmrecipe.stages import prepare as prepare_stage
 from llmrecipe.stages import resumable, runner
 
 SECTION = PrepareSection(
-    source=JsonlFiles(paths=("data/*.jsonl",)), clean=(ExactDedup(),), heldout_fraction=0.3, shards=4
+    source=JsonlFiles(paths=("data/*.jsonl",)), clean=(ExactDedup(),), heldout=Fraction(0.3), shards=4
 )
 
 
@@ -72,7 +72,7 @@ def interrupt(project: Path, monkeypatch) -> None:
             prepare(project, "interrupted")
 
 
-def prepare(project: Path, name: str, section: PrepareSection = SECTION, runtime: Runtime | None = None):
+def prepare(project: Path, name: str, section: PrepareSection = SECTION, machine: Machine | None = None):
     """Run the stage, with the same scratch each time."""
     output = project / name
     output.mkdir()
@@ -81,7 +81,7 @@ def prepare(project: Path, name: str, section: PrepareSection = SECTION, runtime
         section=section,
         inputs={"source": Path("data")},
         output=output,
-        runtime=runtime or Runtime(execution=Execution(workers=1)),
+        machine=machine or Machine(workers=1),
         scratch=project / "scratch",
     )
     prepare_stage.run(context)
@@ -110,14 +110,14 @@ def test_it_goes_on_with_another_number_of_workers(project, monkeypatch):
     interrupt(project, monkeypatch)
     (state,) = (project / "scratch").iterdir()
     finished = {path.name: path.stat().st_mtime_ns for path in (state / "documents/train").glob("0000[01]*")}
-    resumed = prepare(project, "resumed", runtime=Runtime(execution=Execution(workers=2)))
+    resumed = prepare(project, "resumed", machine=Machine(workers=2))
     assert contents(resumed.output) == contents(whole.output)
     train = resumed.output / "documents/train"
     assert {name: (train / name).stat().st_mtime_ns for name in finished} == finished
 
 
 def change_section(section: PrepareSection) -> PrepareSection:
-    return attrs.evolve(section, heldout_fraction=0.4)
+    return attrs.evolve(section, heldout=Fraction(0.4))
 
 
 def change_input(section: PrepareSection) -> PrepareSection:
@@ -201,7 +201,7 @@ def test_tokenize_goes_on_too(project, monkeypatch, begun):
 
 def stage(project: Path, switch: dict | None) -> subprocess.CompletedProcess:
     """The stage as `dvc.yaml` calls it, killed at what the switch says."""
-    options = ["--runtime", "c", "--input", "source=data", "--output", "artifacts/prepare"]
+    options = ["--input", "source=data", "--output", "artifacts/prepare"]
     paths = [str(SUPPORT / "kill_switch"), *sys.path]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     if switch:
@@ -218,7 +218,7 @@ def stage(project: Path, switch: dict | None) -> subprocess.CompletedProcess:
 @pytest.mark.slow
 def test_a_killed_prepare_goes_on_and_ends_with_the_same_bytes(project):
     whole = contents(prepare(project, "straight").output)
-    params = {"c-prepare": codec.unstructure(SECTION), "runtime": {"c": {"execution": {"workers": 1}}}}
+    params = {"c-prepare": codec.unstructure(SECTION), "machine": {"default": {"workers": 1}}}
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     expected = ""
     for event, path, next_says in (

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -7,8 +8,6 @@ import pytest
 import yaml
 from backports import zstd
 from corpora import contents, read_documents, run, write_jsonl
-from llmrecipe.recipe.execution import Execution
-from llmrecipe.recipe.runtime import Runtime
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -16,6 +15,8 @@ from llmrecipe import artifacts
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, Unigram, WordPiece
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
@@ -33,7 +34,7 @@ TEXTS = [
 
 def prepare(folder: Path, texts: list[str], shards: int = 3) -> Path:
     source = JsonlFiles(paths=(str(write_jsonl(folder / "a.jsonl", texts)),))
-    section = PrepareSection(source=source, clean=(), heldout_fraction=0.3, shards=shards)
+    section = PrepareSection(source=source, clean=(), heldout=Fraction(0.3), shards=shards)
     return run("prepare", section, folder).output / "documents"
 
 
@@ -42,14 +43,14 @@ def train(folder: Path, documents: Path, vocab_size: int = 320, **tokens) -> Pat
     return run("tokenizer", section, folder, inputs={"documents": documents}).output / "tokenizer"
 
 
-def tokenize(folder: Path, documents: Path, tokenizer: Path, runtime: Runtime | None = None):
+def tokenize(folder: Path, documents: Path, tokenizer: Path, machine: Machine | None = None):
     inputs = {"documents": documents, "tokenizer": tokenizer}
-    return run("tokenize", TokenizeSection(), folder, inputs=inputs, runtime=runtime)
+    return run("tokenize", TokenizeSection(), folder, inputs=inputs, machine=machine)
 
 
 def rows(tokens: Path, split: str) -> list[list[int]]:
     """Each document's tokens, read with nothing of the project."""
-    dtype = {"uint16": "<u2", "uint32": "<u4"}[json.loads((tokens / "tokens.json").read_text())["dtype"]]
+    dtype = {"uint16": "<u2", "uint32": "<u4"}[json.loads((tokens / "card.json").read_text())["dtype"]]
     found = []
     for path in sorted((tokens / split).glob("*.ds")):
         data = np.fromfile(path, dtype)
@@ -125,11 +126,12 @@ def test_a_quoted_end_of_text_token_ends_no_document(corpus):
 
 
 def test_the_counts_are_right_and_training_reads_them(corpus):
-    documents, _, output = corpus
+    documents, tokenizer, output = corpus
     artifacts.open_artifact(output / "tokens", "tokens")
-    described = json.loads((output / "tokens/tokens.json").read_text())
+    described = json.loads((output / "tokens/card.json").read_text())
     assert (described["dtype"], described["vocab_size"], described["end_of_text_id"]) == ("uint16", 320, 0)
-    assert described.keys() == {"dtype", "vocab_size", "end_of_text_id", "splits"}
+    assert (described["special_tokens"], described["masking"]) == ({}, None)
+    assert described["tokenizer"] == hashlib.sha256((tokenizer / "manifest.json").read_bytes()).hexdigest()
     metrics = json.loads((output / "metrics.json").read_text())
     for split, counts in described["splits"].items():
         found = rows(output / "tokens", split)
@@ -145,6 +147,18 @@ def test_the_counts_are_right_and_training_reads_them(corpus):
         assert np.concatenate(opened.shards).tolist() == [token for row in found for token in row]
 
 
+def test_held_out_documents_are_known_by_their_tokens(corpus):
+    documents, _, output = corpus
+    listed = TokenFiles.open(output / "tokens", "heldout").documents()
+    originals = read_documents(documents, "heldout")
+    assert listed.ids == tuple(document["id"] for document in originals)
+    assert listed.text_bytes.tolist() == [len(document["text"].encode()) for document in originals]
+    lengths = [len(row) for row in rows(output / "tokens", "heldout")]
+    assert listed.ends.tolist() == [sum(lengths[:number]) for number in range(1, len(lengths) + 1)]
+    with pytest.raises(StageError, match="lists no documents of the train split"):
+        TokenFiles.open(output / "tokens", "train").documents()
+
+
 def test_there_is_a_token_file_for_each_file_of_documents(corpus):
     documents, _, output = corpus
     for split in ("train", "heldout"):
@@ -156,9 +170,7 @@ def test_the_same_bytes_for_one_worker_or_two_in_any_folder(corpus, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(documents, elsewhere / "documents")
     shutil.copytree(tokenizer, elsewhere / "tokenizer")
-    context = tokenize(
-        tmp_path, elsewhere / "documents", elsewhere / "tokenizer", runtime=Runtime(execution=Execution(workers=2))
-    )
+    context = tokenize(tmp_path, elsewhere / "documents", elsewhere / "tokenizer", machine=Machine(workers=2))
     assert contents(context.output) == contents(output)
     assert context.measured["tokens_per_second"] > 0
     assert not context.scratch.exists()
@@ -178,7 +190,7 @@ def test_a_large_vocabulary_takes_four_bytes_a_token(corpus, tmp_path):
     fast.save_pretrained(tmp_path / "large")
     artifacts.seal(tmp_path / "large", "tokenizer")
     output = tokenize(tmp_path, documents, tmp_path / "large").output
-    assert json.loads((output / "tokens/tokens.json").read_text())["dtype"] == "uint32"
+    assert json.loads((output / "tokens/card.json").read_text())["dtype"] == "uint32"
     texts = [document["text"] for document in read_documents(documents, "train")]
     assert [fast.decode(row) for row in rows(output / "tokens", "train")] == [text + END for text in texts]
 
@@ -197,7 +209,7 @@ def test_special_tokens_are_named_for_the_training_and_a_text_that_quotes_one_is
     documents = prepare(tmp_path, texts, shards=1)
     tokenizer = train(tmp_path, documents, special_tokens=("<|hole|>", "<|b|>"))
     output = tokenize(tmp_path, documents, tokenizer).output
-    assert json.loads((output / "tokens/tokens.json").read_text())["special_tokens"] == {"<|hole|>": 1, "<|b|>": 2}
+    assert json.loads((output / "tokens/card.json").read_text())["special_tokens"] == {"<|hole|>": 1, "<|b|>": 2}
     assert TokenFiles.open(output / "tokens", "train").special_tokens == {"<|hole|>": 1, "<|b|>": 2}
     found = [row for split in ("train", "heldout") for row in rows(output / "tokens", split)]
     decoder = AutoTokenizer.from_pretrained(tokenizer)
@@ -232,14 +244,15 @@ def test_the_three_stages_run_from_one_params_file(tmp_path, monkeypatch):
     write_jsonl(Path("data/a.jsonl"), TEXTS)
     params = {
         "c-prepare": {
+            "type": "prepare",
             "source": {"type": "jsonl_files", "paths": ["data/*.jsonl"]},
             "clean": [{"type": "fix_unicode"}, {"type": "exact_dedup"}],
-            "heldout_fraction": 0.3,
+            "heldout": {"type": "fraction", "of_total": 0.3},
             "shards": 2,
         },
-        "r-tokenizer": {"tokenizer": {"type": "byte_level_bpe", "vocab_size": 400}},
-        "r-tokenize": {"revision": 1},
-        "runtime": {"r": {"execution": {"workers": 1}}},
+        "r-tokenizer": {"type": "tokenizer", "tokenizer": {"type": "byte_level_bpe", "vocab_size": 400}},
+        "r-tokenize": {"type": "tokenize", "revision": 1},
+        "machine": {"default": {"workers": 1}},
     }
     Path("params.yaml").write_text(yaml.safe_dump(params))
     documents, tokenizer = Path("artifacts/c/prepare/documents"), Path("artifacts/r/tokenizer/tokenizer")
@@ -249,7 +262,7 @@ def test_the_three_stages_run_from_one_params_file(tmp_path, monkeypatch):
         ("r-tokenize", {"documents": documents, "tokenizer": tokenizer}),
     ):
         owner, kind = name.split("-")
-        run_stage(kind, name=name, runtime_key=owner, inputs=inputs, output=Path("artifacts", owner, kind))
+        run_stage(kind, name=name, inputs=inputs, output=Path("artifacts", owner, kind))
     opened = TokenFiles.open(Path("artifacts/r/tokenize/tokens"), "heldout")
     assert opened.num_documents == len(read_documents(documents, "heldout"))
     left = [path for path in tmp_path.glob(".llmrecipe/**/*") if path.is_file()]

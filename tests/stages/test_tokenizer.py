@@ -20,6 +20,7 @@ from llmrecipe import artifacts
 from llmrecipe.engines.tokenizing import folders, training
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.objective import FillInTheMiddle
+from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer, Unigram, WordPiece
 from llmrecipe.sections import PrepareSection, TokenizerSection
@@ -32,7 +33,7 @@ def documents(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     source = JsonlFiles(paths=(str(write_jsonl(folder / "a.jsonl", TEXTS)),))
     return (
-        run("prepare", PrepareSection(source=source, clean=(), heldout_fraction=0.1, shards=2), folder).output
+        run("prepare", PrepareSection(source=source, clean=(), heldout=Fraction(0.1), shards=2), folder).output
         / "documents"
     )
 

@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from backports import zstd
-from llmrecipe.recipe.execution import Execution
-from llmrecipe.recipe.runtime import Runtime
 
+from llmrecipe.recipe.machine import Machine
 from llmrecipe.sections import Section
-from llmrecipe.stages.runner import StageContext
+from llmrecipe.stages.runner import Inputs, StageContext
 
 
 def run(
-    kind: str, section: Section, folder: Path, inputs: Mapping[str, Path] | None = None, runtime: Runtime | None = None
+    kind: str, section: Section, folder: Path, inputs: Mapping[str, Path] | None = None, machine: Machine | None = None
 ) -> StageContext:
     """Run a stage with its output in `folder / kind`."""
     output = folder / kind
@@ -22,9 +21,9 @@ def run(
     context = StageContext(
         name=f"corpus-{kind}",
         section=section,
-        inputs=inputs or {},
+        inputs=Inputs(inputs or {}),
         output=output,
-        runtime=runtime or Runtime(execution=Execution(workers=1)),
+        machine=machine or Machine(workers=1),
         scratch=folder / "scratch",
     )
     importlib.import_module(f"llmrecipe.stages.{kind}").run(context)

@@ -22,7 +22,7 @@ class Watch:
     def __init__(self, anomalies: Anomalies, rows: Iterable[Mapping[str, Any]]) -> None:
         """`rows` are the metrics of the steps so far."""
         self._anomalies = anomalies
-        self._history = {name: deque(maxlen=anomalies.window) for name in _WATCHED}
+        self._history: dict[str, deque[float]] = {name: deque(maxlen=anomalies.window) for name in _WATCHED}
         self.skipped_in_a_row = 0
         for row in rows:
             self._remember(row)

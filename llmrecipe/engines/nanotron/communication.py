@@ -10,7 +10,7 @@ counts as `tensor`. What is on its way while the rank computes counts for the re
 """
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -67,7 +67,7 @@ class Communication:
         self._spans: list[tuple[str, Any, Any]] = []
         self._counts = False
         self._last_bucket: Any = None
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._step_seconds = 0.0
 
     def attach(self, model: torch.nn.Module, *, has_hook: bool) -> None:
@@ -93,11 +93,12 @@ class Communication:
     def finish(self, seconds: float) -> dict[str, float]:
         """The step has taken `seconds`, and the GPU is synchronized: how many of them waited for each kind."""
         self._counts = False
-        waited: Counter[str] = Counter()
+        waited: defaultdict[str, float] = defaultdict(float)
         for kind, start, end in self._spans:
             waited[kind] += self._clock.seconds(start, end)
         self._spans.clear()
-        self._seconds.update(waited)
+        for kind, waiting in waited.items():
+            self._seconds[kind] += waiting
         self._step_seconds += seconds
         return dict(waited)
 
@@ -174,9 +175,10 @@ def summary(percent: dict[str, float], peak_memory_mb: int, group: dist.ProcessG
     """
     ranks: list[Any] = [None] * group.size()
     dist.all_gather_object(ranks, (percent, peak_memory_mb), group=group)
-    total: Counter[str] = Counter()
+    total: defaultdict[str, float] = defaultdict(float)
     for shares, _ in ranks:
-        total.update(shares)
+        for kind, share in shares.items():
+            total[kind] += share
     means = {kind: round(share / len(ranks), 1) for kind, share in sorted(total.items())}
     return {
         "communication_percent": {kind: mean for kind, mean in means.items() if mean > 0},

@@ -1,27 +1,26 @@
 """What a run means: all that decides its result up to rounding, and so not its layout."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmrecipe import artifacts, codec, identity
-from llmrecipe.engines.nanotron.job import Job
+from llmrecipe.sections import TrainSection
+
+if TYPE_CHECKING:
+    from llmrecipe.engines.nanotron.job import Job
 
 Meaning = dict[str, Any]
 
 _FILE = "meaning.json"
 
 
-def meaning_of(job: Job) -> Meaning:
+def meaning_of(job: "Job") -> Meaning:
     """The meaning of a job: runs of equal meaning resume each other, whatever their layouts."""
-    section = codec.unstructure(job.section)
-    del section["parallelism"]
-    # Until a step is broken they train alike, and then the one can resume where the other has stopped.
-    del section["training"]["anomalies"]["action"]
     tokens = [identity.of_artifact(Path(directory)) for directory in job.tokens]
     start = identity.of_artifact(Path(job.start)) if job.start else None
-    return section | {"shares": list(job.shares), "start": start, "tokens": tokens}
+    return _decided_by(job.section) | {"shares": list(job.shares), "start": start, "tokens": tokens}
 
 
 def folder_of(meaning: Meaning, scratch: Path) -> Path:
@@ -37,6 +36,34 @@ def others(folder: Path, meaning: Meaning) -> Iterator[tuple[Path, list[str]]]:
     for file in sorted(folder.parent.glob(f"*/{_FILE}")):
         if file.parent != folder:
             yield file.parent, list(_differences(json.loads(file.read_text(encoding="utf-8")), meaning))
+
+
+def is_state(folder: Path) -> bool:
+    """Whether a folder holds the state of a run."""
+    return (folder / _FILE).is_file()
+
+
+def changes(state: Path, section: TrainSection, inputs: Collection[str] | None) -> list[str]:
+    """How the run of a state differs from one by this section: `training.seed: 1 → 2`; nothing if it may be the same.
+
+    `inputs` are the digests of all artifacts that the latter reads, None if they aren't known.
+    """
+    found: Meaning = artifacts.read_json(state / _FILE)
+    read = {name: found.get(name) for name in ("shares", "start", "tokens")}
+    changed = list(_differences(found, _decided_by(section) | read))
+    digests = {*(read["tokens"] or ()), *filter(None, [read["start"]])}
+    if not changed and inputs is not None and not digests <= {*inputs}:
+        return ["its inputs"]
+    return changed
+
+
+def _decided_by(section: TrainSection) -> Meaning:
+    """All of a section that decides the result."""
+    plain: Meaning = codec.unstructure(section)
+    del plain["parallelism"]
+    # Until a step is broken they train alike, and then the one can resume where the other has stopped.
+    del plain["training"]["anomalies"]["action"]
+    return plain
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

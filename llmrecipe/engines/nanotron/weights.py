@@ -35,9 +35,7 @@ def read_whole(directory: Path) -> dict[str, torch.Tensor]:
     """Every weight of a nanotron checkpoint, its shards joined, under nanotron's names."""
     root = directory / "model"
     names = {
-        ".".join(
-            (*file.relative_to(root).parts[:-1], re.match(r"model_(.+?)(_pp-rank-.*)?\.safetensors", file.name)[1])
-        )
+        ".".join((*file.relative_to(root).parts[:-1], re.sub(r"^model_|(_pp-rank-.*)?\.safetensors$", "", file.name)))
         for file in root.rglob("model_*.safetensors")
     }
     return {name: _join(_shard_files(directory, name), {}) for name in sorted(names)}
@@ -76,7 +74,7 @@ def _shard_files(directory: Path, name: str) -> dict[int, Path]:
     if whole.exists():
         return {0: whole}
     files = sorted(folder.glob(f"model_{leaf}_pp-rank-*.safetensors"))
-    return {int(re.search(r"tp-rank-(\d+)-of", file.name)[1]): file for file in files}
+    return {int(file.name.partition("_tp-rank-")[2].partition("-of-")[0]): file for file in files}
 
 
 def _join(files: Mapping[int, Path], contents: Mapping[int, torch.Tensor]) -> torch.Tensor:
@@ -94,6 +92,8 @@ def _join(files: Mapping[int, Path], contents: Mapping[int, torch.Tensor]) -> to
         for pair in metadata["local_global_slices_pairs"].split(";"):
             local, joined = pair.split("#")
             whole[_slices(joined)] = tensor[_slices(local)]
+    if whole is None:
+        raise ValueError("a weight of which the checkpoint has no file")
     return whole
 
 

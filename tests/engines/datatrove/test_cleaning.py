@@ -16,28 +16,27 @@ from datatrove.pipeline.filters import url_filter
 from datatrove.utils._import_utils import ASSETS_PATH
 from strategies import SMALL
 
-from llmrecipe import (
+from llmrecipe import Machine
+from llmrecipe.cli.main import main
+from llmrecipe.engines.datatrove.cleaners.steps import step_of
+from llmrecipe.recipe import checks
+from llmrecipe.recipe.cleaning import (
+    LANGUAGES,
     C4Quality,
-    ExactDedup,
-    Execution,
     FineWebQuality,
     FixUnicode,
     GopherQuality,
     GopherRepetition,
-    JsonlFiles,
     LanguageFilter,
     LengthFilter,
     MaskPersonalData,
     RegexFilter,
-    Runtime,
     UrlBlocklist,
-    WarcFiles,
 )
-from llmrecipe.cli.main import main
-from llmrecipe.engines.datatrove.cleaners.steps import step_of
-from llmrecipe.recipe import checks
-from llmrecipe.recipe.cleaning import LANGUAGES
+from llmrecipe.recipe.deduplication import ExactDedup
+from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.schema import FieldError
+from llmrecipe.recipe.source import JsonlFiles, WarcFiles
 from llmrecipe.sections import PrepareSection
 
 # Forty paragraphs of prose, each its own, for the splits to have something in them.
@@ -67,7 +66,7 @@ def project(tmp_path, monkeypatch):
 def cleaned(project: Path, cleaner, *others: str):
     """What is left of the prose and of `others`, and the metrics."""
     write_jsonl(project / "data.jsonl", [*PROSE, *others])
-    section = PrepareSection(source=JsonlFiles(paths=("*.jsonl",)), clean=(cleaner,), heldout_fraction=0.3, shards=2)
+    section = PrepareSection(source=JsonlFiles(paths=("*.jsonl",)), clean=(cleaner,), heldout=Fraction(0.3), shards=2)
     context = run("prepare", section, project / "out")
     left = [d["text"] for split in ("train", "heldout") for d in read_documents(context.output / "documents", split)]
     return set(left), json.loads((context.output / "metrics.json").read_text())
@@ -119,7 +118,7 @@ def test_a_line_that_never_ends_takes_time_by_its_length(project):
     endless = [address * 4000, "a-" * 50_000]
     write_jsonl(project / "data.jsonl", [*PROSE, *endless])
     clean = (MaskPersonalData(), GopherQuality())
-    section = PrepareSection(source=JsonlFiles(paths=("*.jsonl",)), clean=clean, heldout_fraction=0.3, shards=1)
+    section = PrepareSection(source=JsonlFiles(paths=("*.jsonl",)), clean=clean, heldout=Fraction(0.3), shards=1)
     started = time.process_time()
     output = run("prepare", section, project / "out").output
     assert time.process_time() - started < 20
@@ -262,14 +261,12 @@ def test_examples_of_what_was_dropped_are_bounded_and_the_same_for_any_number_of
     section = PrepareSection(
         source=JsonlFiles(paths=("*.jsonl",)),
         clean=(ExactDedup(), GopherQuality()),
-        heldout_fraction=0.3,
+        heldout=Fraction(0.3),
         shards=4,
     )
     found = []
     for workers in (1, 2):
-        context = run(
-            "prepare", section, project / f"out{workers}", runtime=Runtime(execution=Execution(workers=workers))
-        )
+        context = run("prepare", section, project / f"out{workers}", machine=Machine(workers=workers))
         found.append((context.output / "dropped.jsonl").read_bytes())
     assert found[0] == found[1]
 
@@ -290,7 +287,7 @@ def test_a_blocklist_leaves_no_trace_on_what_another_cleaner_drops(project):
     (project / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = JsonlFiles(paths=("data.jsonl",), url_field="url")
     clean = (UrlBlocklist(domains=("bad.com",), fineweb_lists=False), GopherQuality())
-    section = PrepareSection(source=source, clean=clean, heldout_fraction=0.3, shards=1)
+    section = PrepareSection(source=source, clean=clean, heldout=Fraction(0.3), shards=1)
     output = run("prepare", section, project / "out").output
     reasons = [json.loads(line)["because"] for line in (output / "dropped.jsonl").read_text().splitlines()]
     assert reasons == ["gopher_short_doc", "domain: https://Bad.com/page"]
@@ -301,7 +298,7 @@ def test_data_show_prints_the_funnel_and_examples(project, capsys):
     section = PrepareSection(
         source=JsonlFiles(paths=("*.jsonl",)),
         clean=(GopherQuality(), FixUnicode(), RegexFilter(pattern="harbour"), RegexFilter(pattern="market")),
-        heldout_fraction=0.3,
+        heldout=Fraction(0.3),
         shards=1,
     )
     run("prepare", section, project / "artifacts/books")

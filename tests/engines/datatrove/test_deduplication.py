@@ -16,11 +16,15 @@ from datatrove.utils.hashing import HashConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 from strategies import SMALL
 
-from llmrecipe import Decontaminate, ExactDedup, Execution, FixUnicode, JsonlFiles, MinHashDedup, Runtime, SentenceDedup
+from llmrecipe import Machine
 from llmrecipe.engines.datatrove.cleaners import comparing, words
 from llmrecipe.engines.datatrove.split import split_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe import checks
+from llmrecipe.recipe.cleaning import FixUnicode
+from llmrecipe.recipe.deduplication import Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
+from llmrecipe.recipe.quantity import Fraction
+from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.sections import PrepareSection
 
 HELDOUT = 0.3
@@ -37,7 +41,7 @@ def prepared(project: Path, clean, texts=None, folder="out", shards=3, **options
     if texts is not None:
         write_jsonl(project / "data.jsonl", texts)
     source = JsonlFiles(paths=("data.jsonl",))
-    section = PrepareSection(source=source, clean=clean, heldout_fraction=HELDOUT, shards=shards)
+    section = PrepareSection(source=source, clean=clean, heldout=Fraction(HELDOUT), shards=shards)
     output = run("prepare", section, project / folder, **options).output
     splits = {name: [d["text"] for d in read_documents(output / "documents", name)] for name in ("train", "heldout")}
     metrics = json.loads((output / "metrics.json").read_text())
@@ -110,7 +114,7 @@ def test_near_duplicates_are_the_same_for_any_number_of_workers(project):
     write_jsonl(project / "data.jsonl", near_duplicates()[0])
     outputs = []
     for workers in (1, 2):
-        prepared(project, (CLEANER,), folder=f"out{workers}", runtime=Runtime(execution=Execution(workers=workers)))
+        prepared(project, (CLEANER,), folder=f"out{workers}", machine=Machine(workers=workers))
         outputs.append(contents(project / f"out{workers}/prepare"))
     assert outputs[0] == outputs[1]
 

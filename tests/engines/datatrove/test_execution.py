@@ -9,26 +9,27 @@ from pathlib import Path
 import attrs
 import dill
 import pytest
-from paths import SUPPORT
 from corpora import contents, run, write_jsonl
 from datatrove.pipeline.base import PipelineStep
-from llmrecipe.recipe.execution import Execution, Ray, Slurm
-from llmrecipe.recipe.runtime import Runtime
+from paths import SUPPORT
 
 from llmrecipe.engines.datatrove.executors import executor, ray, slurm
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.cleaning import FixUnicode, GopherQuality
 from llmrecipe.recipe.deduplication import ExactDedup
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.place import Ray, Slurm
+from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
 
-ON_SLURM = Runtime(execution=Execution(on=Slurm(partition="cpu", time_limit="1:00:00", account="us")))
+ON_SLURM = Machine(text_on=Slurm(partition="cpu", time_limit="1:00:00", account="us"))
 
 SECTION = PrepareSection(
     source=JsonlFiles(paths=("data/*.jsonl",)),
     clean=(FixUnicode(), GopherQuality(min_words=3, min_alphabetic_words=0, min_stop_words=0)),
-    heldout_fraction=0.3,
+    heldout=Fraction(0.3),
     shards=2,
 )
 
@@ -73,15 +74,15 @@ def calls(cluster: Path) -> list[str]:
     return (cluster / "calls").read_text().split()
 
 
-def count(folder: Path, tasks: int = 3, runtime: Runtime = ON_SLURM):
+def count(folder: Path, tasks: int = 3, machine: Machine = ON_SLURM):
     """What a pass counts whose tasks count their numbers."""
-    return executor.run("counting", [("once", Once(folder))], tasks=tasks, runtime=runtime, work=folder / "work")
+    return executor.run("counting", [("once", Once(folder))], tasks=tasks, machine=machine, work=folder / "work")
 
 
 @pytest.mark.slow
 def test_a_corpus_has_the_same_bytes_from_slurm_and_its_errors_come_back(project, cluster, capfd):
     here = run("prepare", SECTION, project / "here")
-    there = run("prepare", SECTION, project / "there", runtime=ON_SLURM)
+    there = run("prepare", SECTION, project / "there", machine=ON_SLURM)
     assert contents(there.output) == contents(here.output)
     scripts = [path.read_text() for path in sorted(cluster.glob("*.sh"))]
     assert len(scripts) == 1
@@ -92,7 +93,7 @@ def test_a_corpus_has_the_same_bytes_from_slurm_and_its_errors_come_back(project
 
     write_jsonl(project / "data/b.jsonl", []).write_text("no json\n" * 60)
     with pytest.raises(StageError, match=r"^data/b\.jsonl:1: not JSON"):
-        run("prepare", SECTION, project / "broken", runtime=ON_SLURM)
+        run("prepare", SECTION, project / "broken", machine=ON_SLURM)
     assert not list((cluster / "queue").iterdir())
 
 
@@ -107,11 +108,11 @@ def test_every_step_survives_the_way_to_a_node(project, cluster, monkeypatch):
     monkeypatch.setenv("SLURM_NODELIST", "node7")
     section = attrs.evolve(SECTION, clean=(*SECTION.clean, ExactDedup()))
     outputs = []
-    for name, runtime in (("here", None), ("there", ON_SLURM)):
-        documents = run("prepare", section, project / name, runtime=runtime).output / "documents"
+    for name, machine in (("here", None), ("there", ON_SLURM)):
+        documents = run("prepare", section, project / name, machine=machine).output / "documents"
         tokenizer = run("tokenizer", TOKENIZER, project / name, {"documents": documents}).output / "tokenizer"
         inputs = {"documents": documents, "tokenizer": tokenizer}
-        outputs.append(contents(run("tokenize", TokenizeSection(), project / name, inputs, runtime).output.parent))
+        outputs.append(contents(run("tokenize", TokenizeSection(), project / name, inputs, machine).output.parent))
     assert outputs[0] == outputs[1]
 
 
@@ -171,7 +172,7 @@ def test_jobs_that_a_killed_stage_left_are_ended_before_new_ones_start(tmp_path,
 
 def test_tasks_that_are_finished_need_no_slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert count(tmp_path, runtime=Runtime()) == count(tmp_path)
+    assert count(tmp_path, machine=Machine()) == count(tmp_path)
 
 
 def test_a_large_corpus_fits_an_array_of_jobs(tmp_path):
@@ -183,19 +184,19 @@ def test_a_large_corpus_fits_an_array_of_jobs(tmp_path):
 @pytest.mark.slow
 def test_a_corpus_has_the_same_bytes_from_ray_and_its_errors_come_back(project):
     cluster = pytest.importorskip("ray")
-    on_ray = Runtime(execution=Execution(on=Ray(memory_per_cpu_gb=1)))
+    on_ray = Machine(text_on=Ray(memory_per_cpu_gb=1))
     here = run("prepare", SECTION, project / "here")
     try:
-        there = run("prepare", SECTION, project / "there", runtime=on_ray)
+        there = run("prepare", SECTION, project / "there", machine=on_ray)
         assert contents(there.output) == contents(here.output)
 
         write_jsonl(project / "data/b.jsonl", []).write_text("no json\n" * 60)
         with pytest.raises(StageError, match=r"^data/b\.jsonl:1: not JSON"):
-            run("prepare", SECTION, project / "broken", runtime=on_ray)
+            run("prepare", SECTION, project / "broken", machine=on_ray)
 
-        large = Runtime(execution=Execution(on=Ray(memory_per_cpu_gb=99_999)))
+        large = Machine(text_on=Ray(memory_per_cpu_gb=99_999))
         with pytest.raises(StageError, match=r"a task gets 1 cores and 99999 GB, and no node .* has as much"):
-            run("prepare", SECTION, project / "large", runtime=large)
+            run("prepare", SECTION, project / "large", machine=large)
     finally:
         cluster.shutdown()
 
@@ -203,10 +204,10 @@ def test_a_corpus_has_the_same_bytes_from_ray_and_its_errors_come_back(project):
 def test_without_the_package_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(ray.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(StageError, match=r"`ray` is not installed; `pip install 'llmrecipe\[ray\]'`"):
-        count(tmp_path, runtime=Runtime(execution=Execution(on=Ray())))
+        count(tmp_path, machine=Machine(text_on=Ray()))
 
 
 def test_a_cluster_that_does_not_answer_is_an_error_at_once(tmp_path):
     pytest.importorskip("ray")
-    with pytest.raises(StageError, match=r"^runtime\.execution\.on\.address: no Ray cluster at '127\.0\.0\.1:1'"):
-        count(tmp_path, runtime=Runtime(execution=Execution(on=Ray(address="127.0.0.1:1"))))
+    with pytest.raises(StageError, match=r"^machine\.text_on\.address: no Ray cluster at '127\.0\.0\.1:1'"):
+        count(tmp_path, machine=Machine(text_on=Ray(address="127.0.0.1:1")))

@@ -22,13 +22,14 @@ SCRIPT = """
 import json, pickle, sys
 from pathlib import Path
 from corpora import read_documents, run
-from llmrecipe import HubDataset
+from llmrecipe.recipe.quantity import Fraction
+from llmrecipe.recipe.source import HubDataset
 from llmrecipe.engines.datatrove.readers.sources import reader_of
 from llmrecipe.errors import StageError
 from llmrecipe.sections import PrepareSection
 
 def prepared(source):
-    section = PrepareSection(source=source, clean=(), heldout_fraction=0.3, shards=4)
+    section = PrepareSection(source=source, clean=(), heldout=Fraction(0.3), shards=4)
     output = run("prepare", section, Path("out").absolute()).output
     return {d["id"]: d["text"] for split in ("train", "heldout") for d in read_documents(output / "documents", split)}
 

@@ -21,19 +21,12 @@ from strategies import SMALL
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from llmrecipe import (
-    CsvFiles,
-    HubDataset,
-    JsonlFiles,
-    ParquetFiles,
-    PythonPackages,
-    WarcFiles,
-    origins,
-    preflight,
-)
+from llmrecipe import origins, preflight
 from llmrecipe.engines.datatrove.readers.sources import reader_of
 from llmrecipe.errors import StageError
 from llmrecipe.plan.planner import plan
+from llmrecipe.recipe.quantity import Fraction
+from llmrecipe.recipe.source import CsvFiles, HubDataset, JsonlFiles, ParquetFiles, PythonPackages, WarcFiles
 from llmrecipe.sections import PrepareSection
 
 TEXTS = [f"document {number}, with a text of its own" for number in range(40)]
@@ -49,7 +42,7 @@ def project(tmp_path, monkeypatch):
 
 def prepared(source, folder="out"):
     """The documents of both splits by id."""
-    section = PrepareSection(source=source, clean=(), heldout_fraction=0.3, shards=2)
+    section = PrepareSection(source=source, clean=(), heldout=Fraction(0.3), shards=2)
     context = run("prepare", section, Path(folder).absolute())
     documents = context.output / "documents"
     return {d["id"]: d["text"] for split in ("train", "heldout") for d in read_documents(documents, split)}

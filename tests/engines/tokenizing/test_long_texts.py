@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from llmrecipe import ByteLevelBPE, JsonlFiles, Unigram
+from llmrecipe import ByteLevelBPE, Unigram
 from llmrecipe.engines.datatrove import tokenize
 from llmrecipe.engines.tokenizing import long_texts
 from llmrecipe.engines.tokenizing.long_texts import cut
+from llmrecipe.recipe.quantity import Fraction
+from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
 
 
@@ -35,7 +37,7 @@ def test_a_long_document_has_the_tokens_of_the_whole(tmp_path, monkeypatch, toke
     generator = np.random.default_rng(0)
     documents = [" ".join(generator.choice(words, 200)) for _ in range(8)]
     write_jsonl(tmp_path / "data.jsonl", documents)
-    section = PrepareSection(source=JsonlFiles(paths=("*.jsonl",)), clean=(), heldout_fraction=0.3, shards=1)
+    section = PrepareSection(source=JsonlFiles(paths=("*.jsonl",)), clean=(), heldout=Fraction(0.3), shards=1)
     inputs = {"documents": run("prepare", section, tmp_path / "a").output / "documents"}
     made = run("tokenizer", TokenizerSection(tokenizer=tokenizer), tmp_path / "b", inputs).output / "tokenizer"
     monkeypatch.setattr(tokenize, "ENCODED_AT_ONCE", 250)
@@ -43,7 +45,7 @@ def test_a_long_document_has_the_tokens_of_the_whole(tmp_path, monkeypatch, toke
 
     alone = AutoTokenizer.from_pretrained(made)
     found = []
-    description = json.loads((output / "tokens.json").read_text())
+    description = json.loads((output / "card.json").read_text())
     for split in description["splits"].values():
         row = np.concatenate([np.fromfile(output / name, description["dtype"]) for name in split["files"]])
         ends = np.flatnonzero(row == alone.eos_token_id)

@@ -20,8 +20,9 @@ def write_split(directory: Path, shards: list[np.ndarray], dtype: str, vocab_siz
     for name, shard in zip(names, shards, strict=True):
         shard.astype({"uint16": "<u2", "uint32": "<u4"}[dtype]).tofile(directory / name)
     split = {"files": names, "tokens": sum(map(len, shards)), "documents": 1, "text_bytes": 10}
-    description = {"dtype": dtype, "vocab_size": vocab_size, "end_of_text_id": 0, "splits": {"train": split}}
-    (directory / "tokens.json").write_text(json.dumps(description))
+    card = {"dtype": dtype, "vocab_size": vocab_size, "end_of_text_id": 0, "splits": {"train": split}}
+    card |= {"tokenizer": "", "special_tokens": {}, "masking": None}
+    (directory / "card.json").write_text(json.dumps(card))
     artifacts.seal(directory, "tokens")
     return directory
 

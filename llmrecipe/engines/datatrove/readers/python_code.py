@@ -11,7 +11,6 @@ from pathlib import Path, PurePath
 
 from llmrecipe import origins
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.source import PINNED
 
 _TEST_FOLDERS = {"test", "tests", "idle_test"}
 
@@ -87,7 +86,7 @@ def installed(packages: Iterable[str], where: str) -> dict[str, Path]:
         # An editable installation has nothing but a module that leads to the source code.
         files = {
             PurePath(file): Path(file.locate())
-            for file in distribution(PINNED.fullmatch(package)["name"]).files or ()
+            for file in distribution(package.partition("==")[0]).files or ()
             if file.suffix == ".py" and ".." not in file.parts and not file.name.startswith("__editable__")
         }
         modules = _hand_written(files)

@@ -13,17 +13,19 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Literal
+from types import CodeType, ModuleType
+from typing import Any, Literal
 
 from llmrecipe.engines.nanotron.port import attention
 from llmrecipe.errors import StageError
 
 VERSION = "0.4"
 Device = Literal["cpu", "cuda"]
+
+_REINSTALL = f"pip install --force-reinstall --no-deps nanotron=={VERSION}"
 
 # Of its sources: their paths and contents.
 _DIGEST = "79fec03bb444024e5d3adbf92f454bbe194a11bd7c6cfb88b18335e6d1a4c9fc"
@@ -47,7 +49,10 @@ def load(device: Device) -> None:
                 f"nanotron is loaded for {finder.device} in this process; use another process for {device}"
             )
         return
-    _refuse_a_changed_copy(Path(importlib.util.find_spec("nanotron").origin).parent)
+    found = importlib.util.find_spec("nanotron")
+    if found is None or found.origin is None:
+        raise StageError(f"nanotron {VERSION} has lost its modules; run `{_REINSTALL}`")
+    _refuse_a_changed_copy(Path(found.origin).parent)
     sys.meta_path.insert(0, _Finder(device))
     # nanotron asserts it for overlapping communication; without a GPU it means nothing.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
@@ -65,8 +70,7 @@ def _refuse_a_changed_copy(package: Path) -> None:
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     if digest.hexdigest() != _DIGEST:
         raise StageError(
-            f"{package}: not nanotron {VERSION} as it was published, for which the mends are made; run "
-            f"`pip install --force-reinstall --no-deps nanotron=={VERSION}`"
+            f"{package}: not nanotron {VERSION} as it was published, for which the mends are made; run `{_REINSTALL}`"
         )
 
 
@@ -76,11 +80,13 @@ class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, device: Device) -> None:
         self.device = device
 
-    def find_spec(self, fullname: str, path=None, target=None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if fullname.partition(".")[0] != "nanotron":
             return None
         found = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if found is None or not isinstance(found.loader, importlib.machinery.SourceFileLoader):
+        if found is None or found.origin is None or not isinstance(found.loader, importlib.machinery.SourceFileLoader):
             return found
         return importlib.util.spec_from_file_location(
             fullname,
@@ -97,10 +103,11 @@ class _Loader(importlib.machinery.SourceFileLoader):
         super().__init__(fullname, path)
         self.device = device
 
-    def get_code(self, fullname: str):
+    def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
         tree = _Rewriter(fullname, self.device).visit(ast.parse(self.get_data(path), path))
-        return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
+        code: CodeType = compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
+        return code
 
 
 class _Rewriter(ast.NodeTransformer):
@@ -144,7 +151,7 @@ def _flash_attention_stand_in() -> Iterator[None]:
 
     The names go again afterwards: transformers would take the stand-ins for the real thing.
     """
-    names = {
+    names: dict[str, dict[str, Any]] = {
         "flash_attn": {"bert_padding": None},
         "flash_attn.bert_padding": {},
         "flash_attn.flash_attn_interface": {"flash_attn_varlen_func": _absent, "flash_attn_with_kvcache": None},

@@ -61,7 +61,10 @@ def _initialize_gloo() -> bool:
 def _buffered_send(tensor: torch.Tensor, dst: int, group: Any = None, tag: int = 0) -> None:
     # A gloo send blocks until it is received, NCCL's does not: one-forward-one-backward would deadlock.
     copy = tensor.detach().clone()
-    _sends.append((torch.distributed.isend(copy, dst=dst, group=group, tag=tag), copy))
+    work = torch.distributed.isend(copy, dst=dst, group=group, tag=tag)
+    # None for a rank that isn't in the group.
+    if work is not None:
+        _sends.append((work, copy))
 
 
 def _buffered_send_tensors(self: p2p.P2P, tensors: list[torch.Tensor], to_rank: int, tag: int = 0) -> None:

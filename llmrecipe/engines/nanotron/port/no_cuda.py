@@ -10,7 +10,7 @@ def is_available() -> bool:
     return False
 
 
-def set_device(_) -> None:
+def set_device(_: object) -> None:
     """There is one device."""
 
 

@@ -1,0 +1,26 @@
+"""What a module of the user's own needs to define words: cleaners, measures, models and the stages that make them."""
+
+from llmrecipe.plan.draft import Draft, Products, plans
+from llmrecipe.recipe.cleaning import CustomCleaner
+from llmrecipe.recipe.kinds import Model, Objective, Text, Tokenizer
+from llmrecipe.recipe.measure import CustomMeasure, MeasuredModel
+from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.schema import UNWRITTEN, define
+from llmrecipe.sections import Section
+
+__all__ = [
+    "UNWRITTEN",
+    "CustomCleaner",
+    "CustomMeasure",
+    "Draft",
+    "MeasuredModel",
+    "Model",
+    "Network",
+    "Objective",
+    "Products",
+    "Section",
+    "Text",
+    "Tokenizer",
+    "define",
+    "plans",
+]

@@ -1,0 +1,70 @@
+"""What a user's code did wrong with the words of the language, in words of its own."""
+
+import re
+from collections.abc import Iterator
+from types import TracebackType
+
+import attrs
+
+from llmrecipe import catalogue
+from llmrecipe.errors import suggestion
+from llmrecipe.recipe import evolve
+from llmrecipe.recipe.schema import Word
+
+
+def of_fields(error: BaseException) -> str | None:
+    """A call of a word with the wrong fields, or of `evolve`; None for any other error."""
+    if not isinstance(error, TypeError):
+        return None
+    if _raised_in(error.__traceback__) == evolve.__file__:
+        return str(error)
+    call = re.match(r"([\w.]+)\.__init__\(\) (.*)", str(error), re.DOTALL)
+    cls = next((cls for cls in _subclasses(Word) if call and cls.__qualname__ == call[1]), None)
+    if call is None or cls is None:
+        return None
+    fields = [field.alias or field.name for field in attrs.fields(cls)]
+    unknown = re.match(r"got an unexpected keyword argument '(\w+)'", call[2])
+    if unknown:
+        return f"{cls.__name__} has no field {unknown[1]!r}{suggestion(unknown[1], fields)}"
+    if call[2].startswith("missing"):
+        missing = re.findall(r"'(\w+)'", call[2])
+        return f"{cls.__name__} needs {', '.join(missing)}"
+    return f"{cls.__name__} takes its fields by name: {cls.__name__}({', '.join(f'{name}=…' for name in fields)})"
+
+
+def near_word(error: BaseException) -> str | None:
+    """The word of the language that was meant by a name that isn't known, with its room; None for any other error."""
+    room = ""
+    if isinstance(error, NameError):
+        given = error.name
+    elif isinstance(error, AttributeError):
+        given, room = error.name, _room(error.obj)
+        if not room:
+            return None
+    elif isinstance(error, ImportError):
+        found = re.match(r"cannot import name '(\w+)' from 'llmrecipe(?:\.recipe\.(\w+))?'", str(error))
+        given, room = (found[1], found[2] or "") if found else (None, "")
+    else:
+        return None
+    return catalogue.near(given, room) if given else None
+
+
+def _room(owner: object) -> str:
+    """How a module of the language is written; empty for any other object."""
+    if owner is catalogue.llmrecipe:
+        return "llmrecipe"
+    return next((name for name, module in catalogue.rooms().items() if module is owner), "")
+
+
+def _raised_in(frames: TracebackType | None) -> str | None:
+    last = None
+    while frames is not None:
+        last, frames = frames.tb_frame.f_code.co_filename, frames.tb_next
+    return last
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    """All classes below `cls`, the newest first: a file that was read again defines the same one again."""
+    for below in reversed(cls.__subclasses__()):
+        yield below
+        yield from _subclasses(below)

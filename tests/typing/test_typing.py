@@ -1,0 +1,77 @@
+"""A user's recipe is checked by mypy and by pyright before anything runs, with the types that the package ships."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+from llmrecipe.cli.main import main
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Findings = dict[int, str]
+"""What was said of each line, by its number."""
+
+
+def by_mypy(*files: Path) -> Findings:
+    """In the repository, since mypy looks for packages there, and of these files alone."""
+    command = ["--follow-imports=silent", "--no-error-summary", "--no-pretty", "--strict", *map(str, files)]
+    done = run("mypy", *command)
+    return collected(re.findall(r"^.+?:(\d+): error: (.*)", done, re.MULTILINE))
+
+
+def by_pyright(*files: Path) -> Findings:
+    """With pyright's usual settings, as in an editor."""
+    done = json.loads(run("pyright", "--outputjson", "--pythonpath", sys.executable, *map(str, files)))
+    return collected((each["range"]["start"]["line"] + 1, each["message"]) for each in done["generalDiagnostics"])
+
+
+def run(tool: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", tool, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return done.stdout
+
+
+def collected(rows) -> Findings:
+    findings: Findings = {}
+    for line, message in rows:
+        findings[int(line)] = findings.get(int(line), "") + message + "\n"
+    return findings
+
+
+@pytest.fixture(scope="module", params=[by_mypy, by_pyright])
+def checker(request):
+    return request.param
+
+
+@pytest.fixture
+def first_recipes(tmp_path, monkeypatch) -> list[Path]:
+    """The recipes that `llmrecipe init` writes, with their machines."""
+    monkeypatch.chdir(tmp_path)
+    Path("tale.txt").write_text("once upon a time\n" * 10_000)
+    assert main(["init", "tales", "tale.txt"]) == 0
+    assert main(["init", "python"]) == 0
+    return [tmp_path / "tales/recipes/first.py", tmp_path / "python/recipes/first.py"]
+
+
+def test_a_recipe_with_a_word_of_the_users_own_passes(checker):
+    assert checker(RECIPES / "right.py") == {}
+
+
+def test_every_wrong_word_field_and_type_is_found_at_its_line(checker):
+    lines = (RECIPES / "wrong.py").read_text().splitlines()
+    expected = {number: line.rpartition("  # ")[2] for number, line in enumerate(lines, 1) if "  # " in line}
+    findings = checker(RECIPES / "wrong.py")
+    assert findings.keys() == expected.keys()
+    for line, word in expected.items():
+        assert word in findings[line]
+
+
+def test_the_recipe_that_init_writes_passes(checker, first_recipes):
+    # One at a time: they have one name.
+    for recipe in first_recipes:
+        assert checker(recipe, recipe.with_name("machines.py")) == {}
