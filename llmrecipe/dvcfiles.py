@@ -1,8 +1,8 @@
-"""`dvc.yaml` and `params.yaml`: the one place that knows how a pipeline is written for DVC.
+"""`dvc.yaml`, `params/` and `params.yaml`: the one place that knows how a pipeline is written for DVC.
 
-Entries of an earlier plan are replaced, and everything else in the files stays as it is. A stage is an earlier plan's if
-its `meta` names us and its command names it; a section of `params.yaml`, if such a stage has its name, or if a planned
-one has and the section can be read as its own: a crash may have left the two files at odds.
+Entries of an earlier plan are replaced, and everything else in the files stays as it is. A stage is an earlier plan's
+if its `meta` names us and its command names it; a section is, if such a stage has its name, or if a planned one has and
+the section can be read as its own: a crash may have left the files at odds.
 
 The stage that a recipe ends in also holds where the recipe was found, so the next plan can keep it.
 """
@@ -11,14 +11,14 @@ import inspect
 import posixpath
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import yaml
 
-from llmrecipe import artifacts, codec, machines
+from llmrecipe import artifacts, codec, layout, machines
 from llmrecipe.errors import PlanError, RecipeError
 from llmrecipe.extensions import extensions_of
 from llmrecipe.plan.pipeline import Pipeline
@@ -28,7 +28,6 @@ from llmrecipe.sections import ReportSection, section_of_kind
 from llmrecipe.yamltext import YamlText
 
 PIPELINE_FILE = "dvc.yaml"
-PARAMS_FILE = "params.yaml"
 
 _OWNER_KEY = "llmrecipe"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -36,9 +35,12 @@ _PIPELINE_HEADER = f"""\
 # `llmrecipe plan` writes the stages that have `meta.{_OWNER_KEY}` and the plots named after them.
 # All else is yours: it stays as it is.
 """
-_PARAMS_HEADER = f"""\
-# `llmrecipe plan` writes a section for each of its stages, and `{machines.ENTRY}`, which no stage tracks.
-# All else is yours: it stays as it is.
+_PARAMS_HEADER = """\
+# `llmrecipe plan` writes a section for each of its stages. All else is yours: it stays as it is.
+"""
+_MACHINES_HEADER = f"""\
+# `llmrecipe plan --machine` writes `{machines.ENTRY}`: what runs all stages, or those of a model, a text or one stage.
+# No stage tracks it: nothing runs again for another machine. All else is yours: it stays as it is.
 """
 
 
@@ -55,34 +57,35 @@ class Recorded:
     stages: dict[str, Any]
     """Its entries of `dvc.yaml`, by name."""
 
-    sections: dict[str, Any]
-    """Its sections of `params.yaml`, by name."""
+    def sections(self, root: Path) -> dict[str, Any]:
+        """Its sections of the parameters, by stage."""
+        files = {_params_file(entry): None for entry in self.stages.values()}
+        known: dict[str, Any] = {}
+        for file in files:
+            known |= _load(root / file)
+        return {name: known[name] for name in self.stages if name in known}
 
 
 def recorded(root: Path) -> dict[str, Recorded]:
     """The recipes that are planned in the project at `root`, by name.
 
     Raises:
-        PlanError: a file can't be read.
+        PlanError: `dvc.yaml` can't be read.
     """
-    # For what is wrong with a file, and where.
+    # For what is wrong with the file, and where.
     YamlText.read(root / PIPELINE_FILE)
-    YamlText.read(root / PARAMS_FILE)
     stages = _load(root / PIPELINE_FILE).get("stages") or {}
-    sections = _load(root / PARAMS_FILE)
     ours = {name: entry for name, entry in stages.items() if _is_ours(name, entry)}
     makers = {out: name for name, entry in ours.items() for out in _outputs(entry)}
     found = {}
-    for entry in ours.values():
+    for name, entry in ours.items():
         meta = entry["meta"][_OWNER_KEY]
         if isinstance(meta, dict) and "recipe" in meta:
-            names = list(_behind(f"{meta['owner']}-{ReportSection.tag}", ours, makers))
-            found[meta["owner"]] = Recorded(
-                name=meta["owner"],
-                reference=meta["recipe"],
-                stages={name: ours[name] for name in names},
-                sections={name: sections[name] for name in names if name in sections},
+            behind = _behind(name, ours, makers)
+            recipe = Recorded(
+                name=meta["owner"], reference=meta["recipe"], stages={each: ours[each] for each in behind}
             )
+            found[recipe.name] = recipe
     return found
 
 
@@ -91,7 +94,7 @@ def write(
     root: Path,
     *,
     references: Mapping[str, str],
-    kept: tuple[Recorded, ...] = (),
+    kept: Sequence[Recorded] = (),
     machines_of: Mapping[str, Machine] | None = None,
 ) -> list[Path]:
     """Write a pipeline into the DVC project at `root`; the files that had to be changed.
@@ -111,31 +114,64 @@ def write(
     _refuse_other_folders(root)
     _refuse_odd_names(pipeline)
     dvc = YamlText.read(root / PIPELINE_FILE, fresh=_PIPELINE_HEADER)
-    params = YamlText.read(root / PARAMS_FILE, fresh=_PARAMS_HEADER)
-    written = {name for name, entry in dvc.entries("stages").items() if _is_ours(name, entry)}
-    _refuse_overlaps(pipeline, dvc, written)
-    sections = {stage.name: codec.unstructure(stage.section) for stage in pipeline.stages}
-    taken = _left_by_a_crash(pipeline, params, written)
-    _refuse_taken_sections(pipeline, params, written | taken)
+    # Its scalars are texts, which is all that these look at.
+    entries = dvc.entries("stages")
+    before = {name: entry for name, entry in entries.items() if _is_ours(name, entry)}
+    _refuse_overlaps(pipeline, dvc, entries, before.keys())
     stages = {stage.name: _stage_entry(stage, root, references) for stage in pipeline.stages}
+    sections = {stage.name: codec.unstructure(stage.section) for stage in pipeline.stages}
     for recipe in kept:
-        _refuse_changes(recipe, stages, sections)
-        stages = {**stages, **recipe.stages}
-        sections = {**sections, **recipe.sections}
-    plots = [title for title in dvc.entries("plots") if title.split(" ")[0] in written - _names(kept)]
+        written = recipe.sections(root)
+        _refuse_changes(recipe, written, stages, sections)
+        stages, sections = {**stages, **recipe.stages}, {**sections, **written}
+    staying = {name for recipe in kept for name in recipe.stages}
+    plots = [title for title in dvc.entries("plots") if title.split(" ")[0] in before.keys() - staying]
     new_dvc = dvc.replace("plots", plots, [plot for stage in pipeline.stages for plot in _plots(stage)])
-    new_dvc = new_dvc.replace("stages", written, stages)
-    replaced = written | taken
-    if machines_of is not None:
-        replaced = replaced | {machines.ENTRY}
-        sections[machines.ENTRY] = {key: codec.unstructure(machine) for key, machine in machines_of.items()}
-    new_params = params.replace(None, replaced, sections)
-    changed = []
-    for file in (new_params, new_dvc):
-        if not file.path.exists() or file.path.read_bytes() != file.text.encode():
-            artifacts.write_text(file.path, file.text)
-            changed.append(file.path)
-    return changed
+    new_dvc = new_dvc.replace("stages", before, stages)
+    # `dvc.yaml` last: what a crash leaves of the others is known again.
+    files = [*_parameters(root, pipeline, before, stages, sections), *_machines(root, machines_of), new_dvc]
+    return [file.path for file in files if _put(file)]
+
+
+def _parameters(
+    root: Path, pipeline: Pipeline, before: Mapping[str, Any], stages: Mapping[str, Any], sections: Mapping[str, Any]
+) -> Iterator[YamlText]:
+    """The files of parameters, with the sections of stages that are and without those of stages that were."""
+    kinds = {stage.name: stage.kind for stage in pipeline.stages}
+    files: dict[str, dict[str, None]] = {}
+    for name, entry in [*before.items(), *stages.items()]:
+        files.setdefault(_params_file(entry), {})[name] = None
+    for file, names in sorted(files.items()):
+        text = YamlText.read(root / file, fresh=_PARAMS_HEADER)
+        ours = {name for name in names if name in before}
+        for name in text.entries():
+            if name in kinds and name not in before:
+                if not _is_section(_load(root / file)[name], kinds[name]):
+                    reason = f"the section {name!r} was written by hand, but a planned stage needs it"
+                    raise text.refuse(None, name, reason)
+                ours.add(name)
+        yield text.replace(None, ours, {name: sections[name] for name in stages if name in names and name in sections})
+
+
+def _machines(root: Path, chosen: Mapping[str, Machine] | None) -> Iterator[YamlText]:
+    text = YamlText.read(root / layout.MACHINES_FILE, fresh=_MACHINES_HEADER)
+    if chosen is None and machines.ENTRY in text.entries():
+        return
+    entry = {key: codec.unstructure(machine) for key, machine in (chosen or {machines.DEFAULT: Machine()}).items()}
+    yield text.replace(None, [machines.ENTRY], {machines.ENTRY: entry})
+
+
+def _put(file: YamlText) -> bool:
+    """Write a file, or take it away if it is one of parameters with nothing in it; whether it wasn't so before."""
+    if file.path.parent.name == layout.PARAMS and not file.entries():
+        existed = file.path.exists()
+        file.path.unlink(missing_ok=True)
+        return existed
+    if file.path.exists() and file.path.read_bytes() == file.text.encode():
+        return False
+    file.path.parent.mkdir(exist_ok=True)
+    artifacts.write_text(file.path, file.text)
+    return True
 
 
 def planned_machines(root: Path) -> dict[str, Machine]:
@@ -144,14 +180,8 @@ def planned_machines(root: Path) -> dict[str, Machine]:
     Raises:
         RecipeError: the entry isn't one.
     """
-    entry = _load(root / PARAMS_FILE).get(machines.ENTRY) or {}
-    return {
-        key: codec.structure(value, Machine, f"{PARAMS_FILE}:{machines.ENTRY}.{key}") for key, value in entry.items()
-    }
-
-
-def _names(recipes: tuple[Recorded, ...]) -> set[str]:
-    return {name for recipe in recipes for name in recipe.stages}
+    known = machines.planned(root / layout.MACHINES_FILE)
+    return {key: machine for key in known.entries if (machine := known.find(key, key)) is not None}
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -167,7 +197,8 @@ def _is_ours(name: str, entry: Any) -> bool:
         isinstance(entry, dict)
         and isinstance(meta := entry.get("meta"), dict)
         and _OWNER_KEY in meta
-        and f" --name {name} " in str(entry.get("cmd"))
+        and f" --name {name} --params " in str(entry.get("cmd"))
+        and isinstance(entry.get("params"), list)
     )
 
 
@@ -189,7 +220,7 @@ def _stage_entry(stage: Stage, root: Path, references: Mapping[str, str]) -> dic
         "desc": inspect.getdoc(type(stage.section)),
         "cmd": _literal(shlex.join(_command(stage, root))),
         "deps": sorted(map(_literal, stage.inputs.values())),
-        "params": [stage.name],
+        "params": [{layout.params_file(stage.owner): [stage.name]}],
         "outs": [f"{stage.output}/{name}" for name in stage.outs],
         "metrics": [f"{stage.output}/{name}" for name in stage.metrics],
         "meta": {_OWNER_KEY: owner},
@@ -199,7 +230,7 @@ def _stage_entry(stage: Stage, root: Path, references: Mapping[str, str]) -> dic
 
 def _command(stage: Stage, root: Path) -> list[str]:
     """The command line that does a stage's work, in the project's folder."""
-    command = ["llmrecipe", "stage", stage.kind, "--name", stage.name]
+    command = ["llmrecipe", "stage", stage.kind, "--name", stage.name, "--params", layout.params_file(stage.owner)]
     for role, path in stage.inputs.items():
         command += ["--input", f"{role}={path}"]
     for path in extensions_of(stage.section, root):
@@ -220,15 +251,6 @@ def _literal(text: str) -> str:
     return text.replace("${", r"\${")
 
 
-def _left_by_a_crash(pipeline: Pipeline, params: YamlText, written: set[str]) -> set[str]:
-    """Sections that an earlier plan wrote before it could write their stages."""
-    candidates = {stage.name: stage.kind for stage in pipeline.stages if stage.name not in written}
-    if not candidates.keys() & params.entries().keys():
-        return set()
-    sections = _load(params.path)
-    return {name for name, kind in candidates.items() if name in sections and _is_section(sections[name], kind)}
-
-
 def _is_section(data: Any, kind: str) -> bool:
     cls = section_of_kind(kind)
     if cls is None:
@@ -240,9 +262,11 @@ def _is_section(data: Any, kind: str) -> bool:
     return True
 
 
-def _refuse_changes(recipe: Recorded, stages: Mapping[str, Any], sections: Mapping[str, Any]) -> None:
-    for name in recipe.stages.keys() & stages.keys():
-        if recipe.stages[name] != stages[name] or recipe.sections.get(name) != sections[name]:
+def _refuse_changes(
+    recipe: Recorded, written: Mapping[str, Any], stages: Mapping[str, Any], sections: Mapping[str, Any]
+) -> None:
+    for name in recipe.stages:
+        if name in stages and (recipe.stages[name] != stages[name] or written.get(name) != sections[name]):
             raise PlanError(
                 f"the stage {name} would change, and the recipe {recipe.name!r} ({recipe.reference}), which can't be "
                 f"planned again, depends on it as it is; mend {recipe.reference}, or take it out with "
@@ -265,16 +289,9 @@ def _refuse_odd_names(pipeline: Pipeline) -> None:
             raise PlanError(f"{stage.owner!r} can't name stages: use letters, digits, '_' and '-', not '-' first")
 
 
-def _refuse_taken_sections(pipeline: Pipeline, params: YamlText, written: set[str]) -> None:
-    planned = {stage.name for stage in pipeline.stages}
-    for name in params.entries():
-        if name not in written and name in planned:
-            raise params.refuse(None, name, f"the section {name!r} was written by hand, but a planned stage needs it")
-
-
-def _refuse_overlaps(pipeline: Pipeline, dvc: YamlText, written: set[str]) -> None:
+def _refuse_overlaps(pipeline: Pipeline, dvc: YamlText, entries: Mapping[str, Any], written: Collection[str]) -> None:
     planned = {stage.name: stage.output for stage in pipeline.stages}
-    for name, entry in dvc.entries("stages").items():
+    for name, entry in entries.items():
         if name in written:
             continue
         if name in planned:
@@ -286,6 +303,11 @@ def _refuse_overlaps(pipeline: Pipeline, dvc: YamlText, written: set[str]) -> No
                         f"the output {path} of {name!r} overlaps with {folder}, the folder of the planned {other!r}"
                     )
                     raise dvc.refuse("stages", name, reason)
+
+
+def _params_file(entry: Any) -> str:
+    """Where the section of one of our stages is."""
+    return str(next(iter(entry["params"][0])))
 
 
 def _outputs(entry: Any) -> Iterator[str]:

@@ -34,19 +34,31 @@ def load_extension(path: Path) -> None:
         raise LoadError(f"{path}: failed with {type(error).__name__}: {error}") from error
 
 
+def modules_of(value: Word) -> list[str]:
+    """The modules outside this package that define `value` and what is below it, sorted.
+
+    Processes that this one starts can import them once it has loaded them.
+    """
+    return sorted({type(word).__module__ for word in _words(value) if _is_theirs(type(word))})
+
+
 def extensions_of(value: Word, root: Path) -> list[str]:
     """The files outside this package that define `value` and what is below it, relative to `root`, sorted.
 
     Raises:
         LoadError: a word is defined in a recipe's own file, which processes of a stage can't import, or elsewhere.
     """
-    return sorted({_relative(type(word), root) for word in _words(value) if _OURS not in file_of(type(word)).parents})
+    return sorted({_relative(type(word), root) for word in _words(value) if _is_theirs(type(word))})
 
 
 def _words(value: Word) -> Iterator[Word]:
     yield value
     for _, part in parts(value, ""):
         yield from _words(part)
+
+
+def _is_theirs(cls: type[Word]) -> bool:
+    return _OURS not in file_of(cls).parents
 
 
 def _relative(cls: type[Word], root: Path) -> str:

@@ -1,13 +1,24 @@
-"""Where stages leave what they make: `artifacts/OWNER/LABEL/`, next to it what was measured of the very run."""
+"""Where stages find their parameters and leave what they make: `params/OWNER.yaml` and `artifacts/OWNER/LABEL/`."""
 
 from pathlib import Path, PurePosixPath
 
 ARTIFACTS = "artifacts"
 
+PARAMS = "params"
+"""DVC reads a file of parameters again for every stage that names it: one for all takes the square of their number."""
+
+MACHINES_FILE = Path("params.yaml")
+"""The file of the `machine` entry, which no stage tracks."""
+
 
 def folder(owner: str, label: str) -> str:
     """The output folder of the stage `OWNER-LABEL`, relative to the project."""
     return f"{ARTIFACTS}/{owner}/{label}"
+
+
+def params_file(owner: str) -> str:
+    """The file of the sections of a value's stages, relative to the project."""
+    return f"{PARAMS}/{owner}.yaml"
 
 
 def owner_of(output: Path | PurePosixPath) -> str:

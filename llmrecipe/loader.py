@@ -175,9 +175,7 @@ def _factory(module: ModuleType, path: Path, function: str, wanted: type) -> Cal
     if value is None:
         raise LoadError(f"{path}: no function {function!r}{suggestion(function, list(own))}")
     if not inspect.isfunction(value):
-        raise LoadError(
-            f"{path}: {function} is {shown(value)}; a {noun.lower()} is a function that returns a {noun}"
-        )
+        raise LoadError(f"{path}: {function} is {shown(value)}; a {noun.lower()} is a function that returns a {noun}")
     if _required(value):
         raise LoadError(
             f"{path}: {function}() needs {', '.join(_required(value))}; a {noun.lower()} is a function without "

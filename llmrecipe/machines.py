@@ -1,10 +1,11 @@
-"""Which machine a stage runs on: the `machine` entry of `params.yaml`, or a person's own choice; no stage tracks either."""
+"""Which machine a stage runs on: the `machine` entry of `params.yaml`, or a person's own choice; no stage tracks it."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
+import yaml
 
 from llmrecipe import codec
 from llmrecipe.errors import StageError
@@ -51,6 +52,18 @@ class Machines:
         return None
 
 
-def planned(data: Mapping[str, Any], params: Path) -> Machines:
-    """The machines that parameters name."""
-    return Machines.of(data.get(ENTRY), f"{params}:{ENTRY}")
+def planned(path: Path) -> Machines:
+    """The machines that a file of parameters names; none if there is no file.
+
+    Raises:
+        StageError: it can't be read.
+    """
+    try:
+        data = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
+    except FileNotFoundError:
+        return Machines({}, str(path))
+    except yaml.YAMLError as error:
+        raise StageError(f"{path}: not YAML: {error}") from None
+    if not isinstance(data or {}, dict):
+        raise StageError(f"{path}: must be a mapping; run `llmrecipe plan`")
+    return Machines.of((data or {}).get(ENTRY), f"{path}:{ENTRY}")

@@ -79,7 +79,7 @@ def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:
             if on_cpu and word.training.precision == "bfloat16" and not _multiplies_bfloat16():
                 reason = (
                     "'bfloat16' is many times slower than 'float32' on this CPU, which lacks avx512_bf16; use "
-                    "precision=\"float32\", which gives another model, or another machine"
+                    'precision="float32", which gives another model, or another machine'
                 )
                 found.append(Violation(f"{path}.training.precision", reason))
     return found

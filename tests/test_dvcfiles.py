@@ -2,6 +2,8 @@
 
 import shlex
 from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -82,14 +84,27 @@ def write(project, *recipes: Recipe) -> list[str]:
     return [path.name for path in dvcfiles.write(plan(recipes), project, references=references)]
 
 
+def files(project) -> list[Path]:
+    return sorted([*project.glob("*.yaml"), *project.glob("params/*.yaml")])
+
+
 def contents(project) -> dict[str, bytes]:
-    return {name: (project / name).read_bytes() for name in ("dvc.yaml", "params.yaml") if (project / name).exists()}
+    return {path.relative_to(project).as_posix(): path.read_bytes() for path in files(project)}
+
+
+def sections(project) -> dict[str, Any]:
+    """The sections of all stages."""
+    return {name: section for path in project.glob("params/*.yaml") for name, section in read(path).items()}
+
+
+def read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text()) or {}
 
 
 def without_planned(project, *recipes: Recipe) -> tuple[dict, dict]:
-    """Both files without the stages, plots and sections of `recipes`, as PyYAML reads them."""
+    """The pipeline and all parameters without the stages, plots and sections of `recipes`, as PyYAML reads them."""
     planned = {stage.name for stage in plan(recipes).stages}
-    dvc, params = (yaml.safe_load((project / name).read_text()) for name in ("dvc.yaml", "params.yaml"))
+    dvc, params = read(project / "dvc.yaml"), sections(project)
     dvc["stages"] = {name: stage for name, stage in dvc["stages"].items() if name not in planned}
     dvc["plots"] = [plot for plot in dvc["plots"] if next(iter(plot)).split()[0] not in planned]
     return dvc, {name: section for name, section in params.items() if name not in planned}
@@ -99,11 +114,16 @@ def test_equal_recipes_give_equal_bytes_and_are_written_once(tmp_path):
     projects = [tmp_path / name for name in "ab"]
     for project in projects:
         (project / ".dvc").mkdir(parents=True)
-        assert write(project, RECIPE, OTHER) == ["params.yaml", "dvc.yaml"]
+        assert write(project, RECIPE, OTHER) == [
+            *(f"{owner}.yaml" for owner in ("books-bpe-300", "books-bpe-400", "books", "other", "small")),
+            *(f"{owner}.yaml" for owner in ("tiny-w4a16", "tiny", "wide")),
+            "params.yaml",
+            "dvc.yaml",
+        ]
     assert contents(projects[0]) == contents(projects[1])
-    times = [path.stat().st_mtime_ns for path in projects[0].glob("*.yaml")]
+    times = [path.stat().st_mtime_ns for path in files(projects[0])]
     assert write(projects[0], RECIPE, OTHER) == []
-    assert [path.stat().st_mtime_ns for path in projects[0].glob("*.yaml")] == times
+    assert [path.stat().st_mtime_ns for path in files(projects[0])] == times
 
 
 def test_dvc_accepts_the_pipeline_and_sees_its_graph(project):
@@ -119,20 +139,21 @@ def test_dvc_accepts_the_pipeline_and_sees_its_graph(project):
             f"{planned[stage.name].output}/{name}" for name in planned[stage.name].metrics
         }
         assert all(out.use_cache for out in stage.outs)
-        files = {dep.def_path for dep in stage.deps if dep.def_path != "params.yaml"}
+        files = {dep.def_path for dep in stage.deps if not dep.def_path.startswith("params/")}
         assert files == set(planned[stage.name].inputs.values())
 
 
 def test_each_stage_tracks_its_own_section_alone(project):
     write(project, RECIPE, OTHER)
     for stage in opened(project).index.stages:
-        (params,) = [dep for dep in stage.deps if dep.def_path == "params.yaml"]
+        (params,) = [dep for dep in stage.deps if dep.def_path.startswith("params")]
         assert params.params == [stage.name]
+        assert params.def_path == f"params/{stage.outs[0].def_path.split('/')[1]}.yaml"
 
 
 def test_a_stage_reads_back_the_section_that_the_recipe_gave(project):
     write(project, RECIPE)
-    params = yaml.safe_load((project / "params.yaml").read_text())
+    params = sections(project)
     for stage in plan([RECIPE]).stages:
         assert codec.structure(params[stage.name], type(stage.section), stage.name) == stage.section
 
@@ -143,9 +164,8 @@ def test_machines_are_in_an_entry_of_their_own_that_a_plan_without_them_leaves_a
     without = contents(project)
     dvcfiles.write(plan([RECIPE]), project, references={"small": "recipes/small.py"}, machines_of=machines)
     assert dvcfiles.planned_machines(project) == machines
-    assert contents(project)["dvc.yaml"] == without["dvc.yaml"]
-    params, before = (yaml.safe_load(text) for text in (contents(project)["params.yaml"], without["params.yaml"]))
-    assert {name: section for name, section in params.items() if name != "machine"} == before
+    changed = {name for name, text in contents(project).items() if text != without[name]}
+    assert changed == {"params.yaml"}
     written = contents(project)
     assert write(project, RECIPE) == []
     assert contents(project) == written
@@ -156,6 +176,7 @@ def test_a_command_says_all_that_a_stage_needs_to_know(project):
     (stage,) = [stage for stage in opened(project).index.stages if stage.name == "tiny-w4a16-perplexity"]
     assert shlex.split(stage.cmd) == [
         *("llmrecipe", "stage", "measure", "--name", "tiny-w4a16-perplexity"),
+        *("--params", "params/tiny-w4a16.yaml"),
         *("--input", "model=artifacts/tiny-w4a16/quantize/model"),
         *("--input", "tokens=artifacts/books-bpe-300/tokenize/tokens"),
         *("--output", "artifacts/tiny-w4a16/perplexity"),
@@ -188,8 +209,10 @@ def test_a_name_that_yaml_could_take_for_something_else_stays_a_name(project, na
 
 
 def test_what_was_written_by_hand_stays_byte_for_byte(project):
+    (project / "params").mkdir()
     (project / "dvc.yaml").write_text(HAND_DVC)
     (project / "params.yaml").write_text(HAND_PARAMS)
+    (project / "params/tiny.yaml").write_text(HAND_PARAMS)
     write(project, RECIPE)
     write(project, OTHER)
     write(project, RECIPE, OTHER)
@@ -201,7 +224,8 @@ def test_what_was_written_by_hand_stays_byte_for_byte(project):
     assert dvc.startswith(head + "plots:\n")
     assert f"\n{middle}stages:\n" in dvc
     assert dvc.endswith(f"\n{tail}")
-    assert (project / "params.yaml").read_text().startswith(HAND_PARAMS)
+    for name in ("params.yaml", "params/tiny.yaml"):
+        assert (project / name).read_text().startswith(HAND_PARAMS)
     assert without_planned(project, RECIPE) == (yaml.safe_load(HAND_DVC), yaml.safe_load(HAND_PARAMS))
 
 
@@ -226,7 +250,7 @@ def test_a_plan_is_known_again_after_dvc_has_rewritten_the_files(project):
     with modify_yaml(project / "dvc.yaml") as data:
         data["stages"]["mine"] = {"cmd": "echo mine"}
         data["stages"]["tiny-train"]["frozen"] = True
-    with modify_yaml(project / "params.yaml") as data:
+    with modify_yaml(project / "params/tiny.yaml") as data:
         data["tiny-train"]["training"]["optimizer"]["learning_rate"] = 3e-4
         data["mine"] = 1
     write(project, RECIPE)
@@ -272,11 +296,11 @@ def test_a_crash_between_the_two_files_is_mended_by_planning_again(project, monk
                     write(project, RECIPE)
             write(project, *after)
             mended = contents(project)
-            for path in project.glob("*.yaml"):
+            for path in files(project):
                 path.unlink()
             write(project, *after)
             assert contents(project) == mended
-            for path in project.glob("*.yaml"):
+            for path in files(project):
                 path.unlink()
 
 
@@ -288,7 +312,7 @@ def test_a_crash_between_the_two_files_is_mended_by_planning_again(project, monk
             "",
             r"dvc\.yaml, line 2: the stage 'tiny-export' was written by hand",
         ),
-        ("", "a: 1\ntiny-export: 2\n", r"params\.yaml, line 2: the section 'tiny-export' was written by hand"),
+        ("", "a: 1\ntiny-export: 2\n", r"tiny\.yaml, line 2: the section 'tiny-export' was written by hand"),
         (
             "stages:\n  a:\n    cmd: x\n    outs: [artifacts]\n",
             "",
@@ -302,20 +326,18 @@ def test_a_crash_between_the_two_files_is_mended_by_planning_again(project, monk
         ("stages:\n  a:\n    cmd: x\n    wdir: artifacts\n    outs: [./tiny/export/]\n", "", "overlaps"),
         ("stages:\n  a:\n    foreach: [1]\n    do:\n      cmd: x\n      outs: [artifacts/tiny]\n", "", "overlaps"),
         ("stages:\n  a: [\n", "", r"dvc\.yaml, line \d: not YAML"),
-        ("", "a: 1\n b: 2\n", r"params\.yaml, line 2: not YAML"),
+        ("", "a: 1\n b: 2\n", r"tiny\.yaml, line 2: not YAML"),
     ],
 )
 def test_what_is_in_the_way_is_named_and_nothing_is_written(project, dvc, params, message):
+    (project / "params").mkdir()
     (project / "dvc.yaml").write_text(dvc)
-    (project / "params.yaml").write_text(params)
+    (project / "params/tiny.yaml").write_text(params)
     before = contents(project)
     with pytest.raises(PlanError, match=message):
         write(project, RECIPE)
     assert contents(project) == before
-    assert sorted(path.name for path in project.iterdir() if path.suffix != ".dvc" and path.name[0] != ".") == [
-        "dvc.yaml",
-        "params.yaml",
-    ]
+    assert sorted(path.name for path in project.iterdir() if path.name[0] != ".") == ["dvc.yaml", "params"]
 
 
 def test_a_neighbour_with_a_similar_path_does_not_overlap(project):
@@ -325,7 +347,7 @@ def test_a_neighbour_with_a_similar_path_does_not_overlap(project):
 
 
 def test_outside_a_dvc_project_the_way_into_one_is_named(tmp_path):
-    with pytest.raises(PlanError, match="`llmrecipe init .`"):
+    with pytest.raises(PlanError, match=r"`llmrecipe init \.`"):
         write(tmp_path, RECIPE)
     (tmp_path / ".dvc").mkdir()
     (tmp_path / "sub").mkdir()
@@ -341,7 +363,8 @@ def test_a_recipe_that_was_planned_before_is_known_with_its_stages_and_where_it_
         "small": "recipes/small.py",
         "other": "recipes/other.py",
     }
-    assert set(found["small"].stages) == {stage.name for stage in plan([RECIPE]).stages} == set(found["small"].sections)
+    assert set(found["small"].stages) == {stage.name for stage in plan([RECIPE]).stages}
+    assert found["small"].sections(project).keys() == found["small"].stages.keys()
 
 
 def test_a_kept_recipe_stays_as_it_is_written_also_where_the_other_shares_its_stages(project):

@@ -1,4 +1,4 @@
-"""What differs between two trainings that should be one, and whether it may."""
+"""What differs between two runs that should be one, and whether it may."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -6,7 +6,8 @@ from typing import Any
 
 import attrs
 
-from llmrecipe.recipe.optimizer import AdamW, Optimizer
+from llmrecipe.recipe.kinds import Optimizer
+from llmrecipe.recipe.optimizer import AdamW
 
 Row = dict[str, Any]
 """A step of `metrics.jsonl`."""
@@ -16,7 +17,7 @@ _LOSSES = ("loss", "context_loss", "z_loss", "validation_loss")
 
 @attrs.frozen(kw_only=True)
 class Tolerance:
-    """How much two trainings may differ; learning rates and samples never do."""
+    """How much two runs may differ; learning rates and samples never do."""
 
     loss: float
     """Relative difference of a step's loss, of training and validation."""
@@ -26,7 +27,7 @@ class Tolerance:
 
 
 EXACT = Tolerance(loss=0.0, weights=0.0)
-"""Of the same training interrupted: every number of every step is the same, and every bit of every weight."""
+"""Of the same run interrupted: every number of every step is the same, and every bit of every weight."""
 
 ROUNDING = {
     "float32": Tolerance(loss=1e-5, weights=1e-4),

@@ -1,27 +1,26 @@
-"""Layouts of a shrunk training: one of another kind, and each in words."""
+"""Layouts of a shrunk run: one of another kind, and each in words."""
 
 import attrs
 
-from llmrecipe.recipe.model import Llama, Model
+from llmrecipe.recipe.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 
 
-def other_layout(parallelism: Parallelism, model: Model) -> Parallelism:
-    """A layout that differs in kind from `parallelism`, and that a shrunk `model` can be trained under.
+def other_layout(parallelism: Parallelism, network: Network) -> Parallelism:
+    """A layout that differs in kind from `parallelism`, and that a shrunk `network` can be trained under.
 
     A model that is spread over ranks becomes two whole replicas, with the optimizer's state spread if it wasn't, and
     whole replicas become one that is spread. One rank becomes two that share every matrix, or else the batch.
     """
     micro_batch_size = 3 - parallelism.micro_batch_size
     if parallelism.tensor > 1 or parallelism.pipeline > 1:
-        # Anew, since choices for the ranks of one replica have no meaning for whole ones.
+        # A new one, since choices for the ranks of one replica have no meaning for whole ones.
         return Parallelism(data=2, zero_stage=1 - parallelism.zero_stage, micro_batch_size=micro_batch_size)
-    heads = model.num_key_value_heads if isinstance(model, Llama) else model.num_attention_heads
-    shares_heads = heads % 2 == 0
+    can_be_shared = all(size % 2 == 0 for size in network.shared_by_tensor_ranks.values())
     if parallelism.data > 1:
-        degrees = {"data": 1, "tensor": 2 if shares_heads else 1, "pipeline": 2}
+        degrees = {"data": 1, "tensor": 2 if can_be_shared else 1, "pipeline": 2}
     else:
-        degrees = {"tensor": 2} if shares_heads else {"data": 2}
+        degrees = {"tensor": 2} if can_be_shared else {"data": 2}
     return attrs.evolve(parallelism, **degrees, micro_batch_size=micro_batch_size)
 
 

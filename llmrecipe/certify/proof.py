@@ -1,4 +1,4 @@
-"""The proof that a recipe trains exactly: three trainings of its shrunk form, and how far they are apart."""
+"""The proof that a model is trained exactly: three runs of its shrunk form, and how far they are apart."""
 
 import json
 import subprocess
@@ -12,14 +12,15 @@ from llmrecipe import artifacts, preflight
 from llmrecipe.certify.comparison import EXACT, Column, WeightsDifference, compare, tolerance_of
 from llmrecipe.certify.layouts import in_words, other_layout
 from llmrecipe.certify.run import Run
-from llmrecipe.certify.shrink import shrink
+from llmrecipe.certify.shrink import shrink, shrunk_machine
 from llmrecipe.certify.tokens import Tokens
-from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.model import Trained
 
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """A training beside the one that went straight through."""
+    """A run next to the one that went straight through."""
 
     what: str
     """What was done to it: `killed at step 8 and resumed`."""
@@ -35,58 +36,64 @@ class Finding:
 
 @attrs.frozen(kw_only=True)
 class Proof:
-    """The trainings to come."""
+    """The runs to come."""
 
-    recipe: Recipe
-    """The shrunk recipe."""
+    model: Trained
+    """The shrunk model."""
 
-    other: Recipe
+    other: Trained
     """The same under another layout."""
 
     tokens: Tokens
     """What they read."""
 
-    @classmethod
-    def of(cls, recipe: Recipe, steps: int, tokens: Tokens) -> "Proof":
-        """The proof of `recipe`, a valid one, with trainings of `steps` steps.
+    machine: Machine
+    """What they run on."""
 
-        They run on the recipe's device, but on the CPU if one of them has more ranks than this machine has GPUs.
+    @classmethod
+    def of(cls, model: Trained, steps: int, tokens: Tokens, machine: Machine) -> "Proof":
+        """The proof of `model`, a valid one, with runs of `steps` steps.
+
+        They run on the machine's device, but on the CPU if one of them has more ranks than this machine has GPUs.
         """
-        small = shrink(recipe, steps=steps, vocab_size=tokens.vocab_size)
-        layout = other_layout(small.parallelism, small.model)
+        small, machine = shrink(model, steps=steps, vocab_size=tokens.vocab_size), shrunk_machine(machine, steps)
+        layout = other_layout(small.parallelism, small.network)
         if max(small.parallelism.world_size, layout.world_size) > preflight.num_gpus():
-            small = attrs.evolve(small, runtime=attrs.evolve(small.runtime, device="cpu"))
-        return cls(recipe=small, other=attrs.evolve(small, parallelism=layout), tokens=tokens)
+            machine = attrs.evolve(machine, device="cpu")
+        return cls(model=small, other=attrs.evolve(small, parallelism=layout), tokens=tokens, machine=machine)
 
     def carry_out(self, folder: Path, report: Callable[[str], None]) -> list[Finding]:
         """Train three times below `folder`; `report` is told what comes.
 
         Raises:
-            StageError: a training failed, and has said why.
+            StageError: a run failed, and has said why.
         """
-        layout, other = in_words(self.recipe.parallelism), in_words(self.other.parallelism)
-        report(f"training 1 of 3: straight through, {layout}")
-        straight = Run.create(folder / "straight", self.recipe, self.tokens.directories)
+        layout, other = in_words(self.model.parallelism), in_words(self.other.parallelism)
+        report(f"run 1 of 3: straight through, {layout}")
+        straight = self._run(folder / "straight", self.model)
         rows = straight.train()
-        report(f"training 2 of 3: killed and resumed, {layout}")
-        killed = Run.create(folder / "killed", self.recipe, self.tokens.directories)
+        report(f"run 2 of 3: killed and resumed, {layout}")
+        killed = self._run(folder / "killed", self.model)
         # Between two checkpoints, so that steps are lost and done again.
-        interval = self.recipe.runtime.checkpoint_interval
+        interval = self.machine.checkpoint_interval
         step, saved = killed.train_until_killed(interval + (interval + 1) // 2)
         report(f"killed at step {step}; the newest checkpoint is that of step {saved}")
         killed_rows = killed.train()
-        report(f"training 3 of 3: under another layout, {other}")
-        moved = Run.create(folder / "moved", self.other, self.tokens.directories)
+        report(f"run 3 of 3: under another layout, {other}")
+        moved = self._run(folder / "moved", self.other)
         moved_rows = moved.train()
         killed_weights, _ = weights_difference(straight.checkpoint, killed.checkpoint)
         moved_weights, number_format = weights_difference(straight.checkpoint, moved.checkpoint)
-        rounding = tolerance_of(number_format, self.recipe.training.optimizer)
+        rounding = tolerance_of(number_format, self.model.training.optimizer)
         return [
             Finding(
                 what=f"killed at step {step} and resumed", columns=compare(rows, killed_rows, killed_weights, EXACT)
             ),
             Finding(what=f"under {other}", columns=compare(rows, moved_rows, moved_weights, rounding)),
         ]
+
+    def _run(self, root: Path, model: Trained) -> Run:
+        return Run.create(root, model, self.tokens.inputs, self.machine)
 
 
 def weights_difference(one: Path, other: Path) -> tuple[WeightsDifference, str]:

@@ -1,4 +1,4 @@
-"""One training of a proof: the pretrain stage as DVC runs it, in a folder of its own."""
+"""One run of a proof: the train stage as DVC runs it, in a folder of its own."""
 
 import json
 import os
@@ -6,26 +6,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 
-from llmrecipe import artifacts, codec
+from llmrecipe import artifacts, codec, machines
 from llmrecipe.certify.comparison import Row
 from llmrecipe.errors import StageError
+from llmrecipe.extensions import extensions_of
 from llmrecipe.plan.planner import plan
 from llmrecipe.plan.stage import Stage
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.model import Trained
 from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.sections import TrainSection
 from llmrecipe.stages.runner import SCRATCH
 
 _POLL = 0.005
-"""Seconds between two looks at a training that is to be killed; its steps take several times that."""
+"""Seconds between two looks at a run that is to be killed; its steps take several times that."""
 
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """A folder in which the pretrain stage of a shrunk recipe runs."""
+    """A folder in which the train stage of a shrunk model runs."""
 
     root: Path
     """The folder, which is a project of its own."""
@@ -33,18 +37,25 @@ class Run:
     stage: Stage
     """The stage."""
 
+    extensions: tuple[Path, ...]
+    """The user's own modules that define words of its section."""
+
     @classmethod
-    def create(cls, root: Path, recipe: Recipe, tokens: Sequence[Path]) -> "Run":
-        """Lay out the project of `recipe` in a new folder, with `tokens` where the stage looks for them."""
-        stage = next(stage for stage in plan([recipe]).stages if stage.kind == "pretrain")
-        for path, directory in zip(stage.inputs.values(), tokens, strict=True):
+    def create(cls, root: Path, model: Trained, inputs: Mapping[str, Path], machine: Machine) -> "Run":
+        """Lay out the project of `model` in a new folder, with `inputs` by role where the stage looks for them."""
+        stage = train_stage(Recipe(name=model.name, models=(model,)), model)
+        for role, path in stage.inputs.items():
             place = root / path
-            place.parent.mkdir(parents=True)
-            place.symlink_to(directory.resolve())
-        parameters = {stage.name: stage.section, "runtime": {recipe.name: recipe.runtime}}
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(inputs[role].resolve())
+        parameters = {
+            stage.name: codec.unstructure(stage.section),
+            machines.ENTRY: {machines.DEFAULT: codec.unstructure(machine)},
+        }
         # JSON is YAML.
-        artifacts.write_json(root / "params.yaml", codec.unstructure(parameters))
-        return cls(root=root, stage=stage)
+        artifacts.write_json(root / "params.yaml", parameters)
+        extensions = tuple(Path(file).resolve() for file in extensions_of(stage.section, Path()))
+        return cls(root=root, stage=stage, extensions=extensions)
 
     @property
     def checkpoint(self) -> Path:
@@ -62,7 +73,7 @@ class Run:
         return _rows(self.checkpoint / "metrics.jsonl")
 
     def train_until_killed(self, step: int) -> tuple[int, int]:
-        """Train, and end the training with SIGKILL when it has done `step` steps.
+        """Train, and end the run with SIGKILL when it has done `step` steps.
 
         Returns:
             The last step that it has logged, and the step that the newest checkpoint holds.
@@ -91,17 +102,31 @@ class Run:
     def _start(self) -> subprocess.Popen:
         # As under DVC, which a stage doesn't outlive; `-P`, since the folder is no place to import from.
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", *self.stage.command],
+            [sys.executable, "-P", "-m", *self._command()],
             cwd=self.root,
-            env=os.environ | {"DVC_ROOT": str(self.root.resolve())},
+            # The machine of the proof is the one that its parameters name.
+            env={**os.environ, "DVC_ROOT": str(self.root.resolve()), "LLMRECIPE_MACHINE": ""},
         )
+
+    def _command(self) -> list[str]:
+        command = ["llmrecipe", "stage", self.stage.kind, "--name", self.stage.name, "--output", self.stage.output]
+        for role, path in self.stage.inputs.items():
+            command += ["--input", f"{role}={path}"]
+        for file in self.extensions:
+            command += ["--extension", str(file)]
+        return command
 
     def _refuse_failure(self, status: int) -> None:
         if status != 0:
-            raise StageError(f"{self.root}: this training failed, for the reason above; the folder is kept")
+            raise StageError(f"{self.root}: this run failed, for the reason above; the folder is kept")
 
     def _logged(self) -> list[Row]:
         return [row for path in self.root.glob(f"{self._state}/metrics.jsonl") for row in _rows(path)]
+
+
+def train_stage(recipe: Recipe, model: Trained) -> Stage:
+    """The stage that trains a model of a recipe."""
+    return next(stage for stage in plan([recipe]).stages if (stage.owner, stage.kind) == (model.name, TrainSection.tag))
 
 
 def _rows(path: Path) -> list[Row]:

@@ -1,15 +1,16 @@
-"""A recipe made small enough to be trained several times in minutes, with all that could make a training inexact."""
+"""A run made small enough to be done several times in minutes, with all that could make it inexact."""
 
 import math
 
 import attrs
 
-from llmrecipe.recipe.model import Llama, Model
-from llmrecipe.recipe.objective import CausalLM, Objective, Spans
-from llmrecipe.recipe.optimizer import Schedule
+from llmrecipe.recipe.kinds import Objective, Schedule
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.masking import Spans
+from llmrecipe.recipe.model import Trained
+from llmrecipe.recipe.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction, Steps
-from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import matches
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, TrainedTokenizer, WordPiece
 from llmrecipe.recipe.training import Training
@@ -24,94 +25,101 @@ GLOBAL_BATCH_SIZE = 8
 """Two micro-batches of two sequences for each of two replicas."""
 
 SEQUENCE_LENGTH = 64
-"""Tokens of a sequence, unless the recipe's are shorter."""
+"""Tokens of a sequence, unless the model's are shorter."""
 
 _WIDTH = 64
 _CHECKPOINTS = 4
 _SEQUENCES_OF_VALIDATION = 6
 
 
-def shrink(recipe: Recipe, *, steps: int, vocab_size: int) -> Recipe:
-    """`recipe` as a training of `steps` steps of a model with about 64 hidden units, on at most 8 ranks.
+def shrink(model: Trained, *, steps: int, vocab_size: int) -> Trained:
+    """`model` as a run of `steps` steps of a network with about 64 hidden units, on at most 8 ranks.
 
     Kept are the optimizer, the shape of the schedule, the number format, every other choice of the training, the kinds
-    of parallelism, of the objective all but lengths, and of the model all but its sizes: its ratio of query to key and
-    value heads, its tied embeddings and the base of its positions included. It is valid if `recipe` is.
+    of parallelism, of the objective all but lengths, and of the network all but its sizes: its ratio of query to key
+    and value heads, its tied embeddings and the base of its positions included. It is valid if `model` is. A run that
+    starts from another model's weights becomes one that starts from the first weights of its network.
 
     Args:
-        recipe: a valid one.
+        model: a valid one.
         steps: at least 2.
         vocab_size: tokens of the vocabulary it will read, `SMALLEST_VOCAB` to `LARGEST_VOCAB`.
     """
-    length = recipe.objective.sequence_length
-    interval = max(1, steps // _CHECKPOINTS)
+    length = model.objective.sequence_length
     return attrs.evolve(
-        recipe,
-        tokenizer=_tokenizer(recipe.objective, vocab_size),
-        model=_model(recipe.model, vocab_size),
+        model,
+        start=_network(model.network, vocab_size),
+        tokenizer=_tokenizer(model.objective, vocab_size),
         # An even length, which two ranks can share.
-        objective=_objective(recipe.objective, min(length, SEQUENCE_LENGTH) // 2 * 2),
-        training=_training(recipe.training, length, steps, interval),
-        parallelism=_parallelism(recipe.parallelism),
-        compression=(),
-        evaluation=(),
-        runtime=attrs.evolve(recipe.runtime, checkpoint_interval=interval, log_interval=interval),
+        objective=_objective(model.objective, min(length, SEQUENCE_LENGTH) // 2 * 2),
+        training=_training(model.training, length, steps),
+        parallelism=_parallelism(model.parallelism),
     )
 
 
+def shrunk_machine(machine: Machine, steps: int) -> Machine:
+    """`machine` with a few checkpoints in a run of `steps` steps."""
+    interval = _interval(steps)
+    return attrs.evolve(machine, checkpoint_interval=interval, log_interval=interval)
+
+
+def _interval(steps: int) -> int:
+    return max(1, steps // _CHECKPOINTS)
+
+
 def _tokenizer(objective: Objective, vocab_size: int) -> TrainedTokenizer:
-    if isinstance(objective, CausalLM):
-        options = objective.fill_in_the_middle
-        return ByteLevelBPE(vocab_size=vocab_size, special_tokens=options.tokens if options else ())
-    return WordPiece(vocab_size=vocab_size)
+    if objective.is_masked:
+        return WordPiece(vocab_size=vocab_size)
+    return ByteLevelBPE(vocab_size=vocab_size, special_tokens=objective.special_tokens)
 
 
 def _objective(objective: Objective, length: int) -> Objective:
     masking = getattr(objective, "masking", None)
     if isinstance(masking, Spans):
         masking = attrs.evolve(masking, max_length=min(masking.max_length, length - 1))
-        return attrs.evolve(objective, sequence_length=length, masking=masking)
+        return attrs.evolve(objective, sequence_length=length, masking=masking)  # type: ignore[call-arg]
     return attrs.evolve(objective, sequence_length=length)
 
 
-def _model(model: Model, vocab_size: int) -> Model:
-    if isinstance(model, Llama):
-        ratio = model.num_attention_heads // model.num_key_value_heads
-        # Where they can, two tensor-parallel ranks have two query heads each.
-        key_value_heads = 4 if ratio == 1 and model.num_key_value_heads >= 4 else min(model.num_key_value_heads, 2)
-        heads, sizes = key_value_heads * ratio, {"num_key_value_heads": key_value_heads}
-    else:
-        heads = 4 if model.num_attention_heads >= 4 else min(model.num_attention_heads, 2)
-        sizes = {"max_position_embeddings": min(model.max_position_embeddings, SEQUENCE_LENGTH)}
+def _network(network: Network, vocab_size: int) -> Network:
+    heads = network.num_attention_heads
+    key_value_heads = network.shared_by_tensor_ranks.get("num_key_value_heads", heads)
+    ratio = heads // key_value_heads
+    # Where they can, two tensor-parallel ranks have two query heads each.
+    key_value_heads = 4 if ratio == 1 and key_value_heads >= 4 else min(key_value_heads, 2)
+    heads = key_value_heads * ratio
     hidden_size = heads * max(2, _WIDTH // heads // 2 * 2)
-    widening = min(max(model.feed_forward_size / model.hidden_size, 1), 8)
-    small = attrs.evolve(
-        model,
-        hidden_size=hidden_size,
-        num_attention_heads=heads,
-        intermediate_size=math.ceil(hidden_size * widening / 16) * 16,
-        make_vocab_size_divisible_by=64,
-        **sizes,
-    )
+    widening = min(max(network.feed_forward_size / network.hidden_size, 1), 8)
+    sizes = {
+        "hidden_size": hidden_size,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_value_heads,
+        "intermediate_size": math.ceil(hidden_size * widening / 16) * 16,
+        "make_vocab_size_divisible_by": 64,
+    }
+    if network.reads_both_sides:
+        sizes["max_position_embeddings"] = min(network.max_position_embeddings, SEQUENCE_LENGTH)
+    fields = attrs.fields_dict(type(network))
+    small = attrs.evolve(network, **{name: size for name, size in sizes.items() if name in fields})
     # Two pipeline ranks both get weights only if the layers outweigh the output layer (`training_checks`).
     output_cost = small.padded_vocab_size(vocab_size) * hidden_size
     return attrs.evolve(small, num_layers=max(2, output_cost // small.layer_cost + 1))
 
 
-def _training(training: Training, sequence_length: int, steps: int, interval: int) -> Training:
+def _training(training: Training, sequence_length: int, steps: int) -> Training:
     return attrs.evolve(
         training,
         duration=Steps(steps),
         global_batch_size=GLOBAL_BATCH_SIZE,
         schedule=_schedule(training.schedule, training.num_steps(sequence_length), steps),
-        validation_interval=interval,
+        validation_interval=_interval(steps),
         validation_sequences=min(training.validation_sequences, _SEQUENCES_OF_VALIDATION),
     )
 
 
 def _schedule(schedule: Schedule, total: int, steps: int) -> Schedule:
     """The schedule of `total` steps over `steps`: each part keeps its share, and at least a step if it had one."""
-    left, parts = steps, {}
+    left, parts = steps, dict[str, Steps]()
     # In the order in which they are declared, the warm-up first; a part is what can be given in steps.
     for field in attrs.fields(type(schedule)):
         if matches(Steps(0), field.type):
@@ -120,7 +128,7 @@ def _schedule(schedule: Schedule, total: int, steps: int) -> Schedule:
             length = min(max(round(share * steps), 1 if share else 0), left if parts else steps - 1)
             parts[field.name] = Steps(length)
             left -= length
-    return attrs.evolve(schedule, **parts)
+    return attrs.evolve(schedule, **parts)  # type: ignore[arg-type]
 
 
 def _parallelism(parallelism: Parallelism) -> Parallelism:

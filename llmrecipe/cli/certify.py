@@ -1,4 +1,4 @@
-"""`llmrecipe certify`: whether a recipe trains exactly, however it is interrupted and spread over ranks."""
+"""`llmrecipe certify`: whether models are trained exactly, however they are interrupted and spread over ranks."""
 
 import argparse
 import shutil
@@ -6,13 +6,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmrecipe import dvcfiles
 from llmrecipe.certify.comparison import Column
 from llmrecipe.certify.proof import Finding, Proof
+from llmrecipe.certify.run import train_stage
 from llmrecipe.certify.tokens import find_or_make
 from llmrecipe.cli.recipes import load_valid
 from llmrecipe.cli.render import parameters
+from llmrecipe.cli.stage import chosen_machines
+from llmrecipe.errors import PlanError, suggestion
 from llmrecipe.launch.lock import exclusive
-from llmrecipe.plan.planner import plan
+from llmrecipe.machines import Machines
+from llmrecipe.plan.stage import Stage
+from llmrecipe.recipe.kinds import Model
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.model import Trained
+from llmrecipe.recipe.names import named_values
+from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.stages.runner import SCRATCH
 
 FEWEST_STEPS = 8
@@ -22,7 +32,7 @@ FEWEST_STEPS = 8
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `certify` to the commands."""
     parser = subparsers.add_parser(
-        "certify", help="prove, with a shrunk recipe, that its training is exact: interrupted, and in another layout"
+        "certify", help="prove, with shrunk models, that their training is exact: interrupted, and in another layout"
     )
     parser.add_argument(
         "recipe",
@@ -31,40 +41,69 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="RECIPE",
         help="file.py, file.py:function, or the name of a file in recipes/ (default: quickstart)",
     )
-    parser.add_argument("--steps", type=_steps, default=20, help="length of each training (default: %(default)s)")
+    parser.add_argument("--model", metavar="NAME", help="only this model (default: all that the recipe trains)")
+    parser.add_argument("--steps", type=_steps, default=20, help="length of each run (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train the shrunk recipe three times and print how far the trainings are apart.
+    """Train each shrunk model three times and print how far the runs are apart.
 
     Raises:
         LoadError: there is no such recipe.
         RecipeError: the recipe can't work.
-        StageError: a training failed.
+        PlanError: the recipe trains no such model.
+        StageError: a run failed.
     """
     recipe = load_valid(options.recipe)
+    certified = [_certify(recipe, model, options.steps) for model in _models(recipe, options.model)]
+    return 0 if all(certified) else 1
+
+
+def _models(recipe: Recipe, name: str | None) -> list[Trained]:
+    """The models that the recipe trains, each after those that it starts from; or the one of this name."""
+    # A value may come more than once.
+    found = {value.name: value for _, value in named_values(recipe) if isinstance(value, Trained)}
+    if name is None:
+        return list(found.values())
+    if name not in found:
+        raise PlanError(f"--model {name}: {recipe.name} trains no model of that name{suggestion(name, list(found))}")
+    return [found[name]]
+
+
+def _certify(recipe: Recipe, model: Trained, steps: int) -> bool:
     home = SCRATCH / "certify"
     home.mkdir(parents=True, exist_ok=True)
-    folder = home / recipe.name
-    with exclusive(home / f"{recipe.name}.lock", f"certifying {recipe.name}"):
+    folder = home / model.name
+    with exclusive(home / f"{model.name}.lock", f"certifying {model.name}"):
         shutil.rmtree(folder, ignore_errors=True)
-        pretrain = next(stage for stage in plan([recipe]).stages if stage.kind == "pretrain")
-        own = [Path(path) for path in pretrain.inputs.values()]
-        tokens = find_or_make(own, recipe.objective, folder / "tokens")
-        proof = Proof.of(recipe, options.steps, tokens)
-        print(_summary(proof), flush=True)
+        stage = train_stage(recipe, model)
+        own = {role: Path(path) for role, path in stage.inputs.items() if role.partition(".")[0] in _TEXT}
+        shares = [part.weight for part in model.text.parts]
+        tokens = find_or_make(own, shares, model.objective, folder / "tokens")
+        proof = Proof.of(model, steps, tokens, _machine(stage))
+        print(_summary(proof, model), flush=True)
         findings = proof.carry_out(folder, lambda line: print(line, file=sys.stderr, flush=True))
         _print_table(findings)
         failures = [f"{finding.what}: {_failure(column)}" for finding in findings for column in finding.failures]
         if failures:
-            print(f"not certified: {recipe.name} is not exact; the trainings are kept in {folder}")
+            print(f"not certified: {model.name} is not exact; the runs are kept in {folder}")
             for failure in failures:
                 print(f"  {failure}")
-            return 1
+            return False
         shutil.rmtree(folder)
-        print(f"certified: {recipe.name} trains exactly, interrupted and in another layout")
-    return 0
+        print(f"certified: {model.name} trains exactly, interrupted and in another layout")
+    return True
+
+
+_TEXT = ("tokens", "mixture")
+
+
+def _machine(stage: Stage) -> Machine:
+    """The machine that the stage would run on now."""
+    planned = Machines(dvcfiles.planned_machines(Path()), dvcfiles.PARAMS_FILE)
+    found = (machines.find(stage.name, stage.owner) for machines in (chosen_machines(), planned))
+    return next(filter(None, found), Machine())
 
 
 def _steps(text: str) -> int:
@@ -73,14 +112,16 @@ def _steps(text: str) -> int:
     return int(text)
 
 
-def _summary(proof: Proof) -> str:
-    small, tokens = proof.recipe, proof.tokens
+def _summary(proof: Proof, model: Trained) -> str:
+    small, tokens = proof.model, proof.tokens
     training, length = small.training, small.objective.sequence_length
     facts = [
-        f"{parameters(small.model.num_parameters(tokens.vocab_size))} parameters",
+        f"{parameters(small.network.num_parameters(tokens.vocab_size))} parameters",
         f"{training.num_steps(length)} steps of {training.global_batch_size} × {length} tokens",
-        f"device {small.runtime.device}",
+        f"device {proof.machine.device}",
     ]
+    if isinstance(model.start, Model):
+        facts.append(f"from first weights of its network, not from {model.start.name}")
     return f"{small.name}, shrunk: {', '.join(facts)}\ntokens: {tokens.origin}"
 
 

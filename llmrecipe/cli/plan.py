@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llmrecipe import dvcfiles
-from llmrecipe.cli.recipes import Found, find_all, find_recorded
+from llmrecipe.cli.recipes import find_all, find_recorded
 from llmrecipe.cli.render import show_warning
-from llmrecipe.dvcfiles import Recorded
-from llmrecipe.errors import PlanError, suggestion
-from llmrecipe.loader import load_machine
+from llmrecipe.errors import PlanError, Violation, suggestion
+from llmrecipe.loader import load_machine, shared_modules
 from llmrecipe.machines import DEFAULT
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.planner import plan
@@ -52,23 +51,20 @@ def run(options: argparse.Namespace) -> int:
             raise PlanError(f"--remove {name}: no recipe of that name is planned{suggestion(name, list(before))}")
     machines = _machines(options.machine, root)
     default = [] if before else ["quickstart"]
-    named = find_all(options.recipes or default, root, machines or dvcfiles.planned_machines(root))
-    if named is None:
-        return 1
-    again = {} if options.only else {name: each for name, each in before.items() if name not in options.remove}
-    again = {name: each for name, each in again.items() if name not in {found.recipe.name for found in named}}
-    found, kept = find_recorded(again.values(), root)
-    pipeline = _plan(named, found, kept)
+    with shared_modules():
+        named = find_all(options.recipes or default, root, machines or dvcfiles.planned_machines(root))
+        if named is None:
+            return 1
+        again = {} if options.only else {name: each for name, each in before.items() if name not in options.remove}
+        again = {name: each for name, each in again.items() if name not in {found.recipe.name for found in named}}
+        found, kept = find_recorded(again.values(), root)
+    for each in kept:
+        show_warning(Violation(each.reference, f"the stages of {each.name!r} stay as they are written"))
+    pipeline = plan([each.recipe for each in [*named, *found]])
     references = {each.recipe.name: each.reference for each in [*named, *found]}
     changed = dvcfiles.write(pipeline, root, references=references, kept=kept, machines_of=machines)
     _show(pipeline, changed, [each.recipe.name for each in named] or sorted(references))
     return 0
-
-
-def _plan(named: list[Found], found: list[Found], kept: tuple[Recorded, ...]) -> Pipeline:
-    for each in kept:
-        show_warning(f"{each.reference}: the stages of {each.name!r} stay as they are written")
-    return plan([each.recipe for each in [*named, *found]])
 
 
 def _machines(given: list[str], root: Path) -> Mapping[str, Machine] | None:

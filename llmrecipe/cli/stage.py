@@ -4,14 +4,12 @@ import argparse
 import os
 from pathlib import Path
 
-import yaml
-
-from llmrecipe.errors import StageError
+from llmrecipe import layout
 from llmrecipe.loader import load_machine
-from llmrecipe.machines import DEFAULT, Machines
+from llmrecipe.machines import DEFAULT, Machines, planned
 
 LOCAL_FILE = Path("machine.local.yaml")
-"""Machines in the form of the `machine` entry of `params.yaml`, and before it; not for others, so git ignores it."""
+"""A `machine` entry as that of `params.yaml`, and before it; not for others, so git ignores it."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -23,7 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--input", action="append", default=[], type=_input, metavar="ROLE=PATH", help="what it reads; repeatable"
     )
     parser.add_argument("--output", required=True, type=Path, help="the folder it leaves")
-    parser.add_argument("--params", default=Path("params.yaml"), type=Path, help="default: %(default)s")
+    parser.add_argument("--params", default=layout.MACHINES_FILE, type=Path, help="default: %(default)s")
     parser.add_argument(
         "--extension", action="append", default=[], type=Path, metavar="FILE", help="a module that defines words of it"
     )
@@ -42,25 +40,17 @@ def run(options: argparse.Namespace) -> int:
         output=options.output,
         params=options.params,
         extensions=options.extension,
-        chosen=_chosen(),
+        chosen=chosen_machines(),
     )
     return 0
 
 
-def _chosen() -> Machines:
+def chosen_machines() -> Machines:
     """The machines of this person or shell: of `LLMRECIPE_MACHINE`, else of `machine.local.yaml`, which git ignores."""
     name = os.environ.get("LLMRECIPE_MACHINE")
     if name:
         return Machines({DEFAULT: load_machine(name)}, "LLMRECIPE_MACHINE")
-    try:
-        text = LOCAL_FILE.read_bytes()
-    except FileNotFoundError:
-        return Machines({}, str(LOCAL_FILE))
-    try:
-        data = yaml.load(text, Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        raise StageError(f"{LOCAL_FILE}: not YAML: {error}") from None
-    return Machines.of(data, str(LOCAL_FILE))
+    return planned(LOCAL_FILE)
 
 
 def _input(text: str) -> tuple[str, Path]:

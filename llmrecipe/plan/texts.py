@@ -137,7 +137,9 @@ def _pinned(source: Source) -> Source:
 
 
 def _pinned_cleaner(cleaner: Cleaner) -> Cleaner:
-    return evolve(cleaner, against=tuple(map(_pinned, cleaner.against))) if isinstance(cleaner, Decontaminate) else cleaner
+    return (
+        evolve(cleaner, against=tuple(map(_pinned, cleaner.against))) if isinstance(cleaner, Decontaminate) else cleaner
+    )
 
 
 def _with_folders(draft: Draft, augmenter: Augmenter) -> Augmenter:

@@ -16,7 +16,7 @@ _TAKEN = ("model", "unigram", "corpora", "size_mb", "recovery_percent", "recover
 
 def _free(owner: object, attribute: attrs.Attribute, value: str | None) -> None:
     if value in _TAKEN:
-        raise FieldError(owner, attribute.alias, f"{value!r} has a meaning of its own in a report; use another name")
+        raise FieldError(owner, "name", f"{value!r} has a meaning of its own in a report; use another name")
 
 
 __all__ = [

@@ -1,5 +1,7 @@
 """Rules that cross the fields of a network."""
 
+from typing import Any
+
 from llmrecipe.recipe.network import Network
 from llmrecipe.recipe.proposals import choice, divisors, multiples_near
 from llmrecipe.recipe.rules import Findings, Rules
@@ -20,8 +22,8 @@ def _head_width(network: Network) -> Findings:
 
 
 @rules.add("num_key_value_heads", "num_attention_heads")
-def _key_value_heads(network: Network) -> Findings:
-    heads, key_value_heads = network.num_attention_heads, network.shared_by_tensor_ranks["num_key_value_heads"]
+def _key_value_heads(network: Any) -> Findings:
+    heads, key_value_heads = network.num_attention_heads, network.num_key_value_heads
     if heads % key_value_heads:
         counts = choice(divisors(heads, up_to=heads))
         yield "num_key_value_heads", f"{key_value_heads} does not divide num_attention_heads = {heads}; use {counts}"

@@ -9,6 +9,7 @@ from llmrecipe.engines.device import set_up
 from llmrecipe.engines.models.vocabulary import check_tokenizer
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import RecipeError, Violation
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.model_checks import scheme_findings
 from llmrecipe.sections import QuantizeSection
 from llmrecipe.stages.runner import StageContext
@@ -35,6 +36,6 @@ def run(context: StageContext[QuantizeSection]) -> None:
     quantization.show_log(context.machine.log_level)
     length = card.objective.sequence_length
     sequences = calibration.draw(tokens.open("train"), length, section.calibration_samples, section.seed)
-    made = attrs.evolve(card, made_by="quantize", parents=context.parents)
+    made = evolve(card, made_by="quantize", parents=context.parents)
     report = quantization.quantize_and_verify(source, context.output / "model", made, section.scheme, sequences, device)
     artifacts.write_json(context.output / "metrics.json", attrs.asdict(report))

@@ -16,10 +16,10 @@ from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
 from llmrecipe.launch.process import die_with_parent
-from llmrecipe.recipe import checks
 from llmrecipe.machines import Machines
+from llmrecipe.recipe import checks
 from llmrecipe.recipe.machine import Machine
-from llmrecipe.recipe.schema import members, shown
+from llmrecipe.recipe.schema import members
 from llmrecipe.sections import Section, section_of_kind
 
 SCRATCH = Path(".llmrecipe")
@@ -85,7 +85,7 @@ def run_stage(
     name: str,
     inputs: Mapping[str, Path],
     output: Path,
-    params: Path = Path("params.yaml"),
+    params: Path = layout.MACHINES_FILE,
     extensions: Sequence[Path] = (),
     chosen: Machines = Machines({}, ""),
 ) -> None:
@@ -119,7 +119,7 @@ def run_stage(
     if broken:
         raise RecipeError(broken)
     owner = layout.owner_of(output)
-    machine = chosen.find(name, owner) or machines.planned(data, params).find(name, owner) or Machine()
+    machine = chosen.find(name, owner) or machines.planned(layout.MACHINES_FILE).find(name, owner) or Machine()
     _set_up_log(name, machine)
     _refuse_output(output, inputs)
     _refuse_missing(inputs)

@@ -4,11 +4,16 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
+
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard, TokensCard
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.launcher import FinishedRun, train
 from llmrecipe.engines.tokens.inputs import Tokens
+from llmrecipe.errors import RecipeError
+from llmrecipe.recipe import checks
+from llmrecipe.recipe.network import Network
 from llmrecipe.sections import TrainSection
 from llmrecipe.stages.runner import StageContext
 
@@ -25,6 +30,9 @@ def run(context: StageContext[TrainSection]) -> None:
         RecipeError: the section can't work with the network of the model that it starts from.
         StageError: as `train`.
     """
+    start = context.inputs["start"] if context.section.network is None else None
+    if start is not None:
+        _refuse_unfit(context.section, cards.read(start, ModelCard).network, context.name)
     tokens = Tokens.of(context.inputs)
     directories = list(tokens.directories.values())
     finished = train(
@@ -32,7 +40,7 @@ def run(context: StageContext[TrainSection]) -> None:
         name=context.name,
         tokens=directories,
         shares=tokens.shares,
-        start=context.inputs["start"] if context.section.network is None else None,
+        start=start,
         machine=context.machine,
         scratch=context.scratch,
     )
@@ -76,6 +84,12 @@ def run(context: StageContext[TrainSection]) -> None:
         | read,
     )
     _measure(context, finished)
+
+
+def _refuse_unfit(section: TrainSection, network: Network, name: str) -> None:
+    broken = checks.section_violations(attrs.evolve(section, network=network), name)
+    if broken:
+        raise RecipeError(broken)
 
 
 def _read(finished: FinishedRun, tokens: Tokens) -> dict[str, Any]:

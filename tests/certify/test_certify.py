@@ -12,13 +12,14 @@ from paths import RECIPES
 from safetensors.torch import save_file
 from tiny_training import MASKING, write_tokens
 
-from llmrecipe import SGD, AdamW, CausalLM, FillInTheMiddle, MaskedLM, artifacts
+from llmrecipe import CausalLM, FillInTheMiddle, MaskedLM, artifacts
 from llmrecipe.certify import proof, tokens
 from llmrecipe.certify.comparison import EXACT, ROUNDING, WeightsDifference, compare, tolerance_of
 from llmrecipe.certify.run import Run
 from llmrecipe.cli.main import main
 from llmrecipe.engines.models.difference import weights_difference
 from llmrecipe.engines.tokens.files import TokenFiles
+from llmrecipe.recipe.optimizer import SGD, AdamW
 
 ROWS = [
     {"step": step, "tokens": 512 * step, "loss": 6.0 - 0.1 * step, "learning_rate": 1e-3 * step, "grad_norm": 1.0}
@@ -34,20 +35,21 @@ SMALL = """
 from llmrecipe import *
 
 def small() -> Recipe:
-    return Recipe(
-        name="small",
-        corpus=Corpus(name="books", source=TextFiles(paths=("data/books/*.txt",))),
+    tiny = Trained(
+        name="tiny",
+        start=Llama(hidden_size=128, num_layers=4, num_attention_heads=4, num_key_value_heads=2),
+        text=Corpus(name="books", source=source.TextFiles(paths=("data/books/*.txt",))),
         tokenizer=ByteLevelBPE(vocab_size=300),
-        model=Llama(hidden_size=128, num_layers=4, num_attention_heads=4, num_key_value_heads=2),
         objective=CausalLM(sequence_length=256),
         training=Training(
             duration=Steps(1000),
             global_batch_size=64,
-            optimizer=AdamW(learning_rate=1e-3),
+            optimizer=optimizer.AdamW(learning_rate=1e-3),
             dropout=Dropout(residual=0.1, attention=0.1, embedding=0.1),
             z_loss=1e-4,
         ),
     )
+    return Recipe(name="small", models=(tiny,))
 """
 
 
@@ -169,9 +171,13 @@ def test_weights_of_other_bits_are_not_identical(tmp_path):
     assert failing(ROWS, difference, FLOAT32) == {}
 
 
+def find_or_make(own: Path, objective, made: Path) -> tokens.Tokens:
+    return tokens.find_or_make({"tokens": own}, [1.0], objective, made)
+
+
 def test_made_tokens_are_a_tokens_artifact(tmp_path):
-    made = tokens.find_or_make([tmp_path / "none"], CAUSAL, tmp_path / "made")
-    (directory,) = made.directories
+    made = find_or_make(tmp_path / "none", CAUSAL, tmp_path / "made")
+    (directory,) = made.inputs.values()
     files = TokenFiles.open(directory, "train")
 
     assert "no tokens artifact here" in made.origin
@@ -185,24 +191,24 @@ def test_made_tokens_are_a_tokens_artifact(tmp_path):
 def test_the_recipes_own_tokens_are_taken_if_they_are_of_use(tmp_path, monkeypatch):
     own = write_tokens(tmp_path / "own", train=2_000, heldout=200)
 
-    assert tokens.find_or_make([own], CAUSAL, tmp_path / "unused").directories == (own,)
+    assert find_or_make(own, CAUSAL, tmp_path / "unused").inputs == {"tokens": own}
     assert not (tmp_path / "unused").exists()
     short = write_tokens(tmp_path / "short", train=500, heldout=200)
-    assert "500 tokens, too few" in tokens.find_or_make([short], CAUSAL, tmp_path / "made").origin
+    assert "500 tokens, too few" in find_or_make(short, CAUSAL, tmp_path / "made").origin
     monkeypatch.setattr(tokens, "LARGEST_VOCAB", 499)
-    assert "vocabulary of 500" in tokens.find_or_make([own], CAUSAL, tmp_path / "other").origin
+    assert "vocabulary of 500" in find_or_make(own, CAUSAL, tmp_path / "other").origin
     monkeypatch.undo()
     monkeypatch.setattr(tokens, "SMALLEST_VOCAB", 501)
-    assert "vocabulary of 500 is less than" in tokens.find_or_make([own], CAUSAL, tmp_path / "third").origin
+    assert "vocabulary of 500 is less than" in find_or_make(own, CAUSAL, tmp_path / "third").origin
     monkeypatch.undo()
     masked = MaskedLM(sequence_length=64)
-    assert "no mask token" in tokens.find_or_make([own], masked, tmp_path / "fourth").origin
+    assert "no mask token" in find_or_make(own, masked, tmp_path / "fourth").origin
     other = attrs.evolve(CAUSAL, fill_in_the_middle=FillInTheMiddle(suffix_token="<s>"))
-    assert "no special token '<s>'" in tokens.find_or_make([own], other, tmp_path / "fifth").origin
+    assert "no special token '<s>'" in find_or_make(own, other, tmp_path / "fifth").origin
     masking = write_tokens(tmp_path / "masking", masking=MASKING, train=2_000, heldout=200)
-    assert tokens.find_or_make([masking], masked, tmp_path / "unused").directories == (masking,)
+    assert find_or_make(masking, masked, tmp_path / "unused").inputs == {"tokens": masking}
     (own / "train/00000.ds").unlink()
-    assert "00000.ds: is missing" in tokens.find_or_make([own], CAUSAL, tmp_path / "another").origin
+    assert "00000.ds: is missing" in find_or_make(own, CAUSAL, tmp_path / "another").origin
 
 
 def test_a_recipe_that_cannot_work_is_refused_as_by_check(capsys, project):
@@ -210,7 +216,7 @@ def test_a_recipe_that_cannot_work_is_refused_as_by_check(capsys, project):
 
     assert main(["certify", "small"]) == 1
     refused = capsys.readouterr().err
-    assert "small.model.num_key_value_heads: 3 does not divide num_attention_heads = 4" in refused
+    assert "small.models[0].start.num_key_value_heads: 3 does not divide num_attention_heads = 4" in refused
     assert main(["check", "small"]) == 1
     assert capsys.readouterr().err == refused
     assert not (project / ".llmrecipe").exists()
@@ -247,21 +253,21 @@ def test_an_exact_training_is_certified(capfd, project, words):
     assert main(["certify", "small"]) == 0
 
     out, err = capfd.readouterr()
-    assert "tokens: made ones (artifacts/small/tokenize/tokens: no tokens artifact here" in out
+    assert "tokens: made ones (artifacts/books-bpe-300/tokenize/tokens: no tokens artifact here" in out
     header, killed, moved, verdict = out.splitlines()[-4:]
     assert header.split() == ["learning", "rate", "samples", "loss", "weights", "verdict"]
     step = int(re.match(r"killed at step (\d+) and resumed +(identical +){4}passes *$", killed)[1])
     assert re.match(r"under tensor 2 +(identical +){2}\S+ +\S+ +passes *$", moved)
-    assert verdict == "certified: small trains exactly, interrupted and in another layout"
-    assert [line for line in err.splitlines() if line.startswith("training ")] == [
-        "training 1 of 3: straight through, one rank",
-        "training 2 of 3: killed and resumed, one rank",
-        "training 3 of 3: under another layout, tensor 2",
+    assert verdict == "certified: tiny trains exactly, interrupted and in another layout"
+    assert [line for line in err.splitlines() if line.startswith("run ")] == [
+        "run 1 of 3: straight through, one rank",
+        "run 2 of 3: killed and resumed, one rank",
+        "run 3 of 3: under another layout, tensor 2",
     ]
     saved = int(re.search(rf"killed at step {step}; the newest checkpoint is that of step (\d+)", err)[1])
     assert 0 < saved < 20
-    assert f"small-pretrain: continues after step {saved} of 20" in err
-    assert not (project / ".llmrecipe/certify/small").exists()
+    assert f"tiny-train: resumes after step {saved} of 20" in err
+    assert not (project / ".llmrecipe/certify/tiny").exists()
 
 
 def test_a_training_that_is_not_exact_fails_and_is_kept(capfd, project, monkeypatch):
@@ -284,21 +290,21 @@ def test_a_training_that_is_not_exact_fails_and_is_kept(capfd, project, monkeypa
     )
     assert re.search(r"^under tensor 2 +(identical +){4}passes *$", out, re.MULTILINE)
     assert out.endswith(
-        "not certified: small is not exact; the trainings are kept in .llmrecipe/certify/small\n"
+        "not certified: tiny is not exact; the runs are kept in .llmrecipe/certify/tiny\n"
         "  killed at step 3 and resumed: learning rate 1.0e+00 apart, learning_rate of step 3; must be identical\n"
         "  killed at step 3 and resumed: weights 2.5e-01 apart, w; must be identical\n"
     )
-    assert (project / ".llmrecipe/certify/small/killed/params.yaml").exists()
+    assert (project / ".llmrecipe/certify/tiny/killed/params.yaml").exists()
 
 
 @pytest.mark.slow
 def test_a_stage_that_fails_is_shown_as_it_is(capfd, project):
     (project / "recipes/small.py").write_text(
-        SMALL.replace("AdamW(learning_rate=1e-3)", "SGD(learning_rate=1e30), clip_grad_norm=None")
+        SMALL.replace("optimizer.AdamW(learning_rate=1e-3)", "optimizer.SGD(learning_rate=1e30), clip_grad_norm=None")
     )
 
     assert main(["certify", "small"]) == 1
 
     _, err = capfd.readouterr()
     assert "lower training.optimizer.learning_rate" in err
-    assert "error: .llmrecipe/certify/small/straight: this training failed, for the reason above" in err
+    assert "error: .llmrecipe/certify/tiny/straight: this run failed, for the reason above" in err

@@ -1,19 +1,21 @@
-"""A recipe shrunk for a proof: valid, small, and with all that could make its training inexact."""
+"""A model shrunk for a proof: valid, small, and with all that could make its training inexact."""
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import recipes
-from tiny_recipe import RECIPE
+from tiny_recipe import BASE
 
-from llmrecipe import Constant, Cosine, Fraction, Llama, Parallelism, Steps
+from llmrecipe import Fraction, Llama, Machine, Parallelism, Recipe, Steps, Trained, evolve
 from llmrecipe.certify.layouts import in_words, other_layout
 from llmrecipe.certify.proof import Proof
-from llmrecipe.certify.shrink import LARGEST_VOCAB, SMALLEST_VOCAB, shrink
+from llmrecipe.certify.shrink import LARGEST_VOCAB, SMALLEST_VOCAB, shrink, shrunk_machine
 from llmrecipe.certify.tokens import Tokens
 from llmrecipe.loader import load
 from llmrecipe.recipe import checks
+from llmrecipe.recipe.names import named_values
+from llmrecipe.recipe.schedule import Constant, Cosine
 
 steps = st.integers(8, 200)
 vocab_sizes = st.integers(SMALLEST_VOCAB, LARGEST_VOCAB)
@@ -21,40 +23,57 @@ vocab_sizes = st.integers(SMALLEST_VOCAB, LARGEST_VOCAB)
 DEGREES = ("data", "tensor", "pipeline")
 
 
+@st.composite
+def models(draw):
+    """A model that a valid recipe trains."""
+    found = [value for _, value in named_values(draw(recipes())) if isinstance(value, Trained)]
+    assume(found)
+    return draw(st.sampled_from(found))
+
+
+def trained_by(name: str) -> Trained:
+    """The model that one of our recipes trains."""
+    return next(value for _, value in named_values(load(name)) if isinstance(value, Trained))
+
+
+def violations(model: Trained):
+    return checks.violations(Recipe(name="proof", models=(model,)))
+
+
 def shrunk(**changes):
-    return shrink(attrs.evolve(RECIPE, **changes), steps=20, vocab_size=300)
+    return shrink(attrs.evolve(BASE, **changes), steps=20, vocab_size=300)
 
 
-@given(recipes(), steps, vocab_sizes)
-def test_any_valid_recipe_shrinks_to_valid_ones_under_both_layouts(recipe, steps, vocab_size):
-    small = shrink(recipe, steps=steps, vocab_size=vocab_size)
-    moved = attrs.evolve(small, parallelism=other_layout(small.parallelism, small.model))
+@given(models(), steps, vocab_sizes)
+def test_any_valid_recipe_shrinks_to_valid_ones_under_both_layouts(model, steps, vocab_size):
+    small = shrink(model, steps=steps, vocab_size=vocab_size)
+    moved = attrs.evolve(small, parallelism=other_layout(small.parallelism, small.network))
 
-    assert checks.violations(small) == checks.violations(moved) == []
+    assert violations(small) == violations(moved) == []
 
 
-@given(recipes(), vocab_sizes)
-def test_what_is_left_is_small(recipe, vocab_size):
-    small = shrink(recipe, steps=20, vocab_size=vocab_size)
+@given(models(), vocab_sizes)
+def test_what_is_left_is_small(model, vocab_size):
+    small = shrink(model, steps=20, vocab_size=vocab_size)
 
-    assert small.model.num_parameters(vocab_size) <= 1_000_000
+    assert small.network.num_parameters(vocab_size) <= 1_000_000
     assert small.parallelism.world_size <= 8
     assert small.training.num_steps(small.objective.sequence_length) == 20
     assert small.training.global_batch_size * small.objective.sequence_length <= 8 * 64
-    assert small.runtime.checkpoint_interval == 5
+    assert shrunk_machine(Machine(), 20).checkpoint_interval == 5
 
 
-@given(recipes(), steps)
-def test_what_could_make_a_training_inexact_is_kept(recipe, steps):
-    small = shrink(recipe, steps=steps, vocab_size=320)
-    old, new = recipe.model, small.model
+@given(models(), steps)
+def test_what_could_make_a_training_inexact_is_kept(model, steps):
+    small = shrink(model, steps=steps, vocab_size=320)
+    old, new = model.network, small.network
 
     sizes = {"duration", "global_batch_size", "schedule", "validation_interval", "validation_sequences"}
-    for field in attrs.fields(type(recipe.training)):
+    for field in attrs.fields(type(model.training)):
         if field.name not in sizes:
-            assert getattr(small.training, field.name) == getattr(recipe.training, field.name)
-    assert type(small.training.schedule) is type(recipe.training.schedule)
-    assert getattr(small.training.schedule, "final", None) == getattr(recipe.training.schedule, "final", None)
+            assert getattr(small.training, field.name) == getattr(model.training, field.name)
+    assert type(small.training.schedule) is type(model.training.schedule)
+    assert getattr(small.training.schedule, "final", None) == getattr(model.training.schedule, "final", None)
     sizes = {"hidden_size", "num_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size"}
     sizes |= {"make_vocab_size_divisible_by"}
     if isinstance(old, Llama):
@@ -64,13 +83,19 @@ def test_what_could_make_a_training_inexact_is_kept(recipe, steps):
         sizes |= {"max_position_embeddings"}
     for name in attrs.fields_dict(type(old)).keys() - sizes:
         assert getattr(new, name) == getattr(old, name)
-    for name in attrs.fields_dict(type(recipe.objective)).keys() - {"sequence_length", "masking"}:
-        assert getattr(small.objective, name) == getattr(recipe.objective, name)
-    assert type(getattr(small.objective, "masking", None)) is type(getattr(recipe.objective, "masking", None))
+    for name in attrs.fields_dict(type(model.objective)).keys() - {"sequence_length", "masking"}:
+        assert getattr(small.objective, name) == getattr(model.objective, name)
+    assert type(getattr(small.objective, "masking", None)) is type(getattr(model.objective, "masking", None))
     for name in DEGREES:
-        assert (getattr(small.parallelism, name) > 1) == (getattr(recipe.parallelism, name) > 1)
+        assert (getattr(small.parallelism, name) > 1) == (getattr(model.parallelism, name) > 1)
     for name in ("zero_stage", "tensor_parallel_mode", "pipeline_schedule"):
-        assert getattr(small.parallelism, name) == getattr(recipe.parallelism, name)
+        assert getattr(small.parallelism, name) == getattr(model.parallelism, name)
+
+
+def test_a_model_that_starts_from_another_starts_from_the_first_weights_of_its_network():
+    further = evolve(BASE, name="further", start=BASE, tokenizer=None)
+
+    assert shrink(further, steps=20, vocab_size=300) == evolve(shrunk(), name="further")
 
 
 @pytest.mark.parametrize(
@@ -87,17 +112,17 @@ def test_what_could_make_a_training_inexact_is_kept(recipe, steps):
     ],
 )
 def test_the_warmup_keeps_its_share_of_the_training(warmup, expected):
-    training = attrs.evolve(RECIPE.training, duration=Steps(1000), schedule=Cosine(warmup=warmup, final=Fraction(0.3)))
+    training = attrs.evolve(BASE.training, duration=Steps(1000), schedule=Cosine(warmup=warmup, final=Fraction(0.3)))
 
     assert shrunk(training=training).training.schedule == Cosine(warmup=Steps(expected), final=Fraction(0.3))
 
 
 def test_a_field_of_the_training_that_is_not_known_here_survives():
     @attrs.frozen(kw_only=True)
-    class Newer(type(RECIPE.training)):
+    class Newer(type(BASE.training)):
         not_known_here: float
 
-    fields = {field.name: getattr(RECIPE.training, field.name) for field in attrs.fields(type(RECIPE.training))}
+    fields = {field.name: getattr(BASE.training, field.name) for field in attrs.fields(type(BASE.training))}
 
     assert shrunk(training=Newer(**fields, not_known_here=0.1)).training.not_known_here == 0.1
 
@@ -115,11 +140,11 @@ def test_a_field_of_the_training_that_is_not_known_here_survives():
     ],
 )
 def test_the_other_layout_is_of_another_kind(parallelism, expected):
-    assert in_words(other_layout(parallelism, RECIPE.model)) == expected
+    assert in_words(other_layout(parallelism, BASE.network)) == expected
 
 
 def test_a_single_key_value_head_is_never_shared():
-    model = attrs.evolve(RECIPE.model, num_key_value_heads=1)
+    model = attrs.evolve(BASE.network, num_key_value_heads=1)
 
     assert in_words(other_layout(Parallelism(), model)) == "data 2"
     assert in_words(other_layout(Parallelism(data=2), model)) == "pipeline 2"
@@ -134,16 +159,16 @@ def test_layouts_are_named_by_what_is_spread():
 
 @pytest.mark.parametrize(("name", "ranks"), [("quickstart", 2), ("llama_7b", 8)])
 def test_our_own_recipes_shrink(name, ranks):
-    small = shrink(load(name), steps=20, vocab_size=320)
+    small = shrink(trained_by(name), steps=20, vocab_size=320)
 
-    assert checks.violations(small) == []
+    assert violations(small) == []
     assert small.parallelism.world_size == ranks
 
 
 def test_llama_keeps_its_proportions():
-    small = shrink(load("llama_7b"), steps=20, vocab_size=320)
+    small = shrink(trained_by("llama_7b"), steps=20, vocab_size=320)
 
-    assert small.model == Llama(
+    assert small.network == Llama(
         hidden_size=64,
         num_layers=2,
         num_attention_heads=4,
@@ -158,9 +183,7 @@ def test_llama_keeps_its_proportions():
 @pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (3, "cpu"), (4, "auto")])
 def test_ranks_without_a_gpu_each_run_on_the_cpu(monkeypatch, tmp_path, gpus, device):
     monkeypatch.setattr("llmrecipe.preflight.num_gpus", lambda: gpus)
-    recipe = attrs.evolve(
-        RECIPE, parallelism=Parallelism(data=2), training=attrs.evolve(RECIPE.training, schedule=Constant())
-    )
-    proof = Proof.of(recipe, 20, Tokens(directories=(tmp_path,), vocab_size=320, origin=""))
+    model = evolve(BASE, parallelism=Parallelism(data=2), training__schedule=Constant())
+    proof = Proof.of(model, 20, Tokens(inputs={"tokens": tmp_path}, vocab_size=320, origin=""), Machine())
 
-    assert proof.recipe.runtime.device == proof.other.runtime.device == device
+    assert proof.machine.device == device

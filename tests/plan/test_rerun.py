@@ -28,9 +28,7 @@ from llmrecipe.recipe.recipe import Recipe
 
 pytestmark = pytest.mark.slow
 
-TRAINED = evolve(
-    RECIPE.models[0], text__clean=(clean.FixUnicode(), clean.ExactDedup()), text__heldout=Fraction(0.1)
-)
+TRAINED = evolve(RECIPE.models[0], text__clean=(clean.FixUnicode(), clean.ExactDedup()), text__heldout=Fraction(0.1))
 BASE = evolve(
     RECIPE,
     models=(TRAINED, evolve(RECIPE.models[1], model=TRAINED)),

@@ -5,78 +5,78 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from strategies import SMALL, filled_by_nanotron, recipes
+from strategies import SMALL, SMALL_MODEL, filled_by_nanotron, recipe_sets, recipes, small, trained_models
 
 from llmrecipe import (
-    FP8,
-    SGD,
-    W4A16,
-    W8A8,
-    W8A16,
-    AdamW,
     Bert,
     ByteLevelBPE,
     CausalLM,
-    Cosine,
+    Corpus,
     FillInTheMiddle,
     Fraction,
     Llama,
     MaskedLM,
+    Mixture,
     ModernBert,
     MultiMaskLM,
-    Perplexity,
-    PseudoPerplexity,
-    Quantize,
-    Samples,
-    SingleTokens,
-    Spans,
+    Part,
+    PretrainedTokenizer,
+    Quantized,
+    Recipe,
     Steps,
     Tokens,
+    Trained,
     Unigram,
-    WarmupStableDecay,
     WordPiece,
+    augment,
+    clean,
+    evolve,
+    masking,
+    measure,
+    optimizer,
+    schedule,
+    scheme,
+    source,
 )
 from llmrecipe.recipe import checks
+from llmrecipe.recipe.kinds import Model
+from llmrecipe.recipe.schema import define
 
 
-def changed(recipe, **changes):
-    """`recipe` with fields set at paths written with `__`."""
-    for path, value in changes.items():
-        first, _, rest = path.partition("__")
-        recipe = attrs.evolve(recipe, **{first: changed(getattr(recipe, first), **{rest: value}) if rest else value})
-    return recipe
-
-
-def loaded(**changes):
-    """SMALL, changed as the loader would let a user change it: unchecked."""
+def changed(value, **changes):
+    """`value`, changed as the loader would let a user change it: unchecked."""
     with attrs.validators.disabled():
-        return changed(SMALL, **changes)
+        return evolve(value, **changes)
 
 
-MASKED = changed(
-    SMALL,
-    model=Bert(hidden_size=64, num_layers=2, num_attention_heads=4),
+MASKED = evolve(
+    SMALL_MODEL,
+    start=Bert(hidden_size=64, num_layers=2, num_attention_heads=4),
     tokenizer=WordPiece(vocab_size=512),
     objective=MultiMaskLM(sequence_length=32),
-    evaluation=(Perplexity(),),
 )
-REARRANGED = changed(
-    SMALL,
+REARRANGED = evolve(
+    SMALL_MODEL,
     tokenizer__special_tokens=FillInTheMiddle().tokens,
     objective__fill_in_the_middle=FillInTheMiddle(),
 )
 PARTS = "objective.fill_in_the_middle"
-MODERN = changed(
-    MASKED,
-    model=ModernBert(hidden_size=64, num_layers=2, num_attention_heads=4),
-    compression=(Quantize(scheme=FP8()),),
-)
+MODERN = evolve(MASKED, start=ModernBert(hidden_size=64, num_layers=2, num_attention_heads=4))
 
 
-def found(recipe):
+def found(value):
+    """What is wrong with a recipe, or with a model that is alone in one, by path below it."""
+    recipe = value if isinstance(value, Recipe) else changed(SMALL, models=(value,), measures=())
     violations = checks.violations(recipe)
     assert len({(violation.path, violation.reason) for violation in violations}) == len(violations)
-    return {violation.path.removeprefix(f"{recipe.name}."): violation.reason for violation in violations}
+    root = f"{recipe.name}." if value is recipe else f"{recipe.name}.models[0]."
+    return {violation.path.removeprefix(root): violation.reason for violation in violations}
+
+
+def quantized(model, how, **changes):
+    """`model` with a scheme, and the model itself, measured."""
+    models = (model, changed(Quantized(model=model, scheme=how), **changes))
+    return changed(SMALL, models=models, measures=(measure.Perplexity(),))
 
 
 def proposals(reason):
@@ -89,38 +89,42 @@ def test_a_recipe_that_can_work_has_no_violations(recipe):
     assert checks.violations(recipe) == []
 
 
+@given(recipe_sets())
+def test_recipes_that_share_values_have_no_violations(recipes):
+    assert [violation for recipe in recipes for violation in checks.violations(recipe)] == []
+
+
 def test_the_message_of_a_tensor_degree_is_the_one_that_is_promised():
-    recipe = changed(SMALL, name="quickstart", parallelism__tensor=3, model__num_attention_heads=8)
+    recipe = evolve(small(parallelism__tensor=3, start__num_attention_heads=8), name="quickstart")
     assert str(checks.violations(recipe)[0]) == (
-        "quickstart.parallelism.tensor: 3 does not divide num_attention_heads = 8; use 1, 2, 4 or 8"
+        "quickstart.models[0].parallelism.tensor: 3 does not divide num_attention_heads = 8; use 1, 2, 4 or 8"
     )
 
 
 def test_a_group_that_does_not_fit_names_the_layers_and_proposes_one_that_fits():
     wide = Llama(hidden_size=576, num_layers=2, num_attention_heads=9, num_key_value_heads=3, intermediate_size=1536)
-    recipe = changed(SMALL, model=wide, compression=(Quantize(scheme=W4A16()),))
-    assert found(recipe) == {
-        "compression[0].scheme.group_size": "W4A16's group of 128 does not divide hidden_size = 576 (q_proj, k_proj, "
+    assert found(quantized(evolve(SMALL_MODEL, start=wide), scheme.W4A16())) == {
+        "models[1].scheme.group_size": "W4A16's group of 128 does not divide hidden_size = 576 (q_proj, k_proj, "
         "v_proj, o_proj, gate_proj, up_proj); use 64"
     }
 
 
-@given(recipes(), st.integers(2, 64))
-def test_each_proposed_tensor_degree_divides_what_the_given_one_did_not(recipe, tensor):
-    for violation in checks.violations(changed(recipe, parallelism__tensor=tensor)):
-        if violation.path.endswith("parallelism.tensor"):
-            size = int(re.search(r"= (\d+);", violation.reason)[1])
+@given(trained_models(), st.integers(2, 64))
+def test_each_proposed_tensor_degree_divides_what_the_given_one_did_not(model, tensor):
+    for path, reason in found(changed(model, parallelism__tensor=tensor)).items():
+        if path == "parallelism.tensor":
+            size = int(re.search(r"= (\d+);", reason)[1])
             assert size % tensor != 0
-            assert proposals(violation.reason)
-            assert all(size % degree == 0 for degree in proposals(violation.reason))
+            assert proposals(reason)
+            assert all(size % degree == 0 for degree in proposals(reason))
 
 
 FIXABLE = {
-    "num_key_value_heads": ("model__num_key_value_heads", st.integers(1, 40)),
-    "hidden_size": ("model__hidden_size", st.integers(2, 600)),
+    "num_key_value_heads": ("start__num_key_value_heads", st.integers(1, 40)),
+    "hidden_size": ("start__hidden_size", st.integers(2, 600)),
     "global_batch_size": ("training__global_batch_size", st.integers(1, 200)),
     "sequence_length": ("objective__sequence_length", st.integers(2, 9000)),
-    "make_vocab_size_divisible_by": ("model__make_vocab_size_divisible_by", st.integers(1, 64)),
+    "make_vocab_size_divisible_by": ("start__make_vocab_size_divisible_by", st.integers(1, 64)),
 }
 
 
@@ -128,24 +132,23 @@ FIXABLE = {
 @given(data=st.data())
 def test_each_proposed_number_mends_what_it_is_proposed_for(name, data):
     path, values = FIXABLE[name]
-    recipe = data.draw(recipes(kinds=[Llama]) if name == "num_key_value_heads" else recipes())
+    model = data.draw(trained_models(kinds=[Llama]) if name == "num_key_value_heads" else trained_models())
     dotted = path.replace("__", ".")
-    reason = found(changed(recipe, **{path: data.draw(values)})).get(dotted)
+    reason = found(changed(model, **{path: data.draw(values)})).get(dotted)
     assume(reason is not None)
-    for number in proposals(reason.partition(", or a model")[0]):
-        assert dotted not in found(changed(recipe, **{path: number}))
+    for number in proposals(reason.partition(", or a network")[0]):
+        assert dotted not in found(changed(model, **{path: number}))
 
 
-@given(recipes(kinds=[Llama, Bert]), st.integers(1, 4096))
-def test_a_proposed_group_divides_the_input_width_of_every_quantized_layer(recipe, size):
-    recipe = changed(recipe, compression=(Quantize(scheme=W4A16(group_size=size)),))
-    reason = found(recipe).get("compression[0].scheme.group_size")
-    widths = (recipe.model.hidden_size, recipe.model.feed_forward_size)
+@given(trained_models(kinds=[Llama, Bert]), st.integers(1, 4096))
+def test_a_proposed_group_divides_the_input_width_of_every_quantized_layer(model, size):
+    reason = found(Quantized(model=model, scheme=scheme.W4A16(group_size=size))).get("scheme.group_size")
+    widths = (model.network.hidden_size, model.network.feed_forward_size)
     assert (reason is None) == all(width % size == 0 for width in widths)
     if reason:
         assert all(width % proposals(reason)[0] == 0 for width in widths)
         of_hidden, of_intermediate = (
-            ("q_proj", "down_proj") if isinstance(recipe.model, Llama) else ("query", "(output")
+            ("q_proj", "down_proj") if isinstance(model.network, Llama) else ("query", "(output")
         )
         assert (of_hidden in reason) == (widths[0] % size != 0)
         assert (of_intermediate in reason) == (widths[1] % size != 0)
@@ -163,168 +166,244 @@ def test_a_pipeline_degree_is_refused_exactly_if_nanotron_would_leave_a_rank_wit
     kind, layers, heads, width, vocab_size, pipeline
 ):
     sizes = {"hidden_size": 2 * width * heads, "num_layers": layers, "num_attention_heads": heads}
-    model = Llama(num_key_value_heads=heads, **sizes) if kind is Llama else kind(**sizes)
-    recipe = changed(
-        SMALL if kind is Llama else MASKED,
-        model=model,
+    network = Llama(num_key_value_heads=heads, **sizes) if kind is Llama else kind(**sizes)
+    model = changed(
+        SMALL_MODEL if kind is Llama else MASKED,
+        start=network,
         tokenizer__vocab_size=vocab_size,
         parallelism__pipeline=pipeline,
         parallelism__pipeline_schedule="afab",
-        compression=(),
     )
-    reason = found(recipe).get("parallelism.pipeline")
-    assert (reason is None) == (filled_by_nanotron(model, vocab_size, pipeline) and pipeline <= layers)
+    reason = found(model).get("parallelism.pipeline")
+    assert (reason is None) == (filled_by_nanotron(network, vocab_size, pipeline) and pipeline <= layers)
     if reason and pipeline <= layers:
         degree, more_layers = proposals(reason)
-        assert filled_by_nanotron(model, vocab_size, degree)
-        assert not filled_by_nanotron(model, vocab_size, degree + 1)
-        assert filled_by_nanotron(changed(model, num_layers=more_layers), vocab_size, pipeline)
-        assert not filled_by_nanotron(changed(model, num_layers=more_layers - 1), vocab_size, pipeline)
+        assert filled_by_nanotron(network, vocab_size, degree)
+        assert not filled_by_nanotron(network, vocab_size, degree + 1)
+        assert filled_by_nanotron(evolve(network, num_layers=more_layers), vocab_size, pipeline)
+        assert not filled_by_nanotron(evolve(network, num_layers=more_layers - 1), vocab_size, pipeline)
 
 
-@given(recipes(), st.integers(2, 6), st.integers(1, 8))
-def test_1f1b_is_refused_exactly_if_nanotron_would_stop(recipe, pipeline, accumulation):
-    batch = recipe.parallelism.data * recipe.parallelism.micro_batch_size * accumulation
-    recipe = changed(
-        recipe,
+@given(trained_models(), st.integers(2, 6), st.integers(1, 8))
+def test_1f1b_is_refused_exactly_if_nanotron_would_stop(model, pipeline, accumulation):
+    batch = model.parallelism.data * model.parallelism.micro_batch_size * accumulation
+    model = changed(
+        model,
         parallelism__pipeline=pipeline,
         parallelism__pipeline_schedule="1f1b",
         training__global_batch_size=batch,
     )
-    reason = found(recipe).get("parallelism.pipeline_schedule")
+    reason = found(model).get("parallelism.pipeline_schedule")
     # nanotron.parallel.pipeline_parallel.engine: "must be at least PP_SIZE-1"
     assert (reason is not None) == (accumulation < pipeline - 1)
     if reason:
-        assert "parallelism.pipeline_schedule" not in found(changed(recipe, parallelism__pipeline_schedule="afab"))
-        mended = changed(recipe, training__global_batch_size=proposals(reason)[0])
+        assert "parallelism.pipeline_schedule" not in found(changed(model, parallelism__pipeline_schedule="afab"))
+        mended = changed(model, training__global_batch_size=proposals(reason)[0])
         assert not {"parallelism.pipeline_schedule", "training.global_batch_size"} & set(found(mended))
 
 
-@given(recipes(), st.integers(1, 50), st.integers(0, 60))
-def test_a_proposed_warm_up_is_shorter_than_the_training(recipe, steps, warmup):
-    recipe = changed(recipe, training__duration=Steps(steps), training__schedule=Cosine(warmup=Steps(warmup)))
-    reason = found(recipe).get("training.schedule.warmup")
+@given(trained_models(), st.integers(1, 50), st.integers(0, 60))
+def test_a_proposed_warm_up_is_shorter_than_the_training(model, steps, warmup):
+    model = changed(model, training__duration=Steps(steps), training__schedule=schedule.Cosine(warmup=Steps(warmup)))
+    reason = found(model).get("training.schedule.warmup")
     assert (reason is None) == (warmup < steps)
     if reason:
         longest = proposals(reason)[0]
         assert longest == steps - 1
-        assert found(changed(recipe, training__schedule=Cosine(warmup=Steps(longest)))) == {}
+        assert found(changed(model, training__schedule=schedule.Cosine(warmup=Steps(longest)))) == {}
 
 
-@given(recipes(), st.integers(1, 50), st.integers(0, 49), st.integers(0, 60))
-def test_a_proposed_decay_fits_after_the_warm_up(recipe, steps, warmup, decay):
+@given(trained_models(), st.integers(1, 50), st.integers(0, 49), st.integers(0, 60))
+def test_a_proposed_decay_fits_after_the_warm_up(model, steps, warmup, decay):
     assume(warmup < steps)
-    changes = {"training__duration": Steps(steps)}
-    schedule = WarmupStableDecay(warmup=Steps(warmup), decay=Steps(decay))
-    reason = found(changed(recipe, **changes, training__schedule=schedule)).get("training.schedule.decay")
+    model = changed(model, training__duration=Steps(steps))
+    course = schedule.WarmupStableDecay(warmup=Steps(warmup), decay=Steps(decay))
+    reason = found(changed(model, training__schedule=course)).get("training.schedule.decay")
     assert (reason is None) == (0 < decay <= steps - warmup)
     if reason:
-        mended = attrs.evolve(schedule, decay=Steps(proposals(reason)[0]))
-        assert found(changed(recipe, **changes, training__schedule=mended)) == {}
+        mended = evolve(course, decay=Steps(proposals(reason)[0]))
+        assert found(changed(model, training__schedule=mended)) == {}
 
 
 def test_a_warm_up_given_as_a_share_counts_the_steps_of_its_training():
-    recipe = changed(SMALL, training__duration=Tokens(1), training__schedule=Cosine(warmup=Fraction(0.01)))
-    assert found(recipe) == {
-        "training.schedule.warmup": "this Fraction is 1 steps, and the whole training is 1; use at most Steps(0)"
+    warmup = schedule.Cosine(warmup=Fraction(0.01))
+    assert found(changed(SMALL_MODEL, training__duration=Tokens(1), training__schedule=warmup)) == {
+        "training.schedule.warmup": "this Fraction is 1 steps, and the whole run is 1; use at most Steps(0)"
     }
 
 
 def test_everything_is_reported_at_once():
-    recipe = loaded(
-        corpus__name="my corpus",
-        corpus__shards=0,
-        model__hidden_size=250,
-        model__num_key_value_heads=3,
+    model = changed(
+        SMALL_MODEL,
+        text__name="my corpus",
+        text__shards=0,
+        start__hidden_size=250,
+        start__num_key_value_heads=3,
         objective__sequence_length=5000,
         training__global_batch_size=5,
         training__duration=Steps(0),
-        training__optimizer=AdamW(learning_rate=1e-3, beta2=1.0),
+        training__optimizer=optimizer.AdamW(learning_rate=1e-3, beta2=1.0),
         training__seed=2**32,
         parallelism__micro_batch_size=2,
-        compression=(Quantize(scheme=W4A16(group_size=48)), Quantize(scheme=W4A16(group_size=2))),
-        evaluation=(Samples(prompts=("def ", "")),),
-        runtime__device="tpu",
+    )
+    small_groups = Quantized(name="a", model=model, scheme=scheme.W4A16(group_size=48), seed=2**32)
+    again = Quantized(model=small_groups, scheme=scheme.FP8(), calibration_samples=8)
+    recipe = changed(
+        SMALL,
+        name="my recipe",
+        models=(model, small_groups, changed(again, calibration_samples=0)),
+        measures=(measure.Samples(prompts=("def ", "")), measure.PseudoPerplexity(max_tokens=31)),
     )
     assert set(found(recipe)) == {
-        "corpus.name",
-        "corpus.shards",
-        "model.hidden_size",
-        "model.num_key_value_heads",
-        "objective.sequence_length",
-        "training.global_batch_size",
-        "training.duration",
-        "training.optimizer.beta2",
-        "training.seed",
-        "compression[0].scheme.group_size",
-        "compression[1]",
-        "evaluation",
-        "evaluation[0].prompts[1]",
-        "runtime.device",
+        "name",
+        "models[0].text.name",
+        "models[0].text.shards",
+        "models[0].start.hidden_size",
+        "models[0].start.num_key_value_heads",
+        "models[0].objective.sequence_length",
+        "models[0].training.global_batch_size",
+        "models[0].training.duration",
+        "models[0].training.optimizer.beta2",
+        "models[0].training.seed",
+        "models[1].scheme.group_size",
+        "models[1].seed",
+        "models[2].calibration_samples",
+        "measures",
+        "measures[0].prompts[1]",
+        "measures[1]",
     }
 
 
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
-        ({"model__num_attention_heads": 0}, "model.num_attention_heads"),
-        ({"model__num_attention_heads": "8"}, "model.num_attention_heads"),
-        ({"model__intermediate_size": 0}, "model.intermediate_size"),
-        ({"model__intermediate_size": "wide"}, "model.intermediate_size"),
-        ({"model": None}, "model"),
+        ({"start__num_attention_heads": 0}, "start.num_attention_heads"),
+        ({"start__num_attention_heads": "8"}, "start.num_attention_heads"),
+        ({"start__intermediate_size": 0}, "start.intermediate_size"),
+        ({"start__intermediate_size": "wide"}, "start.intermediate_size"),
+        ({"start": None}, "start"),
+        ({"start": "llama"}, "start"),
+        ({"start": Llama}, "start"),
         ({"parallelism__data": 0}, "parallelism.data"),
         ({"parallelism__tensor": 0}, "parallelism.tensor"),
         ({"training__duration": 10}, "training.duration"),
         ({"training__schedule": None}, "training.schedule"),
-        ({"training__optimizer": SGD}, "training.optimizer"),
+        ({"training__optimizer": optimizer.SGD}, "training.optimizer"),
         ({"objective__sequence_length": None}, "objective.sequence_length"),
-        ({"compression": Quantize(scheme=W4A16())}, "compression"),
-        ({"evaluation": Perplexity()}, "evaluation"),
-        ({"corpus__name": 3}, "corpus.name"),
+        ({"objective": None}, "objective"),
+        ({"text": None}, "text"),
+        ({"text__name": 3}, "text.name"),
+        ({"text__source": "data/*.txt"}, "text.source"),
+        ({"text__heldout": 0.05}, "text.heldout"),
         ({"tokenizer": "gpt2"}, "tokenizer"),
+        ({"name": 3}, "name"),
+        ({"name": ["x"]}, "name"),
     ],
 )
 def test_a_wrong_field_is_reported_alone_and_rules_that_need_it_keep_quiet(changes, path):
-    assert list(found(loaded(**changes))) == [path]
-
-
-def test_a_wrong_field_does_not_hide_what_other_fields_break():
-    recipe = loaded(model__rope_theta=-1.0, training__global_batch_size=5, parallelism__data=2)
-    assert set(found(recipe)) == {"model.rope_theta", "training.global_batch_size"}
-
-
-def test_a_class_without_its_parentheses_is_explained():
-    assert (
-        "the class SGD; did you forget its parentheses?" in found(loaded(training__optimizer=SGD))["training.optimizer"]
-    )
-
-
-@pytest.mark.parametrize("name", ["", "my model", "-x", "_x", "a.b", "a/b", "é", "a\n", 3, None])
-def test_a_name_that_dvc_or_a_file_system_would_not_take_is_refused(name):
-    with attrs.validators.disabled():
-        recipe = attrs.evolve(SMALL, name=name)
-    assert [violation.path.rpartition(".")[2] for violation in checks.violations(recipe)] == ["name"]
-
-
-@given(st.text(min_size=1, max_size=20))
-def test_a_proposed_name_is_accepted(name):
-    reason = found(changed(SMALL, corpus__name=name)).get("corpus.name")
-    assume(reason is not None and "; use " in reason)
-    proposed = reason.rpartition("; use '")[2].removesuffix("'")
-    assert found(changed(SMALL, corpus__name=proposed)) == {}
+    model = changed(SMALL_MODEL, **changes)
+    assert list(found(model)) == [path]
+    rounded = Quantized(name="rounded", model=SMALL_MODEL, scheme=scheme.FP8())
+    further = evolve(SMALL_MODEL, name="further", start=SMALL_MODEL, tokenizer=None)
+    both = changed(SMALL, models=(changed(rounded, model=model), changed(further, start=model)))
+    assert list(found(both)) == [f"models[0].model.{path}"]
 
 
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
-        ({"corpus__heldout_fraction": 0.0}, "corpus.heldout_fraction"),
-        ({"evaluation": ()}, "evaluation"),
-        ({"evaluation": (Perplexity(), Perplexity())}, "evaluation[1]"),
-        ({"evaluation": (Perplexity(max_tokens=31),)}, "evaluation[0].max_tokens"),
-        ({"training__optimizer": SGD(learning_rate=1.0, momentum=0.0, nesterov=True)}, "training.optimizer.nesterov"),
-        ({"training__optimizer": AdamW(learning_rate=1.0, beta1=1.0)}, "training.optimizer.beta1"),
+        ({"models": SMALL_MODEL}, "models"),
+        ({"models": (SMALL_MODEL, None)}, "models"),
+        ({"models": (Trained,)}, "models"),
+        ({"models": ()}, "models"),
+        ({"measures": measure.Perplexity()}, "measures"),
+        ({"measures": None}, "measures"),
+    ],
+)
+def test_a_wrong_field_of_a_recipe_is_reported_alone(changes, path):
+    assert list(found(changed(SMALL, **changes))) == [path]
+
+
+def test_a_wrong_field_does_not_hide_what_other_fields_break():
+    model = changed(SMALL_MODEL, start__rope_theta=-1.0, training__global_batch_size=5, parallelism__data=2)
+    assert set(found(model)) == {"start.rope_theta", "training.global_batch_size"}
+
+
+def test_what_is_wrong_with_a_shared_value_is_said_once_where_it_occurs_first():
+    model = changed(SMALL_MODEL, text__shards=0, training__seed=2**32)
+    # Equal, and not the same object.
+    again = changed(SMALL_MODEL, text__shards=0, training__seed=2**32)
+    recipe = changed(
+        SMALL,
+        models=(
+            Quantized(model=model, scheme=scheme.FP8()),
+            again,
+            Quantized(model=again, scheme=scheme.W8A16(), text=model.text),
+        ),
+    )
+    assert set(found(recipe)) == {"models[0].model.text.shards", "models[0].model.training.seed"}
+
+
+def test_a_class_without_its_parentheses_is_explained():
+    reason = found(changed(SMALL_MODEL, training__optimizer=optimizer.SGD))["training.optimizer"]
+    assert "the class SGD; did you forget its parentheses?" in reason
+
+
+@pytest.mark.parametrize("name", ["", "my model", "-x", "_x", "a.b", "a/b", "é", "a\n", 3])
+@pytest.mark.parametrize("where", ["recipe", "model", "quantized", "text", "mixture", "tokenizer"])
+def test_a_name_that_dvc_or_a_file_system_would_not_take_is_refused(name, where):
+    with attrs.validators.disabled():
+        if where == "recipe":
+            recipe = evolve(SMALL, name=name)
+        elif where == "quantized":
+            recipe = quantized(SMALL_MODEL, scheme.FP8(), name=name)
+        elif where == "mixture":
+            corpora = (SMALL_MODEL.text, evolve(SMALL_MODEL.text, name="other"))
+            mixture = Mixture(parts=tuple(Part(corpus=corpus) for corpus in corpora))
+            recipe = small(text=evolve(mixture, name=name))
+        else:
+            recipe = small(**{"name" if where == "model" else f"{where}__name": name})
+    assert [violation.path.rpartition(".")[2] for violation in checks.violations(recipe)] == ["name"]
+
+
+def test_a_name_that_is_made_from_parts_is_one_for_files_or_asks_for_another():
+    @define("w 2")
+    class Odd(scheme.Scheme):
+        """Two bits."""
+
+    (path,) = found(quantized(SMALL_MODEL, Odd()))
+    assert path == "models[1].name"
+    assert found(quantized(SMALL_MODEL, Odd(), name="odd")) == {}
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_a_proposed_name_is_accepted(name):
+    reason = found(changed(SMALL_MODEL, text__name=name)).get("text.name")
+    assume(reason is not None and "; use " in reason)
+    proposed = reason.rpartition("; use '")[2].removesuffix("'")
+    assert found(changed(SMALL_MODEL, text__name=proposed)) == {}
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_a_proposed_name_of_a_measure_is_accepted(name):
+    reason = found(changed(SMALL, measures=(measure.Perplexity(name=name),))).get("measures[0].name")
+    assume(reason is not None and "; use " in reason)
+    proposed = reason.rpartition("; use '")[2].removesuffix("'")
+    assert found(changed(SMALL, measures=(measure.Perplexity(name=proposed),))) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"text__heldout": Fraction(0.0)}, "text.heldout"),
+        ({"text__heldout": Fraction(0.6)}, "text.heldout"),
+        ({"text__heldout": source.PythonStdlib()}, "text.heldout"),
+        (
+            {"training__optimizer": optimizer.SGD(learning_rate=1.0, momentum=0.0, nesterov=True)},
+            "training.optimizer.nesterov",
+        ),
+        ({"training__optimizer": optimizer.AdamW(learning_rate=1.0, beta1=1.0)}, "training.optimizer.beta1"),
         ({"training__optimizer__no_decay": ("norms", "biases", "norms")}, "training.optimizer.no_decay"),
-        ({"compression": (Quantize(scheme=W4A16(group_size=32), seed=2**32),)}, "compression[0].seed"),
         ({"objective": CausalLM(sequence_length=2049)}, "objective.sequence_length"),
         ({"tokenizer__vocab_size": 256}, "tokenizer.vocab_size"),
         ({"parallelism__async_tensor_parallel": True}, "parallelism.async_tensor_parallel"),
@@ -332,22 +411,191 @@ def test_a_proposed_name_is_accepted(name):
     ],
 )
 def test_what_an_engine_would_only_say_once_it_runs_is_refused(changes, path):
-    assert list(found(loaded(**changes))) == [path]
+    assert list(found(changed(SMALL_MODEL, **changes))) == [path]
 
 
 @pytest.mark.parametrize(
-    ("recipe", "changes", "path", "fix"),
+    ("model", "how", "path", "fix"),
     [
-        (MASKED, {"model": SMALL.model}, "objective", "use CausalLM, or model = Bert(…) or ModernBert(…)"),
-        (MASKED, {"model": SMALL.model, "objective": MaskedLM(sequence_length=32)}, "objective", "use CausalLM"),
+        (SMALL_MODEL, scheme.W4A16(group_size=48), "models[1].scheme.group_size", "use 32"),
+        (MODERN, scheme.W8A8(), "models[1].scheme", "use FP8"),
+        (MODERN, scheme.W8A16(), "models[1].scheme", "use FP8"),
+        (MODERN, scheme.W4A16(group_size=48), "models[1].scheme", "use FP8"),
+        (MASKED, scheme.W8A8(), "models[1].scheme", "use W8A16 or FP8"),
+    ],
+)
+def test_a_scheme_that_a_network_can_not_have_is_refused_with_what_would_work(model, how, path, fix):
+    violations = found(quantized(model, how))
+    assert list(violations) == [path]
+    assert fix in violations[path]
+
+
+def test_a_quantized_model_can_be_neither_trained_nor_quantized_again():
+    rounded = Quantized(model=SMALL_MODEL, scheme=scheme.FP8())
+    twice = Quantized(model=rounded, scheme=scheme.W8A16())
+    further = evolve(SMALL_MODEL, name="further", start=rounded, tokenizer=None)
+    violations = found(changed(SMALL, models=(rounded, twice, further)))
+    assert violations == {
+        "models[1].model": "small-model-fp8 is Quantized, and a model is quantized once; quantize small-model",
+        "models[2].start": "small-model-fp8 is Quantized: its weights are rounded, and can't be trained; start from "
+        "small-model, and quantize what comes of it",
+    }
+
+
+def test_a_model_from_first_weights_needs_a_tokenizer_and_one_that_goes_on_brings_its_own():
+    missing = found(evolve(SMALL_MODEL, tokenizer=None))
+    assert list(missing) == ["tokenizer"]
+    assert "use one that suits the text, such as ByteLevelBPE(vocab_size=32_000)" in missing["tokenizer"]
+    further = evolve(SMALL_MODEL, name="further", start=SMALL_MODEL, tokenizer=None)
+    assert found(further) == {}
+    assert found(evolve(further, tokenizer=SMALL_MODEL.tokenizer)) == {}
+    for tokenizer in (
+        evolve(SMALL_MODEL.tokenizer, vocab_size=513),
+        evolve(SMALL_MODEL.tokenizer, text=evolve(SMALL_MODEL.text, name="other")),
+        PretrainedTokenizer(path="tokenizers/a"),
+        WordPiece(vocab_size=512),
+    ):
+        violations = found(evolve(further, tokenizer=tokenizer))
+        assert list(violations) == ["tokenizer"]
+        assert violations["tokenizer"].endswith("whose weights know its tokens alone; leave it out")
+    # Without a text of its own it would be trained on the text of this model.
+    on_other = evolve(further, text__name="other", tokenizer=SMALL_MODEL.tokenizer)
+    assert list(found(on_other)) == ["tokenizer"]
+
+
+def test_a_model_that_goes_on_obeys_the_network_and_the_tokenizer_of_its_start():
+    further = evolve(SMALL_MODEL, name="further", start=SMALL_MODEL, tokenizer=None)
+    assert list(found(evolve(further, objective=MaskedLM(sequence_length=32)))) == ["objective"]
+    assert set(found(evolve(further, parallelism__tensor=8))) == {"parallelism.tensor"}
+    assert "start.tokenizer.special_tokens" in found(evolve(further, objective__fill_in_the_middle=FillInTheMiddle()))
+    heads = evolve(SMALL_MODEL, start__make_vocab_size_divisible_by=3)
+    assert list(found(evolve(further, start=heads, parallelism__tensor=2))) == [
+        "start.start.make_vocab_size_divisible_by"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "path"),
+    [
+        (PretrainedTokenizer(), "tokenizer.path"),
+        (PretrainedTokenizer(path="a", model=SMALL_MODEL), "tokenizer.path"),
+        (PretrainedTokenizer(path="a"), None),
+        (PretrainedTokenizer(model=SMALL_MODEL), None),
+    ],
+)
+def test_a_tokenizer_that_exists_is_named_by_its_folder_or_its_model(tokenizer, path):
+    assert list(found(evolve(SMALL_MODEL, name="other", tokenizer=tokenizer))) == ([path] if path else [])
+
+
+def test_a_tokenizer_of_a_model_has_the_tokens_of_that_model():
+    taken = PretrainedTokenizer(model=SMALL_MODEL)
+    violations = found(evolve(MASKED, name="other", tokenizer=taken))
+    assert list(violations) == ["tokenizer"]
+    assert "ByteLevelBPE has no mask token" in violations["tokenizer"]
+
+
+def test_what_augments_text_can_write():
+    with_text = evolve(SMALL_MODEL, name="with-text", text__name="more")
+    ask = augment.Paraphrase(model=SMALL_MODEL)
+    assert found(evolve(with_text, text__augment=(ask,))) == {}
+    assert list(found(evolve(with_text, text__augment=(evolve(ask, model=MASKED),)))) == ["text.augment[0].model"]
+    translate = augment.BackTranslate(there=SMALL_MODEL, back="models/back")
+    assert list(found(evolve(with_text, text__augment=(translate,)))) == ["text.augment[0].there"]
+
+
+@pytest.mark.parametrize(
+    ("measures", "path", "fix"),
+    [
+        ((), "measures", "add Perplexity()"),
+        ((measure.Samples(prompts=("a",)),), "measures", "add Perplexity()"),
+        ((measure.Perplexity(), measure.Perplexity()), "measures[1]", "give it a name of its own, or remove it"),
+        ((measure.Perplexity(), measure.Perplexity(max_tokens=99)), "measures[1]", "is called 'perplexity' like"),
+        ((measure.Perplexity(max_tokens=31),), "measures[0].max_tokens", "use at least 32"),
+        ((measure.Perplexity(), measure.PseudoPerplexity()), "measures[1]", "use Perplexity"),
+        ((measure.Perplexity(name="train"),), "measures[0].name", "what a kind of stage is called"),
+        ((measure.Perplexity(name="a-b"),), "measures[0].name", "use 'a_b'"),
+        (
+            (measure.Perplexity(), measure.Samples(prompts=("a",), text=SMALL_MODEL.text)),
+            "measures[1].text",
+            "reads no",
+        ),
+    ],
+)
+def test_what_a_recipe_can_not_measure_is_refused_with_what_would_work(measures, path, fix):
+    violations = found(changed(SMALL, measures=measures))
+    assert list(violations) == [path]
+    assert fix in violations[path]
+
+
+def test_two_measures_of_one_kind_have_names():
+    measures = (measure.Perplexity(), measure.Perplexity(name="longer", max_tokens=10**6))
+    assert found(evolve(SMALL, measures=measures)) == {}
+
+
+def test_a_masked_model_is_asked_for_no_samples():
+    recipe = evolve(SMALL, models=(MASKED,), measures=(measure.Perplexity(), measure.Samples(prompts=("a",))))
+    assert "remove it" in found(recipe)["measures[1]"]
+
+
+def test_models_of_a_recipe_are_measured_on_one_text():
+    other = evolve(SMALL_MODEL, name="other", text__name="web")
+    violations = found(evolve(SMALL, models=(SMALL_MODEL, other)))
+    assert violations == {
+        "measures[0].text": "is missing: small-model was trained on stdlib, other was trained on web; say which one "
+        "they are measured on, text=Corpus(…)"
+    }
+    assert found(evolve(SMALL, models=(SMALL_MODEL, other), measures=(measure.Perplexity(text=other.text),))) == {}
+
+
+@define("existing")
+class Existing(Model):
+    """A model that nothing here trained."""
+
+    name: str
+
+    parents = ()
+    network = SMALL_MODEL.network
+    objective = SMALL_MODEL.objective
+    vocabulary = PretrainedTokenizer(path="models/existing")
+    training_text = None
+
+
+def test_a_model_that_was_not_trained_here_has_no_text_to_calibrate_and_measure_on():
+    existing = Existing(name="existing")
+    recipe = quantized(existing, scheme.W8A16())
+    violations = found(recipe)
+    assert list(violations) == ["models[1].text", "measures[0].text"]
+    assert "existing was not trained here" in violations["models[1].text"]
+    text = SMALL_MODEL.text
+    mended = quantized(existing, scheme.W8A16(), text=text)
+    assert found(evolve(mended, measures=(measure.Perplexity(text=text),))) == {}
+
+
+def test_a_measure_reads_a_sequence_of_each_part_of_a_mixture_for_the_longest_model():
+    web = Corpus(name="web", source=source.TextFiles(paths=("a.txt",)))
+    mixture = Mixture(parts=(Part(corpus=SMALL_MODEL.text, weight=9.0), Part(corpus=web)))
+    short = evolve(SMALL_MODEL, text=mixture)
+    long = evolve(short, name="long", objective__sequence_length=64)
+    violations = found(evolve(SMALL, models=(short, long), measures=(measure.Perplexity(max_tokens=639),)))
+    assert list(violations) == ["measures[0].max_tokens"]
+    assert "use at least 640" in violations["measures[0].max_tokens"]
+    assert found(evolve(SMALL, models=(short, long), measures=(measure.Perplexity(max_tokens=640),))) == {}
+
+
+def test_a_model_is_named_in_a_recipe_once():
+    assert list(found(evolve(SMALL, models=(*SMALL.models, SMALL_MODEL)))) == ["models[2]"]
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "path", "fix"),
+    [
+        (MASKED, {"start": SMALL_MODEL.start}, "objective", "use CausalLM, or the network Bert or ModernBert"),
+        (MASKED, {"start": SMALL_MODEL.start, "objective": MaskedLM(sequence_length=32)}, "objective", "use CausalLM"),
         (MASKED, {"objective": CausalLM(sequence_length=32)}, "objective", "use MaskedLM or MultiMaskLM"),
         (MODERN, {"objective": CausalLM(sequence_length=32)}, "objective", "and ModernBert reads those after it"),
         (MODERN, {"objective__sequence_length": 8193}, "objective.sequence_length", "use at most 8192"),
-        (MODERN, {"model__hidden_size": 68}, "model.hidden_size", "use 64 or 72"),
+        (MODERN, {"start__hidden_size": 68}, "start.hidden_size", "use 64 or 72"),
         (MODERN, {"parallelism__tensor": 8}, "parallelism.tensor", "use 1, 2 or 4"),
-        (MODERN, {"compression": (Quantize(scheme=W8A8()),)}, "compression[0].scheme", "use FP8"),
-        (MODERN, {"compression": (Quantize(scheme=W8A16()),)}, "compression[0].scheme", "use FP8"),
-        (MODERN, {"compression": (Quantize(scheme=W4A16(group_size=48)),)}, "compression[0].scheme", "use FP8"),
         (MASKED, {"tokenizer": ByteLevelBPE(vocab_size=300)}, "tokenizer", "use WordPiece(vocab_size=300)"),
         (MASKED, {"tokenizer": Unigram(vocab_size=512)}, "tokenizer", "use WordPiece(vocab_size=512)"),
         (MASKED, {"objective__mask_rate": 0.0}, "objective.mask_rate", "0.15"),
@@ -356,12 +604,8 @@ def test_what_an_engine_would_only_say_once_it_runs_is_refused(changes, path):
         (MASKED, {"objective__mask_share": 0.0, "objective__random_share": 0.0}, "objective.mask_share", "use 0.8"),
         (MASKED, {"objective__masking__max_length": 32}, "objective.masking.max_length", "use at most 31"),
         (MASKED, {"objective__sequence_length": 513}, "objective.sequence_length", "use at most 512"),
-        (MASKED, {"model__num_attention_heads": 5}, "model.hidden_size", "use 60 or 65"),
+        (MASKED, {"start__num_attention_heads": 5}, "start.hidden_size", "use 60 or 65"),
         (MASKED, {"parallelism__tensor": 8}, "parallelism.tensor", "use 1, 2 or 4"),
-        (MASKED, {"compression": (Quantize(scheme=W8A8()),)}, "compression[0].scheme", "use W8A16 or FP8"),
-        (MASKED, {"evaluation": (Perplexity(), Samples(prompts=("a",)))}, "evaluation[1]", "remove it"),
-        (MASKED, {"evaluation": (Perplexity(), *[PseudoPerplexity()] * 2)}, "evaluation[2]", "keep one"),
-        (SMALL, {"evaluation": (Perplexity(), PseudoPerplexity())}, "evaluation[1]", "use Perplexity"),
         (REARRANGED, {"objective__fill_in_the_middle__rate": 0.0}, f"{PARTS}.rate", "more than 0 and at most 1"),
         (REARRANGED, {"objective__fill_in_the_middle__suffix_first_share": 1.1}, f"{PARTS}.suffix_first_share", "1"),
         (REARRANGED, {"objective__fill_in_the_middle__prefix_token": ""}, f"{PARTS}.prefix_token", "not be empty"),
@@ -397,28 +641,31 @@ def test_what_an_engine_would_only_say_once_it_runs_is_refused(changes, path):
             "'<|fim_suffix|>'), and vocab_size = 260",
         ),
         (REARRANGED, {"tokenizer__vocab_size": 259}, "tokenizer.vocab_size", "use at least 260"),
-        (SMALL, {"tokenizer__special_tokens": ("<a>", "<a>")}, "tokenizer.special_tokens", "keep one"),
-        (SMALL, {"tokenizer__special_tokens": ("<a>", "")}, "tokenizer.special_tokens[1]", "must not be empty"),
-        (SMALL, {"tokenizer__special_tokens": ("<a>", "a")}, "tokenizer.special_tokens[1]", "of which texts are made"),
-        (SMALL, {"tokenizer__special_tokens": ("<|endoftext|>",)}, "tokenizer.special_tokens[0]", "end_of_text"),
+        (SMALL_MODEL, {"tokenizer__special_tokens": ("<a>", "<a>")}, "tokenizer.special_tokens", "keep one"),
+        (SMALL_MODEL, {"tokenizer__special_tokens": ("<a>", "")}, "tokenizer.special_tokens[1]", "must not be empty"),
         (
-            SMALL,
+            SMALL_MODEL,
+            {"tokenizer__special_tokens": ("<a>", "a")},
+            "tokenizer.special_tokens[1]",
+            "of which texts are made",
+        ),
+        (SMALL_MODEL, {"tokenizer__special_tokens": ("<|endoftext|>",)}, "tokenizer.special_tokens[0]", "end_of_text"),
+        (
+            SMALL_MODEL,
             {"tokenizer": Unigram(vocab_size=303, special_tokens=("<0x0A>x", "<0x0A>"))},
             "tokenizer.special_tokens[1]",
             "one of the tokens that every Unigram has",
         ),
         (
-            SMALL,
+            SMALL_MODEL,
             {"tokenizer": Unigram(vocab_size=302, special_tokens=("<a>", "<b>", "<c>"))},
             "tokenizer.vocab_size",
-            "302 leaves no room for 3 special_tokens beside what every Unigram has; use at least 303",
+            "302 leaves no room for 3 special_tokens next to what every Unigram has; use at least 303",
         ),
     ],
 )
-def test_what_an_objective_can_not_have_is_refused_with_what_would_work(recipe, changes, path, fix):
-    with attrs.validators.disabled():
-        wrong = changed(recipe, **changes)
-    violations = found(wrong)
+def test_what_an_objective_can_not_have_is_refused_with_what_would_work(model, changes, path, fix):
+    violations = found(changed(model, **changes))
 
     assert list(violations) == [path]
     assert fix in violations[path]
@@ -426,29 +673,38 @@ def test_what_an_objective_can_not_have_is_refused_with_what_would_work(recipe, 
 
 def test_a_masked_recipe_may_mask_and_mix_as_it_likes():
     for objective in (
-        MaskedLM(sequence_length=32, masking=SingleTokens(), mask_share=1.0, random_share=0.0),
-        MaskedLM(sequence_length=32, masking=Spans(max_length=31)),
+        MaskedLM(sequence_length=32, masking=masking.SingleTokens(), mask_share=1.0, random_share=0.0),
+        MaskedLM(sequence_length=32, masking=masking.Spans(max_length=31)),
         MultiMaskLM(sequence_length=32, mask_share=0.7, random_share=0.3),
     ):
-        assert found(changed(MASKED, objective=objective)) == {}
+        assert found(evolve(MASKED, objective=objective)) == {}
     # Words for encoders are no harm to a decoder.
-    assert found(changed(SMALL, tokenizer=WordPiece(vocab_size=512))) == {}
+    assert found(evolve(SMALL_MODEL, tokenizer=WordPiece(vocab_size=512))) == {}
 
 
 def test_a_dense_recipe_may_go_without_perplexity():
-    assert found(changed(SMALL, compression=(), evaluation=())) == {}
+    assert found(evolve(SMALL, models=(SMALL_MODEL,), measures=())) == {}
 
 
-@given(recipes(), st.integers(2, 8))
-def test_reduce_scatter_needs_a_sequence_that_the_tensor_ranks_can_share(recipe, tensor):
-    recipe = changed(recipe, parallelism__tensor=tensor, parallelism__tensor_parallel_mode="reduce_scatter")
-    assert ("objective.sequence_length" in found(recipe)) == (recipe.objective.sequence_length % tensor != 0)
+@given(trained_models(), st.integers(2, 8))
+def test_reduce_scatter_needs_a_sequence_that_the_tensor_ranks_can_share(model, tensor):
+    model = changed(model, parallelism__tensor=tensor, parallelism__tensor_parallel_mode="reduce_scatter")
+    assert ("objective.sequence_length" in found(model)) == (model.objective.sequence_length % tensor != 0)
 
 
 @settings(suppress_health_check=[HealthCheck.filter_too_much])
-@given(recipes(), st.integers(2, 8))
-def test_a_vocabulary_of_any_size_splits_over_the_tensor_ranks(recipe, tensor):
-    recipe = changed(recipe, parallelism__tensor=tensor)
-    assume(not any(path in found(recipe) for path in ("parallelism.tensor", "model.make_vocab_size_divisible_by")))
-    assert all(recipe.model.padded_vocab_size(size) % tensor == 0 for size in range(257, 400))
-    assert math.gcd(recipe.model.num_attention_heads, tensor) == tensor
+@given(trained_models(), st.integers(2, 8))
+def test_a_vocabulary_of_any_size_splits_over_the_tensor_ranks(model, tensor):
+    model = changed(model, parallelism__tensor=tensor)
+    assume(not any(path in found(model) for path in ("parallelism.tensor", "start.make_vocab_size_divisible_by")))
+    assert all(model.network.padded_vocab_size(size) % tensor == 0 for size in range(257, 400))
+    assert math.gcd(model.network.num_attention_heads, tensor) == tensor
+
+
+def test_a_users_own_words_obey_the_rules_of_what_they_hold():
+    @define("short_filter")
+    class ShortFilter(clean.LengthFilter):
+        """A filter of a user's own."""
+
+    violations = found(evolve(SMALL_MODEL, text__clean=(ShortFilter(),)))
+    assert list(violations) == ["text.clean[0].min_characters"]

@@ -1,5 +1,6 @@
 """A measurement is what it says, checked by hand, by closed forms and against transformers."""
 
+import itertools
 import json
 import math
 import optparse
@@ -110,7 +111,7 @@ def test_documents_have_their_own_sums_which_add_up_to_the_metrics(made, tmp_pat
     nats, targets = losses(made["model"], row[: 100 * LENGTH + 1]), row[1 : 100 * LENGTH + 1]
     stops = [0, *(np.flatnonzero(targets == tokenizer.eos_token_id) + 1).tolist(), len(targets)]
     assert len(found) == len(stops) - 1 > 2
-    for document, (start, stop) in zip(found, zip(stops, stops[1:], strict=False), strict=True):
+    for document, (start, stop) in zip(found, itertools.pairwise(stops), strict=True):
         assert set(document) == {"id", "tokens", "bytes", "loss"}
         assert document["tokens"] == stop - start
         assert document["loss"] == pytest.approx(nats[start:stop].sum().item(), rel=1e-5)
@@ -270,7 +271,7 @@ def test_a_split_that_is_too_short_is_refused(made, tmp_path):
 
 
 def test_fewer_tokens_than_a_sequence_are_refused(made, tmp_path):
-    with pytest.raises(StageError, match="perplexity.max_tokens: 31 is less than one sequence of .* = 32"):
+    with pytest.raises(StageError, match=r"perplexity.max_tokens: 31 is less than one sequence of .* = 32"):
         measured(made, tmp_path / "out", Perplexity(max_tokens=31))
 
 

@@ -7,6 +7,7 @@ import logging
 import lzma
 import multiprocessing
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from llmrecipe import artifacts
 from llmrecipe.engines.datatrove import prepare
 from llmrecipe.engines.datatrove.executors import executor
 from llmrecipe.engines.datatrove.readers import python_code
+from llmrecipe.engines.datatrove.readers.sources import reader_of
 from llmrecipe.engines.datatrove.split import split_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.cleaning import FixUnicode
@@ -263,6 +265,20 @@ def test_the_standard_library_becomes_a_corpus(project, capfd):
     assert "def " in found["train"]["argparse.py"] + found["heldout"].get("argparse.py", "")
     assert metrics["train"]["text_bytes"] > 50 * metrics["heldout"]["text_bytes"] > 0
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_standard_library_of_another_python_is_refused_with_the_remedy(project):
+    with pytest.raises(
+        StageError, match=rf"^corpus\.source\.version: .* Python 3\.4\.0 .* {platform.python_version()}"
+    ):
+        run("prepare", section(PythonStdlib(version="3.4.0")), project / "out")
+    with pytest.raises(StageError, match="run `llmrecipe plan`"):
+        run("prepare", section(TextFiles(paths=("*",)), heldout=PythonStdlib(version="3.4.0")), project / "held")
+
+
+def test_the_standard_library_of_the_running_python_may_be_named():
+    named, unnamed = (reader_of(PythonStdlib(version=version)) for version in (platform.python_version(), None))
+    assert named.sizes == unnamed.sizes
 
 
 # Bad input

@@ -176,9 +176,7 @@ bands = st.floats(0, 10).flatmap(
 )
 kept = {"similarity": bands, "length_ratio": bands}
 some = {"share": st.floats(0, 1, exclude_min=True), "seed": seeds}
-hub_models = st.builds(
-    augment.HubModel, name=st.just("owner/name"), revision=st.from_regex(r"[0-9a-f]{40}", fullmatch=True)
-)
+hub_models = st.builds(augment.HubModel, name=st.just("owner/name"), revision=st.sampled_from(["0" * 40, "1f" * 20]))
 generating = {
     "decoding": st.builds(augment.BeamSearch, beams=counts)
     | st.builds(augment.Sampling, temperature=positive, top_p=st.floats(0, 1, exclude_min=True)),
@@ -186,25 +184,17 @@ generating = {
     "max_new_tokens": counts,
     "batch_size": counts,
 }
-
-
-def augmenters_of(models):
-    """Augmenters that may ask `models`, causal ones that are made here."""
-    asked = texts | hub_models | st.sampled_from(models) if models else texts | hub_models
-    return st.lists(
-        st.one_of(
-            st.builds(augment.BackTranslate, there=texts, back=hub_models, **generating, **some, **kept),
-            st.builds(augment.Paraphrase, model=asked, prompt=st.just("So: {text}"), **generating, **some, **kept),
-            st.builds(augment.JoinDocuments, documents=st.integers(2, 9), separator=texts, **some),
-            st.builds(augment.ShuffleSpans, span=st.sampled_from(["sentence", "line", "paragraph"]), **some, **kept),
-            st.builds(augment.TokenNoise, delete=st.floats(0.01, 1), insert=shares, swap=shares, **some, **kept),
-        ),
-        max_size=2,
-        unique=True,
-    ).map(tuple)
-
-
-augmenters = augmenters_of([])
+augmenters = st.lists(
+    st.one_of(
+        st.builds(augment.BackTranslate, there=texts, back=hub_models, **generating, **some, **kept),
+        st.builds(augment.Paraphrase, model=texts | hub_models, prompt=st.just("So: {text}"), **generating, **some),
+        st.builds(augment.JoinDocuments, documents=st.integers(2, 9), separator=texts, **some),
+        st.builds(augment.ShuffleSpans, span=st.sampled_from(["sentence", "line", "paragraph"]), **some, **kept),
+        st.builds(augment.TokenNoise, delete=st.floats(0.01, 1), insert=shares, swap=shares, **some, **kept),
+    ),
+    max_size=2,
+    unique=True,
+).map(tuple)
 heldouts = st.builds(Fraction, st.floats(0, 0.5, exclude_min=True)) | sources
 
 
@@ -212,7 +202,7 @@ def with_addresses_to_look_at(cleaners, origin):
     return tuple(each for each in cleaners if origin.has_addresses or not each.reads_addresses)
 
 
-sentinels = st.lists(st.from_regex(r"<\|[a-z]{1,6}\|>", fullmatch=True), min_size=3, max_size=3, unique=True).map(tuple)
+sentinels = st.permutations(["<|a|>", "<pre>", "<|fim_middle|>", "[x y]"]).map(lambda tokens: tuple(tokens[:3]))
 masking_tokenizers = st.one_of(
     st.builds(WordPiece, vocab_size=st.integers(64, 9_999), lowercase=st.booleans(), character_coverage=shares),
     st.builds(PretrainedTokenizer, path=texts),
@@ -283,17 +273,18 @@ def divisors(number):
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
-_SCHEMES = {
-    scheme.W4A16: lambda group_sizes: st.builds(scheme.W4A16, group_size=group_sizes, rounding=roundings),
-    scheme.W8A16: lambda _: st.builds(scheme.W8A16, rounding=roundings),
-    scheme.W8A8: lambda _: st.builds(scheme.W8A8, smoothing_strength=shares, rounding=roundings),
-    scheme.FP8: lambda _: st.builds(scheme.FP8),
-}
-"""How each scheme is drawn, by the group sizes that fit."""
+def one_scheme(draw, cls, group_sizes):
+    """A scheme of a class; its group size is one of those that fit."""
+    more = {} if cls is scheme.FP8 else {"rounding": draw(roundings)}
+    if cls is scheme.W4A16:
+        more["group_size"] = draw(st.sampled_from(group_sizes))
+    if cls is scheme.W8A8:
+        more["smoothing_strength"] = draw(shares)
+    return cls(**more)
 
 
-def schemes(group_sizes):
-    return st.one_of(*(make(group_sizes) for make in _SCHEMES.values()))
+SCHEMES = (scheme.W4A16, scheme.W8A16, scheme.W8A8, scheme.FP8)
+schemes = st.composite(lambda draw: one_scheme(draw, draw(st.sampled_from(SCHEMES)), range(1, 65)))()
 
 
 @st.composite
@@ -312,6 +303,15 @@ def schedules(draw, steps):
     return kind(warmup=phase(warmup), **more)
 
 
+dropouts = st.builds(Dropout, residual=below_one, attention=below_one, embedding=below_one)
+anomalies = st.builds(
+    Anomalies,
+    action=st.sampled_from(["stop", "skip"]),
+    spike_sigmas=st.none() | positive,
+    window=st.integers(2, 1000),
+)
+
+
 @st.composite
 def trainings(draw, global_batch_size, sequence_length):
     steps = draw(st.integers(1, 1000))
@@ -323,16 +323,9 @@ def trainings(draw, global_batch_size, sequence_length):
         schedule=draw(schedules(steps)),
         seed=draw(seeds),
         clip_grad_norm=draw(st.none() | positive),
-        dropout=draw(st.builds(Dropout, residual=below_one, attention=below_one, embedding=below_one)),
+        dropout=draw(dropouts),
         z_loss=draw(st.just(0.0) | positive),
-        anomalies=draw(
-            st.builds(
-                Anomalies,
-                action=st.sampled_from(["stop", "skip"]),
-                spike_sigmas=st.none() | positive,
-                window=st.integers(2, 1000),
-            )
-        ),
+        anomalies=draw(anomalies),
         precision=draw(st.sampled_from(["float32", "bfloat16"])),
         validation_interval=draw(counts),
         validation_sequences=draw(counts),
@@ -368,27 +361,23 @@ def networks(draw, kind):
     )
 
 
-def fill_in_the_middle(length, tokenizer):
-    special = getattr(tokenizer, "special_tokens", ())
-    if length < 6 or not (special or isinstance(tokenizer, PretrainedTokenizer)):
-        return st.none()
-    names = dict(zip(("prefix_token", "middle_token", "suffix_token"), special, strict=False))
-    named = {name: st.just(token) for name, token in names.items()}
-    rates = st.floats(0, 1, exclude_min=True)
-    return st.none() | st.builds(FillInTheMiddle, rate=rates, suffix_first_share=shares, **named)
-
-
 @st.composite
 def objectives(draw, length, network, tokenizer):
     if not network.reads_both_sides:
+        special = getattr(tokenizer, "special_tokens", ())
+        rearranged = length >= 6 and (special or isinstance(tokenizer, PretrainedTokenizer)) and draw(st.booleans())
+        names = dict(zip(("prefix_token", "middle_token", "suffix_token"), special, strict=False))
+        rate = st.floats(0, 1, exclude_min=True)
         return CausalLM(
             sequence_length=length,
             restart_at_documents=draw(st.booleans()),
-            fill_in_the_middle=draw(fill_in_the_middle(length, tokenizer)),
+            fill_in_the_middle=FillInTheMiddle(rate=draw(rate), suffix_first_share=draw(shares), **names)
+            if rearranged
+            else None,
         )
     mask_share = draw(st.floats(0.001, 1))
     open_share = st.floats(0.001, 0.999)
-    spans = st.builds(masking.Spans, success_probability=open_share, max_length=st.integers(1, length - 1))
+    spans = masking.Spans(success_probability=draw(open_share), max_length=draw(st.integers(1, length - 1)))
     shared = {
         "sequence_length": length,
         "mask_rate": draw(open_share),
@@ -396,9 +385,8 @@ def objectives(draw, length, network, tokenizer):
         "random_share": draw(st.floats(0, 1 - mask_share)),
     }
     if draw(st.booleans()):
-        return MultiMaskLM(masking=draw(spans), context_weight=draw(st.just(0.0) | positive), **shared)
-    others = st.builds(masking.SingleTokens) | st.builds(masking.WholeWords)
-    return MaskedLM(masking=draw(spans | others), **shared)
+        return MultiMaskLM(masking=spans, context_weight=draw(st.just(0.0) | positive), **shared)
+    return MaskedLM(masking=draw(st.sampled_from([spans, masking.SingleTokens(), masking.WholeWords()])), **shared)
 
 
 def filled_by_nanotron(network, vocab_size, pipeline):
@@ -423,10 +411,11 @@ _NAMES = ("a", "Web", "9", "small_code", "x__")
 class World:
     """What recipes are drawn from: values that they may share, each with a name of its own."""
 
-    def __init__(self, draw, kinds):
+    def __init__(self, draw, kinds, only_texts=()):
         self.draw = draw
         self.kinds = kinds
         self.names = set()
+        self.only_texts = only_texts
         self.corpora = []
         self.texts = []
         self.models = []
@@ -452,7 +441,9 @@ class World:
         return known[-1]
 
     def text(self):
-        return self.one_of(self.texts, self.new_text)
+        return (
+            self.draw(st.sampled_from(self.only_texts)) if self.only_texts else self.one_of(self.texts, self.new_text)
+        )
 
     def new_text(self):
         if self.draw(st.integers(0, 3)):
@@ -465,15 +456,22 @@ class World:
 
     def new_corpus(self):
         draw, origin = self.draw, self.draw(sources)
-        writers = [model for model in self.models if not model.objective.is_masked]
+        heldout = draw(heldouts)
         return Corpus(
             name=self.fresh(),
             source=origin,
             clean=with_addresses_to_look_at(draw(cleaners), origin),
-            heldout=draw(heldouts.filter(lambda heldout: heldout != origin)),
-            augment=draw(augmenters_of(writers)),
+            heldout=Fraction(0.1) if heldout == origin else heldout,
+            augment=tuple(map(self.asking, draw(augmenters))),
             shards=draw(counts),
         )
+
+    def asking(self, augmenter):
+        """The augmenter; one that paraphrases may ask a model that is made here."""
+        writers = [model for model in self.models if not model.objective.is_masked]
+        if not isinstance(augmenter, augment.Paraphrase) or not writers or not self.draw(st.booleans()):
+            return augmenter
+        return evolve(augmenter, model=self.draw(st.sampled_from(writers)))
 
     def new_trained(self, start=None):
         draw, text = self.draw, self.text()
@@ -526,12 +524,12 @@ class World:
         return evolve(named, text=None) if self.draw(st.booleans()) else named
 
     def new_quantized(self, model):
-        groups = st.sampled_from(divisors(math.gcd(model.network.hidden_size, model.network.feed_forward_size)))
-        fitting = [cls for cls in _SCHEMES if cls not in model.network.unfit_schemes]
+        groups = divisors(math.gcd(model.network.hidden_size, model.network.feed_forward_size))
+        fitting = [cls for cls in SCHEMES if cls not in model.network.unfit_schemes]
         return self.named(
             Quantized(
                 model=model,
-                scheme=self.draw(_SCHEMES[self.draw(st.sampled_from(fitting))](groups)),
+                scheme=one_scheme(self.draw, self.draw(st.sampled_from(fitting)), groups),
                 text=self.text() if self.draw(st.integers(0, 2)) == 0 else None,
                 calibration_samples=self.draw(counts),
                 seed=self.draw(seeds),
@@ -553,11 +551,11 @@ class World:
         weights = [part.weight for part in (text or models[0].training_text).parts]
         length = max(model.objective.sequence_length for model in models)
         enough = st.integers(length * math.ceil(sum(weights) / min(weights)), 10**6)
-        measures = [self.draw(st.builds(measure.Perplexity, text=st.just(text), max_tokens=enough))]
+        measures = [measure.Perplexity(text=text, max_tokens=self.draw(enough))]
         if all(model.objective.is_masked for model in models) and self.draw(st.booleans()):
-            measures += [self.draw(st.builds(measure.PseudoPerplexity, text=st.just(text), max_tokens=enough))]
+            measures.append(measure.PseudoPerplexity(text=text, max_tokens=self.draw(enough)))
         if not any(model.objective.is_masked for model in models) and self.draw(st.booleans()):
-            measures += [self.draw(st.builds(measure.Samples, prompts=tuples(texts, 1), max_new_tokens=counts))]
+            measures.append(measure.Samples(prompts=self.draw(tuples(texts, 1)), max_new_tokens=self.draw(counts)))
         return tuple(map(self.named, measures))
 
     def recipe(self):
@@ -565,6 +563,12 @@ class World:
             st.lists(st.sampled_from(self.models), min_size=1, max_size=3, unique_by=lambda each: each.name)
         )
         return Recipe(name=self.fresh(), models=tuple(chosen), measures=self.measures_of(chosen))
+
+
+@st.composite
+def trained_models(draw, kinds=(Llama, Bert, ModernBert)):
+    """A model trained from a network, on the text of the small one."""
+    return World(draw, kinds, [SMALL_MODEL.text]).new_trained()
 
 
 @st.composite
@@ -604,7 +608,7 @@ sections = st.one_of(
     st.builds(MixSection, shares=st.lists(positive, min_size=1, max_size=3).map(tuple)),
     recipes().map(lambda recipe: next(map(train_section, filter(is_trained, lineage(recipe.models))))),
     st.builds(ExportSection, logits_tolerance=positive, revision=revisions),
-    st.builds(QuantizeSection, scheme=schemes(counts), calibration_samples=counts, seed=seeds),
+    st.builds(QuantizeSection, scheme=schemes, calibration_samples=counts, seed=seeds),
     st.builds(MeasureSection, measure=st.builds(measure.Perplexity, max_tokens=counts)),
     st.builds(ReportSection, revision=revisions),
 )

@@ -30,6 +30,9 @@ TOKENIZER = "0" * 64
 NETWORK = Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=128)
 """The shape of `new_model`."""
 
+OBJECTIVE = CausalLM(sequence_length=SEQUENCE_LENGTH)
+"""What it learns."""
+
 
 def stage_context(section, inputs: dict[str, Path], output: Path, **machine) -> StageContext:
     """What the runner gives a stage, with an empty output folder."""
@@ -120,7 +123,7 @@ def write_model(
     directory: Path,
     *,
     network: Network = NETWORK,
-    objective: Objective = CausalLM(sequence_length=SEQUENCE_LENGTH),
+    objective: Objective = OBJECTIVE,
     tokenizer_digest: str = TOKENIZER,
 ) -> Path:
     """A sealed model artifact."""

@@ -84,7 +84,8 @@ def quantize_and_verify(
     folders.copy_tokenizer(source, directory)
     cards.write(directory, card)
     artifacts.seal(directory, "model")
-    difference = folders.largest_difference(folders.logits(folders.load_model(directory).to(device), probe), expected)
+    saved = folders.load_model(directory).to(device)  # type: ignore[arg-type]
+    difference = folders.largest_difference(folders.logits(saved, probe), expected)
     # Not `>`, which is false for NaN.
     if not difference <= LOGITS_TOLERANCE:
         raise StageError(
@@ -135,7 +136,7 @@ def quantize(
 
     # Equal lengths make a batch safe; one sequence at a time, as llmcompressor does by default, leaves a GPU idle.
     rows = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in calibration]
-    dataset = DataLoader(rows, batch_size=8) if rows else None  # type: ignore[arg-type]
+    dataset: DataLoader[Any] | None = DataLoader(rows, batch_size=8) if rows else None  # type: ignore[arg-type]
     try:
         with patch_attr(torch.accelerator, "is_available", lambda: device.type != "cpu"):
             oneshot(model=model, tokenizer=tokenizer, recipe=recipe, dataset=dataset)

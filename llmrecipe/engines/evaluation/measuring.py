@@ -61,7 +61,7 @@ class LoadedModel:
         tokens = Tokens.of(inputs) if asked.reads_text else None
         if tokens is not None:
             check_tokenizer(directory, card, tokens)
-        model = folders.load_model(directory).to(device)
+        model = folders.load_model(directory).to(device)  # type: ignore[arg-type]
         check_embeddings(directory, card, model)
         return cls(directory=directory, card=card, transformers_model=model, device=device, tokens=tokens)
 
@@ -94,7 +94,7 @@ class LoadedModel:
     def texts(self, limit: int) -> Iterator[str]:
         """At most `limit` held-out documents; see `MeasuredModel`."""
         for row in heldout_token_rows(self.text, limit):
-            yield self.tokenizer.decode(row.tolist(), skip_special_tokens=False)
+            yield str(self.tokenizer.decode(row.tolist()))
 
 
 @singledispatch

@@ -22,6 +22,7 @@ from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.engines.tokens.packing import PackedDocuments
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Objective
 from llmrecipe.recipe.objective import CausalLM, MaskedLM, MultiMaskLM
 
@@ -166,7 +167,7 @@ class MaskedScore(_MaskScore):
         return {"masked_perplexity": math.exp(means.loss), "masked_accuracy_percent": 100 * means.accuracy}
 
     def _batches(self, text: HeldoutText) -> Iterator[Masked]:
-        objective = attrs.evolve(self.objective, mask_share=1.0, random_share=0.0)
+        objective = evolve(self.objective, mask_share=1.0, random_share=0.0)
         at_once = max(1, _TOKENS_PER_BATCH // text.sequence_length)
         for start in range(0, text.num_windows, at_once):
             windows = range(start, min(start + at_once, text.num_windows))

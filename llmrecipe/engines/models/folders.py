@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from llmrecipe import artifacts
 from llmrecipe.engines.models.architecture import architecture_of_model
 from llmrecipe.engines.tokens.files import TokenFiles
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.engines.tokens.packing import PackedDocuments
 from llmrecipe.errors import StageError
 
@@ -131,7 +132,7 @@ def num_weights(directory: Path) -> int:
     return total
 
 
-def windows(tokens: TokenFiles, indices: Sequence[int], sequence_length: int) -> torch.Tensor:
+def windows(tokens: TokenFiles | TokenMixture, indices: Sequence[int], sequence_length: int) -> torch.Tensor:
     """Windows of a split as `int64[len(indices), sequence_length + 1]`."""
     rows = [tokens.window(index, sequence_length) for index in indices]
     return torch.from_numpy(np.stack(rows).astype(np.int64))

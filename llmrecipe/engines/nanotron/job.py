@@ -1,5 +1,6 @@
 """What the launching process tells the ranks of a run, as one JSON file."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ import attrs
 from llmrecipe import artifacts, codec
 from llmrecipe.engines.models.architecture import RunOptions
 from llmrecipe.engines.tokens.mixture import TokenMixture
-from llmrecipe.extensions import load_extension
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.network import Network
 from llmrecipe.recipe.schema import Word, define
@@ -31,8 +31,8 @@ class Job(Word):
     name: str
     """The stage's name, for progress."""
 
-    extensions: tuple[str, ...]
-    """Files of the user's own that define words of the section."""
+    modules: tuple[str, ...]
+    """Modules of the user's own that define words of the run."""
 
     tokens: tuple[str, ...]
     """Folders of the tokens artifacts, one for each corpus."""
@@ -91,8 +91,8 @@ class Job(Word):
     def read(cls, path: Path) -> "Job":
         """Read a job that `write` wrote, with the words that the user's own modules define."""
         data: dict[str, Any] = artifacts.read_json(path)
-        for file in data["extensions"]:
-            load_extension(Path(file))
+        for module in data["modules"]:
+            importlib.import_module(module)
         return codec.structure(data, cls, "job")
 
 

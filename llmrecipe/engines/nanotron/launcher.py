@@ -20,7 +20,7 @@ from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of, others
 from llmrecipe.engines.nanotron.start import first_weights, network_of_start
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
-from llmrecipe.extensions import extensions_of
+from llmrecipe.extensions import modules_of
 from llmrecipe.launch.lock import wait_until_free
 from llmrecipe.launch.torchrun import run_ranks
 from llmrecipe.recipe.machine import Machine
@@ -89,12 +89,13 @@ def train(
     files.special_ids(section.objective.special_tokens)
     device = set_up(machine)
     check_precision(section.training.precision, device)
+    network = _network(section, start, tokens, name)
     job = Job(
         section=section,
-        network=_network(section, start, tokens, name),
+        network=network,
         machine=attrs.evolve(machine, device=device.type),
         name=name,
-        extensions=tuple(extensions_of(section, Path())),
+        modules=tuple(sorted({*modules_of(section), *modules_of(network)})),
         tokens=tuple(map(str, tokens)),
         shares=tuple(shares),
         vocab_size=files.vocab_size,
