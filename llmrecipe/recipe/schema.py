@@ -90,9 +90,15 @@ def quantity(tag: str) -> Callable[[type[T]], type[T]]:
 
     def wrap(cls: type[T]) -> type[T]:
         cls.tag = tag
-        return attrs.frozen(cls, field_transformer=_checked)
+        cls.__repr__ = _as_written  # type: ignore[method-assign, assignment]
+        return attrs.frozen(cls, repr=False, field_transformer=_checked)
 
     return wrap
+
+
+def _as_written(value: Word) -> str:
+    numbers = [repr(getattr(value, field.name)) for field in attrs.fields(type(value))]
+    return f"{type(value).__name__}({', '.join(numbers)})"
 
 
 def file_of(cls: type[Word]) -> Path:
