@@ -124,7 +124,7 @@ def write(
         written = recipe.sections(root)
         _refuse_changes(recipe, written, stages, sections)
         stages, sections = {**stages, **recipe.stages}, {**sections, **written}
-    staying = {name for recipe in kept for name in recipe.stages}
+    staying = {name for recipe in kept for name in recipe.stages} - {stage.name for stage in pipeline.stages}
     plots = [title for title in dvc.entries("plots") if title.split(" ")[0] in before.keys() - staying]
     new_dvc = dvc.replace("plots", plots, [plot for stage in pipeline.stages for plot in _plots(stage)])
     new_dvc = new_dvc.replace("stages", before, stages)

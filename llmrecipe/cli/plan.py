@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
-from llmrecipe import dvcfiles
+from llmrecipe import dvcfiles, layout
 from llmrecipe.cli.recipes import find_all, find_recorded
 from llmrecipe.cli.render import show_warning
 from llmrecipe.errors import PlanError, Violation, suggestion
@@ -83,6 +83,15 @@ def _show(pipeline: Pipeline, changed: list[Path], names: list[str]) -> None:
     width = max((len(stage.name) for stage in pipeline.stages), default=0)
     for stage in pipeline.stages:
         print(f"{stage.name:{width}}  {inspect.getdoc(type(stage.section))}")
-    written = f"wrote {' and '.join(map(str, changed))}" if changed else "already planned, nothing to write"
+    written = f"wrote {_listed(changed)}" if changed else "already planned, nothing to write"
     targets = " ".join(f"{name}-report" for name in names)
     print(f"{written}; now run `dvc repro {targets}`" if names else written)
+
+
+def _listed(changed: list[Path]) -> str:
+    """`dvc.yaml, params.yaml and 5 files in params/`."""
+    files = sorted(str(path) for path in changed if path.parent.name != layout.PARAMS)
+    count = len(changed) - len(files)
+    if count:
+        files.append(f"{count} file{'s' if count > 1 else ''} in {layout.PARAMS}/")
+    return f"{', '.join(files[:-1])} and {files[-1]}" if len(files) > 1 else files[0]

@@ -42,7 +42,7 @@ def project(tmp_path, monkeypatch):
 
 
 def files(project: Path) -> list[Path]:
-    return sorted([*project.glob("*.yaml"), *project.glob("params/*.yaml")])
+    return sorted([*project.glob("[!.]*.yaml"), *project.glob("params/*.yaml")])
 
 
 def planned(project: Path) -> dict[str, bytes]:
