@@ -233,13 +233,18 @@ def describe(annotation: Any) -> str:
     return "a finite float" if annotation is float else annotation.__name__
 
 
+def as_written(value: object) -> str:
+    """A value as a user writes it, with the public names of fields."""
+    return repr(value).replace("given_name=", "name=")
+
+
 def shown(value: object) -> str:
     """A value that was given, with its type and at a readable length."""
     if isinstance(value, type):
         return f"the class {value.__name__}; did you forget its parentheses?"
     if inspect.isfunction(value):
         return f"the function {value.__name__}; did you forget its parentheses?"
-    text = repr(value)
+    text = as_written(value)
     if len(text) > 80:
         text = f"{text[:77]}…"
     return text if value is None else f"{text} ({_type_name(type(value))})"

@@ -538,7 +538,7 @@ class World:
 
     def new_model(self):
         unrounded = [model for model in self.models if not model.is_rounded]
-        made = self.draw(st.sampled_from(["first", "on", "quantized", "quantized"]))
+        made = self.draw(st.sampled_from(["first", "on", "quantized", "quantized", "quantized"]))
         if not unrounded or made == "first":
             return self.new_trained()
         # The last one, often: chains grow.

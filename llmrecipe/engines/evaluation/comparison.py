@@ -102,7 +102,7 @@ def recovery(reference: MeasuredFolder, model: MeasuredFolder, measure: str) -> 
     if reference.card.tokenizer == model.card.tokenizer:
         for key in _PERPLEXITIES:
             if key in before and key in after:
-                return {"recovery_percent": 100 * before[key] / after[key], "recovery_by": "token"}
+                return {"recovery_percent": 100 * (before[key] / after[key]), "recovery_by": "token"}
     elif "bits_per_byte" in before and "bits_per_byte" in after:
         ratio = 2 ** (before["bits_per_byte"] - after["bits_per_byte"])
         return {"recovery_percent": 100 * ratio, "recovery_by": "byte"}

@@ -14,7 +14,7 @@ from nanotron.serialize.metadata import TensorMetadata
 
 from llmrecipe.engines.nanotron.port import data_parallel, linear
 
-_sends: list[tuple[torch.distributed.Work, torch.Tensor]] = []
+_sends: list[tuple[Any, torch.Tensor]] = []
 
 
 def apply(device: str) -> None:
