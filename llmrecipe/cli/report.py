@@ -104,7 +104,7 @@ class Column:
 
     @property
     def title(self) -> str:
-        """What stands above it: `web-perplexity: bits/byte`."""
+        """What is written above it: `web-perplexity: bits/byte`."""
         title, _ = COLUMNS.get(self.key, (self.key, _OTHER))
         return f"{self.group}: {title}" if self.group else title
 
