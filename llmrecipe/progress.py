@@ -21,7 +21,8 @@ class _Line:
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._task = self._bar.add_task(name, total=total, completed=done, status="")
+            self._task = self._bar.add_task(name, total=total, status="")
+            self._bar.update(self._task, completed=done)
             self._bar.start()
 
     def update(self, done: float, status: str, *, log: bool) -> None:

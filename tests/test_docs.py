@@ -139,11 +139,9 @@ def commands(page: str) -> Iterator[list[str]]:
         r"`(llmrecipe [^`]+)`", re.sub(r"^```.*?^```$", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
     )
     for line in lines:
-        if "llmrecipe " in line and "…" not in line.partition("llmrecipe ")[2].split()[:1]:
-            for call in re.split(r"&&|\|", line.removeprefix("$ ").partition(" #")[0]):
-                words = shlex.split(call)
-                if words[:1] == ["llmrecipe"]:
-                    yield words[1:]
+        for call in re.split(r"&&|\|", line.removeprefix("$ ").partition(" #")[0]):
+            if re.match(r"\s*llmrecipe [a-z]", call):
+                yield shlex.split(call)[1:]
 
 
 @pytest.mark.parametrize("page", PAGES)

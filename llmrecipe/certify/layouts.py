@@ -1,7 +1,6 @@
 """Layouts of a shrunk run: one of another kind, and each in words."""
 
-import attrs
-
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 
@@ -15,13 +14,13 @@ def other_layout(parallelism: Parallelism, network: Network) -> Parallelism:
     micro_batch_size = 3 - parallelism.micro_batch_size
     if parallelism.tensor > 1 or parallelism.pipeline > 1:
         # A new one, since choices for the ranks of one replica have no meaning for whole ones.
-        return Parallelism(data=2, zero_stage=1 - parallelism.zero_stage, micro_batch_size=micro_batch_size)
+        return Parallelism(data=2, zero_stage=0 if parallelism.zero_stage else 1, micro_batch_size=micro_batch_size)
     can_be_shared = all(size % 2 == 0 for size in network.shared_by_tensor_ranks.values())
     if parallelism.data > 1:
         degrees = {"data": 1, "tensor": 2 if can_be_shared else 1, "pipeline": 2}
     else:
         degrees = {"tensor": 2} if can_be_shared else {"data": 2}
-    return attrs.evolve(parallelism, **degrees, micro_batch_size=micro_batch_size)
+    return evolve(parallelism, **degrees, micro_batch_size=micro_batch_size)
 
 
 def in_words(parallelism: Parallelism) -> str:

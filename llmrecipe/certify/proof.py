@@ -14,6 +14,7 @@ from llmrecipe.certify.layouts import in_words, other_layout
 from llmrecipe.certify.run import Run
 from llmrecipe.certify.shrink import shrink, shrunk_machine
 from llmrecipe.certify.tokens import Tokens
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import Trained
 
@@ -59,8 +60,8 @@ class Proof:
         small, machine = shrink(model, steps=steps, vocab_size=tokens.vocab_size), shrunk_machine(machine, steps)
         layout = other_layout(small.parallelism, small.network)
         if max(small.parallelism.world_size, layout.world_size) > preflight.num_gpus():
-            machine = attrs.evolve(machine, device="cpu")
-        return cls(model=small, other=attrs.evolve(small, parallelism=layout), tokens=tokens, machine=machine)
+            machine = evolve(machine, device="cpu")
+        return cls(model=small, other=evolve(small, parallelism=layout), tokens=tokens, machine=machine)
 
     def carry_out(self, folder: Path, report: Callable[[str], None]) -> list[Finding]:
         """Train three times below `folder`; `report` is told what comes.
@@ -74,7 +75,7 @@ class Proof:
         rows = straight.train()
         report(f"run 2 of 3: killed and resumed, {layout}")
         killed = self._run(folder / "killed", self.model)
-        # Between two checkpoints, so that steps are lost and done again.
+        # Between two checkpoints, so steps are lost and done again.
         interval = self.machine.checkpoint_interval
         step, saved = killed.train_until_killed(interval + (interval + 1) // 2)
         report(f"killed at step {step}; the newest checkpoint is that of step {saved}")

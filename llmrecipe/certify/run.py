@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 
-from llmrecipe import artifacts, codec, machines
+from llmrecipe import artifacts, codec, layout, machines
 from llmrecipe.certify.comparison import Row
 from llmrecipe.errors import StageError
 from llmrecipe.extensions import extensions_of
@@ -53,7 +53,7 @@ class Run:
             machines.ENTRY: {machines.DEFAULT: codec.unstructure(machine)},
         }
         # JSON is YAML.
-        artifacts.write_json(root / "params.yaml", parameters)
+        artifacts.write_json(root / layout.MACHINES_FILE, parameters)
         extensions = tuple(Path(file).resolve() for file in extensions_of(stage.section, Path()))
         return cls(root=root, stage=stage, extensions=extensions)
 

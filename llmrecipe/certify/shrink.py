@@ -4,6 +4,7 @@ import math
 
 import attrs
 
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Objective, Schedule
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.masking import Spans
@@ -46,7 +47,7 @@ def shrink(model: Trained, *, steps: int, vocab_size: int) -> Trained:
         vocab_size: tokens of the vocabulary it will read, `SMALLEST_VOCAB` to `LARGEST_VOCAB`.
     """
     length = model.objective.sequence_length
-    return attrs.evolve(
+    return evolve(
         model,
         start=_network(model.network, vocab_size),
         tokenizer=_tokenizer(model.objective, vocab_size),
@@ -60,7 +61,7 @@ def shrink(model: Trained, *, steps: int, vocab_size: int) -> Trained:
 def shrunk_machine(machine: Machine, steps: int) -> Machine:
     """`machine` with a few checkpoints in a run of `steps` steps."""
     interval = _interval(steps)
-    return attrs.evolve(machine, checkpoint_interval=interval, log_interval=interval)
+    return evolve(machine, checkpoint_interval=interval, log_interval=interval)
 
 
 def _interval(steps: int) -> int:
@@ -76,9 +77,9 @@ def _tokenizer(objective: Objective, vocab_size: int) -> TrainedTokenizer:
 def _objective(objective: Objective, length: int) -> Objective:
     masking = getattr(objective, "masking", None)
     if isinstance(masking, Spans):
-        masking = attrs.evolve(masking, max_length=min(masking.max_length, length - 1))
-        return attrs.evolve(objective, sequence_length=length, masking=masking)  # type: ignore[call-arg]
-    return attrs.evolve(objective, sequence_length=length)
+        masking = evolve(masking, max_length=min(masking.max_length, length - 1))
+        return evolve(objective, sequence_length=length, masking=masking)
+    return evolve(objective, sequence_length=length)
 
 
 def _network(network: Network, vocab_size: int) -> Network:
@@ -100,14 +101,14 @@ def _network(network: Network, vocab_size: int) -> Network:
     if network.reads_both_sides:
         sizes["max_position_embeddings"] = min(network.max_position_embeddings, SEQUENCE_LENGTH)
     fields = attrs.fields_dict(type(network))
-    small = attrs.evolve(network, **{name: size for name, size in sizes.items() if name in fields})
+    small = evolve(network, **{name: size for name, size in sizes.items() if name in fields})
     # Two pipeline ranks both get weights only if the layers outweigh the output layer (`training_checks`).
     output_cost = small.padded_vocab_size(vocab_size) * hidden_size
-    return attrs.evolve(small, num_layers=max(2, output_cost // small.layer_cost + 1))
+    return evolve(small, num_layers=max(2, output_cost // small.layer_cost + 1))
 
 
 def _training(training: Training, sequence_length: int, steps: int) -> Training:
-    return attrs.evolve(
+    return evolve(
         training,
         duration=Steps(steps),
         global_batch_size=GLOBAL_BATCH_SIZE,
@@ -128,11 +129,11 @@ def _schedule(schedule: Schedule, total: int, steps: int) -> Schedule:
             length = min(max(round(share * steps), 1 if share else 0), left if parts else steps - 1)
             parts[field.name] = Steps(length)
             left -= length
-    return attrs.evolve(schedule, **parts)  # type: ignore[arg-type]
+    return evolve(schedule, **parts)
 
 
 def _parallelism(parallelism: Parallelism) -> Parallelism:
-    return attrs.evolve(
+    return evolve(
         parallelism,
         **{name: min(getattr(parallelism, name), 2) for name in ("data", "tensor", "pipeline", "micro_batch_size")},
     )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmrecipe import dvcfiles
+from llmrecipe import layout, machines
 from llmrecipe.certify.comparison import Column
 from llmrecipe.certify.proof import Finding, Proof
 from llmrecipe.certify.run import train_stage
@@ -16,7 +16,6 @@ from llmrecipe.cli.render import parameters
 from llmrecipe.cli.stage import chosen_machines
 from llmrecipe.errors import PlanError, suggestion
 from llmrecipe.launch.lock import exclusive
-from llmrecipe.machines import Machines
 from llmrecipe.plan.stage import Stage
 from llmrecipe.recipe.kinds import Model
 from llmrecipe.recipe.machine import Machine
@@ -26,7 +25,11 @@ from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.stages.runner import SCRATCH
 
 FEWEST_STEPS = 8
-"""Of which two lie between two checkpoints."""
+"""Fewest steps of a run, of which two lie between two checkpoints."""
+
+
+_TEXT = ("tokens", "mixture")
+"""Beginnings of the roles of the text that a run reads."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -96,13 +99,10 @@ def _certify(recipe: Recipe, model: Trained, steps: int) -> bool:
     return True
 
 
-_TEXT = ("tokens", "mixture")
-
-
 def _machine(stage: Stage) -> Machine:
     """The machine that the stage would run on now."""
-    planned = Machines(dvcfiles.planned_machines(Path()), dvcfiles.PARAMS_FILE)
-    found = (machines.find(stage.name, stage.owner) for machines in (chosen_machines(), planned))
+    known = (chosen_machines(), machines.planned(layout.MACHINES_FILE))
+    found = (each.find(stage.name, stage.owner) for each in known)
     return next(filter(None, found), Machine())
 
 

@@ -14,7 +14,7 @@ def hide_progress_bars() -> None:
     Some libraries insist on theirs, so TQDM_DISABLE is not enough.
     """
     if not sys.stderr.isatty():
-        tqdm.__init__ = _initialize_hidden
+        tqdm.__init__ = _initialize_hidden  # type: ignore[method-assign]
 
 
 def _initialize_hidden(self: tqdm, *arguments: Any, **options: Any) -> None:

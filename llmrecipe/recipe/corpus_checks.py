@@ -8,7 +8,7 @@ import attrs
 from llmrecipe.recipe.augment import PLACEHOLDER, Band, Paraphrase, TokenNoise
 from llmrecipe.recipe.clean import Decontaminate, GopherQuality, LengthFilter, MinHashDedup, UrlBlocklist
 from llmrecipe.recipe.corpus import Corpus, Mixture
-from llmrecipe.recipe.kinds import Model
+from llmrecipe.recipe.kinds import Model, Source
 from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.rules import Findings, Rules
 from llmrecipe.recipe.schema import Word
@@ -97,17 +97,16 @@ def _addresses(corpus: Corpus) -> Findings:
             yield f"clean[{index}]", f"looks at addresses, and {corpus.source.tag} brings none; {named}"
 
 
-@rules.add("clean")
+@rules.add("clean", "heldout")
 def _late_changes(corpus: Corpus) -> Findings:
+    if isinstance(corpus.heldout, Source):
+        # Its documents are compared with the others once no text changes any more.
+        return
     clean = corpus.clean
     for index, cleaner in enumerate(clean):
         split_by = next((other.tag for other in clean[:index] if other.needs_split), None)
-        if (
-            cleaner.changes_text
-            and not cleaner.compares
-            and split_by
-            and not any(other.drops_equals for other in clean[index:])
-        ):
+        is_compared = cleaner.compares or any(other.drops_equals for other in clean[index:])
+        if cleaner.changes_text and split_by and not is_compared:
             yield (
                 f"clean[{index}]",
                 f"{cleaner.tag} changes texts that were split before {split_by} and compared there, so equal ones may "

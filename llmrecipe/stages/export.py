@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import attrs
-
 from llmrecipe import artifacts, cards, identity
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models import folders
@@ -11,6 +9,7 @@ from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron import metrics, weights
 from llmrecipe.engines.nanotron.parity import logits_difference
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.sections import ExportSection
 from llmrecipe.stages.runner import StageContext
 
@@ -33,7 +32,7 @@ def run(context: StageContext[ExportSection]) -> None:
     trained = weights.load(checkpoint)
     folder = context.output / "model"
     folders.save_model(architecture_of(card.network).transformers_network(trained, *facts), tokenizer, folder)
-    cards.write(folder, attrs.evolve(card, made_by=context.section.tag, parents=context.parents))
+    cards.write(folder, evolve(card, made_by=context.section.tag, parents=context.parents))
     artifacts.seal(folder, "model")
 
     difference = logits_difference(trained, *facts, folder)

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import attrs
-
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard, TokensCard
 from llmrecipe.engines.nanotron import weights
@@ -13,6 +11,7 @@ from llmrecipe.engines.nanotron.launcher import FinishedRun, train
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import RecipeError
 from llmrecipe.recipe import checks
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.network import Network
 from llmrecipe.sections import TrainSection
 from llmrecipe.stages.runner import StageContext
@@ -87,7 +86,7 @@ def run(context: StageContext[TrainSection]) -> None:
 
 
 def _refuse_unfit(section: TrainSection, network: Network, name: str) -> None:
-    broken = checks.section_violations(attrs.evolve(section, network=network), name)
+    broken = checks.section_violations(evolve(section, network=network), name)
     if broken:
         raise RecipeError(broken)
 

@@ -43,7 +43,7 @@ def make_state(**training) -> Path:
         network=BASE.network,
         machine=Machine(),
         name=STAGE.name,
-        extensions=(),
+        modules=(),
         tokens=(STAGE.inputs["tokens"],),
         shares=(1.0,),
         vocab_size=300,

@@ -7,7 +7,7 @@ found by the class of the network; a network of a user's own names the module th
 import abc
 import importlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import attrs
 import torch
@@ -122,16 +122,17 @@ class Architecture(abc.ABC, Generic[N]):
         """transformers' network with these weights, in the number format that they have."""
         dtype = next(iter(weights.values())).dtype
         with torch.device("meta"):
-            built = self.transformers_class(self.transformers_config(network, vocab_size, end_of_text_id)).to(dtype)
+            built: Any = self.transformers_class(self.transformers_config(network, vocab_size, end_of_text_id))
+            built = built.to(dtype)
         self.fill_buffers(built)
         built.load_state_dict(self.to_transformers(weights, network), assign=True)
         built.tie_weights()
-        return built
+        return cast(PreTrainedModel, built)
 
-    def fill_buffers(self, built: PreTrainedModel) -> None:
+    def fill_buffers(self, built: Any) -> None:
         """Give a transformers network without memory what it holds besides weights, where it reads that."""
 
-    def masked_logits(self, model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+    def masked_logits(self, model: Any, states: torch.Tensor) -> torch.Tensor:
         """An encoder's logits, from the last layer's states `[1, places, hidden]`.
 
         Raises:
@@ -155,12 +156,14 @@ def architecture_of_model(model: PreTrainedModel) -> Architecture[Any]:
     Raises:
         StageError: none is known for its class.
     """
-    for cls in members(Network).values():
-        architecture = _architecture(cls)
-        if architecture.transformers_class is type(model):
-            return architecture
-    known = ", ".join(_architecture(cls).transformers_class.__name__ for cls in members(Network).values())
-    raise StageError(f"{type(model).__name__} is of no known family; known: {known}")
+    known = {
+        architecture.transformers_class: architecture
+        for architecture in map(_architecture, cast(list[type[Network]], [*members(Network).values()]))
+    }
+    if type(model) not in known:
+        names = ", ".join(cls.__name__ for cls in known)
+        raise StageError(f"{type(model).__name__} is of no known family; known are {names}")
+    return known[type(model)]
 
 
 def _architecture(cls: type[Network]) -> Architecture[Any]:

@@ -5,10 +5,10 @@ matrix.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
+from transformers import BertConfig, BertForMaskedLM
 
 from llmrecipe.engines.models.encoder import EncoderArchitecture
 from llmrecipe.engines.models.tensors import Split, Weights
@@ -119,14 +119,14 @@ class BertArchitecture(EncoderArchitecture[Bert]):
             f"{_HEAD}context_layer_norm.bias": torch.zeros(width),
         }
 
-    def fill_buffers(self, built: PreTrainedModel) -> None:
+    def fill_buffers(self, built: Any) -> None:
         """The numbers of the positions."""
         built.to_empty(device="cpu")
         embeddings = built.bert.embeddings
         embeddings.position_ids = torch.arange(built.config.max_position_embeddings)[None]
         embeddings.token_type_ids = torch.zeros_like(embeddings.position_ids)
 
-    def masked_logits(self, model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+    def masked_logits(self, model: Any, states: torch.Tensor) -> torch.Tensor:
         """The logits of the last layer's states."""
         return model.cls(states)
 

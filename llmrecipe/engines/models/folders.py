@@ -57,11 +57,12 @@ def load_model(directory: Path) -> PreTrainedModel:
         raise StageError(f"{directory}: transformers can't load this model: {error}") from error
     is_masked = (config.architectures or [""])[0] in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
     architecture = AutoModelForMaskedLM if is_masked else AutoModelForCausalLM
-    model = load_weights(architecture, directory, dtype="auto", local_files_only=True)
+    model: Any = load_weights(architecture, directory, dtype="auto", local_files_only=True)
     if hasattr(config, "quantization_config"):
         # Else it waits for a first pass through the whole model, and an encoder's parts are called by themselves.
         model.hf_quantizer.compressor.decompress_model(model)
-    return model
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def load_weights(
@@ -76,7 +77,8 @@ def load_weights(
     """
     transformers_logging.disable_progress_bar()
     try:
-        model, info = architecture.from_pretrained(name, output_loading_info=True, **options)
+        loaded: Any = architecture.from_pretrained(name, output_loading_info=True, **options)
+        model, info = loaded
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise StageError(f"{name}: transformers can't load this model: {error}") from error
     # transformers would draw a missing weight at random, with no more than a warning.
@@ -181,7 +183,8 @@ def complete(
     length = encoded["input_ids"].shape[1]
     if length == 0:
         raise StageError(f"the prompt {prompt!r} holds no token to continue from; give it some text")
-    generated = model.generate(
+    generator: Any = model
+    generated = generator.generate(
         input_ids=encoded["input_ids"],
         attention_mask=encoded["attention_mask"],
         max_new_tokens=max_new_tokens,
@@ -189,4 +192,5 @@ def complete(
         eos_token_id=end_of_text_id,
         pad_token_id=end_of_text_id,
     )
-    return tokenizer.decode(generated[0, length:], skip_special_tokens=True)
+    text: Any = tokenizer.decode(generated[0, length:], skip_special_tokens=True)
+    return str(text)

@@ -6,10 +6,10 @@ As in `llama.py`, rotary positions pair neighbouring channels where transformers
 import functools
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import ModernBertConfig, ModernBertForMaskedLM, PreTrainedModel
+from transformers import ModernBertConfig, ModernBertForMaskedLM
 
 from llmrecipe.engines.models.encoder import EncoderArchitecture
 from llmrecipe.engines.models.tensors import Split, Weights, deinterleave, interleave
@@ -111,11 +111,11 @@ class ModernBertArchitecture(EncoderArchitecture[ModernBert]):
         torch.nn.init.trunc_normal_(dense, std=deviation, a=-2 * deviation, b=2 * deviation, generator=generator)
         return {f"{_HEAD}context_dense.weight": dense, f"{_HEAD}context_layer_norm.weight": torch.ones(width)}
 
-    def fill_buffers(self, built: PreTrainedModel) -> None:
+    def fill_buffers(self, built: Any) -> None:
         """The frequencies of its positions."""
         built.model.rotary_emb = type(built.model.rotary_emb)(built.config)
 
-    def masked_logits(self, model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+    def masked_logits(self, model: Any, states: torch.Tensor) -> torch.Tensor:
         """The logits of the last layer's states."""
         return model.decoder(model.head(states))
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import attrs
 import numpy as np
@@ -13,8 +13,9 @@ from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.tokens.fill_in_the_middle import Rearrangement
 from llmrecipe.engines.tokens.mixture import TokenMixture
+from llmrecipe.recipe.objective import CausalLM
 
-MicroBatch = dict[str, torch.Tensor | TensorPointer | range]
+MicroBatch = dict[str, Any]
 """The network's arguments: its tensors, or where in the pipeline they are, and the numbers of the samples."""
 
 
@@ -100,7 +101,7 @@ class CausalReader:
     def read(self, samples: Sequence[tuple[int, int]]) -> MicroBatch:
         """Samples, each a window and its epoch; a rank holds only what its part of the pipeline reads.
 
-        `input_ids` and `label_ids` are `[samples, sequence_length]`. `input_mask` is true where a token goes on with
+        `input_ids` and `label_ids` are `[samples, sequence_length]`. `input_mask` is true where a token continues
         the document of the one before it: this is what nanotron passes along the pipeline for attention to read. Every
         token counts.
         """
@@ -136,7 +137,7 @@ class CausalReader:
 
 def reader(job: Job, split: str, shard: Shard) -> CausalReader:
     """What reads a split for `CausalLM`."""
-    files, options = job.open_tokens(split), job.section.objective.fill_in_the_middle
+    files, options = job.open_tokens(split), cast(CausalLM, job.section.objective).fill_in_the_middle
     rearrangement = None
     # Held-out text is never rearranged.
     if options is not None and split == "train":

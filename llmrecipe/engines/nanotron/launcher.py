@@ -17,12 +17,14 @@ from llmrecipe.engines.nanotron.checkpoint import KIND, checkpoints, keep_newest
 from llmrecipe.engines.nanotron.config import nanotron_configuration
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of, others
+from llmrecipe.engines.nanotron.metrics import Row
 from llmrecipe.engines.nanotron.start import first_weights, network_of_start
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
 from llmrecipe.extensions import modules_of
 from llmrecipe.launch.lock import wait_until_free
 from llmrecipe.launch.torchrun import run_ranks
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.network import Network
 from llmrecipe.sections import TrainSection
@@ -43,11 +45,11 @@ class FinishedRun:
     step: int
     """That step."""
 
-    metrics: list[metrics.Row]
+    metrics: list[Row]
     """A row a step: step, tokens, samples, learning_rate, grad_norm, loss, and where there is one validation_loss,
     z_loss and skipped, the reason; a skipped step lacks the numbers that weren't finite."""
 
-    timings: list[metrics.Row]
+    timings: list[Row]
     """A row a step that this machine ran: step, seconds."""
 
     measurements: dict[str, Any]
@@ -93,14 +95,14 @@ def train(
     job = Job(
         section=section,
         network=network,
-        machine=attrs.evolve(machine, device=device.type),
+        machine=evolve(machine, device=device.type),
         name=name,
         modules=tuple(sorted({*modules_of(section), *modules_of(network)})),
         tokens=tuple(map(str, tokens)),
         shares=tuple(shares),
         vocab_size=files.vocab_size,
         end_of_text_id=files.end_of_text_id,
-        start=start and str(start),
+        start=str(start) if start else None,
         state="",
         resume=None,
     )
@@ -117,7 +119,7 @@ def train(
         log.info("resumes after step %d of %d", step, job.num_steps)
     _refuse_skipped_steps(state, section, name, step)
     if step < job.num_steps:
-        job = attrs.evolve(job, state=str(state.root), resume=checkpoint and str(checkpoint))
+        job = evolve(job, state=str(state.root), resume=str(checkpoint) if checkpoint else None)
         _start(job, state, step)
         step, checkpoint = _newest(state, select)
     if checkpoint is None or step != job.num_steps:
@@ -165,10 +167,13 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
 
 
 def _network(section: TrainSection, start: Path | None, tokens: Sequence[Path], name: str) -> Network:
-    if (section.network is None) == (start is None):
-        given = "neither a network nor" if start is None else "both a network and"
-        raise StageError(f"{name}: it has {given} a model to start from (the start input); run `llmrecipe plan`")
-    return section.network if start is None else network_of_start(start, tokens)
+    match section.network, start:
+        case Network() as network, None:
+            return network
+        case None, Path() as directory:
+            return network_of_start(directory, tokens)
+    given = "neither a network nor" if start is None else "both a network and"
+    raise StageError(f"{name}: it has {given} a model to start from (the start input); run `llmrecipe plan`")
 
 
 def _newest(state: StateFolder, select: str) -> tuple[int, Path | None]:

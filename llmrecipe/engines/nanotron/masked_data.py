@@ -1,6 +1,7 @@
 """Batches of masked sequences, and how much each of their labels counts."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import attrs
 import numpy as np
@@ -128,7 +129,7 @@ def reader(job: Job, split: str, shard: Shard) -> MaskedReader:
     return MaskedReader(
         files=files,
         shard=shard,
-        objective=job.section.objective,
+        objective=cast(MaskedLM | MultiMaskLM, job.section.objective),
         seed=job.section.training.seed,
         vocabulary=files.masked_vocabulary,
         tensor_parallel=job.section.parallelism.tensor,

@@ -11,13 +11,22 @@ from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Optimizer
 from llmrecipe.recipe.optimizer import SGD, AdamW, NoDecay
 
+Known = AdamW | SGD
+"""The optimizers of this engine."""
+
 _build_with_adamw = helpers.init_optimizer_and_grad_accumulator
 
 NamedParameters = list[tuple[str, torch.Tensor]]
 
 
 def init_optimizer_and_grad_accumulator(optimizer: Optimizer, **arguments: Any) -> tuple[Any, Any]:
-    """nanotron's builder with the recipe's optimizer."""
+    """nanotron's builder with the recipe's optimizer.
+
+    Raises:
+        StageError: this engine doesn't know it.
+    """
+    if not isinstance(optimizer, Known):
+        raise StageError(f"training.optimizer: {type(optimizer).__name__} is none that this engine knows")
 
     def named_optimizer(named_params_or_groups: Iterable[Any], **_: Any) -> NamedOptimizer:
         # nanotron calls this last, with pairs of a weight's name and the tensor to optimize: a flat shard under ZeRO, a
@@ -35,15 +44,13 @@ def init_optimizer_and_grad_accumulator(optimizer: Optimizer, **arguments: Any) 
         helpers.NamedOptimizer = theirs
 
 
-def build(optimizer: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def build(optimizer: Known, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """torch's optimizer for parameter groups that bring their weight decay."""
     match optimizer:
         case AdamW(learning_rate=rate, beta1=beta1, beta2=beta2, eps=eps):
             return torch.optim.AdamW(groups, lr=rate, betas=(beta1, beta2), eps=eps, fused=True)
         case SGD(learning_rate=rate, momentum=momentum, nesterov=nesterov):
             return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov)
-        case other:
-            raise StageError(f"training.optimizer: {type(other).__name__} is none that this engine knows")
 
 
 def is_left_alone(name: str, no_decay: NoDecay) -> bool:
@@ -60,7 +67,7 @@ def is_left_alone(name: str, no_decay: NoDecay) -> bool:
     return any(is_of_kind[kind] for kind in no_decay)
 
 
-def _groups(named_parameters: NamedParameters, optimizer: Optimizer) -> list[dict[str, Any]]:
+def _groups(named_parameters: NamedParameters, optimizer: Known) -> list[dict[str, Any]]:
     """What decays, then what doesn't: two groups on every rank, whatever weights it has."""
     decayed: NamedParameters = []
     left_alone: NamedParameters = []

@@ -42,7 +42,7 @@ def main() -> None:
         # Sums by atomic additions, such as attention's in the backward pass, come in another order every time.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    bootstrap.load(job.machine.device)
+    bootstrap.load("cuda" if job.machine.device == "cuda" else "cpu")
     from llmrecipe.engines.nanotron.trainer import Trainer
 
     try:
