@@ -5,7 +5,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -184,7 +184,7 @@ def _factory(module: ModuleType, path: Path, function: str, wanted: type) -> Cal
     return value
 
 
-def _only_one(own: dict[str, Callable], path: Path, wanted: type) -> str:
+def _only_one(own: Mapping[str, Callable[..., Any]], path: Path, wanted: type) -> str:
     noun = wanted.__name__
     complete = [name for name, value in own.items() if not _required(value)]
     annotated = [name for name in complete if own[name].__annotations__.get("return") in (wanted, noun)]

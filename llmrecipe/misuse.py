@@ -63,7 +63,7 @@ def _raised_in(frames: TracebackType | None) -> str | None:
     return last
 
 
-def _subclasses(cls: type) -> Iterator[type]:
+def _subclasses(cls: type[Word]) -> Iterator[type[Word]]:
     """All classes below `cls`, the newest first: a file that was read again defines the same one again."""
     for below in reversed(cls.__subclasses__()):
         yield below
