@@ -1,4 +1,4 @@
-"""How a corpus grows by text that is made from its own.
+"""Text that is made from a corpus and added to it.
 
 Every augmenter draws training documents, at most `share` of them and of their bytes, in an order that its seed and
 their ids decide. It makes a text of each, and keeps it if it is neither too near to its source nor too far from it. It
@@ -95,8 +95,8 @@ class AlteringAugmenter(Augmenter):
 class BackTranslate(AlteringAugmenter):
     """Translate a document into another language and back (Sennrich et al. 2016, of documents as Yu et al. 2018).
 
-    Translators are trained on sentences, so a document is cut into paragraphs, and those into `piece_tokens`, between two
-    sentences where that is possible. Whatever is between the pieces stays as it is.
+    Translators are trained on sentences, so a document is cut into paragraphs, and those into `piece_tokens`, between
+    two sentences where that is possible. Whatever is between the pieces stays as it is.
     """
 
     there: Pretrained = attrs.field(validator=not_empty)
@@ -137,7 +137,7 @@ class Paraphrase(AlteringAugmenter):
     """The model."""
 
     prompt: str = "Rewrite the following text in other words. Keep its meaning.\n\n{text}"
-    """What it is asked; `{text}` stands for the piece, and alone suits a model that does nothing but paraphrase."""
+    """What it is asked; `{text}` is replaced by the piece; alone, it suits a model that does nothing but paraphrase."""
 
     decoding: Decoding = Sampling(temperature=0.7, top_p=0.9)
     """How the model writes."""

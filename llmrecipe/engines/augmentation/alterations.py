@@ -20,7 +20,7 @@ _WORD = re.compile(r"\S+")
 
 
 def shuffle(text: str, wanted: ShuffleSpans, dice: random.Random) -> str:
-    """The spans in another order, and what is between them in its place."""
+    """The spans in another order, with what is between them in its place."""
     inner = text.strip()
     start = text.index(inner)
     gaps, spans = zip(*_SPANS[wanted.span].findall(inner), strict=True)
