@@ -171,7 +171,7 @@ def _needs_of(model: Trained, path: str, folder: Path, directory: str) -> Iterat
         yield Violation(
             path,
             f"the tokenizer in {directory!r} has no mask token, which the objective of {model.name} puts in the place "
-            'of others; use one of an encoder, or name the token in tokenizer_config.json, as in "mask_token": "[MASK]"',
+            'of others; use one of an encoder, or name it in tokenizer_config.json, as in "mask_token": "[MASK]"',
         )
 
 
@@ -181,7 +181,7 @@ def _special_tokens(directory: Path) -> set[str]:
     config = _json(directory / "tokenizer_config.json")
     given = [config.get(f"{role}_token") for role in _ROLES]
     roles = [role.get("content") if isinstance(role, dict) else role for role in given]
-    return {token.get("content") for token in added if isinstance(token, dict) and token.get("special")} - {*roles}
+    return {str(token.get("content")) for token in added if isinstance(token, dict) and token.get("special")} - {*roles}
 
 
 def _has_mask_token(directory: Path) -> bool:

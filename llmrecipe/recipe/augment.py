@@ -83,8 +83,8 @@ class Sampling(Decoding):
 class BackTranslate(Augmenter):
     """Translate a document into another language and back (Sennrich et al. 2016, of documents as Yu et al. 2018).
 
-    Translators are trained on sentences, so a document is cut into paragraphs, and those into `piece_tokens`, between two
-    sentences where that is possible. Whatever is between the pieces stays as it is.
+    Translators are trained on sentences, so a document is cut into paragraphs, and those into `piece_tokens`, between
+    two sentences where that is possible. Whatever is between the pieces stays as it is.
     """
 
     there: Pretrained = attrs.field(validator=not_empty)

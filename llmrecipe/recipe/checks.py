@@ -1,6 +1,7 @@
 """What is wrong with a recipe: what the engines would only say once they run, said before anything does."""
 
 import re
+from typing import Any
 
 from llmrecipe.errors import Violation
 from llmrecipe.recipe import (
@@ -63,7 +64,7 @@ def path_of(recipe: Recipe) -> str:
 
 
 @rules.add("name", of=_NAMED)
-def _name(named: Word) -> Findings:
+def _name(named: Any) -> Findings:
     given = getattr(named, "given_name", named.name)
     if given is not None and not NAME.fullmatch(given):
         better = re.sub(r"[^A-Za-z0-9_-]+", "-", given).strip("-_")

@@ -75,7 +75,7 @@ def _length_of_parts(run: Any) -> Findings:
 
 
 @rules.add(*_TOKENS_OF_PARTS, "vocabulary")
-def _special_tokens_of_parts(model: Trained) -> Findings:
+def _special_tokens_of_parts(model: Any) -> Findings:
     tokens, tokenizer, place = model.objective.fill_in_the_middle.tokens, model.vocabulary.origin, None
     if not isinstance(tokenizer, TrainedTokenizer):
         return

@@ -13,13 +13,15 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, Union, cast, dataclass_transform, get_args, get_origin
 
 import attrs
 
 from llmrecipe.errors import Violation
 
 T = TypeVar("T", bound="Word")
+
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 UNWRITTEN = {"unwritten": True}
 """Metadata of a field that only the planner reads: no section of `params.yaml` holds it."""
@@ -105,9 +107,9 @@ def is_kind(annotation: object) -> bool:
     return isinstance(annotation, type) and annotation in _members
 
 
-def members(kind: type[Word]) -> dict[str, type[Word]]:
+def members(kind: type[T]) -> dict[str, type[T]]:
     """The words of a kind by tag, in the order of their definition."""
-    return dict(_members[kind])
+    return cast(dict[str, type[T]], dict(_members[kind]))
 
 
 def kinds_of(cls: type[Word]) -> list[type[Word]]:
@@ -115,7 +117,7 @@ def kinds_of(cls: type[Word]) -> list[type[Word]]:
     return [base for base in cls.__mro__ if base in _members]
 
 
-def at_least(minimum: float):
+def at_least(minimum: float) -> Validator:
     """A validator: the value is `minimum` or more."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
@@ -125,7 +127,7 @@ def at_least(minimum: float):
     return attrs.validators.optional(check)
 
 
-def greater_than(bound: float):
+def greater_than(bound: float) -> Validator:
     """A validator: the value is strictly more than `bound`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
@@ -135,7 +137,7 @@ def greater_than(bound: float):
     return attrs.validators.optional(check)
 
 
-def below(bound: float):
+def below(bound: float) -> Validator:
     """A validator: `0 <= value < bound`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
@@ -145,7 +147,7 @@ def below(bound: float):
     return check
 
 
-def all_greater_than(bound: float):
+def all_greater_than(bound: float) -> Validator:
     """A validator: every item of a tuple is strictly more than `bound`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: tuple) -> None:
@@ -156,7 +158,7 @@ def all_greater_than(bound: float):
     return check
 
 
-def between(low: float, high: float):
+def between(low: float, high: float) -> Validator:
     """A validator: `low <= value <= high`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
@@ -283,8 +285,8 @@ def matches(value: object, annotation: Any) -> bool:
 def plain(value: Any, annotation: Any) -> Any:
     """`value` in the form in which it is kept, if it is another form of what `annotation` says; else as it is.
 
-    NumPy's numbers and arrays, paths, enumerations of texts or numbers and other subclasses of Python's own types become
-    plain ones, and an int in the place of a float becomes one, so equal recipes are written alike.
+    NumPy's numbers and arrays, paths, enumerations of texts or numbers and other subclasses of Python's own types
+    become plain ones, and an int in the place of a float becomes one, so equal recipes are written alike.
     """
     if type(value).__module__ == "numpy":
         # A number, or lists of numbers for an array.

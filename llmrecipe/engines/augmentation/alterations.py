@@ -24,8 +24,8 @@ def shuffle(text: str, wanted: ShuffleSpans, dice: random.Random) -> str:
     inner = text.strip()
     start = text.index(inner)
     gaps, spans = zip(*_SPANS[wanted.span].findall(inner), strict=True)
-    spans = dice.sample(spans, len(spans))
-    shuffled = "".join(gap + span for gap, span in zip(gaps, spans, strict=True))
+    moved = dice.sample(spans, len(spans))
+    shuffled = "".join(gap + span for gap, span in zip(gaps, moved, strict=True))
     return text[:start] + shuffled + text[start + len(inner) :]
 
 

@@ -19,7 +19,6 @@ from llmrecipe.engines.datatrove import documents
 from llmrecipe.engines.datatrove.executors import executor
 from llmrecipe.progress import GenerationProgress
 from llmrecipe.recipe.augment import JoinDocuments, ShuffleSpans, TokenNoise, labels, models
-from llmrecipe.recipe.kinds import Augmenter
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.sections import AugmentSection
 
@@ -59,7 +58,9 @@ def augment(
         for file in card.files[split]:
             (directory / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / file, directory / file)
-    results, examples, speeds = {}, [], {}
+    results: dict[str, dict[str, Any]] = {}
+    examples: list[dict[str, Any]] = []
+    speeds: dict[str, float] = {}
     chosen = selection.choose(section.augment, source)
     for index, (label, augmenter, lines) in enumerate(
         zip(labels(section.augment), section.augment, chosen, strict=True)
@@ -79,8 +80,8 @@ def augment(
             steps = [(label, AlterFiles(work))]
             executor.run(label, steps, tasks=len(lines), machine=machine, work=fresh / "logs" / label)
         tally = _Tally()
-        for file in sorted(work.tallies.iterdir()):
-            tally.merge(json.loads(file.read_text(encoding="utf-8")))
+        for counted in sorted(work.tallies.iterdir()):
+            tally.merge(json.loads(counted.read_text(encoding="utf-8")))
         results[label] = {
             "tried": tally.tried,
             "kept": tally.kept,
@@ -128,8 +129,10 @@ def _altered(
         return
     for document in taken:
         dice = random.Random(selection.digest("dice", selection.rank(augmenter, document["id"])))
-        alter = alterations.shuffle if isinstance(augmenter, ShuffleSpans) else alterations.add_noise
-        yield [document], alter(document["text"], augmenter, dice)
+        if isinstance(augmenter, ShuffleSpans):
+            yield [document], alterations.shuffle(document["text"], augmenter, dice)
+        else:
+            yield [document], alterations.add_noise(document["text"], augmenter, dice)
 
 
 def _rewrite(work: "Work", where: str, revision: int, machine: Machine, scratch: Path) -> float:
@@ -157,7 +160,9 @@ def _rewrite(work: "Work", where: str, revision: int, machine: Machine, scratch:
 class Work:
     """One augmenter's work on a corpus."""
 
-    augmenter: Augmenter
+    augmenter: Any
+    """An `Augmenter`: what is done depends on which."""
+
     label: str
     source: Path
     directory: Path
@@ -184,7 +189,7 @@ class Work:
         for sources, text in made:
             verdict, measures = self._judge(sources, text)
             tally.add(self._example(verdict, sources, text, measures), selection.rank(self.augmenter, sources[0]["id"]))
-            if verdict == "":
+            if verdict == "" and text is not None:
                 tally.text_bytes += len(text.encode())
                 origin = {"augmenter": self.label, "sources": [document["id"] for document in sources]} | measures
                 kept.append({"id": f"{sources[0]['id']}#{self.label}", "text": text, "origin": origin})

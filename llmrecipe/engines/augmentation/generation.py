@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from transformers import (
 
 from llmrecipe.engines.models import folders
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.augment import PLACEHOLDER, HubModel, Pretrained, Sampling
+from llmrecipe.recipe.augment import PLACEHOLDER, BeamSearch, HubModel, Pretrained, Sampling
 from llmrecipe.recipe.kinds import Decoding
 
 
@@ -146,7 +146,7 @@ class Writer:
             options["num_beams"] = 1
             drawn = Draw(self._decoding, [seeds[index] for index in fitting])
             options["logits_processor"] = LogitsProcessorList([drawn])
-        else:
+        elif isinstance(self._decoding, BeamSearch):
             options["num_beams"] = self._decoding.beams
         written = self._model.generate(**batch, pad_token_id=self._tokenizer.pad_token_id, **options)
         # A sequence-to-sequence model's begins with a token of its own.
@@ -172,7 +172,8 @@ def _address(model: Pretrained) -> tuple[str | Path, dict[str, Any]]:
     """What `from_pretrained` needs to find a model, and to run no code of its."""
     if isinstance(model, HubModel):
         return model.name, {"revision": model.revision, "trust_remote_code": False}
-    return Path(model), {"local_files_only": True, "trust_remote_code": False}
+    # The planner has put a folder in the place of a model that is made here.
+    return Path(cast(str, model)), {"local_files_only": True, "trust_remote_code": False}
 
 
 def _way_out(model: Pretrained) -> str:

@@ -73,7 +73,7 @@ class Rewriter:
             if not alive:
                 break
             seeds = [selection.digest("draw", step, selection.rank(self._augmenter, ids[index])) for index in alive]
-            answers, tokens = writer.answer([results[index] for index in alive], seeds)
+            answers, tokens = writer.answer([text for text in results if text], seeds)
             total += tokens
             for index, answer in zip(alive, answers, strict=True):
                 results[index] = answer

@@ -84,7 +84,7 @@ def quantize_and_verify(
     folders.copy_tokenizer(source, directory)
     cards.write(directory, card)
     artifacts.seal(directory, "model")
-    saved = folders.load_model(directory).to(device)  # type: ignore[arg-type]
+    saved = folders.load_model(directory).to(device)
     difference = folders.largest_difference(folders.logits(saved, probe), expected)
     # Not `>`, which is false for NaN.
     if not difference <= LOGITS_TOLERANCE:

@@ -6,6 +6,7 @@ by their task and their number within it.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 import numpy as np
@@ -256,7 +257,7 @@ class SentenceFilter(SentenceDedupFilter):
         super().__init__(folder, config=config, language=tokenizer)
         self.keeps_heldout = keeps_heldout
 
-    def read_duplicates(self, file) -> np.ndarray:
+    def read_duplicates(self, file: BinaryIO) -> np.ndarray:
         """Document and number of the spans to cut."""
         found = super().read_duplicates(file)
         found["doc"] &= ~np.uint32(_TRAIN)
