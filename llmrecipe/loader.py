@@ -164,7 +164,7 @@ def _run(path: Path) -> ModuleType:
 def _factory(module: ModuleType, path: Path, function: str, wanted: type) -> Callable[[], Any]:
     """The function that makes what is wanted, by name or because no other can be meant."""
     noun = wanted.__name__
-    own = {
+    own: dict[str, Callable[..., Any]] = {
         name: value
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")

@@ -52,6 +52,10 @@ class Machines:
         return None
 
 
+NONE = Machines({}, "")
+"""Nobody has chosen one."""
+
+
 def planned(path: Path) -> Machines:
     """The machines that a file of parameters names; none if there is no file.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import recipe_sets
 
@@ -38,6 +38,7 @@ def sections(files: dict[str, str]) -> dict[str, str]:
     return {block.split(":", 1)[0].strip('"'): block.strip("\n") for block in blocks}
 
 
+@settings(max_examples=20)
 @given(recipe_sets())
 def test_a_value_s_stages_and_sections_are_the_same_planned_alone_or_together(recipes):
     together = written(*recipes)
@@ -53,12 +54,14 @@ def test_a_value_s_stages_and_sections_are_the_same_planned_alone_or_together(re
     assert of_all == stages.keys()
 
 
+@settings(max_examples=20)
 @given(recipe_sets(), st.randoms(use_true_random=False))
 def test_the_order_of_recipes_changes_no_byte(recipes, random):
     shuffled = random.sample(list(recipes), len(recipes))
     assert written(*shuffled) == written(*recipes)
 
 
+@settings(max_examples=20)
 @given(recipe_sets())
 def test_planning_again_changes_no_byte_and_a_value_that_nothing_needs_any_more_is_gone(recipes):
     assert written(*recipes, before=tuple(recipes)) == written(*recipes)
