@@ -188,7 +188,7 @@ class PostNormLayer(EncoderLayer):
 
 
 class PreNormLayer(EncoderLayer):
-    """ModernBERT's layer: LayerNorm before attention and feed-forward layer, rotary positions, GELU with a gate (GeGLU)."""
+    """ModernBERT's layer: LayerNorm before attention and feed-forward, rotary positions, GELU with a gate (GeGLU)."""
 
     def __init__(self, around: Surroundings, index: int, rotary: RotaryEmbedding) -> None:
         super().__init__(around, index)
