@@ -16,7 +16,7 @@ from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
 from llmrecipe.launch.process import die_with_parent
-from llmrecipe.machines import Machines
+from llmrecipe.machines import NONE, Machines
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.schema import members
@@ -87,7 +87,7 @@ def run_stage(
     output: Path,
     params: Path = layout.MACHINES_FILE,
     extensions: Sequence[Path] = (),
-    chosen: Machines = Machines({}, ""),
+    chosen: Machines = NONE,
 ) -> None:
     """Run the stage `name` of this kind.
 

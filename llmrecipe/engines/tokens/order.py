@@ -3,14 +3,19 @@
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from typing import Any
 
 import attrs
 import numpy as np
 
 BLOCK = 1000
 """Samples that are dealt out over the corpora of a mixture at once."""
+
+
+def _as_tuple(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(values)
 
 
 @attrs.frozen(kw_only=True)
@@ -20,10 +25,10 @@ class SampleOrder:
     A window is numbered over all corpora: those of the first, then those of the second, and so on.
     """
 
-    sizes: tuple[int, ...] = attrs.field(converter=tuple)
+    sizes: tuple[int, ...]
     """Windows of each corpus, at least 1."""
 
-    shares: tuple[float, ...] = attrs.field(converter=tuple)
+    shares: tuple[float, ...]
     """Samples drawn from each corpus, relative to the others; at least 1 in 500 of all."""
 
     seed: int
