@@ -12,14 +12,14 @@ import pytest
 import yaml
 from made_text import write_jsonl_quickly
 
-from llmrecipe import ByteLevelBPE, ExactDedup, Execution, FixUnicode, JsonlFiles, Runtime, codec
+from llmrecipe import ByteLevelBPE, Fraction, Machine, clean, codec, machines, source
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
 
 SHARDS = 4
 ON_REQUEST = pytest.mark.skipif("LARGE" not in os.environ, reason="takes long and 5 GB of disk; set LARGE=1")
 
 STAGES = {
-    "prepare": {"source": "data"},
+    "prepare": {"source0": "data"},
     "tokenizer": {"documents": "prepare/documents"},
     "tokenize": {"documents": "prepare/documents", "tokenizer": "tokenizer/tokenizer"},
 }
@@ -55,7 +55,7 @@ def peak_of(process: psutil.Process) -> float:
 
 def peak(project: Path, kind: str, inputs: dict[str, str]) -> tuple[float, float]:
     """Run a stage: the peak memory in MB of its largest process, and of all of them."""
-    command = [sys.executable, "-m", "llmrecipe", "stage", kind, "--name", f"c-{kind}", "--runtime", "c"]
+    command = [sys.executable, "-m", "llmrecipe", "stage", kind, "--name", f"c-{kind}"]
     for role, path in inputs.items():
         command += ["--input", f"{role}={path}"]
     stage = subprocess.Popen([*command, "--output", kind], cwd=project)
@@ -74,16 +74,17 @@ def test_peak_memory(benchmark, tmp_path, megabytes):
         write_jsonl_quickly(tmp_path / f"data/{number}.jsonl", megabytes / SHARDS, seed=number)
     sections = {
         "c-prepare": PrepareSection(
-            source=JsonlFiles(paths=("data/*.jsonl",)),
-            clean=(FixUnicode(), ExactDedup()),
-            heldout_fraction=0.02,
+            source=source.JsonlFiles(paths=("data/*.jsonl",)),
+            clean=(clean.FixUnicode(), clean.ExactDedup()),
+            heldout=Fraction(0.02),
             shards=SHARDS,
         ),
         "c-tokenizer": TokenizerSection(tokenizer=ByteLevelBPE(vocab_size=8192)),
         "c-tokenize": TokenizeSection(),
     }
     params = {name: codec.unstructure(section) for name, section in sections.items()}
-    params["runtime"] = {"c": codec.unstructure(Runtime(execution=Execution(workers=2), log_level="warning"))}
+    machine = Machine(workers=2, log_level="warning")
+    params[machines.ENTRY] = {machines.DEFAULT: codec.unstructure(machine)}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
 
     peaks = {}

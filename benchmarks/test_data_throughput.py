@@ -1,4 +1,4 @@
-"""Preparing and tokenizing against the same libraries called by hand, and the training's loader against the clock."""
+"""Preparing and tokenizing against the same libraries called by hand, and a run's loader against the clock."""
 
 import json
 import logging
@@ -16,10 +16,11 @@ from datatrove.pipeline.writers.jsonl import JsonlWriter
 from made_text import write_jsonl
 from tokenizers import Tokenizer
 
-from llmrecipe import ByteLevelBPE, Execution, FixUnicode, GopherQuality, JsonlFiles, Runtime, artifacts
+from llmrecipe import ByteLevelBPE, Fraction, Machine, clean, source
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.tokens.mixture import TokenMixture
-from llmrecipe.recipe.cleaning import Cleaner
+from llmrecipe.engines.tokens.writing import write_tokens
+from llmrecipe.recipe.kinds import Cleaner
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
 from llmrecipe.stages import prepare, tokenize, tokenizer
 from llmrecipe.stages.runner import StageContext
@@ -40,7 +41,7 @@ def stage(run, section, folder: Path, inputs: dict[str, Path] | None = None) -> 
             section=section,
             inputs=inputs or {},
             output=output,
-            runtime=Runtime(execution=Execution(workers=WORKERS)),
+            machine=Machine(workers=WORKERS),
             scratch=folder / "scratch",
         )
     )
@@ -65,8 +66,9 @@ def project(tmp_path_factory):
     os.chdir(before)
 
 
-def section(name: str, *clean: Cleaner) -> PrepareSection:
-    return PrepareSection(source=JsonlFiles(paths=(f"{name}/*.jsonl",)), clean=clean, heldout_fraction=0.02, shards=4)
+def section(name: str, *cleaners: Cleaner) -> PrepareSection:
+    files = source.JsonlFiles(paths=(f"{name}/*.jsonl",))
+    return PrepareSection(source=files, clean=cleaners, heldout=Fraction(0.02), shards=4)
 
 
 def test_prepare(benchmark, project, tmp_path):
@@ -84,7 +86,7 @@ def test_prepare(benchmark, project, tmp_path):
         return time.perf_counter() - started
 
     seconds = [by_hand(tmp_path / "by-hand-0")]
-    ours = section("few", FixUnicode(), GopherQuality())
+    ours = section("few", clean.FixUnicode(), clean.GopherQuality())
     benchmark.pedantic(stage, (prepare.run, ours, tmp_path / "stage"), rounds=1, iterations=1)
     seconds.append(by_hand(tmp_path / "by-hand-1"))
     _report(benchmark, "MB_per_second", MEGABYTES["few"], benchmark.stats["mean"], min(seconds))
@@ -116,20 +118,14 @@ def test_tokenize(benchmark, project, tmp_path):
 
 @pytest.mark.parametrize("sequence_length", [256, 2048])
 def test_loader(benchmark, tmp_path, sequence_length):
-    """Batches of a training from a memory-mapped file of 100 million tokens, and single sequences at random."""
+    """Batches of a run from a memory-mapped file of 100 million tokens, and single sequences at random."""
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron import data
 
-    count = 100_000_000
-    splits = {}
-    for split in ("train", "heldout"):
-        (tmp_path / split).mkdir()
-        np.random.default_rng(0).integers(0, VOCAB_SIZE, count, dtype="<u2").tofile(tmp_path / split / "00000.ds")
-        splits[split] = {"files": [f"{split}/00000.ds"], "tokens": count, "documents": 1, "text_bytes": count}
-        count = 10_000
-    description = {"dtype": "uint16", "vocab_size": VOCAB_SIZE, "end_of_text_id": 0, "splits": splits}
-    artifacts.write_json(tmp_path / "tokens.json", description)
-    artifacts.seal(tmp_path, "tokens")
+    counts = {"train": 100_000_000, "heldout": 10_000}
+    generator = np.random.default_rng(0)
+    splits = {split: [generator.integers(0, VOCAB_SIZE, count, dtype="<u2")] for split, count in counts.items()}
+    write_tokens(tmp_path, splits, vocab_size=VOCAB_SIZE)
     files = TokenMixture.open([tmp_path], "train", [1.0])
     shard = data.Shard(data_rank=0, data_size=1, micro_batch_size=8, pipeline_rank=0, input_rank=0, output_rank=0)
     reader = data.CausalReader(files=files, shard=shard, sequence_length=sequence_length)

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from cases import SEQUENCE_LENGTH, VOCAB_SIZE, Case
 
-from llmrecipe import Bert, MaskedLM, MultiMaskLM, Spans
-from llmrecipe.engines.models import bert
+from llmrecipe import Bert, MaskedLM, MultiMaskLM, masking
+from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.tokens.masking import mask
 from llmrecipe.engines.tokens.mixture import TokenMixture
-from llmrecipe.recipe.objective import Objective
+from llmrecipe.recipe.kinds import Objective
 
 WARM_UP = 2
 LAYOUTS = {"1-rank-2-threads": (1, 2), "2-ranks-1-thread": (2, 1)}
 OBJECTIVE = MaskedLM(sequence_length=SEQUENCE_LENGTH)
 CASES = {
-    "2M": Case(model=Bert(hidden_size=128, num_layers=4, num_attention_heads=4), batch=8, steps=22),
-    "9M": Case(model=Bert(hidden_size=320, num_layers=6, num_attention_heads=10), batch=8, steps=12),
-    "90M": Case(model=Bert(hidden_size=768, num_layers=12, num_attention_heads=12), batch=4, steps=6),
+    "2M": Case(network=Bert(hidden_size=128, num_layers=4, num_attention_heads=4), batch=8, steps=22),
+    "9M": Case(network=Bert(hidden_size=320, num_layers=6, num_attention_heads=10), batch=8, steps=12),
+    "90M": Case(network=Bert(hidden_size=768, num_layers=12, num_attention_heads=12), batch=4, steps=6),
 }
 
 
@@ -47,7 +47,7 @@ def test_masked_throughput(benchmark, tokens, tmp_path, size, layout):
     )
     plain = statistics.median(_plain_seconds(case, tokens, tmp_path / "batches.npz")[WARM_UP:])
     benchmark.extra_info |= {
-        "parameters": case.model.num_parameters(VOCAB_SIZE),
+        "parameters": case.network.num_parameters(VOCAB_SIZE),
         "tokens_per_second": round(case.tokens_per_step / ours),
         "plain_loop_tokens_per_second": round(case.tokens_per_step / plain),
         "ratio": round(plain / ours, 3),
@@ -59,7 +59,7 @@ def test_masked_throughput(benchmark, tokens, tmp_path, size, layout):
 def test_multi_mask_overhead(benchmark, tokens, tmp_path, size):
     case, layout = CASES[size], LAYOUTS["1-rank-2-threads"]
     objectives = {
-        "masked": MaskedLM(sequence_length=SEQUENCE_LENGTH, masking=Spans()),
+        "masked": MaskedLM(sequence_length=SEQUENCE_LENGTH, masking=masking.Spans()),
         "multi": MultiMaskLM(sequence_length=SEQUENCE_LENGTH),
     }
     seconds = {
@@ -84,7 +84,7 @@ def _plain_seconds(case: Case, tokens: Path, batches: Path) -> list[float]:
     shape = (case.steps, case.batch, SEQUENCE_LENGTH)
     np.savez(batches, input_ids=input_ids.reshape(shape), labels=labels.reshape(shape))
 
-    config = bert.transformers_config(case.model, VOCAB_SIZE, 0).to_dict()
+    config = architecture_of(case.network).transformers_config(case.network, VOCAB_SIZE, 0).to_dict()
     keys = (
         "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings "
         "layer_norm_eps pad_token_id"

@@ -7,9 +7,10 @@ import pytest
 from datatrove.data import Document
 from datatrove.utils.logging import logger
 
-from llmrecipe import Execution, MinHashDedup, Runtime
+from llmrecipe import Machine
 from llmrecipe.engines.datatrove.cleaners.comparing import comparison_of
 from llmrecipe.engines.datatrove.executors import executor
+from llmrecipe.recipe.deduplication import MinHashDedup
 
 WORDS = 304
 CLUSTERS = 200
@@ -39,7 +40,7 @@ def documents(ngram: int) -> tuple[list[list[str]], dict[tuple[int, int], float]
 @pytest.mark.parametrize("cleaner", [MinHashDedup(), MinHashDedup(bands=20, threshold=0.8)], ids=["14 × 8", "20 × 13"])
 def test_minhash(benchmark, tmp_path, cleaner):
     texts, exact = documents(cleaner.ngram)
-    comparison = comparison_of(cleaner, "clean[0]", tmp_path, 1)
+    comparison = comparison_of(cleaner, "clean[0]", tmp_path, 1, keeps_heldout=False)
     logger.disable("datatrove")
 
     def signed():
@@ -55,7 +56,7 @@ def test_minhash(benchmark, tmp_path, cleaner):
                 find.what,
                 steps,
                 tasks=find.tasks,
-                runtime=Runtime(execution=Execution(workers=1)),
+                machine=Machine(workers=1),
                 work=tmp_path / find.what,
             )
         return seconds

@@ -8,7 +8,7 @@ import cases
 import pytest
 from cases import CASES
 
-from llmrecipe import Runtime
+from llmrecipe import Machine
 from llmrecipe.engines.nanotron import launcher
 
 
@@ -33,7 +33,7 @@ def test_training_overheads(benchmark, tmp_path, monkeypatch, size):
         # What a step does beside forward, backward, clipping and update: the digest, the look at loss and norm.
         "adapter": (parts["step"] - sum(parts[name] for name in in_a_step)) / step,
         # One checkpoint, the only one of this run, in as many steps as a training takes between two.
-        "checkpoint at the default interval": parts["checkpoint"] / (step / case.steps * Runtime().checkpoint_interval),
+        "checkpoint at the default interval": parts["checkpoint"] / (step / case.steps * Machine().checkpoint_interval),
     }
     benchmark.extra_info |= {f"{name}, %": round(100 * share, 2) for name, share in percent.items()}
     print(f"\n{size}: {benchmark.extra_info}")

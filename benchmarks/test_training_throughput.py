@@ -10,7 +10,7 @@ import cases
 import pytest
 from cases import CASES, SEQUENCE_LENGTH, VOCAB_SIZE, Case
 
-from llmrecipe.engines.models import llama
+from llmrecipe.engines.models.architecture import architecture_of
 
 WARM_UP = 2
 LAYOUTS = {"1-rank-2-threads": (1, 2), "2-ranks-1-thread": (2, 1)}
@@ -31,7 +31,7 @@ def test_training_throughput(benchmark, tokens, tmp_path, size, layout):
     ours = statistics.median(row["seconds"] for row in trained.timings[WARM_UP:])
     plain = statistics.median(_plain_seconds(case)[WARM_UP:])
     benchmark.extra_info |= {
-        "parameters": case.model.num_parameters(VOCAB_SIZE),
+        "parameters": case.network.num_parameters(VOCAB_SIZE),
         "tokens_per_second": round(case.tokens_per_step / ours),
         "plain_loop_tokens_per_second": round(case.tokens_per_step / plain),
         "ratio": round(plain / ours, 3),
@@ -41,7 +41,7 @@ def test_training_throughput(benchmark, tokens, tmp_path, size, layout):
 
 def _plain_seconds(case: Case) -> list[float]:
     """Seconds of the steps of the plain loop, which always has both cores."""
-    config = llama.transformers_config(case.model, VOCAB_SIZE, 0).to_dict()
+    config = architecture_of(case.network).transformers_config(case.network, VOCAB_SIZE, 0).to_dict()
     keys = (
         "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
         "max_position_embeddings tie_word_embeddings rms_norm_eps rope_parameters"

@@ -1,9 +1,9 @@
-"""Recipes and sections as plain data and back: what `params.yaml` holds.
+"""Recipes and sections as plain data and back: what `params/` holds.
 
 Writing is total: every field is there, defaults included, so a dropped option is a change like any other.
 Reading is strict: nothing is coerced, guessed or ignored, and everything that is wrong is reported at once.
-A word of a kind, and a member of a union of classes, carries its tag under `type`; other classes carry none. Fields that
-only the planner reads (`schema.UNWRITTEN`) are left out.
+A word of a kind, and a member of a union of classes, carries its tag under `type`; other classes carry none. Fields
+that only the planner reads (`schema.UNWRITTEN`) are left out.
 """
 
 import types
@@ -248,9 +248,7 @@ def _unstructure_union(union: Any, converter: Converter) -> Callable[[Any], Any]
 
 
 def _unstructure_class(cls: type, converter: Converter) -> Callable[[Any], Any]:
-    omitted: dict[str, Any] = {
-        field.name: override(omit=True) for field in _fields(cls) if field.metadata == UNWRITTEN
-    }
+    omitted: dict[str, Any] = {field.name: override(omit=True) for field in _fields(cls) if field.metadata == UNWRITTEN}
     unstructure_class: Callable[[Any], Any] = make_dict_unstructure_fn(cls, converter, **omitted)
     if not _is_of_kind(cls):
         return unstructure_class

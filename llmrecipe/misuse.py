@@ -63,8 +63,9 @@ def _raised_in(frames: TracebackType | None) -> str | None:
     return last
 
 
-def _subclasses(cls: type) -> Iterator[type]:
+def _subclasses(cls: type[Word]) -> Iterator[type[Word]]:
     """All classes below `cls`, the newest first: a file that was read again defines the same one again."""
-    for below in reversed(cls.__subclasses__()):
+    found: list[type] = cls.__subclasses__()
+    for below in reversed(found):
         yield below
         yield from _subclasses(below)

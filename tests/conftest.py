@@ -5,6 +5,8 @@ import signal
 import pytest
 from hypothesis import settings
 
+from llmrecipe.recipe import schema
+
 settings.register_profile("llmrecipe", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("llmrecipe")
 
@@ -26,3 +28,14 @@ def untouched_process():
         signal.signal(number, handler)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def own_words():
+    """Forget the words that a test defines, or loads: the next may give others the same tags."""
+    before = {kind: set(schema.members(kind)) for kind in schema._members}
+    yield
+    for kind, known in before.items():
+        for tag, word in schema.members(kind).items():
+            if tag not in known and not word.__module__.startswith("llmrecipe."):
+                del schema._members[kind][tag]

@@ -6,23 +6,29 @@ import attrs
 import pytest
 from strategies import SMALL
 
-from llmrecipe.errors import LoadError
-from llmrecipe.loader import load
+from llmrecipe import Machine, evolve, place
+from llmrecipe.errors import LoadError, RecipeError
+from llmrecipe.loader import find, load, load_machine, shared_modules
 from llmrecipe.recipe import checks
 
 WHOLE = """
     from llmrecipe import *
 
     def {name}(){annotation}:
+        model = Trained(
+            name="small-model",
+            start=Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2),
+            text=Corpus(name="stdlib", source=source.PythonStdlib()),
+            tokenizer=ByteLevelBPE(vocab_size=512),
+            objective=CausalLM(sequence_length=32),
+            training=Training(
+                duration=Steps(10), global_batch_size=4, optimizer=optimizer.AdamW(learning_rate=1e-3)
+            ),
+        )
         return Recipe(
             name="small",
-            corpus=Corpus(name="stdlib", source=PythonStdlib()),
-            tokenizer=ByteLevelBPE(vocab_size=512),
-            model=Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2),
-            objective=CausalLM(sequence_length=32),
-            training=Training(duration=Steps(10), global_batch_size=4, optimizer=AdamW(learning_rate=1e-3)),
-            compression=(Quantize(scheme=W4A16(group_size=32)),),
-            evaluation=(Perplexity(), Samples(prompts=("def ",))),
+            models=(model, Quantized(model=model, scheme=scheme.W4A16(group_size=32))),
+            measures=(measure.Perplexity(), measure.Samples(prompts=("def ",))),
         )
 """
 
@@ -129,6 +135,10 @@ def test_a_function_that_needs_arguments_is_refused_and_defaults_are_fine(write)
         ("pass", "None, not a Recipe; is its `return` missing?"),
         ("return 3", "3 (int), not a Recipe"),
         ("from llmrecipe import Recipe; return Recipe", "the class Recipe, not a recipe; write Recipe(…)"),
+        (
+            "from strategies import SMALL; return SMALL.models[0]",
+            "a Trained, not a Recipe; return Recipe(models=(…,)), with the model in it",
+        ),
     ],
 )
 def test_what_a_function_returned_instead_of_a_recipe_is_said(write, body, said):
@@ -155,10 +165,32 @@ def test_an_import_error_is_shown(write):
     assert 'File "a.py", line 2, in <module>' in error.traceback
 
 
-@pytest.mark.parametrize("text", ["from llmrecipe import Lama\n", "def a(): return Lama()\n"])
-def test_a_misspelt_word_of_the_language_gets_the_nearest(write, text):
-    write("a.py", text)
-    assert str(refusal("a.py")).endswith("; did you mean 'Llama'?")
+@pytest.mark.parametrize(
+    ("line", "near"),
+    [
+        ("from llmrecipe import Lama", "Llama"),
+        ("def a(): return Lama()", "Llama"),
+        ("def a(): return Quantize()", "Quantized"),
+        ("from llmrecipe import AdamW", "optimizer.AdamW"),
+        ("def a(): return AdamW()", "optimizer.AdamW"),
+        ("def a(): return W4A61()", "scheme.W4A16"),
+        ("from llmrecipe import clean; clean.FixUnicod", "clean.FixUnicode"),
+        ("from llmrecipe.recipe.clean import FixUnicod", "clean.FixUnicode"),
+        ("from llmrecipe import clean; clean.W8A8", "scheme.W8A8"),
+        ("from llmrecipe import schedule; schedule.Linea", "schedule.Linear"),
+        ("import llmrecipe; llmrecipe.Perplexity", "measure.Perplexity"),
+        ("def a(): return optimizer.AdamW(learning_rate=1)", "optimizer"),
+    ],
+)
+def test_a_misspelt_word_of_the_language_gets_the_nearest_with_its_room(write, line, near):
+    write("a.py", f"{line}\n")
+    assert str(refusal("a.py")).endswith(f"; did you mean {near!r}?")
+
+
+@pytest.mark.parametrize("line", ["import math; math.pj", "xqzwv", "[].apend(1)", "from math import pj"])
+def test_a_name_of_something_else_gets_no_word_of_the_language(write, line):
+    write("a.py", f"{line}\n")
+    assert "did you mean" not in str(refusal("a.py"))
 
 
 @pytest.mark.parametrize("exception", ["ZeroDivisionError('x')", "SystemExit(3)", "KeyError('x')"])
@@ -185,10 +217,32 @@ def test_an_interruption_is_left_alone(write):
         ("CausalLM(256)", "CausalLM takes its fields by name: CausalLM(sequence_length=…, restart_at_documents=…, "),
         ("Tokens()", "Tokens needs count"),
         ("attrs.evolve(Parallelism(), tenser=2)", "Parallelism has no field 'tenser'; did you mean 'tensor'?"),
+        ("evolve(Parallelism(), tenser=2)", "Parallelism has no field 'tenser'; did you mean 'tensor'? (known: data, "),
+        (
+            "evolve(Training, seed=2)",
+            "evolve changes a word of the language, such as a recipe or a model, got the class",
+        ),
+        ("optimizer.AdamW(1e-3)", "AdamW takes its fields by name: AdamW(learning_rate=…, beta1=…"),
+        ("clean.RegexFilter(patern='a')", "RegexFilter has no field 'patern'; did you mean 'pattern'?"),
+        ("Quantized(given_name='a')", "Quantized has no field 'given_name'; "),
+        ("Quantized(scheme=1)", "Quantized needs model"),
+        ("augment.Band(most=1)", "Band needs least"),
+        ("Shout(loudly=True)", "Shout has no field 'loudly'; did you mean 'loud'? (known: loud)"),
     ],
 )
 def test_a_call_with_wrong_fields_is_explained_with_its_file_and_line(write, call, said):
-    write("a.py", f"import attrs\nfrom llmrecipe import *\n\ndef a():\n    return {call}\n")
+    write(
+        "own.py",
+        """
+        from llmrecipe.recipe.kinds import Cleaner
+        from llmrecipe.recipe.schema import define
+
+        @define("shout")
+        class Shout(Cleaner):
+            loud: bool = True
+        """,
+    )
+    write("a.py", f"import attrs; from own import Shout\nfrom llmrecipe import *\n\ndef a():\n    return {call}\n")
     assert str(refusal("a.py")).startswith(f"a.py:5: {said}")
 
 
@@ -229,7 +283,7 @@ def test_wrong_fields_are_left_to_the_checks_which_report_all(write):
     )
     recipe = load("small")
     paths = {violation.path for violation in checks.violations(recipe)}
-    assert paths == {"small.model.hidden_size", "small.training.duration.count"}
+    assert paths == {"small.models[0].start.hidden_size", "small.models[0].training.duration.count"}
     assert not attrs.validators.get_disabled()
 
 
@@ -244,18 +298,17 @@ def test_a_recipe_may_vary_a_sibling_and_each_load_reads_the_files_anew(write):
     write(
         "recipes/deep.py",
         """
-        import attrs
-        from llmrecipe import Recipe
+        from llmrecipe import Recipe, evolve
         from small import small
 
         def deep() -> Recipe:
             base = small()
-            return attrs.evolve(base, name="deep", model=attrs.evolve(base.model, num_layers=9))
+            return evolve(base, name="deep", models=(evolve(base.models[0], start__num_layers=9),))
         """,
     )
-    assert load("deep") == attrs.evolve(SMALL, name="deep", model=attrs.evolve(SMALL.model, num_layers=9))
+    assert load("deep") == evolve(SMALL, name="deep", models=(evolve(SMALL.models[0], start__num_layers=9),))
     write("recipes/small.py", whole("small").replace('"stdlib"', '"python"'))
-    assert load("deep").corpus.name == "python"
+    assert load("deep").models[0].text.name == "python"
 
 
 def test_siblings_of_one_folder_are_not_taken_for_those_of_another(write):
@@ -280,3 +333,102 @@ def test_a_load_leaves_no_trace_in_the_process(write, tmp_path):
 def test_a_file_may_have_the_name_of_a_module(write):
     write("json.py", "import json\nassert json.dumps([]) == '[]'\n" + textwrap.dedent(whole("json_")))
     assert load("json.py") == SMALL
+
+
+def test_a_recipe_without_a_name_gets_that_of_its_function(write):
+    write("recipes/a.py", whole("second_try").replace('name="small",', ""))
+    assert load("a") == evolve(SMALL, name="second_try")
+
+
+def test_a_reference_is_the_file_and_the_function_however_they_were_named(write, tmp_path):
+    write("recipes/small.py", whole("small"))
+    named = ["small", "small:small", "recipes/small.py", "./recipes/small.py:small", f"{tmp_path}/recipes/small.py"]
+    assert {find(reference).reference for reference in named} == {"recipes/small.py:small"}
+
+
+OWN_WORD = """
+    from llmrecipe.recipe.kinds import Cleaner
+    from llmrecipe.recipe.schema import define
+
+    @define("shout")
+    class Shout(Cleaner):
+        loud: bool = True
+"""
+
+
+def test_recipes_that_are_loaded_together_share_the_modules_that_they_import(write):
+    write("recipes/own.py", OWN_WORD)
+    write("recipes/base.py", "from own import Shout\n")
+    for name in ("one", "two"):
+        recipe = whole(name).replace("source.PythonStdlib()", "source.PythonStdlib(), clean=(Shout(),)")
+        write(f"recipes/{name}.py", "from base import Shout\n" + textwrap.dedent(recipe))
+    with shared_modules():
+        one, two = load("one"), load("two")
+    assert one == two
+    assert "own" not in sys.modules
+    apart = load("two")
+    assert apart != two
+    write("recipes/own.py", OWN_WORD.replace("loud", "quiet"))
+    with shared_modules():
+        assert load("one").models[0].text.clean[0].quiet
+
+
+def test_modules_of_two_folders_stay_apart_when_recipes_are_loaded_together(write):
+    for folder in ("one", "two"):
+        write(f"{folder}/base.py", f"name = '{folder}'\n")
+        named = whole("small").replace('name="small"', "name=base.name")
+        write(f"{folder}/small.py", "import base\n" + textwrap.dedent(named))
+    with shared_modules():
+        assert [load(f"{folder}/small.py").name for folder in ("one", "two", "one")] == ["one", "two", "one"]
+
+
+MACHINES = """
+    from llmrecipe import Machine, Recipe, place
+
+    def here() -> Machine:
+        return Machine()
+
+    def cluster(workers=64) -> Machine:
+        return Machine(workers=workers, text_on=place.Slurm(partition="cpu", time_limit="1:00:00"))
+
+    def wrong() -> Machine:
+        return Machine(workers=0, device="tpu")
+
+    def nothing() -> Machine: ...
+
+    def recipe() -> Recipe:
+        return 3
+"""
+
+
+def test_a_machine_is_found_by_name_and_by_file(write):
+    write("recipes/machines.py", MACHINES)
+    assert load_machine("here") == Machine()
+    cluster = Machine(workers=64, text_on=place.Slurm(partition="cpu", time_limit="1:00:00"))
+    assert load_machine("cluster") == load_machine("recipes/machines.py:cluster") == cluster
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("clusters", "recipes/machines.py: no function 'clusters'; did you mean 'cluster'?"),
+        ("nothing", "recipes/machines.py: nothing() returned None, not a Machine; is its `return` missing?"),
+        ("recipe", "recipes/machines.py: recipe() returned 3 (int), not a Machine"),
+        ("other.py:x", "other.py: no such file; write it, with `def x() -> Machine:` in it"),
+    ],
+)
+def test_a_machine_that_is_not_there_is_refused_as_a_recipe_is(write, reference, said):
+    write("recipes/machines.py", MACHINES)
+    with pytest.raises(LoadError) as caught:
+        load_machine(reference)
+    assert str(caught.value).startswith(said)
+
+
+def test_everything_that_is_wrong_with_a_machine_is_said_at_once(write):
+    write("recipes/machines.py", MACHINES)
+    with pytest.raises(RecipeError) as caught:
+        load_machine("wrong")
+    assert [violation.path for violation in caught.value.violations] == [
+        "recipes/machines.py:wrong.device",
+        "recipes/machines.py:wrong.workers",
+    ]

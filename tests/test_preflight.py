@@ -3,38 +3,50 @@ import re
 
 import attrs
 import pytest
-from strategies import SMALL
+from strategies import SMALL_MODEL, small
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from llmrecipe import (
     CausalLM,
-    Decontaminate,
-    Execution,
     FillInTheMiddle,
-    JsonlFiles,
+    Machine,
     MaskedLM,
+    Mixture,
     Parallelism,
+    Part,
     PretrainedTokenizer,
-    Ray,
-    Runtime,
-    Slurm,
-    TextFiles,
+    Recipe,
+    augment,
+    clean,
+    evolve,
+    measure,
+    place,
     preflight,
+    source,
 )
 from llmrecipe.engines.tokenizing import folders
 
+TEXT = "small.models[0].text"
 
-def reading(*paths, kind=TextFiles):
-    return attrs.evolve(SMALL, corpus=attrs.evolve(SMALL.corpus, source=kind(paths=paths)))
+
+def reading(*paths, kind=source.TextFiles):
+    return small(text__source=kind(paths=paths))
 
 
 def found(recipe, root):
-    return {violation.path: violation.reason for violation in preflight.violations(recipe, root)}
+    violations = preflight.violations(recipe, root)
+    assert len({violation.path for violation in violations}) == len(violations)
+    return {violation.path: violation.reason for violation in violations}
 
 
-def warned(**changes):
-    return {warning.path: warning.reason for warning in preflight.warnings(attrs.evolve(SMALL, **changes))}
+def warned(machine=None, **changes):
+    return {warning.path: warning.reason for warning in preflight.warnings(small(**changes), machine or Machine())}
+
+
+def alone(**changes):
+    """A recipe of one model, changed."""
+    return Recipe(name="small", models=(evolve(SMALL_MODEL, **changes),))
 
 
 @pytest.fixture
@@ -65,32 +77,85 @@ def test_patterns_that_match_files_are_fine(project):
 
 
 def test_a_pattern_that_matches_no_file_is_refused_with_what_is_there(project):
-    assert found(reading("data/*.txt", "data/x*.txt", "date/*.txt", "data/de*", kind=JsonlFiles), project) == {
-        "small.corpus.source.paths[1]": "no file matches 'data/x*.txt'; 'data' holds a.txt, deep",
-        "small.corpus.source.paths[2]": "no file matches 'date/*.txt'; there is no folder 'date'",
-        "small.corpus.source.paths[3]": "no file matches 'data/de*'; 'data' holds a.txt, deep",
+    assert found(reading("data/*.txt", "data/x*.txt", "date/*.txt", "data/de*", kind=source.JsonlFiles), project) == {
+        "small.models[0].text.source.paths[1]": "no file matches 'data/x*.txt'; 'data' holds a.txt, deep",
+        "small.models[0].text.source.paths[2]": "no file matches 'date/*.txt'; there is no folder 'date'",
+        "small.models[0].text.source.paths[3]": "no file matches 'data/de*'; 'data' holds a.txt, deep",
     }
 
 
 def test_an_evaluation_set_must_be_there_too(project):
-    clean = (Decontaminate(against=(TextFiles(paths=("data/a.txt",)), TextFiles(paths=("data/b.txt",)))),)
-    recipe = attrs.evolve(SMALL, corpus=attrs.evolve(SMALL.corpus, clean=clean))
-    assert list(found(recipe, project)) == ["small.corpus.clean[0].against[1].paths[0]"]
+    sets = (source.TextFiles(paths=("data/a.txt",)), source.TextFiles(paths=("data/b.txt",)))
+    recipe = small(text__clean=(clean.Decontaminate(against=sets),))
+    assert list(found(recipe, project)) == [f"{TEXT}.clean[0].against[1].paths[0]"]
+
+
+def test_a_held_out_source_must_be_there_too(project):
+    assert found(small(text__heldout=source.TextFiles(paths=("data/a.txt",))), project) == {}
+    recipe = small(text__heldout=source.TextFiles(paths=("data/b.txt",)))
+    assert list(found(recipe, project)) == [f"{TEXT}.heldout.paths[0]"]
+
+
+def test_files_are_looked_for_wherever_a_recipe_names_them_once(project):
+    missing = evolve(SMALL_MODEL.text, name="missing", source=source.TextFiles(paths=("no/a.txt",)))
+    mixture = Mixture(parts=(Part(corpus=SMALL_MODEL.text), Part(corpus=missing)))
+    start = evolve(SMALL_MODEL, text=mixture, tokenizer=PretrainedTokenizer(path="no/tokenizer"))
+    further = evolve(SMALL_MODEL, name="further", start=start, tokenizer=None, text=missing)
+    recipe = Recipe(
+        name="small",
+        models=(further, start),
+        measures=(measure.Perplexity(text=evolve(missing, name="other", source__paths=("no/b.txt",))),),
+    )
+    assert list(found(recipe, project)) == [
+        "small.models[0].start.text.parts[1].corpus.source.paths[0]",
+        "small.models[0].start.tokenizer.path",
+        "small.measures[0].text.source.paths[0]",
+    ]
+
+
+def test_missing_files_are_named_whatever_else_is_wrong(project):
+    with attrs.validators.disabled():
+        recipe = small(
+            text__source=source.TextFiles(paths=("data/x.txt",)),
+            text__shards=0,
+            text__augment=(augment.Paraphrase(model=3), augment.Paraphrase(model="no/model", share=2.0)),
+            tokenizer=PretrainedTokenizer(path="data/tok"),
+            start__hidden_size="wide",
+            objective=None,
+        )
+        recipe = evolve(recipe, measures=None)
+    assert list(found(recipe, project)) == [f"{TEXT}.source.paths[0]", "small.models[0].tokenizer.path"]
+
+
+def test_what_a_planned_stage_makes_needs_no_folder(project):
+    taken = evolve(
+        SMALL_MODEL,
+        name="taken",
+        tokenizer=PretrainedTokenizer(model=SMALL_MODEL),
+        text__name="more",
+        text__augment=(augment.Paraphrase(model=SMALL_MODEL),),
+    )
+    assert found(small(taken), project) == {}
+
+
+def test_an_augmenters_model_must_be_there(project):
+    recipe = small(text__augment=(augment.Paraphrase(model="models/a"),))
+    assert found(recipe, project)[f"{TEXT}.augment[0].model"].startswith("there is no folder 'models/a'; save a model")
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../a.txt", "data/../../a.txt"])
 def test_a_path_out_of_the_project_is_refused_even_if_it_exists(project, path):
     (project / "a.txt").touch()
-    assert "leads out of the project" in found(reading(path), project / "data")["small.corpus.source.paths[0]"]
-    recipe = attrs.evolve(SMALL, tokenizer=PretrainedTokenizer(path=path))
-    assert "leads out of the project" in found(recipe, project / "data")["small.tokenizer.path"]
+    assert "leads out of the project" in found(reading(path), project / "data")["small.models[0].text.source.paths[0]"]
+    recipe = alone(tokenizer=PretrainedTokenizer(path=path))
+    assert "leads out of the project" in found(recipe, project / "data")["small.models[0].tokenizer.path"]
 
 
 def test_a_tokenizer_folder_must_hold_a_tokenizer(project):
-    recipe = attrs.evolve(SMALL, tokenizer=PretrainedTokenizer(path="data/tok"))
-    assert found(recipe, project)["small.tokenizer.path"].startswith("there is no folder 'data/tok'")
+    recipe = alone(tokenizer=PretrainedTokenizer(path="data/tok"))
+    assert found(recipe, project)["small.models[0].tokenizer.path"].startswith("there is no folder 'data/tok'")
     (project / "data/tok").mkdir()
-    assert found(recipe, project)["small.tokenizer.path"].startswith("'data/tok' holds no tokenizer.json")
+    assert found(recipe, project)["small.models[0].tokenizer.path"].startswith("'data/tok' holds no tokenizer.json")
     (project / "data/tok/tokenizer.json").touch()
     assert found(recipe, project) == {}
 
@@ -115,13 +180,13 @@ def test_a_masked_objective_needs_a_tokenizer_with_a_mask_token(project, config,
     stored.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     assert (folders.load(folder).mask_token_id is None) == is_refused
-    causal = attrs.evolve(SMALL, tokenizer=PretrainedTokenizer(path="data/tok"))
-    masked = attrs.evolve(causal, objective=MaskedLM(sequence_length=32))
+    causal = alone(tokenizer=PretrainedTokenizer(path="data/tok"))
+    masked = alone(tokenizer=PretrainedTokenizer(path="data/tok"), objective=MaskedLM(sequence_length=32))
 
     assert found(causal, project) == {}
-    assert list(found(masked, project)) == (["small.tokenizer.path"] if is_refused else [])
+    assert list(found(masked, project)) == (["small.models[0].tokenizer.path"] if is_refused else [])
     if is_refused:
-        assert 'as in "mask_token": "[MASK]"' in found(masked, project)["small.tokenizer.path"]
+        assert 'as in "mask_token": "[MASK]"' in found(masked, project)["small.models[0].tokenizer.path"]
 
 
 def test_fill_in_the_middle_needs_special_tokens_of_a_tokenizer_that_exists(project):
@@ -132,15 +197,14 @@ def test_fill_in_the_middle_needs_special_tokens_of_a_tokenizer_that_exists(proj
     stored.add_tokens(["<SUF>"])
     PreTrainedTokenizerFast(tokenizer_object=stored, eos_token="<|endoftext|>").save_pretrained(folder)
     options = FillInTheMiddle(prefix_token="<PRE>", middle_token="<MID>", suffix_token="<SUF>")
-    recipe = attrs.evolve(
-        SMALL,
+    recipe = alone(
         tokenizer=PretrainedTokenizer(path="data/tok"),
         objective=CausalLM(sequence_length=32, fill_in_the_middle=options),
     )
     assert folders.special_tokens(folder) == {"<PRE>": 2, "<MID>": 3}
     (path, reason), *others = found(recipe, project).items()
-    assert (path, others) == ("small.tokenizer.path", [])
-    assert "has no special token '<SUF>' without a role of its own, which objective.fill_in_the_middle" in reason
+    assert (path, others) == ("small.models[0].tokenizer.path", [])
+    assert "has no special token '<SUF>' without a role of its own, which the objective of small-model puts" in reason
     described = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(described).replace('"special": false', '"special": true'))
     assert folders.special_tokens(folder).keys() == {"<PRE>", "<MID>", "<SUF>"}
@@ -150,17 +214,18 @@ def test_fill_in_the_middle_needs_special_tokens_of_a_tokenizer_that_exists(proj
     named = {"prefix_token": "<PRE>", "middle_token": "<MID>", "sep_token": "<SUF>"}
     PreTrainedTokenizerFast(tokenizer_object=stored, eos_token="<|endoftext|>", **named).save_pretrained(folder)
     assert folders.special_tokens(folder).keys() == {"<PRE>", "<MID>"}
-    assert "no special token '<SUF>' without a role" in found(recipe, project)["small.tokenizer.path"]
+    assert "no special token '<SUF>' without a role" in found(recipe, project)["small.models[0].tokenizer.path"]
 
 
 @pytest.mark.parametrize("added", [None, ["<PRE>"], [{"special": True}], "<PRE>"])
 def test_a_broken_tokenizer_is_left_to_the_stage_that_loads_it(project, added):
     (project / "data/tok").mkdir()
     (project / "data/tok/tokenizer.json").write_text(json.dumps({"added_tokens": added}))
-    recipe = attrs.evolve(SMALL, tokenizer=PretrainedTokenizer(path="data/tok"))
+    recipe = alone(tokenizer=PretrainedTokenizer(path="data/tok"))
     assert found(recipe, project) == {}
     objective = CausalLM(sequence_length=32, fill_in_the_middle=FillInTheMiddle())
-    assert list(found(attrs.evolve(recipe, objective=objective), project)) == ["small.tokenizer.path"]
+    recipe = alone(tokenizer=PretrainedTokenizer(path="data/tok"), objective=objective)
+    assert list(found(recipe, project)) == ["small.models[0].tokenizer.path"]
 
 
 def test_as_many_threads_as_cores_are_fine(machine):
@@ -170,14 +235,13 @@ def test_as_many_threads_as_cores_are_fine(machine):
 
 def test_more_threads_than_cores_get_a_warning_with_a_number_that_fits(machine):
     machine(cores=7, gpus=0)
-    assert warned(parallelism=Parallelism(tensor=2, threads_per_rank=4)) == {
-        "small.parallelism.threads_per_rank": "2 ranks of 4 threads will wait for each other on 7 cores; use 3"
-    }
+    (reason,) = warned(parallelism=Parallelism(tensor=2, threads_per_rank=4)).values()
+    assert reason == "2 ranks of 4 threads will wait for each other on 7 cores; use 3"
 
 
 def test_more_ranks_than_cores_get_a_warning(machine):
     machine(cores=2, gpus=0)
-    reason = warned(parallelism=Parallelism(data=2, pipeline=2))["small.parallelism"]
+    reason = warned(parallelism=Parallelism(data=2, pipeline=2))["small.models[0].parallelism"]
     assert reason.startswith(
         "data × tensor × pipeline = 2 × 1 × 2 = 4 ranks will wait for each other on 2 cores; lower"
     )
@@ -185,50 +249,52 @@ def test_more_ranks_than_cores_get_a_warning(machine):
 
 def test_more_ranks_than_gpus_get_a_warning_unless_they_run_on_the_cpu(machine):
     machine(cores=64, gpus=1)
-    reason = warned(parallelism=Parallelism(data=4))["small.parallelism"]
+    reason = warned(parallelism=Parallelism(data=4))["small.models[0].parallelism"]
     assert reason.startswith("data × tensor × pipeline = 4 × 1 × 1 = 4 ranks, each with a GPU of its own, and this")
-    assert warned(parallelism=Parallelism(data=4), runtime=Runtime(device="cpu")) == {}
+    assert warned(parallelism=Parallelism(data=4), machine=Machine(device="cpu")) == {}
 
 
 def test_cuda_without_a_gpu_gets_a_warning(machine):
     machine(cores=64, gpus=0)
-    assert list(warned(runtime=Runtime(device="cuda"))) == ["small.runtime.device"]
+    assert list(warned(Machine(device="cuda"))) == ["machine.device"]
 
 
 def test_bfloat16_on_a_cpu_without_it_gets_a_warning(machine):
     machine(cores=64, gpus=0)
-    training = attrs.evolve(SMALL.training, precision="bfloat16")
-    assert list(warned(training=training)) == ["small.training.precision"]
+    reason = warned(training__precision="bfloat16")["small.models[0].training.precision"]
+    assert 'use precision="float32", which gives another model, or another machine' in reason
     machine(cores=64, gpus=0, flags="avx512_bf16")
-    assert warned(training=training) == {}
+    assert warned(training__precision="bfloat16") == {}
+    machine(cores=64, gpus=1)
+    assert warned(training__precision="bfloat16") == {}
 
 
 @pytest.mark.parametrize(
-    ("place", "reason"),
+    ("where", "reason"),
     [
-        (Slurm(partition="cpu", time_limit="1:00:00"), r"no `sbatch`; run `dvc repro` on a login node"),
-        (Ray(), r"`pip install 'llmrecipe\[ray\]'`"),
+        (place.Slurm(partition="cpu", time_limit="1:00:00"), r"no `sbatch`; run `dvc repro` on a login node"),
+        (place.Ray(), r"`pip install 'llmrecipe\[ray\]'`"),
     ],
 )
-def test_a_place_that_is_not_there_gets_a_warning(machine, monkeypatch, place, reason):
+def test_a_place_that_is_not_there_gets_a_warning(machine, monkeypatch, where, reason):
     machine(8, 0)
-    runtime = Runtime(execution=Execution(on=place))
+    there = Machine(text_on=where)
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    (path,) = warned(runtime=runtime)
-    assert path == "small.runtime.execution.on"
-    assert re.search(reason, warned(runtime=runtime)[path])
+    (path,) = warned(there)
+    assert path == "machine.text_on"
+    assert re.search(reason, warned(there)[path])
     monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/sbatch")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: "found")
-    assert warned(runtime=runtime) == {}
+    assert warned(there) == {}
 
 
 @pytest.mark.parametrize("limit", ["90", "8:00:00", "90:00", "2-12", "2-12:30:00"])
 def test_slurms_time_limits_are_taken(limit):
-    assert Slurm(partition="cpu", time_limit=limit).time_limit == limit
+    assert place.Slurm(partition="cpu", time_limit=limit).time_limit == limit
 
 
 @pytest.mark.parametrize("limit", ["", "8h", "1:2:3:4", "8:0"])
 def test_another_time_limit_is_refused(limit):
     with pytest.raises(ValueError, match="must be a time limit of Slurm's, such as '8:00:00'"):
-        Slurm(partition="cpu", time_limit=limit)
+        place.Slurm(partition="cpu", time_limit=limit)

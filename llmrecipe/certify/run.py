@@ -24,7 +24,7 @@ from llmrecipe.sections import TrainSection
 from llmrecipe.stages.runner import SCRATCH
 
 _POLL = 0.005
-"""Seconds between two looks at a run that is to be killed; its steps take several times that."""
+"""Seconds between two looks at a run that will be killed; its steps take several times that."""
 
 
 @attrs.frozen(kw_only=True)

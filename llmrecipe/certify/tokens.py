@@ -17,7 +17,7 @@ MIXTURE = "mixture"
 """The role in which a stage reads how corpora are mixed; all others are those of tokens."""
 
 _VOCAB_SIZE = 320
-# 93 sequences, so that twenty steps reach into a second epoch.
+# 93 sequences, so twenty steps reach into a second epoch.
 _COUNTS = {"train": 6_000, "heldout": 600}
 _RUN = 50
 
@@ -33,11 +33,11 @@ class Tokens:
     """Tokens of the vocabulary."""
 
     origin: str
-    """Whose they are, in words."""
+    """Where they are from, in words."""
 
 
 def find_or_make(own: Mapping[str, Path], shares: Sequence[float], objective: Objective, made: Path) -> Tokens:
-    """The model's own tokens if they are there, whole and of use; else as many corpora made in `made`.
+    """The model's own tokens if they are there, whole and usable; else as many corpora made in `made`.
 
     Args:
         own: where the model's own are, by role.
@@ -55,7 +55,7 @@ def find_or_make(own: Mapping[str, Path], shares: Sequence[float], objective: Ob
 
 
 def _unfit(role: str, directory: Path, objective: Objective) -> str | None:
-    """Why what is there is of no use, if so."""
+    """Why what is there can't be used, if so."""
     try:
         artifacts.open_artifact(directory, MIXTURE if role == MIXTURE else "tokens")
         card = None if role == MIXTURE else cards.read(directory, TokensCard)

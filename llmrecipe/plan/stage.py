@@ -58,7 +58,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """Unique in the pipeline, and the name of its section of `params.yaml`."""
+        """Unique in the pipeline, and the name of its section of the parameters."""
         return f"{self.owner}-{self.label}"
 
     @property

@@ -1,6 +1,7 @@
 """What is wrong with a recipe: what the engines would only say once they run, said before anything does."""
 
 import re
+from typing import Any
 
 from llmrecipe.errors import Violation
 from llmrecipe.recipe import (
@@ -51,7 +52,7 @@ def violations(recipe: Recipe) -> list[Violation]:
 
 
 def section_violations(section: Word, path: str) -> list[Violation]:
-    """What is wrong with a section of `params.yaml`, whose fields are right, by the rules that need no more than it."""
+    """What is wrong with a section of the parameters whose fields are right, by the rules that need nothing else."""
     fields = Fields()
     words = list(names.words(section, path))
     return [each for place, word in words for book in _BOOKS for each in book.broken(word, place, fields)]
@@ -63,14 +64,14 @@ def path_of(recipe: Recipe) -> str:
 
 
 @rules.add("name", of=_NAMED)
-def _name(named: Word) -> Findings:
+def _name(named: Any) -> Findings:
     given = getattr(named, "given_name", named.name)
     if given is not None and not NAME.fullmatch(given):
         better = re.sub(r"[^A-Za-z0-9_-]+", "-", given).strip("-_")
         proposal = f"; use {better!r}" if better else ""
         yield (
             "name",
-            f"{given!r} must start with a letter or digit and go on with letters, digits, `_` and `-`{proposal}",
+            f"{given!r} must start with a letter or digit, followed by letters, digits, `_` and `-`{proposal}",
         )
     elif given is None and not NAME.fullmatch(named.name):
         made_from = [item for _, item in parts(named, "") if isinstance(item, _NAMED)]

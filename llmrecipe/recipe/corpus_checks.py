@@ -3,12 +3,11 @@
 import itertools
 import math
 
-import attrs
-
-from llmrecipe.recipe.augment import PLACEHOLDER, Band, Paraphrase, TokenNoise
+from llmrecipe.recipe.augment import PLACEHOLDER, BackTranslate, Band, Paraphrase, TokenNoise
 from llmrecipe.recipe.clean import Decontaminate, GopherQuality, LengthFilter, MinHashDedup, UrlBlocklist
 from llmrecipe.recipe.corpus import Corpus, Mixture
-from llmrecipe.recipe.kinds import Model
+from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.kinds import Model, Source
 from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.rules import Findings, Rules
 from llmrecipe.recipe.schema import Word
@@ -68,7 +67,7 @@ def _blocks_nothing(cleaner: UrlBlocklist) -> Findings:
 def _threshold(cleaner: MinHashDedup) -> Findings:
     if _is_off(cleaner):
         more = itertools.count(cleaner.bands + 1)
-        bands = next(bands for bands in more if not _is_off(attrs.evolve(cleaner, bands=bands)))
+        bands = next(bands for bands in more if not _is_off(evolve(cleaner, bands=bands)))
         reached = f"{cleaner.hashes_per_band} in each come closest, with {cleaner.reached_threshold:.2f}"
         yield (
             "threshold",
@@ -97,12 +96,16 @@ def _addresses(corpus: Corpus) -> Findings:
             yield f"clean[{index}]", f"looks at addresses, and {corpus.source.tag} brings none; {named}"
 
 
-@rules.add("clean")
+@rules.add("clean", "heldout")
 def _late_changes(corpus: Corpus) -> Findings:
+    if isinstance(corpus.heldout, Source):
+        # Its documents are compared with the others once no text changes any more.
+        return
     clean = corpus.clean
     for index, cleaner in enumerate(clean):
         split_by = next((other.tag for other in clean[:index] if other.needs_split), None)
-        if cleaner.changes_text and split_by and not any(other.drops_equals for other in clean[index:]):
+        is_compared = cleaner.compares or any(other.drops_equals for other in clean[index:])
+        if cleaner.changes_text and split_by and not is_compared:
             yield (
                 f"clean[{index}]",
                 f"{cleaner.tag} changes texts that were split before {split_by} and compared there, so equal ones may "
@@ -118,7 +121,7 @@ def _band(band: Band) -> Findings:
 
 
 @rules.add("there", "back")
-def _translators(augmenter: Word) -> Findings:
+def _translators(augmenter: BackTranslate) -> Findings:
     for name in ("there", "back"):
         model = getattr(augmenter, name)
         if isinstance(model, Model):

@@ -1,7 +1,7 @@
 """Where stages run, and how: no stage reruns for another machine.
 
 No choice but `device` changes a byte of an output: another device adds numbers in another order, and so rounds them
-otherwise.
+differently.
 """
 
 from typing import Literal
@@ -21,7 +21,7 @@ class Machine(Word):
     """Where models are trained, quantized and measured; `auto` takes a GPU when PyTorch sees one."""
 
     workers: int = attrs.field(default=2, validator=at_least(1))
-    """Shards of text that are worked on at once, each by a process; more than a corpus's `shards` are of no use."""
+    """Shards of text that are worked on at once, each by a process; more than a corpus's `shards` don't help."""
 
     text_on: Place = Local()
     """Where text is prepared and tokenized."""

@@ -11,7 +11,7 @@ from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.measurement import Measurement
 from llmrecipe.recipe.model import Quantized
 from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.recipe.schema import Word, parts
+from llmrecipe.recipe.schema import Word, as_written, parts
 from llmrecipe.recipe.texts import calibration_text, measured_text
 from llmrecipe.recipe.tokenized import TokenizedText
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
@@ -157,7 +157,7 @@ def _differing(one: Any, other: Any, *, into_named: bool, path: str = "") -> Ite
     """The innermost values that differ; unless `into_named`, none of values that share a name."""
     if one is other or one == other:
         return
-    if type(one) is type(other) and isinstance(one, SHARED) and path:
+    if path and any(isinstance(one, kind) and isinstance(other, kind) for kind in SHARED):
         if _name(one) != _name(other):
             yield path, one, other
             return
@@ -180,7 +180,7 @@ def _brief(value: Any) -> str:
     elif isinstance(value, SHARED):
         shown = f"{type(value).__name__} {_name(value)!r}"
     else:
-        shown = repr(value)
+        shown = as_written(value)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
 
 

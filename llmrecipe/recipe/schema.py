@@ -13,7 +13,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, Union, cast, dataclass_transform, get_args, get_origin
 
 import attrs
 
@@ -21,8 +21,10 @@ from llmrecipe.errors import Violation
 
 T = TypeVar("T", bound="Word")
 
+Validator = Callable[[Any, attrs.Attribute, Any], Any]
+
 UNWRITTEN = {"unwritten": True}
-"""Metadata of a field that only the planner reads: no section of `params.yaml` holds it."""
+"""Metadata of a field that only the planner reads: no section of the parameters holds it."""
 
 
 class Word:
@@ -31,7 +33,7 @@ class Word:
     __slots__ = ()
 
     tag: ClassVar[str]
-    """Its short stable name in `params.yaml`."""
+    """Its short stable name in the parameters."""
 
     __attrs_attrs__: ClassVar[Any]
 
@@ -90,9 +92,15 @@ def quantity(tag: str) -> Callable[[type[T]], type[T]]:
 
     def wrap(cls: type[T]) -> type[T]:
         cls.tag = tag
-        return attrs.frozen(cls, field_transformer=_checked)
+        cls.__repr__ = _as_written  # type: ignore[method-assign, assignment]
+        return attrs.frozen(cls, repr=False, field_transformer=_checked)
 
     return wrap
+
+
+def _as_written(value: Word) -> str:
+    numbers = [repr(getattr(value, field.name)) for field in attrs.fields(type(value))]
+    return f"{type(value).__name__}({', '.join(numbers)})"
 
 
 def file_of(cls: type[Word]) -> Path:
@@ -105,9 +113,9 @@ def is_kind(annotation: object) -> bool:
     return isinstance(annotation, type) and annotation in _members
 
 
-def members(kind: type[Word]) -> dict[str, type[Word]]:
+def members(kind: type[T]) -> dict[str, type[T]]:
     """The words of a kind by tag, in the order of their definition."""
-    return dict(_members[kind])
+    return dict(_members[kind])  # type: ignore[arg-type]
 
 
 def kinds_of(cls: type[Word]) -> list[type[Word]]:
@@ -115,7 +123,7 @@ def kinds_of(cls: type[Word]) -> list[type[Word]]:
     return [base for base in cls.__mro__ if base in _members]
 
 
-def at_least(minimum: float):
+def at_least(minimum: float) -> Validator:
     """A validator: the value is `minimum` or more."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
@@ -125,7 +133,7 @@ def at_least(minimum: float):
     return attrs.validators.optional(check)
 
 
-def greater_than(bound: float):
+def greater_than(bound: float) -> Validator:
     """A validator: the value is strictly more than `bound`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
@@ -135,7 +143,7 @@ def greater_than(bound: float):
     return attrs.validators.optional(check)
 
 
-def below(bound: float):
+def below(bound: float) -> Validator:
     """A validator: `0 <= value < bound`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
@@ -145,7 +153,7 @@ def below(bound: float):
     return check
 
 
-def all_greater_than(bound: float):
+def all_greater_than(bound: float) -> Validator:
     """A validator: every item of a tuple is strictly more than `bound`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: tuple) -> None:
@@ -156,7 +164,7 @@ def all_greater_than(bound: float):
     return check
 
 
-def between(low: float, high: float):
+def between(low: float, high: float) -> Validator:
     """A validator: `low <= value <= high`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
@@ -233,13 +241,18 @@ def describe(annotation: Any) -> str:
     return "a finite float" if annotation is float else annotation.__name__
 
 
+def as_written(value: object) -> str:
+    """A value as a user writes it, with the public names of fields."""
+    return repr(value).replace("given_name=", "name=")
+
+
 def shown(value: object) -> str:
     """A value that was given, with its type and at a readable length."""
     if isinstance(value, type):
         return f"the class {value.__name__}; did you forget its parentheses?"
     if inspect.isfunction(value):
         return f"the function {value.__name__}; did you forget its parentheses?"
-    text = repr(value)
+    text = as_written(value)
     if len(text) > 80:
         text = f"{text[:77]}…"
     return text if value is None else f"{text} ({_type_name(type(value))})"
@@ -278,8 +291,8 @@ def matches(value: object, annotation: Any) -> bool:
 def plain(value: Any, annotation: Any) -> Any:
     """`value` in the form in which it is kept, if it is another form of what `annotation` says; else as it is.
 
-    NumPy's numbers and arrays, paths, enumerations of texts or numbers and other subclasses of Python's own types become
-    plain ones, and an int in the place of a float becomes one, so equal recipes are written alike.
+    NumPy's numbers and arrays, paths, enumerations of texts or numbers and other subclasses of Python's own types
+    become plain ones, and an int in place of a float becomes one, so equal recipes are written alike.
     """
     if type(value).__module__ == "numpy":
         # A number, or lists of numbers for an array.

@@ -104,10 +104,10 @@ class WordPiece(TrainedTokenizer):
     """BERT's tokenizer, for encoders: words and parts of words, trained on the corpus.
 
     (Schuster & Nakajima 2012; Devlin et al. 2019.) Text is cleaned and cut at white space, at punctuation and around
-    Chinese characters; a word is read as the longest token that begins it, the longest that continues from there (`##…`),
-    and so on. The merges are those of byte-pair encoding, by frequency, and not by likelihood as in 2012. White space
-    and, if asked for, case and accents are not kept. A word with a character that has no token, or of more than 100
-    characters, becomes `[UNK]`. Documents end with `[SEP]`.
+    Chinese characters; a word is read as the longest token that begins it, the longest that continues from there
+    (`##…`), and so on. The merges are those of byte-pair encoding, by frequency, and not by likelihood as in 2012.
+    White space and, if asked for, case and accents are not kept. A word with a character that has no token, or of more
+    than 100 characters, becomes `[UNK]`. Documents end with `[SEP]`.
     """
 
     short_name: ClassVar[str] = "wordpiece"

@@ -19,13 +19,13 @@ class Dropout(Word):
     """
 
     residual: float = attrs.field(default=0.0, validator=below(1))
-    """Of what attention and feed-forward layers add to the residual stream."""
+    """Share of what attention and feed-forward layers add to the residual stream."""
 
     attention: float = attrs.field(default=0.0, validator=below(1))
-    """Of the attention weights; more than 0 holds them all in memory, and is slower."""
+    """Share of the attention weights; more than 0 holds them all in memory, and is slower."""
 
     embedding: float = attrs.field(default=0.0, validator=below(1))
-    """Of the embedded tokens."""
+    """Share of the embedded tokens."""
 
 
 @define("anomalies")
@@ -36,7 +36,7 @@ class Anomalies(Word):
     """`stop` ends the run before the step; `skip` continues with the next batch, also where `stop` has ended a run."""
 
     spike_sigmas: float | None = attrs.field(default=None, validator=greater_than(0))
-    """A loss or gradient norm so many standard deviations above its mean is a spike too, 6 say; None knows none."""
+    """A loss or norm so many standard deviations above its mean is a spike too, such as 6; None for no limit."""
 
     window: int = attrs.field(default=128, validator=at_least(2))
     """Steps before a step that the mean and deviation are taken of; with less than half of them nothing is a spike."""
@@ -56,7 +56,7 @@ class Training(Word):
     """The update rule with its peak learning rate."""
 
     schedule: Schedule = Cosine()
-    """The learning rate's course."""
+    """How the learning rate moves over the run."""
 
     seed: int = attrs.field(default=42, validator=at_least(0))
     """Decides the initial weights, the order of the data and what is dropped."""

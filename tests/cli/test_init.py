@@ -115,10 +115,12 @@ def test_a_folder_in_a_repository_becomes_part_of_it_and_one_in_a_dvc_project_is
     assert "inside the DVC project" in capsys.readouterr().err
 
 
-def test_a_project_ignores_what_this_one_ignores_and_has_its_settings():
-    for own, template in ((".gitignore", "gitignore"), (".dvcignore", "dvcignore")):
+def test_a_project_ignores_what_this_one_ignores_and_has_its_settings_and_machines():
+    for own in (".gitignore", ".dvcignore"):
+        template = init.FILES[own]
         assert set((init.TEMPLATES / template).read_text().splitlines()) <= set((ROOT / own).read_text().splitlines())
-    for own, template in ((".dvc/config", "dvcconfig"), (".dvc/.gitignore", "dvcgitignore")):
+    for own in (".dvc/config", ".dvc/.gitignore", "recipes/machines.py"):
+        template = init.FILES[own]
         assert (init.TEMPLATES / template).read_text() == (ROOT / own).read_text()
 
 

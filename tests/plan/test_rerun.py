@@ -83,7 +83,8 @@ def test_damage_to_what_it_left_is_undone(project):
 
 def test_a_run_leaves_nothing_for_git_but_the_lock(finished):
     assert run(finished, "git", "show", "--name-only", "--format=").split() == [
-        ".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "dvc.lock", "dvc.yaml", "params.yaml"
+        ".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "dvc.lock", "dvc.yaml", "params.yaml",
+        *(f"params/{owner}.yaml" for owner in ("books-bpe-300", "books", "small", "tiny-w4a16", "tiny")),
     ]  # fmt: skip
     assert run(finished, "git", "status", "--porcelain") == ""
 
@@ -192,7 +193,7 @@ def test_a_changed_or_dropped_field_makes_its_own_stage_stale(project, recipe, e
 
 
 def test_a_key_deleted_from_a_section_by_hand_makes_its_stage_stale(project):
-    params = project / "params.yaml"
+    params = project / "params/tiny.yaml"
     text = params.read_text()
     params.write_text(text.replace("    clip_grad_norm: 1.0\n", ""))
     assert params.read_text() != text
@@ -201,8 +202,30 @@ def test_a_key_deleted_from_a_section_by_hand_makes_its_stage_stale(project):
 
 def test_an_experiment_can_set_a_field_without_a_recipe(project):
     # DVC writes 9e-05, a number to it and to YAML 1.2, a text to YAML 1.1.
-    assert repro(project, "exp", "run", "--set-param", "tiny-export.logits_tolerance=9e-5") == ["tiny-export"]
-    assert "logits_tolerance: 9e-05\n" in (project / "params.yaml").read_text()
+    setting = "params/tiny.yaml:tiny-export.logits_tolerance=9e-5"
+    assert repro(project, "exp", "run", "--set-param", setting) == ["tiny-export"]
+    assert "logits_tolerance: 9e-05\n" in (project / "params/tiny.yaml").read_text()
+
+
+def test_an_experiment_with_another_objective_is_one_for_all_that_reads_the_model(project):
+    setting = "params/tiny.yaml:tiny-train.objective.restart_at_documents=true"
+    assert repro(project, "exp", "run", "--set-param", setting) == [
+        "tiny-train",
+        "tiny-export",
+        *MEASURED,
+        "tiny-w4a16-quantize",
+        *SMALLER_MEASURED,
+        "small-report",
+    ]
+    for folder in ("tiny/train/checkpoint", "tiny/export/model", "tiny-w4a16/quantize/model"):
+        card = json.loads((project / "artifacts" / folder / "card.json").read_text())
+        assert card["objective"]["restart_at_documents"] is True
+    # What is measured is read as the training reads: the same as that of a recipe with this objective.
+    measured = json.loads((project / "artifacts/tiny/perplexity/metrics.json").read_text())
+    other = shutil.copytree(project, project.with_name("other"), symlinks=True)
+    write(other, changed(objective__restart_at_documents=True))
+    assert repro(other) == []
+    assert measured == json.loads((other / "artifacts/tiny/perplexity/metrics.json").read_text())
 
 
 def test_a_new_file_where_a_corpus_searches_makes_prepare_stale(project):

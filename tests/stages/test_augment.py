@@ -17,8 +17,8 @@ from backports import zstd
 from corpora import contents, read_documents, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import SMALL
-from tiny_recipe import RECIPE
+from strategies import small
+from tiny_recipe import BASE
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, MarianMTModel, MarianTokenizer
 
 from llmrecipe import ByteLevelBPE, Machine, artifacts, preflight
@@ -63,7 +63,7 @@ def numbered(texts) -> list[dict[str, str]]:
 
 def write_documents(directory: Path, shards: list[list[dict]], heldout: list[dict]) -> Path:
     """A documents artifact, laid out by hand."""
-    splits = {}
+    listed, documents, text_bytes = {}, {}, {}
     for split, files in (("train", shards), ("heldout", [heldout])):
         (directory / split).mkdir(parents=True)
         names = [f"{split}/{index:05d}.jsonl.zst" for index in range(len(files))]
@@ -71,9 +71,10 @@ def write_documents(directory: Path, shards: list[list[dict]], heldout: list[dic
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (directory / name).write_bytes(zstd.compress(lines.encode()))
         rows = [row for file in files for row in file]
-        size = sum(len(row["text"].encode()) for row in rows)
-        splits[split] = {"files": names, "documents": len(rows), "text_bytes": size}
-    artifacts.write_json(directory / "documents.json", {"splits": splits})
+        listed[split], documents[split] = names, len(rows)
+        text_bytes[split] = sum(len(row["text"].encode()) for row in rows)
+    card = {"files": listed, "documents": documents, "text_bytes": text_bytes, "version": 1}
+    artifacts.write_json(directory / "card.json", card)
     artifacts.seal(directory, "documents")
     return directory
 
@@ -135,7 +136,7 @@ def test_the_share_is_never_passed_the_sources_stay_and_all_that_is_new_is_marke
     assert sum(len(by_id[source].encode()) for source in sources) <= share * sum(map(len, map(str.encode, texts)))
     assert all(name == f"{row['origin']['sources'][0]}#{kind.tag}" for name, row in new.items())
 
-    described = json.loads(after["documents.json"])["splits"]["train"]
+    described = {key: value["train"] for key, value in json.loads(after["card.json"]).items() if key != "version"}
     everything = read_documents(output / "documents", "train")
     assert described["files"] == sorted(name for name in after if name.startswith("train/"))
     assert described["documents"] == len(everything) == len(rows) + len(new)
@@ -523,18 +524,18 @@ def test_an_augmented_corpus_has_a_stage_that_its_recipes_read_from():
         Paraphrase(model="./data/smol"),
         Paraphrase(model="data/smol", seed=1),
     )
-    recipe = attrs.evolve(RECIPE, corpus=attrs.evolve(RECIPE.corpus, augment=augmenters))
+    recipe = small(BASE, text__augment=augmenters)
     stages = {stage.name: stage for stage in plan([recipe]).stages}
-    assert list(stages)[:3] == ["books-prepare", "books-augment", "tiny-tokenizer"]
+    assert list(stages)[:3] == ["books-prepare", "books-augment", "books-bpe-300-tokenizer"]
     assert stages["books-augment"].section == AugmentSection(augment=augmenters)
     assert stages["books-augment"].inputs == {
         "documents": "artifacts/books/prepare/documents",
         "model0": "data/there",
         "model1": "data/smol",
     }
-    for name in ("tiny-tokenizer", "tiny-tokenize"):
+    for name in ("books-bpe-300-tokenizer", "books-bpe-300-tokenize"):
         assert stages[name].inputs["documents"] == "artifacts/books/augment/documents"
-    assert "books-augment" not in {stage.name for stage in plan([RECIPE]).stages}
+    assert "books-augment" not in {stage.name for stage in plan([small(BASE)]).stages}
 
 
 def test_augmenters_that_can_not_work_are_refused():
@@ -543,15 +544,15 @@ def test_augmenters_that_can_not_work_are_refused():
         Paraphrase(model="data/a", prompt="Say it in other words."),
         TokenNoise(delete=0.0, insert=0.0, swap=0.0, seed=2**32),
     )
-    violations = checks.violations(attrs.evolve(SMALL, corpus=attrs.evolve(SMALL.corpus, augment=augmenters)))
-    assert [violation.path for violation in violations] == [
-        f"small.corpus.augment{path}"
+    violations = checks.violations(small(text__augment=augmenters))
+    assert sorted(violation.path for violation in violations) == [
+        f"small.models[0].text.augment{path}"
         for path in (
-            "[0].similarity.least",
             "[0].back",
+            "[0].similarity.least",
             "[1].prompt",
-            "[2].seed",
             "[2].delete",
+            "[2].seed",
         )
     ]
     section = AugmentSection(augment=augmenters[1:2])
@@ -565,7 +566,7 @@ def test_augmenters_that_can_not_work_are_refused():
         with pytest.raises(ValueError, match=r"TokenNoise\.share"):
             TokenNoise(share=share)
     with pytest.raises(ValueError, match=r"Corpus\.augment: names TokenNoise.* 2 times"):
-        attrs.evolve(SMALL.corpus, augment=(TokenNoise(), TokenNoise()))
+        small(text__augment=(TokenNoise(), TokenNoise()))
 
 
 def test_models_must_be_there_before_anything_runs(project):
@@ -575,12 +576,12 @@ def test_models_must_be_there_before_anything_runs(project):
         Paraphrase(model="/models/smol"),
         Paraphrase(model=HubModel(name="a/b", revision="0" * 40)),
     )
-    recipe = attrs.evolve(SMALL, corpus=attrs.evolve(SMALL.corpus, augment=augmenters))
+    recipe = small(text__augment=augmenters)
     found = {violation.path: violation.reason for violation in preflight.violations(recipe, project)}
-    assert found.keys() == {f"small.corpus.augment{path}" for path in ("[0].there", "[0].back", "[1].model")}
-    assert "holds no config.json" in found["small.corpus.augment[0].there"]
-    assert "there is no folder 'data/none'" in found["small.corpus.augment[0].back"]
-    assert "leads out of the project" in found["small.corpus.augment[1].model"]
+    assert found.keys() == {f"small.models[0].text.augment{path}" for path in ("[0].there", "[0].back", "[1].model")}
+    assert "holds no config.json" in found["small.models[0].text.augment[0].there"]
+    assert "there is no folder 'data/none'" in found["small.models[0].text.augment[0].back"]
+    assert "leads out of the project" in found["small.models[0].text.augment[1].model"]
 
 
 def test_unknown_augmenters_are_refused_with_those_there_are(project, capsys):

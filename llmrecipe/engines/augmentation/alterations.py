@@ -1,4 +1,4 @@
-"""Texts made from others by a rule and a dice."""
+"""Texts made from others by rules and chance."""
 
 import random
 import re
@@ -9,7 +9,7 @@ SENTENCE = re.compile(r"(\s*)(\S.*?(?:[.!?…][\"'”’]*(?=\s)|[。！？]|\Z)
 """White space, and a sentence up to its mark."""
 
 PARAGRAPH = re.compile(r"(\s*)(\S.*?(?=\n\s*\n|\Z))", re.DOTALL)
-"""White space, and what stands between blank lines."""
+"""White space, and what is between blank lines."""
 
 LINE = re.compile(r"(\n*)([^\n]+)")
 """Line breaks, and a line with its indentation."""
@@ -20,12 +20,11 @@ _WORD = re.compile(r"\S+")
 
 
 def shuffle(text: str, wanted: ShuffleSpans, dice: random.Random) -> str:
-    """The spans in another order, and what stands between them in its place."""
+    """The spans in another order, with what is between them in its place."""
     inner = text.strip()
     start = text.index(inner)
     gaps, spans = zip(*_SPANS[wanted.span].findall(inner), strict=True)
-    spans = dice.sample(spans, len(spans))
-    shuffled = "".join(gap + span for gap, span in zip(gaps, spans, strict=True))
+    shuffled = "".join(gap + span for gap, span in zip(gaps, dice.sample(spans, len(spans)), strict=True))
     return text[:start] + shuffled + text[start + len(inner) :]
 
 

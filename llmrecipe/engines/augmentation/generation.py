@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from transformers import (
 
 from llmrecipe.engines.models import folders
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.augment import PLACEHOLDER, HubModel, Pretrained, Sampling
+from llmrecipe.recipe.augment import PLACEHOLDER, BeamSearch, HubModel, Pretrained, Sampling
 from llmrecipe.recipe.kinds import Decoding
 
 
@@ -36,7 +36,7 @@ class Draw(LogitsProcessor):
         self._generators = [np.random.default_rng(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The logits `[batch, vocab_size]` of the next token, so that the largest of each row is a sample."""
+        """The logits `[batch, vocab_size]` of the next token; the largest of each row is a sample."""
         scores = self._nucleus(input_ids, scores / self._temperature)
         noise = np.stack([generator.gumbel(size=scores.shape[-1]) for generator in self._generators])
         return scores + torch.from_numpy(noise).to(scores)
@@ -142,12 +142,13 @@ class Writer:
         batch = self._tokenizer.pad({"input_ids": [encoded[index] for index in fitting]}, return_tensors="pt")
         batch = batch.to(self._model.device)
         options: dict[str, Any] = {"do_sample": False, "max_new_tokens": self._max_new_tokens}
-        if isinstance(self._decoding, Sampling):
-            options["num_beams"] = 1
-            drawn = Draw(self._decoding, [seeds[index] for index in fitting])
-            options["logits_processor"] = LogitsProcessorList([drawn])
-        else:
-            options["num_beams"] = self._decoding.beams
+        match self._decoding:
+            case Sampling():
+                options["num_beams"] = 1
+                drawn = Draw(self._decoding, [seeds[index] for index in fitting])
+                options["logits_processor"] = LogitsProcessorList([drawn])
+            case BeamSearch():
+                options["num_beams"] = self._decoding.beams
         written = self._model.generate(**batch, pad_token_id=self._tokenizer.pad_token_id, **options)
         # A sequence-to-sequence model's begins with a token of its own.
         written = written[:, batch["input_ids"].shape[1] if self.is_causal else 1 :]
@@ -169,13 +170,16 @@ class Writer:
 
 
 def _address(model: Pretrained) -> tuple[str | Path, dict[str, Any]]:
-    """What `from_pretrained` needs to find a model, and to run no code of its."""
+    """What `from_pretrained` needs to find a model, and to run no code of its own.
+
+    A plan names a model that is made here by its folder.
+    """
     if isinstance(model, HubModel):
         return model.name, {"revision": model.revision, "trust_remote_code": False}
-    return Path(model), {"local_files_only": True, "trust_remote_code": False}
+    return Path(cast(str, model)), {"local_files_only": True, "trust_remote_code": False}
 
 
 def _way_out(model: Pretrained) -> str:
     if isinstance(model, HubModel):
-        return "; where there is no hub, download the model elsewhere and name its folder in the place of HubModel(…)"
+        return "; where there is no hub, download the model elsewhere and name its folder in place of HubModel(…)"
     return ""

@@ -41,10 +41,10 @@ class Report:
     """Sequences that calibrated the scheme."""
 
     dense_bytes: int
-    """Size of the weights files of the model as it came."""
+    """Size of the weights files of the model before."""
 
     quantized_bytes: int
-    """Size of those of the quantized one."""
+    """Size of the weights files of the quantized model."""
 
     ratio: float
     """`dense_bytes` over `quantized_bytes`."""
@@ -84,7 +84,7 @@ def quantize_and_verify(
     folders.copy_tokenizer(source, directory)
     cards.write(directory, card)
     artifacts.seal(directory, "model")
-    saved = folders.load_model(directory).to(device)  # type: ignore[arg-type]
+    saved = folders.load_model(directory).to(device)
     difference = folders.largest_difference(folders.logits(saved, probe), expected)
     # Not `>`, which is false for NaN.
     if not difference <= LOGITS_TOLERANCE:
@@ -149,7 +149,7 @@ def save_compressed(model: PreTrainedModel, directory: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
         model.save_pretrained(directory, save_compressed=True, max_shard_size="5GB")
-    # llmcompressor's own record of what it did: params.yaml says it already, and this one names Python objects.
+    # llmcompressor's own record of what it did: its section says it already, and this one names Python objects.
     (directory / "recipe.yaml").unlink()
 
 

@@ -41,7 +41,7 @@ class Vocabulary:
     """The token that ends each document."""
 
     end_of_text_id: int
-    """Its id."""
+    """The id of that token."""
 
     special_tokens: dict[str, int]
     """Names and ids of its further special tokens."""
@@ -50,7 +50,7 @@ class Vocabulary:
     """What masking needs to know; None without a mask token."""
 
     digest: str
-    """Of the tokenizer's manifest."""
+    """Digest of the tokenizer's manifest."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -83,8 +83,8 @@ class FileTokenizer(DocumentTokenizer):
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Write the documents' tokens, one document at a time and a long one in parts; nothing is handed on.
 
-        datatrove's encodes ten thousand at once, whatever their length, and then shuffles them; a run permutes its
-        sequences over all files.
+        datatrove's own method encodes ten thousand at once, whatever their length, and then shuffles them; a run
+        permutes its sequences over all files.
         """
         token_size, name = self.dtype.itemsize, self.files[rank]
         file = TokenizedFile(self.output_folder, name, token_size=token_size)

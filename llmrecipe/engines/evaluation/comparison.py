@@ -90,7 +90,7 @@ def recovery(reference: MeasuredFolder, model: MeasuredFolder, measure: str) -> 
     This is this project's own definition: the reference's perplexity over the model's, in percent. 100 means that
     nothing was lost; since less perplexity is better, the ratio is the inverse of the usual one of accuracies. Between
     models with one tokenizer the perplexity is that of a token (`recovery_by` is `token`). Tokens of two tokenizers
-    stand for more or less text, so between them it is that of a byte: exp of the difference of the nats per byte
+    cover more or less text, so between them it is that of a byte: exp of the difference of the nats per byte
     (`byte`). Perplexities of masked tokens compare only where the same ones were masked, so between equal objectives.
     """
     before, after = reference.measurements[measure], model.measurements[measure]
@@ -102,7 +102,7 @@ def recovery(reference: MeasuredFolder, model: MeasuredFolder, measure: str) -> 
     if reference.card.tokenizer == model.card.tokenizer:
         for key in _PERPLEXITIES:
             if key in before and key in after:
-                return {"recovery_percent": 100 * before[key] / after[key], "recovery_by": "token"}
+                return {"recovery_percent": 100 * (before[key] / after[key]), "recovery_by": "token"}
     elif "bits_per_byte" in before and "bits_per_byte" in after:
         ratio = 2 ** (before["bits_per_byte"] - after["bits_per_byte"])
         return {"recovery_percent": 100 * ratio, "recovery_by": "byte"}

@@ -61,7 +61,7 @@ class LoadedModel:
         tokens = Tokens.of(inputs) if asked.reads_text else None
         if tokens is not None:
             check_tokenizer(directory, card, tokens)
-        model = folders.load_model(directory).to(device)  # type: ignore[arg-type]
+        model = folders.load_model(directory).to(device)
         check_embeddings(directory, card, model)
         return cls(directory=directory, card=card, transformers_model=model, device=device, tokens=tokens)
 

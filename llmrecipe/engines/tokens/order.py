@@ -3,14 +3,19 @@
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from typing import Any
 
 import attrs
 import numpy as np
 
 BLOCK = 1000
 """Samples that are dealt out over the corpora of a mixture at once."""
+
+
+def _as_tuple(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(values)
 
 
 @attrs.frozen(kw_only=True)
@@ -20,10 +25,10 @@ class SampleOrder:
     A window is numbered over all corpora: those of the first, then those of the second, and so on.
     """
 
-    sizes: tuple[int, ...] = attrs.field(converter=tuple)
+    sizes: tuple[int, ...]
     """Windows of each corpus, at least 1."""
 
-    shares: tuple[float, ...] = attrs.field(converter=tuple)
+    shares: tuple[float, ...]
     """Samples drawn from each corpus, relative to the others; at least 1 in 500 of all."""
 
     seed: int
@@ -64,7 +69,7 @@ def permutation(size: int, seed: int, epoch: int, corpus: int = 0) -> np.ndarray
 def deal(shares: Sequence[float], seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Whose turn it is at each sample of a block of `BLOCK`, and which of all samples from that corpus it is.
 
-    A corpus has a whole number of samples in every block, so that after each block none is further than one sample
+    A corpus has a whole number of samples in every block, so after each block none is further than one sample
     from its exact share. Within a block its samples are spread evenly, beginning at a place that the seed decides.
 
     Returns:

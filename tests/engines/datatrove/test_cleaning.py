@@ -8,13 +8,12 @@ import tarfile
 import time
 from pathlib import Path
 
-import attrs
 import pytest
 from corpora import read_documents, run, write_jsonl
 from datatrove.data import Document
 from datatrove.pipeline.filters import url_filter
 from datatrove.utils._import_utils import ASSETS_PATH
-from strategies import SMALL
+from strategies import small
 
 from llmrecipe import Machine
 from llmrecipe.cli.main import main
@@ -223,16 +222,15 @@ def test_finewebs_lists_are_those_that_datatrove_brings(monkeypatch, tmp_path):
     ],
 )
 def test_limits_that_every_document_or_none_can_meet_are_refused(cleaner, path, reason):
-    corpus = attrs.evolve(SMALL.corpus, clean=(cleaner,))
-    (violation,) = checks.violations(attrs.evolve(SMALL, corpus=corpus))
-    assert violation.path == f"small.corpus.clean[0].{path}"
+    (violation,) = checks.violations(small(text__clean=(cleaner,)))
+    assert violation.path == f"small.models[0].text.clean[0].{path}"
     assert reason in violation.reason
 
 
 def test_a_blocklist_needs_a_source_with_addresses_and_something_to_block():
     def refused(source, blocklist=None):
-        corpus = attrs.evolve(SMALL.corpus, source=source, clean=(blocklist or UrlBlocklist(),))
-        return [violation.reason for violation in checks.violations(attrs.evolve(SMALL, corpus=corpus))]
+        recipe = small(text__source=source, text__clean=(blocklist or UrlBlocklist(),))
+        return [violation.reason for violation in checks.violations(recipe)]
 
     (reason,) = refused(JsonlFiles(paths=("a.jsonl",)))
     assert reason == "looks at addresses, and jsonl_files brings none; set its url_field"

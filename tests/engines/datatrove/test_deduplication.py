@@ -6,7 +6,6 @@ import random
 import re
 from pathlib import Path
 
-import attrs
 import numpy as np
 import pytest
 from corpora import contents, read_documents, run, write_jsonl
@@ -14,7 +13,7 @@ from datatrove.pipeline.dedup import MinhashDedupSignature
 from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.utils.hashing import HashConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
-from strategies import SMALL
+from strategies import small
 
 from llmrecipe import Machine
 from llmrecipe.engines.datatrove.cleaners import comparing, words
@@ -253,19 +252,23 @@ def test_a_word_that_never_ends_is_cut_after_a_sign_or_where_it_must_be():
     ],
 )
 def test_a_cleaner_that_can_not_do_what_it_says_is_refused(cleaner, path, reason):
-    corpus = attrs.evolve(SMALL.corpus, clean=(cleaner,))
-    (violation,) = checks.violations(attrs.evolve(SMALL, corpus=corpus))
-    assert violation.path == f"small.corpus.clean[0].{path}"
+    (violation,) = checks.violations(small(text__clean=(cleaner,)))
+    assert violation.path == f"small.models[0].text.clean[0].{path}"
     assert re.search(reason, violation.reason)
 
 
 def test_a_change_after_the_split_needs_another_comparison():
     clean = (MinHashDedup(), FixUnicode())
-    (violation,) = checks.violations(attrs.evolve(SMALL, corpus=attrs.evolve(SMALL.corpus, clean=clean)))
-    assert violation.path == "small.corpus.clean[1]"
+    (violation,) = checks.violations(small(text__clean=clean))
+    assert violation.path == "small.models[0].text.clean[1]"
     assert "put ExactDedup() after it" in violation.reason
-    corpus = attrs.evolve(SMALL.corpus, clean=(*clean, ExactDedup()))
-    assert checks.violations(attrs.evolve(SMALL, corpus=corpus)) == []
+    assert checks.violations(small(text__clean=(*clean, ExactDedup()))) == []
+    apart = JsonlFiles(paths=("heldout.jsonl",))
+    assert checks.violations(small(text__clean=clean, text__heldout=apart)) == []
+
+
+def test_spans_may_be_cut_after_near_duplicates_are_dropped():
+    assert checks.violations(small(text__clean=(MinHashDedup(), SentenceDedup()))) == []
 
 
 @pytest.mark.parametrize(("threshold", "bands", "hashes"), [(0.72, 14, 8), (0.75, 14, 9), (0.5, 20, 4), (0.8, 9, 10)])

@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from corpora import read_documents, run, write_jsonl
-from strategies import SMALL
+from strategies import small
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
@@ -54,7 +54,7 @@ def addresses(source):
 
 
 def found(source):
-    recipe = attrs.evolve(SMALL, corpus=attrs.evolve(SMALL.corpus, source=source))
+    recipe = small(text__source=source)
     return {violation.path: violation.reason for violation in preflight.violations(recipe, Path())}
 
 
@@ -265,15 +265,14 @@ def test_a_server_that_does_not_answer_is_an_error_with_a_way_out():
 def test_a_url_that_can_not_work_here_is_refused_before_and_in_the_stage(monkeypatch, url, reason):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("s3fs", "gcsfs") else name)
     source = JsonlFiles(paths=(url,))
-    assert reason in found(source)["small.corpus.source.paths[0]"]
+    assert reason in found(source)["small.models[0].text.source.paths[0]"]
     with pytest.raises(StageError, match=reason.split("'")[0].split("?")[0]):
         reader_of(source)
 
 
 def test_dvc_watches_files_and_no_urls():
     source = JsonlFiles(paths=("https://host/a.jsonl", "data/a.jsonl", "data/web/*.jsonl"))
-    recipe = attrs.evolve(SMALL, corpus=attrs.evolve(SMALL.corpus, source=source))
-    (prepare, *_) = plan([recipe]).stages
+    (prepare, *_) = plan([small(text__source=source)]).stages
     assert prepare.inputs == {"source0": "data/a.jsonl", "source1": "data/web"}
 
 
@@ -352,7 +351,7 @@ def test_another_version_of_a_package_is_refused_with_the_one_that_is_there(pack
     source = PythonPackages(packages=(package,))
     with pytest.raises(StageError, match=reason):
         reader_of(source)
-    assert origins.package_refusal(package) == found(source)["small.corpus.source.packages[0]"]
+    assert origins.package_refusal(package) == found(source)["small.models[0].text.source.packages[0]"]
 
 
 @pytest.mark.parametrize("package", ["attrs", "attrs>=26", "attrs==26.1.0; x", "attrs == 26.1.0"])
@@ -392,7 +391,7 @@ def test_a_file_that_dvc_keeps_and_that_is_not_here_is_to_be_pulled(pattern, dvc
     Path(dvc_file).write_text(f"outs:\n- md5: ab74d7606f9ecf78123e056d9492e49b\n  path: {out}\n")
     source = JsonlFiles(paths=(pattern,))
     hint = f"{dvc_file} says that DVC keeps it; `dvc pull` brings it"
-    assert found(source) == {"small.corpus.source.paths[0]": f"no file matches {pattern!r}; {hint}"}
+    assert found(source) == {"small.models[0].text.source.paths[0]": f"no file matches {pattern!r}; {hint}"}
     with pytest.raises(StageError) as refused:
         reader_of(source)
     assert str(refused.value) == f"{pattern}: no file matches this pattern; {hint}"
@@ -410,7 +409,7 @@ def test_a_file_that_dvc_keeps_and_that_is_not_here_is_to_be_pulled(pattern, dvc
 def test_a_dvc_file_of_something_else_explains_nothing(dvc_file, content):
     Path("data").mkdir()
     Path(dvc_file).write_text(content, encoding="latin-1")
-    assert "dvc pull" not in found(JsonlFiles(paths=("data/x.jsonl",)))["small.corpus.source.paths[0]"]
+    assert "dvc pull" not in found(JsonlFiles(paths=("data/x.jsonl",)))["small.models[0].text.source.paths[0]"]
 
 
 # Data sets of the hub

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_training import LENGTH, SPECIAL_TOKENS, VOCAB_SIZE, section, trained, write_tokens
+from tiny_training import LENGTH, NETWORK, SPECIAL_TOKENS, VOCAB_SIZE, section, trained, write_tokens
 
-from llmrecipe import FillInTheMiddle, Runtime
+from llmrecipe import FillInTheMiddle, Machine
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.tokens.fill_in_the_middle import Rearrangement
 from llmrecipe.engines.tokens.mixture import TokenMixture
@@ -137,8 +137,9 @@ def job(tokens, **names):
 
     objective = attrs.evolve(section().objective, fill_in_the_middle=FillInTheMiddle(rate=0.9, **names))
     what = attrs.evolve(section(), objective=objective)
-    told = {"vocab_size": VOCAB_SIZE, "end_of_text_id": 0, "state": "", "resume": None}
-    return Job(section=what, runtime=Runtime(device="cpu"), name="t", tokens=(str(tokens),), **told)
+    told = {"vocab_size": VOCAB_SIZE, "end_of_text_id": 0, "state": "", "start": None, "resume": None}
+    read = {"tokens": (str(tokens),), "shares": (1.0,), "extensions": ()}
+    return Job(section=what, network=NETWORK, machine=Machine(device="cpu"), name="t", **read, **told)
 
 
 def shard(rank: int, size: int, micro: int, *, pipeline: int | None = None):

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
-from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM, SingleTokens, Spans, WholeWords
+from llmrecipe.recipe.masking import SingleTokens, Spans, WholeWords
+from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM
 
 SIZE, MASK = 500, 4
 IS_SPECIAL = np.arange(SIZE) < 5

@@ -1,6 +1,6 @@
-"""A user's recipe, with a cleaner of the user's own: nothing in it is wrong."""
+"""A user's recipes, with words of the user's own: nothing in them is wrong."""
 
-import attrs
+from words import KeepLongLines, Vocabulary
 
 from llmrecipe import (
     ByteLevelBPE,
@@ -27,19 +27,6 @@ from llmrecipe import (
     scheme,
     source,
 )
-from llmrecipe.recipe.kinds import Cleaner
-from llmrecipe.recipe.schema import at_least, define
-
-
-@define("drop_short_lines")
-class DropShortLines(Cleaner):
-    """Drops lines of less than a few words."""
-
-    words: int = attrs.field(default=3, validator=at_least(1))
-    """Words of the shortest line that stays."""
-
-    revision: int = 1
-    """Raised when what it does changes."""
 
 
 def small_code() -> Trained:
@@ -56,7 +43,7 @@ def small_code() -> Trained:
         text=Corpus(
             name="python-stdlib",
             source=source.PythonStdlib(),
-            clean=(clean.FixUnicode(), DropShortLines(words=4), clean.ExactDedup()),
+            clean=(clean.FixUnicode(), KeepLongLines(characters=4), clean.ExactDedup()),
             heldout=Fraction(0.05),
         ),
         tokenizer=ByteLevelBPE(vocab_size=2048),
@@ -103,7 +90,7 @@ def variants() -> Recipe:
             Quantized(model=base, scheme=scheme.W4A16(group_size=64)),
             *(Quantized(model=each, scheme=scheme.W8A16()) for each in (base, further)),
         ),
-        measures=(measure.Perplexity(max_tokens=50_000), measure.Samples(prompts=("for i in range(",))),
+        measures=(measure.Perplexity(max_tokens=50_000), measure.Samples(prompts=("for i in range(",)), Vocabulary()),
     )
 
 

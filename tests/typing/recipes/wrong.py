@@ -1,5 +1,7 @@
 """Recipes with mistakes: each line that ends in a comment has one, and the comment is a word of what is said of it."""
 
+from words import KeepLongLines
+
 from llmrecipe import (
     ByteLevelBPE,
     CausalLM,
@@ -45,6 +47,7 @@ def wrong_fields(base: Trained) -> None:
 
 def wrong_types(base: Trained) -> None:
     """Values that a field can't have."""
+    KeepLongLines(characters="4")  # int
     ByteLevelBPE(vocab_size=1.5)  # int
     CausalLM(sequence_length="long")  # int
     Corpus(name="python", source=source.PythonStdlib(), heldout=0.05)  # Fraction

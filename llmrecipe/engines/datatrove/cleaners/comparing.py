@@ -6,6 +6,7 @@ by their task and their number within it.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 import numpy as np
@@ -57,7 +58,7 @@ class Comparison:
     """Takes the documents, or None if they needn't be looked at before they are dropped."""
 
     find: tuple[Find, ...]
-    """What comes then, in order."""
+    """What is done next, in order."""
 
     drop: PipelineStep
     """Takes the same documents again, in the same tasks and the same order, and lets those through that stay."""
@@ -148,7 +149,7 @@ _EXACT = ExactDedupConfig(content_getter=_content, document_priority=_priority)
 
 
 class MinHashSignature(MinhashDedupSignature):
-    """datatrove's, which also notes which documents are held out, and takes texts of any length."""
+    """datatrove's step, which also notes which documents are held out, and takes texts of any length."""
 
     _AT_ONCE = 10_000
 
@@ -184,7 +185,7 @@ class MinHashSignature(MinhashDedupSignature):
 class MinHashCluster(PipelineStep):
     """Joins pairs to clusters, and lists for `MinhashDedupFilter` all but the best document of each.
 
-    In the place of datatrove's, which keeps any document of a cluster, not one that is held out.
+    In place of datatrove's step, which keeps any document of a cluster, not one that is held out.
     """
 
     type = "DEDUP"
@@ -239,7 +240,7 @@ _LAST_SPAN = (1 << 16) - 1
 
 
 class SentenceSignature(SentenceDedupSignature):
-    """datatrove's, with held-out documents before all others."""
+    """datatrove's step, with held-out documents before all others."""
 
     def get_hashes(self, doc: Document, doc_idx: int) -> list[tuple[int, int, int]]:
         """Hash, document and number of every span."""
@@ -248,7 +249,7 @@ class SentenceSignature(SentenceDedupSignature):
 
 
 class SentenceFilter(SentenceDedupFilter):
-    """datatrove's, which takes the numbers back and shows what it cuts."""
+    """datatrove's step, which takes the numbers back and shows what it cuts."""
 
     def __init__(
         self, folder: str, config: SentDedupConfig, tokenizer: words.PiecewiseTokenizer, *, keeps_heldout: bool
@@ -256,7 +257,7 @@ class SentenceFilter(SentenceDedupFilter):
         super().__init__(folder, config=config, language=tokenizer)
         self.keeps_heldout = keeps_heldout
 
-    def read_duplicates(self, file) -> np.ndarray:
+    def read_duplicates(self, file: BinaryIO) -> np.ndarray:
         """Document and number of the spans to cut."""
         found = super().read_duplicates(file)
         found["doc"] &= ~np.uint32(_TRAIN)

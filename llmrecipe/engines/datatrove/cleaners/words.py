@@ -21,7 +21,7 @@ _LONGEST_WORD = 1000
 _ENDLESS = re.compile(rf"(?<!\S)\S{{{_LONGEST_WORD + 1},}}")
 
 _PART = re.compile(rf"""\S{{,{_LONGEST_WORD - 1}}}["<>(),;:]|\S{{1,{_LONGEST_WORD}}}""")
-"""As much of an endless word as may be, up to a sign that no e-mail address goes on after."""
+"""As much of an endless word as may be, up to a sign after which no e-mail address continues."""
 
 HASH = HashConfig(hash_fc="sha1")
 """64 bits, as FineWeb has them. datatrove's other function fails on texts since xxhash 4."""
@@ -32,8 +32,7 @@ _hash = create_hash_func(HASH)
 class PiecewiseTokenizer(WordTokenizer):
     """datatrove's tokenizer for English, over one piece of a text after the other, so long ones fit in memory.
 
-    Texts are cut at white space, and within endless words; else, only a sentence may be cut in
-    two.
+    Texts are cut at white space, and within endless words; otherwise only a sentence may be cut in two.
     """
 
     def word_tokenize(self, text: str) -> list[str]:

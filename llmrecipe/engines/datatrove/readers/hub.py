@@ -30,8 +30,7 @@ class HubReader(SourceReader):
             StageError: the hub can't be reached, or has no such data set, commit, configuration or split.
         """
         self.source, self.where = source, where
-        parts = [source.name, source.subset, source.split]
-        self.prefix = "/".join(part for part in parts if part)
+        self.prefix = "/".join(part for part in (source.name, source.subset, source.split) if part)
         # Without the prefix `datasets` would read a folder of this name here. Without a hub it would take what it has
         # kept of the data set, at whatever commit: so it finds nothing kept.
         try:
@@ -47,8 +46,8 @@ class HubReader(SourceReader):
         # The hub's client has errors of many kinds, and so has the network below it.
         except Exception as error:
             raise self.refuse(self.prefix, error) from error
-        parts = range(self.dataset.num_shards)
-        super().__init__({f"{part:05}": _SIZE for part in parts}, source.text_field, source.url_field)
+        numbers = range(self.dataset.num_shards)
+        super().__init__({f"{number:05}": _SIZE for number in numbers}, source.text_field, source.url_field)
 
     def rows(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """The rows of a part, numbered from 1."""

@@ -5,7 +5,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import IO, Any, ClassVar, TextIO
+from typing import IO, Any, ClassVar, TextIO, cast
 from urllib.parse import urlsplit
 
 import fsspec
@@ -163,9 +163,9 @@ class FileReader(SourceReader):
         if size == 0:
             raise StageError(f"{name}: empty (0 bytes); fetch it again, or delete it")
 
-    def open_text(self, name: str, newline: str | None = None) -> TextIO:
+    def open_text(self, name: str, newline: str | None = None) -> IO[str]:
         """Open a text file, compressed or not; a byte order mark is no part of the text."""
-        return self.open(name, "r", encoding="utf-8-sig", newline=newline)
+        return cast(TextIO, self.open(name, "r", encoding="utf-8-sig", newline=newline))
 
     def open(self, name: str, mode: str = "rb", **options: Any) -> IO:
         """Open a file of the source, unpacked; `options` as for fsspec."""
@@ -211,7 +211,7 @@ def format_suffix(name: str) -> str:
 
 
 def _last_part(name: str) -> PurePath:
-    # A URL may go on after the name: https://host/a.jsonl.gz?download=true
+    # A URL may continue after the name: https://host/a.jsonl.gz?download=true
     return PurePath(urlsplit(name).path if origins.is_url(name) else name)
 
 
