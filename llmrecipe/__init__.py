@@ -1,6 +1,6 @@
 """Train a language model as code: the words of the recipe language.
 
-What there are many of is in a room of its own, found by its dot: `clean.ExactDedup()`, `schedule.Cosine()`.
+Words of which there are many are in rooms, found by their dot: `clean.ExactDedup()`, `schedule.Cosine()`.
 """
 
 from llmrecipe.recipe import augment, clean, masking, measure, optimizer, place, schedule, scheme, source

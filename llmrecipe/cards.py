@@ -1,4 +1,4 @@
-"""Side files that tell what an artifact is: facts travel with what they are facts of.
+"""Side files that say what an artifact is, so its facts travel with it.
 
 A card is written and read by the strict codec. A field that is added later has a default: old cards stay readable, and
 are never rewritten. Parents are named by the digest of their manifest, so another name reruns nothing.
@@ -22,7 +22,7 @@ DType = Literal["uint16", "uint32"]
 
 @define("documents_card")
 class DocumentsCard(Word):
-    """Of a `documents` artifact."""
+    """The card of a `documents` artifact."""
 
     files: dict[str, tuple[str, ...]]
     """By split, the files of its documents, in order."""
@@ -38,7 +38,7 @@ class DocumentsCard(Word):
 
 @define("split_card")
 class SplitCard(Word):
-    """Of one split of tokens."""
+    """What a card says of one split of tokens."""
 
     files: tuple[str, ...]
     """Its token files, in order."""
@@ -73,7 +73,7 @@ class MaskingCard(Word):
 
 @define("tokens_card")
 class TokensCard(Word):
-    """Of a `tokens` artifact: a corpus in a tokenizer's tokens."""
+    """The card of a `tokens` artifact: a corpus in a tokenizer's tokens."""
 
     dtype: DType
     """Type of a token in the files, little-endian."""
@@ -101,7 +101,7 @@ class TokensCard(Word):
 
 @define("mixture_card")
 class MixtureCard(Word):
-    """Of a `mixture` artifact: several corpora in one tokenizer's tokens, and how they are mixed."""
+    """The card of a `mixture` artifact: several corpora in one tokenizer's tokens, and how they are mixed."""
 
     corpora: tuple[str, ...]
     """Names of the corpora."""
@@ -117,7 +117,7 @@ class MixtureCard(Word):
 
 @define("model_card")
 class ModelCard(Word):
-    """Of a `checkpoint` or a `model` artifact."""
+    """The card of a `checkpoint` or a `model` artifact."""
 
     network: Network
     """Its shape."""

@@ -1,4 +1,4 @@
-"""Recipes and sections as plain data and back: what `params.yaml` holds.
+"""Recipes and sections as plain data and back: what `params/` holds.
 
 Writing is total: every field is there, defaults included, so a dropped option is a change like any other.
 Reading is strict: nothing is coerced, guessed or ignored, and everything that is wrong is reported at once.

@@ -233,7 +233,7 @@ def _command(stage: Stage, root: Path) -> list[str]:
     command = ["llmrecipe", "stage", stage.kind, "--name", stage.name, "--params", layout.params_file(stage.owner)]
     for role, path in stage.inputs.items():
         command += ["--input", f"{role}={path}"]
-    for path in extensions_of(stage.section, root):
+    for path in sorted({path for word in (stage.section, *stage.facts) for path in extensions_of(word, root)}):
         command += ["--extension", path]
     return [*command, "--output", stage.output]
 

@@ -35,7 +35,7 @@ class LLMRecipeError(Exception):
 
 
 class RecipeError(LLMRecipeError):
-    """A recipe, or one section of `params.yaml`, can't work; carries every violation found."""
+    """A recipe, or one section of the parameters, can't work; carries every violation found."""
 
     def __init__(self, violations: Iterable[Violation]) -> None:
         self.violations = tuple(violations)

@@ -4,6 +4,7 @@ from llmrecipe.plan.draft import Draft, Products, plans
 from llmrecipe.recipe.cleaning import CustomCleaner
 from llmrecipe.recipe.kinds import Model, Objective, Text, Tokenizer
 from llmrecipe.recipe.measure import CustomMeasure, MeasuredModel
+from llmrecipe.recipe.model import Derived
 from llmrecipe.recipe.network import Network
 from llmrecipe.recipe.schema import UNWRITTEN, define
 from llmrecipe.sections import Section
@@ -12,6 +13,7 @@ __all__ = [
     "UNWRITTEN",
     "CustomCleaner",
     "CustomMeasure",
+    "Derived",
     "Draft",
     "MeasuredModel",
     "Model",

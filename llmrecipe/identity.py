@@ -13,7 +13,7 @@ FileStates = dict[str, tuple[int, int]]
 def of_files(path: Path) -> FileStates:
     """The state of a file, or of every file below a folder: another one if a file was written, moved or replaced.
 
-    The content isn't read, so that of a large corpus costs nothing.
+    The content isn't read, so a large corpus costs nothing.
     """
     files = [path, *path.rglob("*")] if path.is_dir() else [path]
     states = {str(file): file.stat() for file in files if file.is_file()}

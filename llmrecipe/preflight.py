@@ -31,13 +31,13 @@ _MASK_TOKENS = ("[MASK]", "<mask>")
 """How BERT and RoBERTa, and most that came after them, write it."""
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-"""Of tokens in transformers."""
+"""Roles of tokens in transformers."""
 
 
 def violations(recipe: Recipe, root: Path) -> list[Violation]:
     """The files, URLs and packages that `recipe` names and that can't be read here; `root` is the project's folder.
 
-    What other fields are wrong hides none of them.
+    Other wrong fields hide none of them.
     """
     found: list[Violation] = []
     fields = Fields()
@@ -170,8 +170,8 @@ def _needs_of(model: Trained, path: str, folder: Path, directory: str) -> Iterat
     if model.objective.is_masked and not _has_mask_token(folder):
         yield Violation(
             path,
-            f"the tokenizer in {directory!r} has no mask token, which the objective of {model.name} puts in the place "
-            'of others; use one of an encoder, or name it in tokenizer_config.json, as in "mask_token": "[MASK]"',
+            f"the tokenizer in {directory!r} has no mask token, and the objective of {model.name} needs one; "
+            'use one of an encoder, or name the token in tokenizer_config.json, as in "mask_token": "[MASK]"',
         )
 
 

@@ -1,4 +1,4 @@
-"""What a stage reads from `params.yaml`: one class for each kind of stage, holding exactly what changes its output.
+"""What a stage reads from `params/`: one class for each kind of stage, holding exactly what changes its output.
 
 The planner writes these sections and the stages read them; this is the only place where the two meet. Facts of what a
 stage reads, such as a model's objective, are on the cards of its inputs (`cards.py`) and never copied here. `revision`
@@ -23,7 +23,7 @@ from llmrecipe.recipe.training import Training
 
 @kind
 class Section(Word):
-    """What a stage reads from `params.yaml`."""
+    """What a stage reads from `params/`."""
 
     module: ClassVar[str] = ""
     """The module whose `run(context)` does the stage's work; empty for the one in `llmrecipe.stages` named after it."""

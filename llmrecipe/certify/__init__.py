@@ -1,1 +1,1 @@
-"""Whether a recipe trains exactly: its training, shrunk, straight through, interrupted, and in another layout."""
+"""Whether a recipe trains exactly: its run, shrunk: straight through, interrupted, and in another layout."""

@@ -85,7 +85,7 @@ class WeightsDifference:
 def compare(
     expected: list[Row], found: list[Row], weights: WeightsDifference, tolerance: Tolerance
 ) -> tuple[Column, ...]:
-    """The training that left the rows `found` beside the one that left `expected`, all of its steps."""
+    """The run that left the rows `found`, compared with the one that left `expected`, step by step."""
     logged = _wrongly_logged(expected, found)
     samples = _largest(expected, found, ("samples",))
     losses = _others(expected, found) if tolerance == EXACT else _LOSSES

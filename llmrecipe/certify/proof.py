@@ -75,7 +75,7 @@ class Proof:
         rows = straight.train()
         report(f"run 2 of 3: killed and resumed, {layout}")
         killed = self._run(folder / "killed", self.model)
-        # Between two checkpoints, so that steps are lost and done again.
+        # Between two checkpoints, so steps are lost and done again.
         interval = self.machine.checkpoint_interval
         step, saved = killed.train_until_killed(interval + (interval + 1) // 2)
         report(f"killed at step {step}; the newest checkpoint is that of step {saved}")

@@ -17,7 +17,7 @@ MIXTURE = "mixture"
 """The role in which a stage reads how corpora are mixed; all others are those of tokens."""
 
 _VOCAB_SIZE = 320
-# 93 sequences, so that twenty steps reach into a second epoch.
+# 93 sequences, so twenty steps reach into a second epoch.
 _COUNTS = {"train": 6_000, "heldout": 600}
 _RUN = 50
 
@@ -33,7 +33,7 @@ class Tokens:
     """Tokens of the vocabulary."""
 
     origin: str
-    """Whose they are, in words."""
+    """Where they are from, in words."""
 
 
 def find_or_make(own: Mapping[str, Path], shares: Sequence[float], objective: Objective, made: Path) -> Tokens:

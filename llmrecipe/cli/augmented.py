@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from llmrecipe import layout
 from llmrecipe.errors import StageError, suggestion
 
 _SHOWN = 5
@@ -14,12 +15,12 @@ _LINES = 12
 
 
 def shown(corpus: str, augmenter: str) -> str:
-    """How many texts it made and kept, why it dropped the others, and examples beside their sources.
+    """How many texts it made and kept, why it dropped the others, and examples next to their sources.
 
     Raises:
         StageError: the corpus isn't augmented, or by no such augmenter.
     """
-    folder = Path("artifacts") / corpus / "augment"
+    folder = Path(layout.folder(corpus, "augment"))
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         lines = (folder / "examples.jsonl").read_text(encoding="utf-8").splitlines()

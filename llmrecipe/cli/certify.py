@@ -25,7 +25,7 @@ from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.stages.runner import SCRATCH
 
 FEWEST_STEPS = 8
-"""Of which two lie between two checkpoints."""
+"""Fewest steps of a run, of which two lie between two checkpoints."""
 
 
 _TEXT = ("tokens", "mixture")

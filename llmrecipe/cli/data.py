@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from llmrecipe import funnel
+from llmrecipe import funnel, layout
 from llmrecipe.cli import augmented
 from llmrecipe.errors import StageError, suggestion
 
@@ -25,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     show = actions.add_parser("show", help="what each cleaner dropped and left, or examples of what one dropped")
     show.add_argument("corpus", metavar="CORPUS", help="the name of a corpus, as in its Corpus(name=…)")
     show.add_argument("--dropped", metavar="CLEANER", help="show documents that this cleaner dropped, and why")
-    show.add_argument("--augmented", metavar="AUGMENTER", help="show texts that this augmenter made, by their sources")
+    show.add_argument("--augmented", metavar="AUGMENTER", help="show texts that this augmenter made, and their sources")
     show.set_defaults(run=run)
 
 
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     if options.augmented is not None:
         print(augmented.shown(options.corpus, options.augmented))
         return 0
-    folder = Path("artifacts") / options.corpus / "prepare"
+    folder = Path(layout.folder(options.corpus, "prepare"))
     metrics = json.loads(_read(folder / "metrics.json"))
     if options.dropped is None:
         print(f"{options.corpus}\n\n{funnel.text(metrics)}\n\n{_NOTE}")

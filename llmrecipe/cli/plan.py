@@ -20,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `plan` to the commands."""
     parser = subparsers.add_parser(
         "plan",
-        help="write the stages of recipes to dvc.yaml and params.yaml",
+        help="write the stages of recipes to dvc.yaml and params/",
         description="Adds or updates recipes, and keeps those that were planned before.",
     )
     parser.add_argument(

@@ -1,7 +1,6 @@
 """`llmrecipe report`: what came of a recipe, in one screen."""
 
 import argparse
-import json
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +70,7 @@ def report(recipe: Recipe) -> str:
     """
     pipeline = plan([recipe])
     comparison = next(stage for stage in pipeline.stages if isinstance(stage.section, ReportSection))
-    metrics = _read(comparison.product("metrics.json"))
+    metrics = _read(comparison, "metrics.json")
     models = {model.name: Path(comparison.inputs[f"{model.name}.model"]) for model in recipe.models}
     for path in models.values():
         artifacts.open_artifact(path, "model")
@@ -85,14 +84,12 @@ def report(recipe: Recipe) -> str:
     return "\n\n".join(filter(None, sections))
 
 
-def _read(file: str | Path) -> Any:
-    path = Path(file)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StageError(f"{path}: no such file; run `dvc repro`, which makes it") from None
-    except json.JSONDecodeError as error:
-        raise StageError(f"{path}: not JSON ({error}); delete it and run `dvc repro`") from None
+def _read(stage: Stage, name: str) -> Any:
+    """The data of a JSON file that a stage leaves."""
+    path = Path(stage.product(name))
+    if not path.exists():
+        raise StageError(f"{path}: no such file; run `dvc repro {stage.name}`, which makes it")
+    return artifacts.read_json(path)
 
 
 @attrs.frozen
@@ -107,7 +104,7 @@ class Column:
 
     @property
     def title(self) -> str:
-        """What stands above it: `web-perplexity: bits/byte`."""
+        """What is written above it: `web-perplexity: bits/byte`."""
         title, _ = COLUMNS.get(self.key, (self.key, _OTHER))
         return f"{self.group}: {title}" if self.group else title
 
@@ -178,7 +175,7 @@ def _speed(path: Path) -> str:
     # Not an output of DVC: a run that came out of its cache was measured elsewhere.
     if not path.exists():
         return "not run on this machine"
-    measured = _read(path)
+    measured = artifacts.read_json(path)
     parts = [f"{measured['tokens_per_second']:,.0f} tokens/s"]
     # One rank waits for nobody, and a run that was finished by another launch has none of this.
     if kinds := measured.get("communication_percent"):
@@ -199,7 +196,7 @@ def _samples(pipeline: Pipeline, comparison: Stage, model: str) -> Iterator[dict
     for stage in pipeline.stages:
         is_measure = isinstance(stage.section, MeasureSection)
         if is_measure and stage.product("metrics.json") in compared and SAMPLES in stage.outs:
-            yield from _read(stage.product(SAMPLES))
+            yield from _read(stage, SAMPLES)
 
 
 def _sample(sample: dict[str, str]) -> str:

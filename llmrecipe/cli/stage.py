@@ -9,7 +9,7 @@ from llmrecipe.loader import load_machine
 from llmrecipe.machines import DEFAULT, Machines, planned
 
 LOCAL_FILE = Path("machine.local.yaml")
-"""A `machine` entry as that of `params.yaml`, and before it; not for others, so git ignores it."""
+"""A person's own `machine` entry, which goes before that of `params.yaml`; git ignores it."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

@@ -1,1 +1,1 @@
-"""How the processes of a training start and end."""
+"""How the processes of a run start and end."""

@@ -11,7 +11,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
     """Ask Linux to send this process `number` when its parent dies, whatever kills the parent.
 
-    Without it a training whose `dvc` was killed goes on as an orphan, beside the one that the next `dvc repro` starts.
+    Without it a run whose `dvc` was killed continues as an orphan, next to the one that the next `dvc repro` starts.
     """
     parent = os.getppid()
     libc = ctypes.CDLL(None, use_errno=True)

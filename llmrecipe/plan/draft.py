@@ -7,8 +7,9 @@ import attrs
 
 from llmrecipe.errors import PlanError, suggestion
 from llmrecipe.plan.stage import Stage
+from llmrecipe.recipe.kinds import Model
 from llmrecipe.recipe.names import differences, namespace
-from llmrecipe.recipe.schema import Word
+from llmrecipe.recipe.schema import Word, parts
 
 Planner = TypeVar("Planner", bound=Callable[["Draft", Any], "Products"])
 
@@ -48,6 +49,7 @@ class Draft:
 
     def __init__(self) -> None:
         self.stages: list[Stage] = []
+        self._planning: list[Word] = []
         self._known: dict[tuple[type[Word], str], tuple[Word, Products]] = {}
 
     def need(self, value: Word) -> Products:
@@ -66,12 +68,23 @@ class Draft:
         if planner is None:
             name = type(value).__name__
             raise PlanError(f"nothing plans {name}; declare a function with `@plans({name})` in the module that has it")
+        self._planning.append(value)
         products = planner(self, value)
+        self._planning.pop()
         self._known[key] = value, products
         return products
 
     def stage(self, **fields: Any) -> Stage:
         """Add a stage, and return it."""
-        stage = Stage(**fields)
+        models = [model for value in self._planning[-1:] for model in _models(value)]
+        facts = dict.fromkeys(fact for model in models for fact in (model.network, model.objective))
+        stage = Stage(facts=tuple(facts), **fields)
         self.stages.append(stage)
         return stage
+
+
+def _models(value: Word) -> tuple[Model, ...]:
+    """The models whose cards the stages of a value read or write."""
+    if isinstance(value, Model):
+        return (value, *value.parents)
+    return tuple(item for _, item in parts(value, "") if isinstance(item, Model))

@@ -4,6 +4,7 @@ import attrs
 
 from llmrecipe import layout
 from llmrecipe.errors import PlanError, suggestion
+from llmrecipe.recipe.schema import Word
 from llmrecipe.sections import Section
 
 
@@ -31,6 +32,9 @@ class Stage:
     inputs: dict[str, str]
     """Paths by role: the artifacts and files that it reads."""
 
+    facts: tuple[Word, ...] = ()
+    """Words that the cards of what it reads and leaves may hold: it needs the modules that define them, too."""
+
     label: str = attrs.field()
     """What it is called after its owner; its kind, unless there are several of a kind."""
 
@@ -54,7 +58,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """Unique in the pipeline, and the name of its section of `params.yaml`."""
+        """Unique in the pipeline, and the name of its section of the parameters."""
         return f"{self.owner}-{self.label}"
 
     @property

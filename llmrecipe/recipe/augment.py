@@ -1,4 +1,4 @@
-"""How a corpus grows by text that is made from its own.
+"""Text that is made from a corpus and added to it.
 
 Every augmenter draws training documents, at most `share` of them and of their bytes, in an order that its seed and
 their ids decide. It makes a text of each, and keeps it if it is neither too near to its source nor too far from it. It
@@ -125,7 +125,7 @@ class Paraphrase(Augmenter):
     """The model."""
 
     prompt: str = "Rewrite the following text in other words. Keep its meaning.\n\n{text}"
-    """What it is asked; `{text}` stands for the piece, and alone suits a model that does nothing but paraphrase."""
+    """What it is asked; `{text}` is replaced by the piece; alone, it suits a model that does nothing but paraphrase."""
 
     decoding: Decoding = Sampling(temperature=0.7, top_p=0.9)
     """How the model writes."""

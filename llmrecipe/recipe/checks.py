@@ -52,7 +52,7 @@ def violations(recipe: Recipe) -> list[Violation]:
 
 
 def section_violations(section: Word, path: str) -> list[Violation]:
-    """What is wrong with a section of `params.yaml`, whose fields are right, by the rules that need no more than it."""
+    """What is wrong with a section of the parameters whose fields are right, by the rules that need nothing else."""
     fields = Fields()
     words = list(names.words(section, path))
     return [each for place, word in words for book in _BOOKS for each in book.broken(word, place, fields)]

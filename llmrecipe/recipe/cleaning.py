@@ -181,7 +181,7 @@ class FineWebQuality(Cleaner):
 
 @define("mask_personal_data")
 class MaskPersonalData(Cleaner):
-    """Put made-up addresses in the place of e-mail addresses and public IP addresses, as FineWeb does."""
+    """Put made-up addresses in place of e-mail addresses and public IP addresses, as FineWeb does."""
 
     changes_text: ClassVar[bool] = True
 
@@ -202,7 +202,7 @@ class RegexFilter(Cleaner):
 
 @define("length_filter")
 class LengthFilter(Cleaner):
-    """Drop documents that are too short or too long. No paper's: what is right depends on the corpus."""
+    """Drop documents that are too short or too long. The limits are from no paper: they depend on the corpus."""
 
     min_characters: int = attrs.field(default=0, validator=at_least(0))
     """Fewest characters."""

@@ -75,7 +75,7 @@ class SentenceDedup(Cleaner):
     needs_split: ClassVar[bool] = True
 
     sentences: int = attrs.field(default=3, validator=at_least(1))
-    """Sentences of a span; C4's 3."""
+    """Sentences of a span; 3 as in C4."""
 
     min_words: int = attrs.field(default=50, validator=at_least(0))
     """Fewest words that a document which was cut has to have left, else it is dropped; 50 as in datatrove."""
@@ -102,9 +102,9 @@ class Decontaminate(Cleaner):
     heldout: bool = False
     """Whether the corpus's own held-out documents count as an evaluation set, too.
 
-    This asks for more than that none is near to equal: one paragraph that many documents quote, such as a license,
+    This asks for more than that no two are nearly equal: one paragraph that many documents quote, such as a license,
     drops them all if it is in a held-out one.
     """
 
     ngram: int = attrs.field(default=13, validator=at_least(1))
-    """Words of an n-gram; GPT-3's 13."""
+    """Words of an n-gram; 13 as for GPT-3."""

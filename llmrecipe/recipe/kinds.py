@@ -29,7 +29,7 @@ class Source(Word):
 
 @kind
 class Cleaner(Word):
-    """What happens to the documents of a corpus, one step of it."""
+    """One step of what happens to the documents of a corpus."""
 
     changes_text: ClassVar[bool] = False
     """Whether documents that stay can come out with another text."""
@@ -38,7 +38,7 @@ class Cleaner(Word):
     """Whether documents are compared with each other or with an evaluation set."""
 
     drops_equals: ClassVar[bool] = False
-    """Whether of documents with equal texts only one stays."""
+    """Whether only one of several documents with equal texts stays."""
 
     reads_addresses: ClassVar[bool] = False
     """Whether it looks at the addresses of the pages that documents are from."""
@@ -78,7 +78,7 @@ class Tokenizer(Word):
     """Text to tokens."""
 
     has_mask_token: ClassVar[bool | None] = None
-    """Whether it has a token to put in the place of others; None where only its files tell."""
+    """Whether it has a mask token; None where only its files tell."""
 
     @property
     @abstractmethod

@@ -1,7 +1,7 @@
 """Where stages run, and how: no stage reruns for another machine.
 
 No choice but `device` changes a byte of an output: another device adds numbers in another order, and so rounds them
-otherwise.
+differently.
 """
 
 from typing import Literal

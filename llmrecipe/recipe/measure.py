@@ -61,7 +61,7 @@ class TokenMeasure(Measure):
     """A measure of the loss of tokens, from the start of a held-out split.
 
     `documents.jsonl` holds a line for each document that is read, in order: `corpus` (in a mixture), `id`, `tokens`
-    (those predicted), `bytes` (UTF-8, those that the predicted tokens stand for: all bytes of the text × the share of
+    (those predicted), `bytes` (UTF-8, those of the predicted tokens: all bytes of the text × the share of
     its tokens that are predicted) and `loss` (in nats, the sum over these tokens). A document that is cut by the end of
     what is read counts with its part. Sums of tokens and losses are those of the metrics.
     """

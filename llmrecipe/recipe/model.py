@@ -16,7 +16,7 @@ from llmrecipe.recipe.training import Training
 
 @define("trained")
 class Trained(Model):
-    """A model trained with nanotron: from the first weights of a network, or on from those of another model."""
+    """A model trained with nanotron: from the first weights of a network, or from those of another model."""
 
     name: str = attrs.field(validator=not_empty, metadata=UNWRITTEN)
     """Its name in stage names and folders: letters, digits, `_` and `-`. All models share one namespace."""
@@ -31,7 +31,7 @@ class Trained(Model):
     """What it learns to predict."""
 
     training: Training
-    """How long and how it is trained."""
+    """How long it is trained, and how."""
 
     tokenizer: Tokenizer | None = attrs.field(default=None, metadata=UNWRITTEN)
     """Text to tokens; a `start` that is a model brings its own. One without a `text` is trained on the model's."""

@@ -25,7 +25,7 @@ class FillInTheMiddle(Word):
         prefix first:  <prefix> prefix <suffix> suffix <middle> middle
         suffix first:  <prefix> <suffix> suffix <middle> prefix middle
 
-    and the end-of-text token stays behind it (the paper's PSM and, of its two forms of SPM, the one to train on with
+    and the end-of-text token still follows (the paper's PSM and, of its two forms of SPM, the one to train on with
     PSM; after packing, which it calls context-level). The paper cuts between characters, this between tokens. Each
     such document makes the sequence three tokens longer, which is cut back to its length at its end.
 
@@ -40,13 +40,13 @@ class FillInTheMiddle(Word):
     """Of those, the share with the suffix first."""
 
     prefix_token: str = attrs.field(default="<|fim_prefix|>", validator=not_empty)
-    """Stands before the prefix. All three are special tokens of the tokenizer, which no text encodes to."""
+    """The token before the prefix. All three are special tokens of the tokenizer, which no text encodes to."""
 
     middle_token: str = attrs.field(default="<|fim_middle|>", validator=not_empty)
-    """Stands before the middle."""
+    """The token before the middle."""
 
     suffix_token: str = attrs.field(default="<|fim_suffix|>", validator=not_empty)
-    """Stands before the suffix."""
+    """The token before the suffix."""
 
     @property
     def tokens(self) -> tuple[str, str, str]:

@@ -49,7 +49,7 @@ def _mask_token(model: Trained) -> Findings:
         size = f"(vocab_size={tokenizer.vocab_size})" if isinstance(tokenizer, TrainedTokenizer) else ""
         yield (
             place_of_vocabulary(model),
-            f"{type(tokenizer).__name__} has no mask token, which {learned} puts in the place of others; use "
+            f"{type(tokenizer).__name__} has no mask token, and {learned} needs one; use "
             f"WordPiece{size}, or a PretrainedTokenizer that has one",
         )
 

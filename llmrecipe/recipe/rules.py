@@ -63,8 +63,8 @@ class Fields:
 class Rules:
     """Rules that cross fields, in the order in which they are declared.
 
-    A rule is one for every word that has what it reads, also for a section of `params.yaml`, which holds parts of a
-    recipe under their own names, and for a user's own words.
+    A rule is for every word that has what it reads. Sections of the parameters use the recipe's field names, so rules
+    serve them as well, and words of a user's own.
     """
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ T = TypeVar("T", bound="Word")
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 UNWRITTEN = {"unwritten": True}
-"""Metadata of a field that only the planner reads: no section of `params.yaml` holds it."""
+"""Metadata of a field that only the planner reads: no section of the parameters holds it."""
 
 
 class Word:
@@ -33,7 +33,7 @@ class Word:
     __slots__ = ()
 
     tag: ClassVar[str]
-    """Its short stable name in `params.yaml`."""
+    """Its short stable name in the parameters."""
 
     __attrs_attrs__: ClassVar[Any]
 
@@ -92,9 +92,15 @@ def quantity(tag: str) -> Callable[[type[T]], type[T]]:
 
     def wrap(cls: type[T]) -> type[T]:
         cls.tag = tag
-        return attrs.frozen(cls, field_transformer=_checked)
+        cls.__repr__ = _as_written  # type: ignore[method-assign, assignment]
+        return attrs.frozen(cls, repr=False, field_transformer=_checked)
 
     return wrap
+
+
+def _as_written(value: Word) -> str:
+    numbers = [repr(getattr(value, field.name)) for field in attrs.fields(type(value))]
+    return f"{type(value).__name__}({', '.join(numbers)})"
 
 
 def file_of(cls: type[Word]) -> Path:
@@ -286,7 +292,7 @@ def plain(value: Any, annotation: Any) -> Any:
     """`value` in the form in which it is kept, if it is another form of what `annotation` says; else as it is.
 
     NumPy's numbers and arrays, paths, enumerations of texts or numbers and other subclasses of Python's own types
-    become plain ones, and an int in the place of a float becomes one, so equal recipes are written alike.
+    become plain ones, and an int in place of a float becomes one, so equal recipes are written alike.
     """
     if type(value).__module__ == "numpy":
         # A number, or lists of numbers for an array.

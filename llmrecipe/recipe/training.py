@@ -19,13 +19,13 @@ class Dropout(Word):
     """
 
     residual: float = attrs.field(default=0.0, validator=below(1))
-    """Of what attention and feed-forward layers add to the residual stream."""
+    """Share of what attention and feed-forward layers add to the residual stream."""
 
     attention: float = attrs.field(default=0.0, validator=below(1))
-    """Of the attention weights; more than 0 holds them all in memory, and is slower."""
+    """Share of the attention weights; more than 0 holds them all in memory, and is slower."""
 
     embedding: float = attrs.field(default=0.0, validator=below(1))
-    """Of the embedded tokens."""
+    """Share of the embedded tokens."""
 
 
 @define("anomalies")
@@ -56,7 +56,7 @@ class Training(Word):
     """The update rule with its peak learning rate."""
 
     schedule: Schedule = Cosine()
-    """The learning rate's course."""
+    """How the learning rate moves over the run."""
 
     seed: int = attrs.field(default=42, validator=at_least(0))
     """Decides the initial weights, the order of the data and what is dropped."""

@@ -45,7 +45,7 @@ class StageContext(Generic[S]):
     """The stage's name, `small-code-train`."""
 
     section: S
-    """Its section of `params.yaml`."""
+    """Its section of the parameters."""
 
     inputs: Mapping[str, Path]
     """Its input artifacts and files by role, `{"tokens": …}`."""
@@ -127,7 +127,7 @@ def run_stage(
     started = time.monotonic()
     scratch = SCRATCH / name
     scratch.mkdir(parents=True, exist_ok=True)
-    # Beside the scratch folder, which a stage may clear.
+    # Next to the scratch folder, which a stage may clear.
     with exclusive(SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
         # Only now: a second writer shouldn't wait for the heavy libraries to be refused.
         from llmrecipe.engines.quiet import hide_progress_bars

@@ -171,11 +171,16 @@ def test_a_run_from_the_cache_is_said_not_to_have_run_here(project, capsys):
 
 
 @pytest.mark.parametrize(
-    "missing", ["mine/report/metrics.json", "base-w4a16/samples/samples.json", "base/export/model/manifest.json"]
+    ("missing", "made_by"),
+    [
+        ("mine/report/metrics.json", "dvc repro mine-report"),
+        ("base-w4a16/samples/samples.json", "dvc repro base-w4a16-samples"),
+        ("base/export/model/manifest.json", "dvc repro"),
+    ],
 )
-def test_a_missing_result_is_named_with_what_makes_it(project, missing):
+def test_a_missing_result_is_named_with_what_makes_it(project, missing, made_by):
     (project / "artifacts" / missing).unlink()
-    with pytest.raises(StageError, match=r"artifacts/.*dvc repro"):
+    with pytest.raises(StageError, match=f"artifacts/.*`{made_by}`"):
         report.run(argparse.Namespace(recipe="file"))
 
 

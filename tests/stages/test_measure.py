@@ -302,8 +302,7 @@ CUSTOM = """
 import attrs
 import torch
 
-from llmrecipe.recipe.measure import CustomMeasure
-from llmrecipe.recipe.schema import define
+from llmrecipe.extend import CustomMeasure, define
 
 
 @define("mean_entropy")

@@ -9,7 +9,7 @@ SENTENCE = re.compile(r"(\s*)(\S.*?(?:[.!?…][\"'”’]*(?=\s)|[。！？]|\Z)
 """White space, and a sentence up to its mark."""
 
 PARAGRAPH = re.compile(r"(\s*)(\S.*?(?=\n\s*\n|\Z))", re.DOTALL)
-"""White space, and what stands between blank lines."""
+"""White space, and what is between blank lines."""
 
 LINE = re.compile(r"(\n*)([^\n]+)")
 """Line breaks, and a line with its indentation."""
@@ -20,7 +20,7 @@ _WORD = re.compile(r"\S+")
 
 
 def shuffle(text: str, wanted: ShuffleSpans, dice: random.Random) -> str:
-    """The spans in another order, and what stands between them in its place."""
+    """The spans in another order, with what is between them in its place."""
     inner = text.strip()
     start = text.index(inner)
     gaps, spans = zip(*_SPANS[wanted.span].findall(inner), strict=True)

@@ -36,7 +36,7 @@ class Draw(LogitsProcessor):
         self._generators = [np.random.default_rng(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The logits `[batch, vocab_size]` of the next token, so that the largest of each row is a sample."""
+        """The logits `[batch, vocab_size]` of the next token; the largest of each row is a sample."""
         scores = self._nucleus(input_ids, scores / self._temperature)
         noise = np.stack([generator.gumbel(size=scores.shape[-1]) for generator in self._generators])
         return scores + torch.from_numpy(noise).to(scores)
@@ -178,5 +178,5 @@ def _address(model: Pretrained) -> tuple[str | Path, dict[str, Any]]:
 
 def _way_out(model: Pretrained) -> str:
     if isinstance(model, HubModel):
-        return "; where there is no hub, download the model elsewhere and name its folder in the place of HubModel(…)"
+        return "; where there is no hub, download the model elsewhere and name its folder in place of HubModel(…)"
     return ""

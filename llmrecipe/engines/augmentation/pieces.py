@@ -17,7 +17,7 @@ _LEAST_CHARACTERS_PER_TOKEN = 1 / 4
 def split(text: str, lengths: Callable[[Sequence[str]], list[int]], most: int) -> list[str]:
     """Pieces of at most `most` tokens; joined they are the text.
 
-    No piece goes on after a blank line. A paragraph that is too long is cut between two sentences, a sentence between
+    No piece continues after a blank line. A paragraph that is too long is cut between two sentences, a sentence between
     two words, and a word anywhere.
 
     Args:

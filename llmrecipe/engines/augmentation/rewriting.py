@@ -87,7 +87,7 @@ class _Piece:
     gap: str
     text: str
     share: float
-    """Of its document."""
+    """Its share of the document."""
 
 
 def rewritten(

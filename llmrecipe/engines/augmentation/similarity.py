@@ -16,7 +16,7 @@ def chrf(text: str, source: str) -> float:
     """chrF (Popović 2015) of `text` to `source`, from 0 to 1: n-grams of 1 to 6 characters that they have in common.
 
     As sacreBLEU counts it: without white space, the F-score of mean precision and mean recall over the lengths that
-    both texts reach. n-grams are told apart by a hash of 64 bits, so that a text of any length takes a few numbers a
+    both texts reach. n-grams are told apart by a hash of 64 bits, so a text of any length takes a few numbers a
     character.
     """
     ours, theirs = _code_points(text), _code_points(source)

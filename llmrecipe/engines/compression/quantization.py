@@ -149,7 +149,7 @@ def save_compressed(model: PreTrainedModel, directory: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
         model.save_pretrained(directory, save_compressed=True, max_shard_size="5GB")
-    # llmcompressor's own record of what it did: params.yaml says it already, and this one names Python objects.
+    # llmcompressor's own record of what it did: its section says it already, and this one names Python objects.
     (directory / "recipe.yaml").unlink()
 
 

@@ -15,15 +15,15 @@ class Companion(Generic[T]):
     key: str
 
     def of(self, document: Document) -> T | None:
-        """The document's; None if it has none."""
+        """What the document carries; None if nothing."""
         return document.metadata.get(self.key)
 
     def put(self, document: Document, value: T) -> None:
-        """Give a document one."""
+        """Let the document carry it."""
         document.metadata[self.key] = value
 
     def take(self, document: Document) -> T | None:
-        """The document's, which it then has no more."""
+        """What the document carried; it carries it no longer."""
         return document.metadata.pop(self.key, None)
 
 
@@ -31,7 +31,7 @@ SPLIT = Companion[str]("split")
 """`train` or `heldout`; none before documents are split."""
 
 SHARD = Companion[int]("shard")
-"""The task that has read it."""
+"""The task that has read the document."""
 
 URL = Companion[str]("url")
 """Address of the page that it is from, if the source has one."""
@@ -40,7 +40,7 @@ REASON = Companion[str]("filter_reason")
 """Why a step drops or cuts it; datatrove's filters put it there."""
 
 DETAIL = Companion[str]("filter_detail")
-"""What of it was the reason."""
+"""Which part of the text was the reason."""
 
 EXAMPLE = Companion[str]("example")
 """What to show of a document that is dropped or cut, where that isn't its beginning."""

@@ -27,7 +27,7 @@ class Passes:
             source: reads the documents.
             tasks: parts that the work is cut into.
             machine: where, and how many of them run at the same time.
-            work: a folder for what is needed in between.
+            work: scratch folder; what an interrupted run left there is resumed.
             keeps_heldout: whether held-out documents, which then come first, go past every cleaner.
         """
         self.totals: Counter[tuple[str, str]] = Counter()
@@ -77,7 +77,7 @@ class Passes:
 
 
 class TaskReader(JsonlReader):
-    """Reads back the file that the same task wrote, so that documents keep their number within the task."""
+    """Reads back the file that the same task wrote, so documents keep their number within the task."""
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """This task's documents."""

@@ -41,7 +41,7 @@ class Vocabulary:
     """The token that ends each document."""
 
     end_of_text_id: int
-    """Its id."""
+    """The id of that token."""
 
     special_tokens: dict[str, int]
     """Names and ids of its further special tokens."""
@@ -50,7 +50,7 @@ class Vocabulary:
     """What masking needs to know; None without a mask token."""
 
     digest: str
-    """Of the tokenizer's manifest."""
+    """Digest of the tokenizer's manifest."""
 
     @property
     def dtype(self) -> np.dtype:

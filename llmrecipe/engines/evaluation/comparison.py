@@ -90,7 +90,7 @@ def recovery(reference: MeasuredFolder, model: MeasuredFolder, measure: str) -> 
     This is this project's own definition: the reference's perplexity over the model's, in percent. 100 means that
     nothing was lost; since less perplexity is better, the ratio is the inverse of the usual one of accuracies. Between
     models with one tokenizer the perplexity is that of a token (`recovery_by` is `token`). Tokens of two tokenizers
-    stand for more or less text, so between them it is that of a byte: exp of the difference of the nats per byte
+    cover more or less text, so between them it is that of a byte: exp of the difference of the nats per byte
     (`byte`). Perplexities of masked tokens compare only where the same ones were masked, so between equal objectives.
     """
     before, after = reference.measurements[measure], model.measurements[measure]

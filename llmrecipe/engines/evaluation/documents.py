@@ -36,7 +36,7 @@ class Means:
     """Share of the tokens that were held for the likeliest; 0 for a score that doesn't tell it."""
 
     bytes: float
-    """UTF-8 bytes of text that a token stands for."""
+    """UTF-8 bytes of text per token."""
 
     @classmethod
     def mixed(cls, means: Sequence["Means"], fractions: Sequence[float]) -> "Means":

@@ -36,7 +36,7 @@ class HeldoutText:
     def bytes_per_token(self) -> float:
         """UTF-8 bytes of the split's text × the share of its text tokens that are targets, by target.
 
-        A text token is any but end-of-text, which stands for no byte.
+        A text token is any but end-of-text, which has no bytes.
         """
         is_end = [
             self.tokens.window(index, self.sequence_length)[1:] == self.tokens.end_of_text_id

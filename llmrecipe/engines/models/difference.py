@@ -1,6 +1,6 @@
 """How far two checkpoints' weights are apart, as one line of JSON: `python -m … CHECKPOINT CHECKPOINT`.
 
-A program, so that who asks needs no torch.
+A program, so the caller needs no torch.
 """
 
 import json

@@ -11,7 +11,7 @@ from llmrecipe.errors import StageError
 
 
 def check_tokenizer(model: Path, card: ModelCard, tokens: Tokens) -> None:
-    """Refuse tokens that another tokenizer made: the same numbers would stand for other text.
+    """Refuse tokens that another tokenizer made: the same numbers would mean other text.
 
     Args:
         model: the model's folder, for the message.

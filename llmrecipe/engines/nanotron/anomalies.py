@@ -76,7 +76,7 @@ def broken_on(tensors: Mapping[str, torch.Tensor], context: ParallelContext) -> 
     """Which tensors aren't finite on which rank, in words; None if all are. Every rank has to ask.
 
     Where it is the loss, which every replica has for itself, the ranks are those where it began. A gradient that is
-    broken was added up over the replicas before, so that all of them have it.
+    broken was added up over the replicas before, so all of them have it.
     """
     mine = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     everyone: list[list[str]] = [[]] * context.world_pg.size()

@@ -1,4 +1,4 @@
-"""Resumable states of a training: whole or absent, newest first."""
+"""Resumable states of a run: whole or absent, newest first."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ KIND = "training-state"
 def save_whole(trainer: "DistributedTrainer", save: Callable[[], Path], keep: int, best: int | None) -> None:
     """Let nanotron's `save` write into a folder that is renamed when every rank has written.
 
-    nanotron writes in place, so that a kill leaves a part under the name of the whole. The newest `keep` checkpoints
+    nanotron writes in place, so a kill leaves a part under the name of the whole. The newest `keep` checkpoints
     stay, and that of step `best`.
     """
     from nanotron import distributed as dist

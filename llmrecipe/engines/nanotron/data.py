@@ -101,7 +101,7 @@ class CausalReader:
     def read(self, samples: Sequence[tuple[int, int]]) -> MicroBatch:
         """Samples, each a window and its epoch; a rank holds only what its part of the pipeline reads.
 
-        `input_ids` and `label_ids` are `[samples, sequence_length]`. `input_mask` is true where a token goes on with
+        `input_ids` and `label_ids` are `[samples, sequence_length]`. `input_mask` is true where a token continues
         the document of the one before it: this is what nanotron passes along the pipeline for attention to read. Every
         token counts.
         """

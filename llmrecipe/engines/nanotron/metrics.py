@@ -1,4 +1,4 @@
-"""What a training writes down of its steps: JSON lines, one a step."""
+"""What a run records of its steps: JSON lines, one a step."""
 
 import json
 import os

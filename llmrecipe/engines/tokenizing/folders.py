@@ -75,7 +75,7 @@ def special_tokens(directory: Path) -> dict[str, int]:
 def masking(tokenizer: PreTrainedTokenizerFast) -> MaskingCard | None:
     """What masking needs to know of a tokenizer; None if it has no mask token.
 
-    A token goes on with a word if it has WordPiece's prefix, or, where tokens bring the space before them, none.
+    A token continues a word if it has WordPiece's prefix, or, where tokens bring the space before them, none.
     """
     if tokenizer.mask_token_id is None:
         return None

@@ -12,7 +12,7 @@ LEARNED_AT_ONCE = 1 << 13
 def cut(text: str, longest: int) -> Iterator[str]:
     """`text` in parts of at most `longest` characters, which join to it.
 
-    A part ends before a single space between two words, where tokenizers begin a word, so that the parts have the
+    A part ends before a single space between two words, where tokenizers begin a word, so the parts have the
     tokens of the whole. One in which there is no such place ends where it is full.
     """
     start = 0

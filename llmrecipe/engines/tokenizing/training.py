@@ -1,4 +1,4 @@
-"""Trains tokenizers, so that equal texts give equal bytes.
+"""Trains tokenizers; equal texts give equal bytes.
 
 Of the trainers in `tokenizers`, the one for bytes does by itself. The others follow the order of a hash table, which
 changes from run to run: it decides between merges of equal frequency, and the last digits of Unigram's scores.
@@ -36,10 +36,10 @@ _STAND_INS = str.maketrans({" ": "▁", "\t": "␉"})
 _CUT = "\t"
 
 _RESERVED = frozenset("\0▅▁␉")
-"""Characters that SentencePiece can't learn from, or that would be taken for those they stand in for."""
+"""Characters that SentencePiece can't learn from, or that would be taken for those that they replace."""
 
 _SENTENCEPIECE_THREADS = 16
-"""The sums of the threads are added up, so that their number is seen in the last digits; their speed isn't."""
+"""The sums of the threads are added up, so their number shows in the last digits; their speed doesn't."""
 
 _WORD_PIECE_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -149,7 +149,7 @@ def _pieces(words: Counter[str], most: int, coverage: float) -> list[tuple[str, 
 
 
 def _word_piece(description: WordPiece, texts: Texts) -> PreTrainedTokenizerFast:
-    """The special tokens come first, then the characters that go on in a word, those that begin one, and the merges."""
+    """The special tokens come first, then the characters that continue a word, those that begin one, and the merges."""
     normalizer = normalizers.BertNormalizer(lowercase=description.lowercase)
     pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     characters: Counter[str] = Counter()

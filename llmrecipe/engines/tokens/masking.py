@@ -18,14 +18,14 @@ class MaskedVocabulary:
     """The mask token."""
 
     is_special: np.ndarray
-    """By token, whether it stands for no text, `bool[vocab_size]`."""
+    """By token, whether it is special, `bool[vocab_size]`."""
 
     starts_word: np.ndarray
     """By token, whether a word begins with it, `bool[vocab_size]`."""
 
     @property
     def ordinary(self) -> np.ndarray:
-        """The tokens that stand for text."""
+        """The tokens that aren't special."""
         return np.flatnonzero(~self.is_special)
 
 
@@ -124,7 +124,7 @@ def _spans(can_be_masked: np.ndarray, wanted: int, spans: Spans, generator: np.r
         length = min(int(generator.geometric(spans.success_probability)), spans.max_length)
         lengths.append(min(length, wanted - sum(lengths)))
     is_free = can_be_masked.copy()
-    # Something has to stand before a span.
+    # There has to be something before a span.
     is_free[:1] = False
     chosen: Units = []
     # The long ones first, while there is room for them.

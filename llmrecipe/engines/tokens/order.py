@@ -69,7 +69,7 @@ def permutation(size: int, seed: int, epoch: int, corpus: int = 0) -> np.ndarray
 def deal(shares: Sequence[float], seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Whose turn it is at each sample of a block of `BLOCK`, and which of all samples from that corpus it is.
 
-    A corpus has a whole number of samples in every block, so that after each block none is further than one sample
+    A corpus has a whole number of samples in every block, so after each block none is further than one sample
     from its exact share. Within a block its samples are spread evenly, beginning at a place that the seed decides.
 
     Returns:

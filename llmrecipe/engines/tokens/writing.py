@@ -11,7 +11,7 @@ from llmrecipe.cards import DType, MaskingCard, SplitCard, TokensCard
 from llmrecipe.engines.tokens.files import DTYPES
 
 TOKENS_SUFFIX = ".ds"
-"""Of files of tokens."""
+"""The suffix of token files."""
 
 
 def write_tokens(

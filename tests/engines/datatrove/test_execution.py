@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,17 +10,21 @@ from pathlib import Path
 import attrs
 import dill
 import pytest
+from backports import zstd
 from corpora import contents, run, write_jsonl
 from datatrove.pipeline.base import PipelineStep
 from paths import SUPPORT
 
 from llmrecipe.engines.datatrove.executors import executor, ray, slurm
 from llmrecipe.errors import StageError
+from llmrecipe.extensions import load_extension
 from llmrecipe.recipe.cleaning import FixUnicode, GopherQuality
 from llmrecipe.recipe.deduplication import ExactDedup
+from llmrecipe.recipe.kinds import Cleaner
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.place import Ray, Slurm
 from llmrecipe.recipe.quantity import Fraction
+from llmrecipe.recipe.schema import members
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
@@ -97,6 +102,31 @@ def test_a_corpus_has_the_same_bytes_from_slurm_and_its_errors_come_back(project
     assert not list((cluster / "queue").iterdir())
 
 
+SHOUT = """
+from llmrecipe.extend import CustomCleaner, define
+
+
+@define("shout_on_a_node")
+class Shout(CustomCleaner):
+    def clean(self, text: str) -> str | None:
+        return text.upper()
+"""
+
+
+@pytest.mark.slow
+def test_a_cleaner_of_a_users_own_works_on_a_node(project, cluster, monkeypatch):
+    (project / "shout_on_a_node.py").write_text(SHOUT)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    load_extension(Path("shout_on_a_node.py"))
+    section = attrs.evolve(SECTION, clean=(members(Cleaner)["shout_on_a_node"](),))
+    here, there = (
+        run("prepare", section, project / name, machine=on) for name, on in (("here", None), ("there", ON_SLURM))
+    )
+    assert b"DOCUMENT" in zstd.decompress((there.output / "documents/train/00000.jsonl.zst").read_bytes())
+    assert contents(there.output) == contents(here.output)
+
+
 def test_every_step_survives_the_way_to_a_node(project, cluster, monkeypatch):
     """Without the seconds that a job takes to start."""
 
@@ -159,7 +189,7 @@ def test_jobs_are_cancelled_when_the_stage_is_stopped(tmp_path, cluster, monkeyp
 
 def test_jobs_that_a_killed_stage_left_are_ended_before_new_ones_start(tmp_path, cluster, monkeypatch):
     monkeypatch.setenv("FAKE_JOB", "sleep 600")
-    options = {"tasks": 3, "execution": ON_SLURM.execution, "logs": tmp_path / "work/logs", "verbose": False}
+    options = {"tasks": 3, "machine": ON_SLURM, "logs": tmp_path / "work/logs"}
     slurm.SlurmExecutor("counting", [Once(tmp_path)], **options).launch_job()
     assert len(list((cluster / "queue").iterdir())) == 3
     left = int((cluster / "100.pid").read_text())
@@ -176,7 +206,7 @@ def test_tasks_that_are_finished_need_no_slurm(tmp_path, monkeypatch):
 
 
 def test_a_large_corpus_fits_an_array_of_jobs(tmp_path):
-    options = {"execution": ON_SLURM.execution, "logs": tmp_path, "verbose": False}
+    options = {"machine": ON_SLURM, "logs": tmp_path}
     for tasks, per_job in ((1000, 1), (1001, 2), (25_000, 25)):
         assert slurm.SlurmExecutor("x", [Once(tmp_path)], tasks=tasks, **options).tasks_per_job == per_job
 

@@ -58,7 +58,7 @@ class Comparison:
     """Takes the documents, or None if they needn't be looked at before they are dropped."""
 
     find: tuple[Find, ...]
-    """What comes then, in order."""
+    """What is done next, in order."""
 
     drop: PipelineStep
     """Takes the same documents again, in the same tasks and the same order, and lets those through that stay."""

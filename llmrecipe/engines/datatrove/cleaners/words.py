@@ -21,7 +21,7 @@ _LONGEST_WORD = 1000
 _ENDLESS = re.compile(rf"(?<!\S)\S{{{_LONGEST_WORD + 1},}}")
 
 _PART = re.compile(rf"""\S{{,{_LONGEST_WORD - 1}}}["<>(),;:]|\S{{1,{_LONGEST_WORD}}}""")
-"""As much of an endless word as may be, up to a sign that no e-mail address goes on after."""
+"""As much of an endless word as may be, up to a sign after which no e-mail address continues."""
 
 HASH = HashConfig(hash_fc="sha1")
 """64 bits, as FineWeb has them. datatrove's other function fails on texts since xxhash 4."""

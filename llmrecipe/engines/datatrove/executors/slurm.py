@@ -37,7 +37,7 @@ GRACE_SECONDS = 60.0
 class SlurmExecutor(RemoteExecutor, SlurmPipelineExecutor):
     """datatrove's executor, which submits a job array, and then waits for it.
 
-    The jobs bear a name that depends on the folder of their logs alone, so that the jobs of a stage that was killed are
+    The jobs bear a name that depends on the folder of their logs alone, so the jobs of a stage that was killed are
     found, and ended, by the next.
     """
 

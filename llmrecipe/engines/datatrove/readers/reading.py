@@ -211,7 +211,7 @@ def format_suffix(name: str) -> str:
 
 
 def _last_part(name: str) -> PurePath:
-    # A URL may go on after the name: https://host/a.jsonl.gz?download=true
+    # A URL may continue after the name: https://host/a.jsonl.gz?download=true
     return PurePath(urlsplit(name).path if origins.is_url(name) else name)
 
 

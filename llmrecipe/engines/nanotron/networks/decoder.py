@@ -70,13 +70,21 @@ class DecoderLayer(LlamaDecoderLayer):
         return {"hidden_states": hidden_states, "sequence_mask": sequence_mask}
 
     def _layer(self, states: torch.Tensor, samples: Sequence[int], documents: PackedDocuments | None) -> torch.Tensor:
-        rates, drop_attention = self.dropper.rates, None
-        if rates.attention and torch.is_grad_enabled():
-            drop_attention = functools.partial(self.dropper.of_attention, place=self.place, samples=samples)
-        attended = causal_self_attention(self.attn, self.input_layernorm(states), drop_attention, documents)
-        states = states + self.dropper.of_tokens(attended, rates.residual, f"{self.place}, attention", samples)
+        attended = self._attention(self.input_layernorm(states), samples, documents)
+        states = states + self._dropped(attended, "attention", samples)
         fed_forward = self.mlp(self.post_attention_layernorm(states))["hidden_states"]
-        return states + self.dropper.of_tokens(fed_forward, rates.residual, f"{self.place}, feed-forward", samples)
+        return states + self._dropped(fed_forward, "feed-forward", samples)
+
+    def _attention(
+        self, states: torch.Tensor, samples: Sequence[int], documents: PackedDocuments | None
+    ) -> torch.Tensor:
+        drop_attention = None
+        if self.dropper.rates.attention and torch.is_grad_enabled():
+            drop_attention = functools.partial(self.dropper.of_attention, place=self.place, samples=samples)
+        return causal_self_attention(self.attn, states, drop_attention, documents)
+
+    def _dropped(self, states: torch.Tensor, part: str, samples: Sequence[int]) -> torch.Tensor:
+        return self.dropper.of_tokens(states, self.dropper.rates.residual, f"{self.place}, {part}", samples)
 
 
 class LlamaNetwork(LlamaForTraining):

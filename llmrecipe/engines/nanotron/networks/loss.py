@@ -110,7 +110,7 @@ class CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: torch.Tensor, grad_square: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """The softmax, weighted, less the weight at every label's place."""
         logits, local, is_here, log_partition = ctx.saved_tensors
-        # Nothing else reads the logits, so that their memory can hold the gradient.
+        # Nothing else reads the logits, so their memory can hold the gradient.
         gradient = logits.detach()
         weight = grad_loss + 2 * log_partition * grad_square
         pieces = (tensor.split(ctx.chunk) for tensor in (gradient, log_partition[:, None], weight[:, None]))

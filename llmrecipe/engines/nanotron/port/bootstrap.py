@@ -149,7 +149,7 @@ def _absent() -> None:
 def _flash_attention_stand_in() -> Iterator[None]:
     """torch's own layers under the names of flash-attn, while nanotron is imported.
 
-    The names go again afterwards: transformers would take the stand-ins for the real thing.
+    The names are removed afterwards: transformers would take the stand-ins for the real thing.
     """
     names: dict[str, dict[str, Any]] = {
         "flash_attn": {"bert_padding": None},

@@ -13,7 +13,7 @@ def keep_buckets(model: torch.nn.Module) -> None:
     """Let `model` add up its gradients in the same buckets in every step of every launch.
 
     torch puts the gradients into other buckets after the first step of a process. From three ranks on, a gradient's
-    place in its bucket decides in which order the ranks' parts are added, so that a resumed training would differ
+    place in its bucket decides in which order the ranks' parts are added, so a resumed run would differ
     in the last bit.
     """
     if isinstance(model, DistributedDataParallel):

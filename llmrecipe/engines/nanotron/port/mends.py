@@ -19,9 +19,9 @@ _sends: list[tuple[Any, torch.Tensor]] = []
 
 def apply(device: str) -> None:
     """Put the mends in place, those for gloo on a CPU only."""
-    # Nothing draws random numbers as it trains, so that there is no state of them to keep.
+    # Nothing draws random numbers as it trains, so there is no state of them to keep.
     nanotron.trainer.save_random_states = lambda **_: None
-    # A bar for every checkpoint, across the training's own progress.
+    # A bar for every checkpoint, across the run's own progress.
     nanotron.serialize.weights.tqdm = lambda iterable, **_: iterable
     TensorMetadata.to_str_dict = _to_str_dict_of_plain_integers
     nanotron.helpers.get_fp32_accum_hook = data_parallel.get_fp32_accum_hook
