@@ -82,7 +82,7 @@ class YamlText:
         """The text of a file, or `fresh` if there is no file.
 
         Raises:
-            PlanError: it isn't UTF-8 or isn't YAML, or its document is no mapping.
+            PlanError: it isn't UTF-8 or isn't YAML, or its document isn't a mapping.
         """
         try:
             text = path.read_bytes().decode("utf-8")
@@ -104,7 +104,7 @@ class YamlText:
         return {entry.name: _plain(entry.node) for entry in collection.entries} if collection else {}
 
     def replace(self, section: str | None, names: Collection[str], entries: Mapping[str, Any] | list) -> "YamlText":
-        """The text with `entries` in the place of those called `names`, in a top-level section or in the document.
+        """The text with `entries` in place of those called `names`, in a top-level section or in the document.
 
         A section in which nothing is left goes, too.
 

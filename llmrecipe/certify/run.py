@@ -23,7 +23,7 @@ from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.sections import TrainSection
 
 _POLL = 0.005
-"""Seconds between two looks at a run that is to be killed; its steps take several times that."""
+"""Seconds between two looks at a run that will be killed; its steps take several times that."""
 
 
 @attrs.frozen(kw_only=True)

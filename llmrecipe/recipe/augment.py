@@ -11,7 +11,7 @@ import attrs
 
 from llmrecipe.recipe import hub
 from llmrecipe.recipe.kinds import Augmenter, Decoding, Model
-from llmrecipe.recipe.schema import Word, at_least, between, define, greater_than, not_empty
+from llmrecipe.recipe.schema import Word, at_least, between, define, greater_than, kind, not_empty
 
 __all__ = [
     "BackTranslate",
@@ -79,8 +79,20 @@ class Sampling(Decoding):
     """Draw from the fewest tokens that hold this probability (Holtzman et al. 2020); 1 draws from all."""
 
 
+@kind
+class AlteringAugmenter(Augmenter):
+    """What is made of one document is another, and kept if it is neither too near to it nor too far from it."""
+
+    similarity: Band
+    """chrF (Popović 2015) to the source: n-grams of characters in common, from 0 to 1. Unrelated English texts of 100,
+    1,000 and 4,000 characters reach 0.2, 0.4 and 0.5."""
+
+    length_ratio: Band
+    """Characters of the new text for each of its source."""
+
+
 @define("back_translate")
-class BackTranslate(Augmenter):
+class BackTranslate(AlteringAugmenter):
     """Translate a document into another language and back (Sennrich et al. 2016, of documents as Yu et al. 2018).
 
     Translators are trained on sentences, so a document is cut into paragraphs, and those into `piece_tokens`, between
@@ -114,7 +126,7 @@ class BackTranslate(Augmenter):
 
 
 @define("paraphrase")
-class Paraphrase(Augmenter):
+class Paraphrase(AlteringAugmenter):
     """Let a model say a document in other words (as in rephrased pre-training text, Maini et al. 2024).
 
     The model is a sequence-to-sequence one or a causal one that follows instructions; its configuration says which.
@@ -161,7 +173,7 @@ class JoinDocuments(Augmenter):
 
 
 @define("shuffle_spans")
-class ShuffleSpans(Augmenter):
+class ShuffleSpans(AlteringAugmenter):
     """Put the spans of a document in another order, as in BART's sentence permutation (Lewis et al. 2020).
 
     Whatever is between the spans, such as a blank line, stays in its place.
@@ -178,7 +190,7 @@ class ShuffleSpans(Augmenter):
 
 
 @define("token_noise")
-class TokenNoise(Augmenter):
+class TokenNoise(AlteringAugmenter):
     """Delete, double and swap words at random (Wei & Zou 2019, EDA, without its synonyms).
 
     Words are separated by white space, which stays in its place.

@@ -71,7 +71,7 @@ def _name(named: Any) -> Findings:
         proposal = f"; use {better!r}" if better else ""
         yield (
             "name",
-            f"{given!r} must start with a letter or digit and go on with letters, digits, `_` and `-`{proposal}",
+            f"{given!r} must start with a letter or digit, followed by letters, digits, `_` and `-`{proposal}",
         )
     elif given is None and not NAME.fullmatch(named.name):
         made_from = [item for _, item in parts(named, "") if isinstance(item, _NAMED)]

@@ -35,7 +35,7 @@ def _no_tokenizer(model: Trained) -> Findings:
 @rules.add("tokenizer", "vocabulary", "start.vocabulary", of=Trained)
 def _other_tokenizer(model: Trained) -> Findings:
     start = model.start
-    if model.tokenizer is not None and isinstance(start, Model) and model.vocabulary != start.vocabulary:
+    if isinstance(start, Model) and model.tokenizer is not None and model.vocabulary != start.vocabulary:
         yield (
             "tokenizer",
             f"{model.vocabulary.name} is not {start.vocabulary.name}, the tokenizer of {start.name}, whose "

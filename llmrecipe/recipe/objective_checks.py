@@ -34,7 +34,8 @@ def _objective_of_network(run: Any) -> Findings:
         else ("those before it", "those after it as well")
     )
     objectives = [cls.__name__ for cls in members(Objective).values() if cls.is_masked == network.reads_both_sides]
-    networks = [cls.__name__ for cls in members(Network).values() if cls.reads_both_sides == objective.is_masked]
+    known = members(Network)
+    networks = [cls.__name__ for cls in known.values() if cls.reads_both_sides == objective.is_masked]
     yield (
         "objective",
         f"{type(objective).__name__} predicts a token from {predicts}, and {type(network).__name__} reads {reads}; use "

@@ -13,7 +13,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, Union, cast, dataclass_transform, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 import attrs
 
@@ -21,7 +21,7 @@ from llmrecipe.errors import Violation
 
 T = TypeVar("T", bound="Word")
 
-Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+Validator = Callable[[Any, attrs.Attribute, Any], Any]
 
 UNWRITTEN = {"unwritten": True}
 """Metadata of a field that only the planner reads: no section of the parameters holds it."""
@@ -115,7 +115,7 @@ def is_kind(annotation: object) -> bool:
 
 def members(kind: type[T]) -> dict[str, type[T]]:
     """The words of a kind by tag, in the order of their definition."""
-    return cast(dict[str, type[T]], dict(_members[kind]))
+    return dict(_members[kind])  # type: ignore[arg-type]
 
 
 def kinds_of(cls: type[Word]) -> list[type[Word]]:

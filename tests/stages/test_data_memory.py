@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 from corpora import run
 from llmrecipe.recipe.deduplication import ExactDedup
+from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.sections import PrepareSection, TokenizeSection
 

@@ -1,4 +1,4 @@
-"""Texts made from others by a rule and a dice."""
+"""Texts made from others by rules and chance."""
 
 import random
 import re
@@ -24,8 +24,7 @@ def shuffle(text: str, wanted: ShuffleSpans, dice: random.Random) -> str:
     inner = text.strip()
     start = text.index(inner)
     gaps, spans = zip(*_SPANS[wanted.span].findall(inner), strict=True)
-    moved = dice.sample(spans, len(spans))
-    shuffled = "".join(gap + span for gap, span in zip(gaps, moved, strict=True))
+    shuffled = "".join(gap + span for gap, span in zip(gaps, dice.sample(spans, len(spans)), strict=True))
     return text[:start] + shuffled + text[start + len(inner) :]
 
 

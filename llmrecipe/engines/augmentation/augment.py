@@ -17,8 +17,18 @@ from llmrecipe.engines.augmentation import alterations, selection
 from llmrecipe.engines.augmentation.similarity import chrf
 from llmrecipe.engines.datatrove import documents
 from llmrecipe.engines.datatrove.executors import executor
+from llmrecipe.errors import StageError
 from llmrecipe.progress import GenerationProgress
-from llmrecipe.recipe.augment import JoinDocuments, ShuffleSpans, TokenNoise, labels, models
+from llmrecipe.recipe.augment import (
+    AlteringAugmenter,
+    BackTranslate,
+    JoinDocuments,
+    Paraphrase,
+    ShuffleSpans,
+    TokenNoise,
+    labels,
+)
+from llmrecipe.recipe.kinds import Augmenter
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.sections import AugmentSection
 
@@ -58,6 +68,9 @@ def augment(
         for file in card.files[split]:
             (directory / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / file, directory / file)
+    counts = {
+        split: {"documents": card.documents[split], "text_bytes": card.text_bytes[split]} for split in documents.SPLITS
+    }
     results: dict[str, dict[str, Any]] = {}
     examples: list[dict[str, Any]] = []
     speeds: dict[str, float] = {}
@@ -73,9 +86,9 @@ def augment(
             tallies=fresh / "tallies" / label,
             lines=lines,
         )
-        if models(augmenter):
+        if isinstance(augmenter, BackTranslate | Paraphrase):
             where = f"{name}.augment[{index}]"
-            speeds[label] = _rewrite(work, where, section.revision, machine, scratch)
+            speeds[label] = _rewrite(augmenter, work, where, section.revision, machine, scratch)
         else:
             steps = [(label, AlterFiles(work))]
             executor.run(label, steps, tasks=len(lines), machine=machine, work=fresh / "logs" / label)
@@ -91,13 +104,9 @@ def augment(
             "share_of_bytes": tally.text_bytes / card.text_bytes["train"],
         }
         examples += [example for _, example in tally.examples]
+        counts["train"]["documents"] += tally.kept
+        counts["train"]["text_bytes"] += tally.text_bytes
     shutil.rmtree(fresh)
-    counts = {
-        split: {"documents": card.documents[split], "text_bytes": card.text_bytes[split]} for split in documents.SPLITS
-    }
-    for result in results.values():
-        counts["train"]["documents"] += result["kept"]
-        counts["train"]["text_bytes"] += result["text_bytes"]
     documents.write_card(directory, counts)
     return {"augmented": results} | counts, examples, speeds
 
@@ -119,23 +128,31 @@ class AlterFiles(PipelineStep):
         yield from ()
 
 
-def _altered(
-    augmenter: JoinDocuments | ShuffleSpans | TokenNoise, taken: list[dict[str, str]]
-) -> Iterator[tuple[list[dict[str, str]], str]]:
-    if isinstance(augmenter, JoinDocuments):
-        for start in range(0, len(taken) - 1, augmenter.documents):
-            group = taken[start : start + augmenter.documents]
-            yield group, augmenter.separator.join(document["text"] for document in group)
-        return
-    for document in taken:
-        dice = random.Random(selection.digest("dice", selection.rank(augmenter, document["id"])))
-        if isinstance(augmenter, ShuffleSpans):
-            yield [document], alterations.shuffle(document["text"], augmenter, dice)
-        else:
-            yield [document], alterations.add_noise(document["text"], augmenter, dice)
+def _altered(augmenter: Augmenter, taken: list[dict[str, str]]) -> Iterator[tuple[list[dict[str, str]], str]]:
+    match augmenter:
+        case JoinDocuments():
+            for start in range(0, len(taken) - 1, augmenter.documents):
+                group = taken[start : start + augmenter.documents]
+                yield group, augmenter.separator.join(document["text"] for document in group)
+        case ShuffleSpans():
+            for document in taken:
+                yield [document], alterations.shuffle(document["text"], augmenter, _dice(augmenter, document))
+        case TokenNoise():
+            for document in taken:
+                yield [document], alterations.add_noise(document["text"], augmenter, _dice(augmenter, document))
+        case _:
+            raise StageError(
+                f"nothing makes texts as {type(augmenter).__name__} says; use an augmenter of this package"
+            )
 
 
-def _rewrite(work: "Work", where: str, revision: int, machine: Machine, scratch: Path) -> float:
+def _dice(augmenter: Augmenter, document: dict[str, str]) -> random.Random:
+    return random.Random(selection.digest("dice", selection.rank(augmenter, document["id"])))
+
+
+def _rewrite(
+    augmenter: BackTranslate | Paraphrase, work: "Work", where: str, revision: int, machine: Machine, scratch: Path
+) -> float:
     """Let the models of an augmenter write its texts; the tokens written a second."""
     # Only here: the other augmenters need no torch.
     from llmrecipe.engines.augmentation import rewriting
@@ -143,9 +160,9 @@ def _rewrite(work: "Work", where: str, revision: int, machine: Machine, scratch:
 
     device = set_up(machine)
     artifacts.open_artifact(work.source, "documents")
-    decides = rewriting.decides(work.augmenter, revision=revision, documents=work.source, device=device)
+    decides = rewriting.decides(augmenter, revision=revision, documents=work.source, device=device)
     folder = identity.work_folder(scratch, decides)
-    rewriter = rewriting.Rewriter(work.augmenter, where, device)
+    rewriter = rewriting.Rewriter(augmenter, where, device)
     count = sum(map(len, work.lines.values()))
     progress = GenerationProgress(f"{where}: {work.label}", documents=count, interval=machine.log_interval)
     for file in sorted(work.lines):
@@ -204,7 +221,7 @@ class Work:
             return "unfinished", {}
         if not text.strip():
             return "empty", {}
-        if isinstance(self.augmenter, JoinDocuments):
+        if not isinstance(self.augmenter, AlteringAugmenter):
             return "", {}
         source = sources[0]["text"]
         if text.strip() == source.strip():

@@ -142,12 +142,13 @@ class Writer:
         batch = self._tokenizer.pad({"input_ids": [encoded[index] for index in fitting]}, return_tensors="pt")
         batch = batch.to(self._model.device)
         options: dict[str, Any] = {"do_sample": False, "max_new_tokens": self._max_new_tokens}
-        if isinstance(self._decoding, Sampling):
-            options["num_beams"] = 1
-            drawn = Draw(self._decoding, [seeds[index] for index in fitting])
-            options["logits_processor"] = LogitsProcessorList([drawn])
-        elif isinstance(self._decoding, BeamSearch):
-            options["num_beams"] = self._decoding.beams
+        match self._decoding:
+            case Sampling():
+                options["num_beams"] = 1
+                drawn = Draw(self._decoding, [seeds[index] for index in fitting])
+                options["logits_processor"] = LogitsProcessorList([drawn])
+            case BeamSearch():
+                options["num_beams"] = self._decoding.beams
         written = self._model.generate(**batch, pad_token_id=self._tokenizer.pad_token_id, **options)
         # A sequence-to-sequence model's begins with a token of its own.
         written = written[:, batch["input_ids"].shape[1] if self.is_causal else 1 :]
@@ -169,10 +170,12 @@ class Writer:
 
 
 def _address(model: Pretrained) -> tuple[str | Path, dict[str, Any]]:
-    """What `from_pretrained` needs to find a model, and to run no code of its."""
+    """What `from_pretrained` needs to find a model, and to run no code of its own.
+
+    A plan names a model that is made here by its folder.
+    """
     if isinstance(model, HubModel):
         return model.name, {"revision": model.revision, "trust_remote_code": False}
-    # The planner has put a folder in the place of a model that is made here.
     return Path(cast(str, model)), {"local_files_only": True, "trust_remote_code": False}
 
 

@@ -73,7 +73,7 @@ class Rewriter:
             if not alive:
                 break
             seeds = [selection.digest("draw", step, selection.rank(self._augmenter, ids[index])) for index in alive]
-            answers, tokens = writer.answer([text for text in results if text], seeds)
+            answers, tokens = writer.answer([results[index] or "" for index in alive], seeds)
             total += tokens
             for index, answer in zip(alive, answers, strict=True):
                 results[index] = answer
@@ -134,7 +134,7 @@ def decides(
         augmenter: what is done.
         revision: of the section.
         documents: the artifact of the documents.
-        device: another rounds otherwise.
+        device: another one rounds differently.
     """
     plain = codec.unstructure(augmenter)
     files = {

@@ -115,5 +115,5 @@ class TokenMixture:
 
     def order(self, sequence_length: int, seed: int) -> SampleOrder:
         """The order in which a run reads the windows."""
-        sizes = [files.num_windows(sequence_length) for files in self.corpora]
+        sizes = tuple(files.num_windows(sequence_length) for files in self.corpora)
         return SampleOrder(sizes=sizes, shares=self.shares, seed=seed)

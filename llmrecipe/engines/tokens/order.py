@@ -25,10 +25,10 @@ class SampleOrder:
     A window is numbered over all corpora: those of the first, then those of the second, and so on.
     """
 
-    sizes: tuple[int, ...] = attrs.field(converter=_as_tuple)
+    sizes: tuple[int, ...]
     """Windows of each corpus, at least 1."""
 
-    shares: tuple[float, ...] = attrs.field(converter=_as_tuple)
+    shares: tuple[float, ...]
     """Samples drawn from each corpus, relative to the others; at least 1 in 500 of all."""
 
     seed: int

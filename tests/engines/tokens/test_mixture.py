@@ -56,7 +56,7 @@ def test_whole_parts_add_up_and_none_is_a_whole_one_off(weights, count):
 @given(weights=weights, seed=st.integers(0, 2**32 - 1), data=st.data())
 def test_every_corpus_is_read_in_epochs_of_its_own(weights, seed, data):
     sizes = data.draw(st.lists(st.integers(1, 300), min_size=len(weights), max_size=len(weights)))
-    order = SampleOrder(sizes=sizes, shares=weights, seed=seed)
+    order = SampleOrder(sizes=tuple(sizes), shares=weights, seed=seed)
     samples = order.windows(0, 2500)
     bounds = np.cumsum([0, *sizes])
 
@@ -76,7 +76,7 @@ def test_every_corpus_is_read_in_epochs_of_its_own(weights, seed, data):
 
 
 def test_a_corpus_alone_is_read_in_permutations_of_numpys_generator():
-    order = SampleOrder(sizes=[700], shares=[3.0], seed=5)
+    order = SampleOrder(sizes=(700,), shares=(3.0,), seed=5)
     expected = [*np.random.default_rng([5, 0]).permutation(700), *np.random.default_rng([5, 1]).permutation(700)]
     assert order.windows(0, 1400) == expected
 

@@ -30,8 +30,7 @@ class HubReader(SourceReader):
             StageError: the hub can't be reached, or has no such data set, commit, configuration or split.
         """
         self.source, self.where = source, where
-        parts = [source.name, source.subset, source.split]
-        self.prefix = "/".join(part for part in parts if part)
+        self.prefix = "/".join(part for part in (source.name, source.subset, source.split) if part)
         # Without the prefix `datasets` would read a folder of this name here. Without a hub it would take what it has
         # kept of the data set, at whatever commit: so it finds nothing kept.
         try:

@@ -5,7 +5,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, TextIO, cast
 from urllib.parse import urlsplit
 
 import fsspec
@@ -165,7 +165,7 @@ class FileReader(SourceReader):
 
     def open_text(self, name: str, newline: str | None = None) -> IO[str]:
         """Open a text file, compressed or not; a byte order mark is no part of the text."""
-        return self.open(name, "r", encoding="utf-8-sig", newline=newline)
+        return cast(TextIO, self.open(name, "r", encoding="utf-8-sig", newline=newline))
 
     def open(self, name: str, mode: str = "rb", **options: Any) -> IO:
         """Open a file of the source, unpacked; `options` as for fsspec."""
