@@ -119,6 +119,9 @@ def test_recipes_share_what_they_import(capsys, project):
     (project / "recipes/one.py").write_text("from own import Shout\n" + text)
     (project / "recipes/two.py").write_text("from own import Shout\n" + text.replace('name="quickstart"', 'name="two"'))
     assert main(["check", "one", "two"]) == 0
+    assert main(["plan", "one"]) == 0
+    assert main(["plan", "two"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_the_default_machine_of_the_project_is_the_one_that_warnings_are_for(capsys, project):
