@@ -256,8 +256,7 @@ def _is_file_in(filename: str, folder: Path) -> bool:
 def _failure(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return "is not valid Python"
-    near = misuse.near_word(error)
-    return f"failed with {type(error).__name__}: {error}" + (f"; did you mean {near!r}?" if near else "")
+    return f"failed with {type(error).__name__}: {error}{misuse.hint(error)}"
 
 
 def _place(frames: TracebackType | None, folder: Path) -> str:

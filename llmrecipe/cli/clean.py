@@ -9,12 +9,11 @@ from typing import Any
 
 import attrs
 
-from llmrecipe import artifacts, codec, dvcfiles, identity
+from llmrecipe import artifacts, codec, dvcfiles, identity, layout
 from llmrecipe.engines.nanotron import meaning
 from llmrecipe.errors import RecipeError
 from llmrecipe.launch.lock import exclusive, is_held
 from llmrecipe.sections import TrainSection
-from llmrecipe.stages.runner import SCRATCH
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "clean",
         help="delete what interrupted and finished runs have left and nothing needs; outputs stay",
-        description=f"Looks for what is left over in {SCRATCH}, lists it, and asks before it deletes anything.",
+        description=f"Looks for what is left over in {layout.SCRATCH}, lists it, and asks before it deletes anything.",
     )
     answers = parser.add_mutually_exclusive_group()
     answers.add_argument("--yes", action="store_true", help="delete without asking")
@@ -48,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     """List what is left over, and delete it if the answer is yes."""
     found = sorted(leftovers(Path()), key=lambda leftover: leftover.path)
     if not found:
-        print(f"nothing in {SCRATCH} is left over")
+        print(f"nothing in {layout.SCRATCH} is left over")
         return 0
     sizes = [_bytes(leftover.path) for leftover in found]
     for leftover, number in zip(found, sizes, strict=True):
@@ -77,9 +76,9 @@ def leftovers(root: Path) -> Iterator[Leftover]:
     recipes = dvcfiles.recorded(root).values()
     stages = {name: entry for recipe in recipes for name, entry in recipe.stages.items()}
     sections = {name: section for recipe in recipes for name, section in recipe.sections(root).items()}
-    for folder in _folders(root / SCRATCH / "certify"):
+    for folder in _folders(root / layout.SCRATCH / "certify"):
         yield from _unless_held(folder, folder.with_name(f"{folder.name}.lock"), "left by a proof that didn't pass")
-    for folder in _folders(root / SCRATCH):
+    for folder in _folders(root / layout.SCRATCH):
         if folder.name == "certify":
             continue
         lock = folder.with_name(f"{folder.name}.lock")

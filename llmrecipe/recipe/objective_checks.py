@@ -34,7 +34,7 @@ def _objective_of_network(run: Any) -> Findings:
         else ("those before it", "those after it as well")
     )
     objectives = [cls.__name__ for cls in members(Objective).values() if cls.is_masked == network.reads_both_sides]
-    known = members(Network)  # type: ignore[type-abstract]
+    known = members(Network)
     networks = [cls.__name__ for cls in known.values() if cls.reads_both_sides == objective.is_masked]
     yield (
         "objective",

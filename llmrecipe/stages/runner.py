@@ -22,10 +22,6 @@ from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.schema import members
 from llmrecipe.sections import Section, section_of_kind
 
-SCRATCH = Path(".llmrecipe")
-"""State that outlives an interrupted stage; neither git nor DVC looks at it."""
-
-
 S = TypeVar("S", bound=Section)
 
 
@@ -125,10 +121,10 @@ def run_stage(
     _refuse_missing(inputs)
     before = _states(inputs)
     started = time.monotonic()
-    scratch = SCRATCH / name
+    scratch = layout.SCRATCH / name
     scratch.mkdir(parents=True, exist_ok=True)
     # Next to the scratch folder, which a stage may clear.
-    with exclusive(SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
+    with exclusive(layout.SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
         # Only now: a second writer shouldn't wait for the heavy libraries to be refused.
         from llmrecipe.engines.quiet import hide_progress_bars
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from strategies import recipe_sets
 
 from llmrecipe import dvcfiles
+from llmrecipe.errors import PlanError
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe.recipe import Recipe
 
@@ -38,8 +39,20 @@ def sections(files: dict[str, str]) -> dict[str, str]:
     return {block.split(":", 1)[0].strip('"'): block.strip("\n") for block in blocks}
 
 
+def can_be_planned(recipes: tuple[Recipe, ...]) -> bool:
+    """Whether no source is drawn that searches the folder of the artifacts, which the checks can't know."""
+    try:
+        plan(recipes)
+    except PlanError:
+        return False
+    return True
+
+
+RECIPES = recipe_sets().filter(can_be_planned)
+
+
 @settings(max_examples=20)
-@given(recipe_sets())
+@given(RECIPES)
 def test_a_value_s_stages_and_sections_are_the_same_planned_alone_or_together(recipes):
     together = written(*recipes)
     stages, parameters = entries(together["dvc.yaml"]), sections(together)
@@ -55,14 +68,14 @@ def test_a_value_s_stages_and_sections_are_the_same_planned_alone_or_together(re
 
 
 @settings(max_examples=20)
-@given(recipe_sets(), st.randoms(use_true_random=False))
+@given(RECIPES, st.randoms(use_true_random=False))
 def test_the_order_of_recipes_changes_no_byte(recipes, random):
     shuffled = random.sample(list(recipes), len(recipes))
     assert written(*shuffled) == written(*recipes)
 
 
 @settings(max_examples=20)
-@given(recipe_sets())
+@given(RECIPES)
 def test_planning_again_changes_no_byte_and_a_value_that_nothing_needs_any_more_is_gone(recipes):
     assert written(*recipes, before=tuple(recipes)) == written(*recipes)
     assert written(recipes[0], before=tuple(recipes)) == written(recipes[0])

@@ -89,6 +89,7 @@ def test_a_recipe_that_can_work_has_no_violations(recipe):
     assert checks.violations(recipe) == []
 
 
+@settings(max_examples=25)
 @given(recipe_sets())
 def test_recipes_that_share_values_have_no_violations(recipes):
     assert [violation for recipe in recipes for violation in checks.violations(recipe)] == []

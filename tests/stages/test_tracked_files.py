@@ -7,13 +7,12 @@ import threading
 from functools import partial
 from pathlib import Path
 
-import attrs
 import pytest
 from corpora import read_documents, write_jsonl
 from dvc_project import create, environment, repro, run
-from tiny_recipe import RECIPE
+from tiny_recipe import BASE, RECIPE
 
-from llmrecipe import Corpus, JsonlFiles
+from llmrecipe import Corpus, Fraction, evolve, source
 
 pytestmark = pytest.mark.slow
 
@@ -37,8 +36,8 @@ def prepared(project: Path) -> set[str]:
 
 def test_added_and_imported_files_are_inputs_that_rerun_when_they_change_and_only_then(tmp_path, server):
     folder, address = server
-    corpus = Corpus(name="lines", source=JsonlFiles(paths=("data/*.jsonl",)), heldout_fraction=0.3)
-    project = create(tmp_path / "project", attrs.evolve(RECIPE, corpus=corpus))
+    corpus = Corpus(name="lines", source=source.JsonlFiles(paths=("data/*.jsonl",)), heldout=Fraction(0.3))
+    project = create(tmp_path / "project", evolve(RECIPE, models=(evolve(BASE, text=corpus),)))
     write_jsonl(project / "data/x.jsonl", [f"number {number}" for number in range(40)])
     write_jsonl(folder / "y.jsonl", [f"imported {number}" for number in range(20)])
     run(project, "dvc", "add", "--quiet", "data/x.jsonl")
@@ -58,7 +57,8 @@ def test_added_and_imported_files_are_inputs_that_rerun_when_they_change_and_onl
 
     for name in ("x", "y"):
         (project / f"data/{name}.jsonl").unlink()
-    command = ["llmrecipe", "stage", "prepare", "--name", "lines-prepare", "--runtime", "lines", "--output", "out"]
+    command = ["llmrecipe", "stage", "prepare", "--name", "lines-prepare", "--params", "params/lines.yaml"]
+    command += ["--output", "out"]
     failed = subprocess.run(command, cwd=project, env=environment(project), capture_output=True, text=True)
     assert "data/x.jsonl.dvc says that DVC keeps it; `dvc pull` brings it" in failed.stderr
     run(project, "dvc", "checkout", "--quiet", "data/x.jsonl", "data/y.jsonl")
