@@ -10,12 +10,12 @@ import attrs
 from llmrecipe.recipe.kinds import Objective, Text
 from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, at_least, define, kind, not_empty
 
-_TAKEN = ("model", "unigram", "corpora", "size_mb", "recovery_percent", "recovery_by")
+TAKEN = ("model", "unigram", "corpora", "size_mb", "recovery_percent", "recovery_by")
 """What a comparison says of a model besides its measures."""
 
 
 def _free(owner: object, attribute: attrs.Attribute, value: str | None) -> None:
-    if value in _TAKEN:
+    if value in TAKEN:
         raise FieldError(owner, "name", f"{value!r} has a meaning of its own in a report; use another name")
 
 

@@ -3,7 +3,7 @@
 import re
 
 from llmrecipe.recipe.kinds import Model
-from llmrecipe.recipe.measure import Measure, Perplexity, Samples
+from llmrecipe.recipe.measure import TAKEN, Measure, Perplexity, Samples
 from llmrecipe.recipe.model import Quantized
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields, Findings, Rules
@@ -32,7 +32,7 @@ def _measure_name(measure: Measure) -> Findings:
         yield "name", f"{name!r} is what a kind of stage is called; use another, such as '{measure.tag}_{name}'"
     elif not NAME.fullmatch(name):
         better = re.sub(r"[^A-Za-z0-9]+", "_", name.encode("ascii", "ignore").decode()).strip("_")
-        proposal = f"; use {better!r}" if better and better not in STAGES else ""
+        proposal = f"; use {better!r}" if better and better not in (*STAGES, *TAKEN) else ""
         yield "name", f"{name!r} must begin with a letter or digit, followed by letters, digits and `_`{proposal}"
 
 
