@@ -42,7 +42,7 @@ def hint(error: BaseException) -> str:
 
 
 def _unknown(error: BaseException) -> tuple[str | None, str]:
-    """The name that wasn't found, and the room where it was looked for; None if it isn't about the language."""
+    """The name that wasn't found and the room where it was looked for; None if that was not in the language."""
     if isinstance(error, NameError):
         return error.name, ""
     if isinstance(error, AttributeError):

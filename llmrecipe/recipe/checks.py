@@ -73,7 +73,7 @@ def _name(named: Any) -> Findings:
             "name",
             f"{given!r} must start with a letter or digit, followed by letters, digits, `_` and `-`{proposal}",
         )
-    elif given is None and not NAME.fullmatch(named.name):
+    elif given is None and isinstance(named.name, str) and not NAME.fullmatch(named.name):
         made_from = [item for _, item in parts(named, "") if isinstance(item, _NAMED)]
-        if all(NAME.fullmatch(item.name) for item in made_from):
+        if all(isinstance(item.name, str) and NAME.fullmatch(item.name) for item in made_from):
             yield "name", f"{named.name!r} is made from its parts, and no name for files; give it one of its own"
