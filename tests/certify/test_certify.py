@@ -309,3 +309,68 @@ def test_a_stage_that_fails_is_shown_as_it_is(capfd, project):
     _, err = capfd.readouterr()
     assert "lower training.optimizer.learning_rate" in err
     assert "error: .llmrecipe/certify/tiny/straight: this run failed, for the reason above" in err
+
+
+FURTHER = """
+    further = Trained(
+        name="further",
+        start=tiny,
+        text=tiny.text,
+        objective=CausalLM(sequence_length=128),
+        training=evolve(tiny.training, seed=8),
+    )
+    return Recipe(name="small", models=(further,))
+"""
+
+
+@pytest.fixture
+def chain(project, monkeypatch):
+    """A recipe of a model that starts from another, and trainings that are exact and take no time."""
+
+    def train(run: Run) -> list[dict]:
+        run.checkpoint.parent.mkdir(parents=True)
+        write_checkpoint(run.checkpoint, {"w": torch.tensor([1.0])})
+        return ROWS
+
+    monkeypatch.setattr(Run, "train", train)
+    monkeypatch.setattr(Run, "train_until_killed", lambda run, step: (step, 2))
+    body = SMALL[: SMALL.index("    return Recipe")]
+    (project / "recipes/small.py").write_text(body + FURTHER.removeprefix("\n"))
+
+
+@pytest.mark.usefixtures("chain")
+def test_all_models_that_a_recipe_trains_are_certified_each_after_the_one_that_it_starts_from(capfd):
+    assert main(["certify", "small", "--steps", "8"]) == 0
+
+    out, _ = capfd.readouterr()
+    assert re.findall(r"^certified: (\w+) trains exactly", out, re.M) == ["tiny", "further"]
+    assert re.search(r"^further, shrunk: .*from first weights of its network, not from tiny$", out, re.M)
+    assert not re.search(r"^tiny, shrunk: .*not from", out, re.M)
+
+
+@pytest.mark.usefixtures("chain")
+def test_one_model_can_be_named_and_one_that_is_not_there_is_refused(capfd):
+    assert main(["certify", "small", "--steps", "8", "--model", "further"]) == 0
+    out, _ = capfd.readouterr()
+    assert re.findall(r"^certified: (\w+) trains", out, re.M) == ["further"]
+
+    assert main(["certify", "small", "--model", "furthr"]) == 1
+    assert "small trains no model of that name; did you mean 'further'?" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("chain")
+def test_a_proof_runs_on_the_machine_of_the_plan_with_checkpoints_of_its_own(project, monkeypatch):
+    seen = []
+    create = Run.create
+
+    def watched(root, model, inputs, machine):
+        seen.append(machine)
+        return create(root, model, inputs, machine)
+
+    monkeypatch.setattr(Run, "create", watched)
+    (project / "params.yaml").write_text("machine: {tiny: {device: cpu, log_level: error}}\n")
+
+    assert main(["certify", "small", "--steps", "8", "--model", "tiny"]) == 0
+
+    assert {machine.log_level for machine in seen} == {"error"}
+    assert {machine.checkpoint_interval for machine in seen} == {2}

@@ -1,0 +1,78 @@
+"""What the line of a run says of its rate, its validation and the time left."""
+
+import re
+
+import pytest
+
+from llmrecipe import progress
+from llmrecipe.progress import TrainingProgress
+
+
+class Clock:
+    """A clock that the test moves on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def new_progress(**changes) -> TrainingProgress:
+    return TrainingProgress(
+        **{"name": "t", "total": 10, "done": 0, "tokens_per_step": 1000, "interval": 1, "validation_interval": 4}
+        | changes
+    )
+
+
+def run(line: TrainingProgress, clock: Clock, steps: range) -> None:
+    """Steps of two seconds, each fourth followed by a validation of ten."""
+    for step in steps:
+        clock.now += 2
+        if step % 4 == 0:
+            clock.now += 10
+            line.validated(step, 3.25, 10.0)
+        line.step(step, 2.0, loss=4.5)
+
+
+def test_a_validation_is_shown_with_the_step_that_it_was_measured_at(clock, capsys):
+    run(new_progress(), clock, range(1, 7))
+
+    lines = capsys.readouterr().err.splitlines()
+    assert [re.findall(r"validation .*? at step \d+", line) for line in lines] == [
+        *[[]] * 3,
+        *[["validation 3.2500 at step 4"]] * 3,
+    ]
+
+
+def test_the_rate_is_that_of_steps_alone(clock, capsys):
+    run(new_progress(), clock, range(1, 6))
+
+    assert set(re.findall(r"\S+ tokens/s", capsys.readouterr().err)) == {"500 tokens/s"}
+
+
+@pytest.mark.parametrize(
+    ("done", "steps", "left"),
+    [
+        # Six steps, and a validation after steps 8 and 10.
+        (0, range(1, 5), "0:32 left"),
+        # Of a resumed run as well.
+        (3, range(4, 5), "0:32 left"),
+        # Five steps and both.
+        (0, range(1, 6), "0:30 left"),
+        # One step, and the last validation.
+        (0, range(1, 10), "0:12 left"),
+        (0, range(1, 11), "0:00 left"),
+    ],
+)
+def test_the_time_left_counts_the_validations_that_are_due(clock, capsys, done, steps, left):
+    run(new_progress(done=done), clock, steps)
+
+    assert capsys.readouterr().err.splitlines()[-1].endswith(left)
