@@ -7,6 +7,9 @@ ARTIFACTS = "artifacts"
 PARAMS = "params"
 """DVC reads a file of parameters again for every stage that names it: one for all takes the square of their number."""
 
+SCRATCH = Path(".llmrecipe")
+"""State that outlives an interrupted stage; neither git nor DVC looks at it."""
+
 MACHINES_FILE = Path("params.yaml")
 """The file of the `machine` entry, which no stage tracks."""
 

@@ -5,7 +5,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -44,7 +44,7 @@ def load(reference: str, recipes_dir: Path = RECIPES_DIR) -> Recipe:
     it gets that of its function. The file is a program of the user: it runs with this process's rights.
 
     Raises:
-        LoadError: the file or the function isn't there, the user's code fails, or what it returns is no recipe.
+        LoadError: the file or the function isn't there, the user's code fails, or it returns no recipe.
     """
     return find(reference, recipes_dir).value
 
@@ -71,7 +71,7 @@ def load_machine(reference: str, recipes_dir: Path = RECIPES_DIR) -> Machine:
     """The machine that `reference` names: a function of `recipes_dir/machines.py`, or `file.py:function`.
 
     Raises:
-        LoadError: the file or the function isn't there, the user's code fails, or what it returns is no machine.
+        LoadError: the file or the function isn't there, the user's code fails, or it returns no machine.
         RecipeError: fields of the machine are wrong.
     """
     target, separator, function = reference.rpartition(":")
@@ -164,7 +164,7 @@ def _run(path: Path) -> ModuleType:
 def _factory(module: ModuleType, path: Path, function: str, wanted: type) -> Callable[[], Any]:
     """The function that makes what is wanted, by name or because no other can be meant."""
     noun = wanted.__name__
-    own = {
+    own: dict[str, Callable[..., Any]] = {
         name: value
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
@@ -184,7 +184,7 @@ def _factory(module: ModuleType, path: Path, function: str, wanted: type) -> Cal
     return value
 
 
-def _only_one(own: dict[str, Callable], path: Path, wanted: type) -> str:
+def _only_one(own: Mapping[str, Callable[..., Any]], path: Path, wanted: type) -> str:
     noun = wanted.__name__
     complete = [name for name, value in own.items() if not _required(value)]
     annotated = [name for name in complete if own[name].__annotations__.get("return") in (wanted, noun)]
@@ -256,8 +256,7 @@ def _is_file_in(filename: str, folder: Path) -> bool:
 def _failure(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return "is not valid Python"
-    near = misuse.near_word(error)
-    return f"failed with {type(error).__name__}: {error}" + (f"; did you mean {near!r}?" if near else "")
+    return f"failed with {type(error).__name__}: {error}{misuse.hint(error)}"
 
 
 def _place(frames: TracebackType | None, folder: Path) -> str:

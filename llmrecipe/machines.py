@@ -33,7 +33,7 @@ class Machines:
         """The machines in plain data.
 
         Raises:
-            StageError: it is no mapping.
+            StageError: it isn't a mapping.
         """
         if not isinstance(data or {}, dict):
             raise StageError(f"{source}: must be a mapping of machines, got {shown(data)}; run `llmrecipe plan`")
@@ -50,6 +50,10 @@ class Machines:
                 entry = self.entries[key]
                 return entry if isinstance(entry, Machine) else codec.structure(entry, Machine, f"{self.source}.{key}")
         return None
+
+
+NONE = Machines({}, "")
+"""Nobody has chosen one."""
 
 
 def planned(path: Path) -> Machines:

@@ -32,21 +32,24 @@ def of_fields(error: BaseException) -> str | None:
     return f"{cls.__name__} takes its fields by name: {cls.__name__}({', '.join(f'{name}=…' for name in fields)})"
 
 
-def near_word(error: BaseException) -> str | None:
-    """The word of the language that was meant by a name that isn't known, with its room; None for any other error."""
-    room = ""
+def hint(error: BaseException) -> str:
+    """The end of a message about a name that isn't known: the word that was meant, with its room; empty if none was."""
+    given, room = _unknown(error)
+    near = catalogue.near(given, room) if given else None
+    if near is None:
+        return ""
+    return f"; import it: `from llmrecipe import {near}`" if near == given else f"; did you mean {near!r}?"
+
+
+def _unknown(error: BaseException) -> tuple[str | None, str]:
+    """The name that wasn't found and the room where it was looked for; None if that was not in the language."""
     if isinstance(error, NameError):
-        given = error.name
-    elif isinstance(error, AttributeError):
-        given, room = error.name, _room(error.obj)
-        if not room:
-            return None
-    elif isinstance(error, ImportError):
-        found = re.match(r"cannot import name '(\w+)' from 'llmrecipe(?:\.recipe\.(\w+))?'", str(error))
-        given, room = (found[1], found[2] or "") if found else (None, "")
-    else:
-        return None
-    return catalogue.near(given, room) if given else None
+        return error.name, ""
+    if isinstance(error, AttributeError):
+        room = _room(error.obj)
+        return (error.name if room else None), room
+    found = re.match(r"cannot import name '(\w+)' from 'llmrecipe(?:\.recipe\.(\w+))?'", str(error))
+    return (found[1], found[2] or "") if found and isinstance(error, ImportError) else (None, "")
 
 
 def _room(owner: object) -> str:
@@ -63,8 +66,9 @@ def _raised_in(frames: TracebackType | None) -> str | None:
     return last
 
 
-def _subclasses(cls: type) -> Iterator[type]:
+def _subclasses(cls: type[Word]) -> Iterator[type[Word]]:
     """All classes below `cls`, the newest first: a file that was read again defines the same one again."""
-    for below in reversed(cls.__subclasses__()):
+    found: list[type] = cls.__subclasses__()
+    for below in reversed(found):
         yield below
         yield from _subclasses(below)

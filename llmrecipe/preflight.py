@@ -181,7 +181,8 @@ def _special_tokens(directory: Path) -> set[str]:
     config = _json(directory / "tokenizer_config.json")
     given = [config.get(f"{role}_token") for role in _ROLES]
     roles = [role.get("content") if isinstance(role, dict) else role for role in given]
-    return {token.get("content") for token in added if isinstance(token, dict) and token.get("special")} - {*roles}
+    special = {str(token.get("content")) for token in added if isinstance(token, dict) and token.get("special")}
+    return special - {*roles}
 
 
 def _has_mask_token(directory: Path) -> bool:

@@ -82,7 +82,7 @@ class YamlText:
         """The text of a file, or `fresh` if there is no file.
 
         Raises:
-            PlanError: it isn't UTF-8 or isn't YAML, or its document is no mapping.
+            PlanError: it isn't UTF-8 or isn't YAML, or its document isn't a mapping.
         """
         try:
             text = path.read_bytes().decode("utf-8")
@@ -104,7 +104,7 @@ class YamlText:
         return {entry.name: _plain(entry.node) for entry in collection.entries} if collection else {}
 
     def replace(self, section: str | None, names: Collection[str], entries: Mapping[str, Any] | list) -> "YamlText":
-        """The text with `entries` in the place of those called `names`, in a top-level section or in the document.
+        """The text with `entries` in place of those called `names`, in a top-level section or in the document.
 
         A section in which nothing is left goes, too.
 
@@ -133,8 +133,8 @@ class YamlText:
 
     def refuse(self, section: str | None, name: str, reason: str) -> PlanError:
         """An error that points at an entry."""
-        entries = self._collection(section).entries
-        line = next(entry.start for entry in entries if entry.name == name) + 1
+        collection = self._collection(section)
+        line = next((entry.start + 1 for entry in (collection.entries if collection else ()) if entry.name == name), 1)
         return PlanError(f"{self.path}, line {line}: {reason}")
 
     def _has_others(self, section: str | None, names: Collection[str], expected: dict[str, Any]) -> bool:
@@ -166,7 +166,8 @@ class YamlText:
             root = yaml.compose(self.text, Loader=yaml.CSafeLoader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            raise PlanError(f"{self.path}, line {mark.line + 1}: not YAML: {error.problem}") from None
+            line = mark.line + 1 if mark else 1
+            raise PlanError(f"{self.path}, line {line}: not YAML: {error.problem}") from None
         except yaml.reader.ReaderError as error:
             line = self.text.encode()[: error.position].count(b"\n") + 1
             raise PlanError(f"{self.path}, line {line}: not YAML: {error.reason}") from None
@@ -177,7 +178,7 @@ class YamlText:
     def _block(self, node: yaml.Node, first_line: int) -> _Collection:
         if isinstance(node, yaml.ScalarNode) and node.value == "":
             return _Collection([], "  ", first_line)
-        if isinstance(node, yaml.ScalarNode) or node.flow_style:
+        if not isinstance(node, yaml.CollectionNode) or node.flow_style:
             raise PlanError(
                 f"{self.path}, line {node.start_mark.line + 1}: write this in block form, one entry a line, "
                 "so entries can be added"

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -181,3 +182,15 @@ def test_every_module_has_its_line_in_the_architecture():
     modules = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if path.name[:2] != "__"}
 
     assert modules_listed() - {"__init__.py"} == modules
+
+
+def test_the_order_of_imports_is_that_of_the_contracts():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = [each for each in project["tool"]["importlinter"]["contracts"] if each["type"] == "layers"]
+    shown = text_of("docs/architecture.md").partition("## Imports")[2].split("```")[1]
+    chains = re.split(r" inside \w+: ", " ".join(shown.split()))
+
+    assert chains == [
+        " > ".join(layer.replace(" | ", ", ") for layer in contract["layers"] if layer != "__main__")
+        for contract in contracts
+    ]

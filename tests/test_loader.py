@@ -179,12 +179,17 @@ def test_an_import_error_is_shown(write):
         ("from llmrecipe import clean; clean.W8A8", "scheme.W8A8"),
         ("from llmrecipe import schedule; schedule.Linea", "schedule.Linear"),
         ("import llmrecipe; llmrecipe.Perplexity", "measure.Perplexity"),
-        ("def a(): return optimizer.AdamW(learning_rate=1)", "optimizer"),
     ],
 )
 def test_a_misspelt_word_of_the_language_gets_the_nearest_with_its_room(write, line, near):
     write("a.py", f"{line}\n")
     assert str(refusal("a.py")).endswith(f"; did you mean {near!r}?")
+
+
+@pytest.mark.parametrize("word", ["optimizer", "Llama"])
+def test_a_word_that_is_not_imported_is_to_be_imported(write, word):
+    write("a.py", f"def a(): return {word}\n")
+    assert str(refusal("a.py")).endswith(f"; import it: `from llmrecipe import {word}`")
 
 
 @pytest.mark.parametrize("line", ["import math; math.pj", "xqzwv", "[].apend(1)", "from math import pj"])

@@ -21,10 +21,9 @@ from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import Trained
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.sections import TrainSection
-from llmrecipe.stages.runner import SCRATCH
 
 _POLL = 0.005
-"""Seconds between two looks at a run that is to be killed; its steps take several times that."""
+"""Seconds between two looks at a run that will be killed; its steps take several times that."""
 
 
 @attrs.frozen(kw_only=True)
@@ -97,7 +96,7 @@ class Run:
 
     @property
     def _state(self) -> Path:
-        return SCRATCH / self.stage.name / "*"
+        return layout.SCRATCH / self.stage.name / "*"
 
     def _start(self) -> subprocess.Popen:
         # As under DVC, which a stage doesn't outlive; `-P`, since the folder is no place to import from.

@@ -37,7 +37,7 @@ class Tokens:
 
 
 def find_or_make(own: Mapping[str, Path], shares: Sequence[float], objective: Objective, made: Path) -> Tokens:
-    """The model's own tokens if they are there, whole and of use; else as many corpora made in `made`.
+    """The model's own tokens if they are there, whole and usable; else as many corpora made in `made`.
 
     Args:
         own: where the model's own are, by role.
@@ -55,7 +55,7 @@ def find_or_make(own: Mapping[str, Path], shares: Sequence[float], objective: Ob
 
 
 def _unfit(role: str, directory: Path, objective: Objective) -> str | None:
-    """Why what is there is of no use, if so."""
+    """Why what is there can't be used, if so."""
     try:
         artifacts.open_artifact(directory, MIXTURE if role == MIXTURE else "tokens")
         card = None if role == MIXTURE else cards.read(directory, TokensCard)

@@ -22,7 +22,6 @@ from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import Trained
 from llmrecipe.recipe.names import named_values
 from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.stages.runner import SCRATCH
 
 FEWEST_STEPS = 8
 """Fewest steps of a run, of which two lie between two checkpoints."""
@@ -75,7 +74,7 @@ def _models(recipe: Recipe, name: str | None) -> list[Trained]:
 
 
 def _certify(recipe: Recipe, model: Trained, steps: int) -> bool:
-    home = SCRATCH / "certify"
+    home = layout.SCRATCH / "certify"
     home.mkdir(parents=True, exist_ok=True)
     folder = home / model.name
     with exclusive(home / f"{model.name}.lock", f"certifying {model.name}"):

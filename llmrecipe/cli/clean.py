@@ -9,17 +9,16 @@ from typing import Any
 
 import attrs
 
-from llmrecipe import artifacts, codec, dvcfiles, identity
+from llmrecipe import artifacts, codec, dvcfiles, identity, layout
 from llmrecipe.engines.nanotron import meaning
 from llmrecipe.errors import RecipeError
 from llmrecipe.launch.lock import exclusive, is_held
 from llmrecipe.sections import TrainSection
-from llmrecipe.stages.runner import SCRATCH
 
 
 @attrs.frozen(kw_only=True)
 class Leftover:
-    """A folder that is of no further use."""
+    """A folder that nothing needs any more."""
 
     path: Path
     """The folder."""
@@ -28,7 +27,7 @@ class Leftover:
     """Why nothing will ask for it."""
 
     lock: Path
-    """The lock file that whoever uses it holds."""
+    """The lock file that is held while it is in use."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -36,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "clean",
         help="delete what interrupted and finished runs have left and nothing needs; outputs stay",
-        description=f"Looks for what is of no further use in {SCRATCH}, lists it, and asks before it deletes anything.",
+        description=f"Looks for what is left over in {layout.SCRATCH}, lists it, and asks before it deletes anything.",
     )
     answers = parser.add_mutually_exclusive_group()
     answers.add_argument("--yes", action="store_true", help="delete without asking")
@@ -45,10 +44,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """List what is of no further use, and delete it if the answer is yes."""
+    """List what is left over, and delete it if the answer is yes."""
     found = sorted(leftovers(Path()), key=lambda leftover: leftover.path)
     if not found:
-        print(f"nothing in {SCRATCH} is without use")
+        print(f"nothing in {layout.SCRATCH} is left over")
         return 0
     sizes = [_bytes(leftover.path) for leftover in found]
     for leftover, number in zip(found, sizes, strict=True):
@@ -57,19 +56,19 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     if not options.yes and not sys.stdin.isatty():
-        print("nothing is deleted, for want of a terminal to ask at; `llmrecipe clean --yes` deletes all of these")
+        print("nothing was deleted: there is no terminal to ask at; `llmrecipe clean --yes` deletes all of these")
         return 0
     if not options.yes and not _answer("delete all of these? [y/N] "):
-        print("nothing is deleted")
+        print("nothing was deleted")
         return 0
     for leftover in found:
-        with exclusive(leftover.lock, "deleting what is of no further use"):
+        with exclusive(leftover.lock, "deleting what is left over"):
             shutil.rmtree(leftover.path)
     return 0
 
 
 def leftovers(root: Path) -> Iterator[Leftover]:
-    """What is of no further use in the scratch folder of the project at `root`; what a stage is using is left out.
+    """What is left over in the scratch folder of the project at `root`; what a stage is using is left out.
 
     Raises:
         PlanError: a file of the plan can't be read.
@@ -77,9 +76,9 @@ def leftovers(root: Path) -> Iterator[Leftover]:
     recipes = dvcfiles.recorded(root).values()
     stages = {name: entry for recipe in recipes for name, entry in recipe.stages.items()}
     sections = {name: section for recipe in recipes for name, section in recipe.sections(root).items()}
-    for folder in _folders(root / SCRATCH / "certify"):
+    for folder in _folders(root / layout.SCRATCH / "certify"):
         yield from _unless_held(folder, folder.with_name(f"{folder.name}.lock"), "left by a proof that didn't pass")
-    for folder in _folders(root / SCRATCH):
+    for folder in _folders(root / layout.SCRATCH):
         if folder.name == "certify":
             continue
         lock = folder.with_name(f"{folder.name}.lock")
@@ -96,7 +95,7 @@ def _unless_held(folder: Path, lock: Path, reason: str) -> Iterator[Leftover]:
 
 
 def _in_stage(folder: Path, entry: dict[str, Any], section: Any, root: Path) -> Iterator[tuple[Path, str]]:
-    """What is of no further use in the folder of a stage that is planned by this entry and this section."""
+    """What is left over in the folder of a stage that is planned by this entry and this section."""
     for state in _folders(folder):
         if state.suffix == ".discarded":
             yield state, "discarded, and its deletion was interrupted"

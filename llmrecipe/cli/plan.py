@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="[WHAT=]MACHINE",
-        help="run all stages, or those of a model, a text or one stage, on a machine of recipes/machines.py; repeatable",
+        help="run all stages, or those of a model, a text or a stage, on a machine of recipes/machines.py; repeatable",
     )
     parser.set_defaults(run=run)
 

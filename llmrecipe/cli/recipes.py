@@ -55,7 +55,7 @@ def find_all(references: Sequence[str], root: Path, machines: Mapping[str, Machi
 
 
 def find_recorded(recorded: Iterable[Recorded], root: Path) -> tuple[list[Found], tuple[Recorded, ...]]:
-    """Recipes that were planned before, and those of them that can't be planned again, after a warning that says why."""
+    """Recipes that were planned before, and those that can't be planned again, after a warning that says why."""
     found, kept = [], []
     with shared_modules():
         for each in recorded:

@@ -24,7 +24,7 @@ def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
 def keep_freed_memory() -> None:
     """Ask glibc to hand freed memory out again instead of returning it to the system.
 
-    A training step frees and takes the same large tensors over and over; getting each from the system anew, page by
+    A training step frees and takes the same large tensors over and over; getting each from the system again, page by
     page, costs more than a tenth of a step on a CPU. Other C libraries have no such setting, and are left alone.
     """
     libc = ctypes.CDLL(None)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from llmrecipe.errors import PlanError
-from llmrecipe.plan import models, recipes, texts  # noqa: F401  (what they declare)
+from llmrecipe.plan import models, texts  # noqa: F401  (what they declare)
+from llmrecipe.plan import recipes as _recipes  # noqa: F401
 from llmrecipe.plan.draft import Draft
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.recipe.names import clashes

@@ -1,6 +1,7 @@
 """What is wrong with a recipe: what the engines would only say once they run, said before anything does."""
 
 import re
+from typing import Any
 
 from llmrecipe.errors import Violation
 from llmrecipe.recipe import (
@@ -63,16 +64,16 @@ def path_of(recipe: Recipe) -> str:
 
 
 @rules.add("name", of=_NAMED)
-def _name(named: Word) -> Findings:
+def _name(named: Any) -> Findings:
     given = getattr(named, "given_name", named.name)
     if given is not None and not NAME.fullmatch(given):
         better = re.sub(r"[^A-Za-z0-9_-]+", "-", given).strip("-_")
         proposal = f"; use {better!r}" if better else ""
         yield (
             "name",
-            f"{given!r} must start with a letter or digit and go on with letters, digits, `_` and `-`{proposal}",
+            f"{given!r} must start with a letter or digit, followed by letters, digits, `_` and `-`{proposal}",
         )
-    elif given is None and not NAME.fullmatch(named.name):
+    elif given is None and isinstance(named.name, str) and not NAME.fullmatch(named.name):
         made_from = [item for _, item in parts(named, "") if isinstance(item, _NAMED)]
-        if all(NAME.fullmatch(item.name) for item in made_from):
+        if all(isinstance(item.name, str) and NAME.fullmatch(item.name) for item in made_from):
             yield "name", f"{named.name!r} is made from its parts, and no name for files; give it one of its own"

@@ -18,7 +18,8 @@ from llmrecipe.recipe.schema import (
 
 
 def _share_of_documents(owner: object, attribute: attrs.Attribute, value: Fraction | Source) -> None:
-    if isinstance(value, Fraction) and value.of_total > 0.5:
+    # A share that is none is said at the share itself.
+    if isinstance(value, Fraction) and isinstance(value.of_total, int | float) and value.of_total > 0.5:
         reason = f"must be at most Fraction(0.5), got {value!r}; what is held out isn't learned from"
         raise FieldError(owner, attribute.name, reason)
 

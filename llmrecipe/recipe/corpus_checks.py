@@ -3,11 +3,10 @@
 import itertools
 import math
 
-import attrs
-
-from llmrecipe.recipe.augment import PLACEHOLDER, Band, Paraphrase, TokenNoise
+from llmrecipe.recipe.augment import PLACEHOLDER, BackTranslate, Band, Paraphrase, TokenNoise
 from llmrecipe.recipe.clean import Decontaminate, GopherQuality, LengthFilter, MinHashDedup, UrlBlocklist
 from llmrecipe.recipe.corpus import Corpus, Mixture
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Model, Source
 from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.rules import Findings, Rules
@@ -68,7 +67,7 @@ def _blocks_nothing(cleaner: UrlBlocklist) -> Findings:
 def _threshold(cleaner: MinHashDedup) -> Findings:
     if _is_off(cleaner):
         more = itertools.count(cleaner.bands + 1)
-        bands = next(bands for bands in more if not _is_off(attrs.evolve(cleaner, bands=bands)))
+        bands = next(bands for bands in more if not _is_off(evolve(cleaner, bands=bands)))
         reached = f"{cleaner.hashes_per_band} in each come closest, with {cleaner.reached_threshold:.2f}"
         yield (
             "threshold",
@@ -122,7 +121,7 @@ def _band(band: Band) -> Findings:
 
 
 @rules.add("there", "back")
-def _translators(augmenter: Word) -> Findings:
+def _translators(augmenter: BackTranslate) -> Findings:
     for name in ("there", "back"):
         model = getattr(augmenter, name)
         if isinstance(model, Model):

@@ -21,7 +21,7 @@ class Machine(Word):
     """Where models are trained, quantized and measured; `auto` takes a GPU when PyTorch sees one."""
 
     workers: int = attrs.field(default=2, validator=at_least(1))
-    """Shards of text that are worked on at once, each by a process; more than a corpus's `shards` are of no use."""
+    """Shards of text that are worked on at once, each by a process; more than a corpus's `shards` don't help."""
 
     text_on: Place = Local()
     """Where text is prepared and tokenized."""

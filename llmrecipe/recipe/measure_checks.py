@@ -68,7 +68,7 @@ def findings(recipe: Recipe, fields: Fields) -> Findings:
 
 def _text_findings(path: str, measure: Measure, models: tuple[Model, ...], fields: Fields) -> Findings:
     text = measure.text
-    if text is None and all(fields.is_right(model) or fields.has(model, "training_text") for model in models):
+    if text is None and all(_is_told(model, fields) for model in models):
         text = common_text(models)
         if text is None:
             yield f"{path}.text", f"is missing: {_texts(models)}; say which one they are measured on, text=Corpus(…)"
@@ -78,6 +78,11 @@ def _text_findings(path: str, measure: Measure, models: tuple[Model, ...], field
         reason = measure.too_few_tokens(max(lengths), min(weights) / sum(weights))
         if reason is not None:
             yield f"{path}.max_tokens", reason
+
+
+def _is_told(model: Model, fields: Fields) -> bool:
+    """Whether a model's fields tell what it was trained on, if on anything here."""
+    return fields.is_right(model) or (fields.has(model, "training_text") and fields.has(model, "name"))
 
 
 def _texts(models: tuple[Model, ...]) -> str:

@@ -8,7 +8,7 @@ from llmrecipe.recipe.schema import Word, define
 
 @define("measurement")
 class Measurement(Word):
-    """One model by one measure on one text, which is taken once, whoever asks for it. Made by the planner."""
+    """One model by one measure on one text, taken once however many recipes ask for it. Made by the planner."""
 
     model: Model
     """The model."""

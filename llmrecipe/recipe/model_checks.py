@@ -34,10 +34,11 @@ def _no_tokenizer(model: Trained) -> Findings:
 
 @rules.add("tokenizer", "vocabulary", "start.vocabulary", of=Trained)
 def _other_tokenizer(model: Trained) -> Findings:
-    if model.tokenizer is not None and model.vocabulary != model.start.vocabulary:
+    start = model.start
+    if isinstance(start, Model) and model.tokenizer is not None and model.vocabulary != start.vocabulary:
         yield (
             "tokenizer",
-            f"{model.vocabulary.name} is not {model.start.vocabulary.name}, the tokenizer of {model.start.name}, whose "
+            f"{model.vocabulary.name} is not {start.vocabulary.name}, the tokenizer of {start.name}, whose "
             "weights know its tokens alone; leave it out",
         )
 

@@ -34,7 +34,8 @@ def _objective_of_network(run: Any) -> Findings:
         else ("those before it", "those after it as well")
     )
     objectives = [cls.__name__ for cls in members(Objective).values() if cls.is_masked == network.reads_both_sides]
-    networks = [cls.__name__ for cls in members(Network).values() if cls.reads_both_sides == objective.is_masked]
+    known = members(Network)
+    networks = [cls.__name__ for cls in known.values() if cls.reads_both_sides == objective.is_masked]
     yield (
         "objective",
         f"{type(objective).__name__} predicts a token from {predicts}, and {type(network).__name__} reads {reads}; use "
@@ -75,7 +76,7 @@ def _length_of_parts(run: Any) -> Findings:
 
 
 @rules.add(*_TOKENS_OF_PARTS, "vocabulary")
-def _special_tokens_of_parts(model: Trained) -> Findings:
+def _special_tokens_of_parts(model: Any) -> Findings:
     tokens, tokenizer, place = model.objective.fill_in_the_middle.tokens, model.vocabulary.origin, None
     if not isinstance(tokenizer, TrainedTokenizer):
         return

@@ -7,12 +7,24 @@ from typing import Any
 import attrs
 
 from llmrecipe.errors import Violation
+from llmrecipe.recipe.kinds import Objective, Text, Tokenizer
+from llmrecipe.recipe.network import Network
 from llmrecipe.recipe.schema import Word, own_violations, parts
 
 Findings = Iterator[tuple[str, str]]
 """Paths below what is looked at, with what is wrong there."""
 
 Rule = Callable[[Any], Findings]
+
+
+_FACTS = {
+    "network": Network,
+    "objective": Objective,
+    "vocabulary": Tokenizer,
+    "origin": Tokenizer,
+    "training_text": Text,
+}
+"""What words derive from their fields, and what that is where those fields are right."""
 
 
 class Fields:
@@ -55,7 +67,7 @@ class Fields:
             except (AttributeError, TypeError, ValueError):
                 # Not there, or derived from a field that is wrong.
                 return False
-            if not is_field and not isinstance(value, Word):
+            if not is_field and not isinstance(value, _FACTS.get(name, Word)):
                 return False
         return self.is_right(value)
 

@@ -21,6 +21,8 @@ from llmrecipe.errors import Violation
 
 T = TypeVar("T", bound="Word")
 
+Validator = Callable[[Any, attrs.Attribute, Any], Any]
+
 UNWRITTEN = {"unwritten": True}
 """Metadata of a field that only the planner reads: no section of the parameters holds it."""
 
@@ -111,9 +113,9 @@ def is_kind(annotation: object) -> bool:
     return isinstance(annotation, type) and annotation in _members
 
 
-def members(kind: type[Word]) -> dict[str, type[Word]]:
+def members(kind: type[T]) -> dict[str, type[T]]:
     """The words of a kind by tag, in the order of their definition."""
-    return dict(_members[kind])
+    return dict(_members[kind])  # type: ignore[arg-type]
 
 
 def kinds_of(cls: type[Word]) -> list[type[Word]]:
@@ -121,7 +123,7 @@ def kinds_of(cls: type[Word]) -> list[type[Word]]:
     return [base for base in cls.__mro__ if base in _members]
 
 
-def at_least(minimum: float):
+def at_least(minimum: float) -> Validator:
     """A validator: the value is `minimum` or more."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
@@ -131,7 +133,7 @@ def at_least(minimum: float):
     return attrs.validators.optional(check)
 
 
-def greater_than(bound: float):
+def greater_than(bound: float) -> Validator:
     """A validator: the value is strictly more than `bound`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
@@ -141,7 +143,7 @@ def greater_than(bound: float):
     return attrs.validators.optional(check)
 
 
-def below(bound: float):
+def below(bound: float) -> Validator:
     """A validator: `0 <= value < bound`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
@@ -151,7 +153,7 @@ def below(bound: float):
     return check
 
 
-def all_greater_than(bound: float):
+def all_greater_than(bound: float) -> Validator:
     """A validator: every item of a tuple is strictly more than `bound`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: tuple) -> None:
@@ -162,7 +164,7 @@ def all_greater_than(bound: float):
     return check
 
 
-def between(low: float, high: float):
+def between(low: float, high: float) -> Validator:
     """A validator: `low <= value <= high`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:

@@ -36,7 +36,7 @@ class Anomalies(Word):
     """`stop` ends the run before the step; `skip` continues with the next batch, also where `stop` has ended a run."""
 
     spike_sigmas: float | None = attrs.field(default=None, validator=greater_than(0))
-    """A loss or gradient norm so many standard deviations above its mean is a spike too, 6 say; None knows none."""
+    """A loss or norm so many standard deviations above its mean is a spike too, such as 6; None for no limit."""
 
     window: int = attrs.field(default=128, validator=at_least(2))
     """Steps before a step that the mean and deviation are taken of; with less than half of them nothing is a spike."""

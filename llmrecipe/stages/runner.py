@@ -16,15 +16,11 @@ from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
 from llmrecipe.launch.process import die_with_parent
-from llmrecipe.machines import Machines
+from llmrecipe.machines import NONE, Machines
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.schema import members
 from llmrecipe.sections import Section, section_of_kind
-
-SCRATCH = Path(".llmrecipe")
-"""State that outlives an interrupted stage; neither git nor DVC looks at it."""
-
 
 S = TypeVar("S", bound=Section)
 
@@ -87,7 +83,7 @@ def run_stage(
     output: Path,
     params: Path = layout.MACHINES_FILE,
     extensions: Sequence[Path] = (),
-    chosen: Machines = Machines({}, ""),
+    chosen: Machines = NONE,
 ) -> None:
     """Run the stage `name` of this kind.
 
@@ -125,10 +121,10 @@ def run_stage(
     _refuse_missing(inputs)
     before = _states(inputs)
     started = time.monotonic()
-    scratch = SCRATCH / name
+    scratch = layout.SCRATCH / name
     scratch.mkdir(parents=True, exist_ok=True)
     # Next to the scratch folder, which a stage may clear.
-    with exclusive(SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
+    with exclusive(layout.SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
         # Only now: a second writer shouldn't wait for the heavy libraries to be refused.
         from llmrecipe.engines.quiet import hide_progress_bars
 

@@ -7,23 +7,22 @@ import re
 import shutil
 from pathlib import Path
 
-import attrs
 import pytest
 import safetensors.torch
 import torch
 import yaml
 from corpora import contents, read_documents, run
-from dvc_project import create, repro
+from dvc_project import create, repro, write
 from paths import SUPPORT
-from tiny_recipe import RECIPE
+from strategies import train_section
+from tiny_recipe import BASE, RECIPE
 from tokenizers import Tokenizer, models
 
-from llmrecipe import CsvFiles, JsonlFiles, TextFiles, artifacts, dvcfiles
+from llmrecipe import Fraction, Recipe, artifacts, evolve, source
 from llmrecipe.cli.main import main
 from llmrecipe.errors import RecipeError, StageError, refusal
-from llmrecipe.plan.planner import plan
 from llmrecipe.recipe import checks
-from llmrecipe.sections import PrepareSection, PretrainSection
+from llmrecipe.sections import PrepareSection
 from llmrecipe.stages.runner import run_stage
 
 TINY = (SUPPORT / "tiny_recipe.py").read_text() + "\n\ndef tiny():\n    return RECIPE\n"
@@ -38,28 +37,43 @@ def project(tmp_path, monkeypatch) -> Path:
     (tmp_path / "data/books").mkdir(parents=True)
     for number in range(200):
         (tmp_path / f"data/books/{number}.txt").write_text(f"the text number {number}")
-    dvcfiles.write(plan([RECIPE]), tmp_path)
+    write(tmp_path, RECIPE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def set_param(project: Path, path: str, value: object) -> None:
-    """What `dvc exp run -S path=value` does to params.yaml; anything may be set."""
-    params = yaml.safe_load((project / "params.yaml").read_text())
+OWNERS = {
+    "prepare": "books",
+    "tokenizer": "books-bpe-300",
+    "tokenize": "books-bpe-300",
+    "train": "tiny",
+    "export": "tiny",
+    "perplexity": "tiny",
+    "quantize": "tiny-w4a16",
+}
+"""By stage of the tiny recipe, the value that it belongs to."""
+
+
+def set_param(project: Path, label: str, path: str, value: object) -> str:
+    """What `dvc exp run -S path=value` does to a section; anything may be set. Returns where the section is."""
+    file, name = f"params/{OWNERS[label]}.yaml", f"{OWNERS[label]}-{label}"
+    params = yaml.safe_load((project / file).read_text())
     *parents, last = path.split(".")
-    section = params
+    section = params[name]
     for parent in parents:
         section = section[parent]
     section[last] = value
-    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    (project / file).write_text(yaml.safe_dump(params))
+    return f"{file}:{name}"
 
 
-def stage(kind: str, *inputs: str, output: str | None = None) -> int:
-    owner = "books" if kind == "prepare" else "tiny"
-    command = ["stage", kind, "--name", f"{owner}-{kind}", "--runtime", owner]
+def stage(label: str, *inputs: str, output: str | None = None) -> int:
+    owner = OWNERS[label]
+    kind = "measure" if label == "perplexity" else label
+    command = ["stage", kind, "--name", f"{owner}-{label}", "--params", f"params/{owner}.yaml"]
     for item in inputs:
         command += ["--input", item]
-    return main([*command, "--output", output or f"artifacts/{owner}/{kind}"])
+    return main([*command, "--output", output or f"artifacts/{owner}/{label}"])
 
 
 # Parameters edited by hand, or by `dvc exp run --set-param`
@@ -70,83 +84,92 @@ def stage(kind: str, *inputs: str, output: str | None = None) -> int:
     [
         ("parallelism.tensor", 3, "parallelism.tensor: 3 does not divide num_attention_heads = 4; use 1, 2 or 4"),
         ("parallelism.pipeline", 3, "parallelism.pipeline: 3 ranks can't share num_layers = 2; use at most 2"),
-        ("model.hidden_size", 66, "model.hidden_size: 66 does not give num_attention_heads = 4 heads of"),
+        ("network.hidden_size", 66, "network.hidden_size: 66 does not give num_attention_heads = 4 heads of"),
         ("training.global_batch_size", 0, "training.global_batch_size: must be at least 1, got 0"),
         ("parallelism.micro_batch_size", 3, "training.global_batch_size: 4 is not a multiple of data × micro"),
-        ("objective.sequence_length", 4096, "objective.sequence_length: 4096 exceeds the model's"),
+        ("objective.sequence_length", 4096, "objective.sequence_length: 4096 exceeds the network's"),
         ("training.schedule.warmup", {"type": "steps", "count": 20}, "training.schedule.warmup: this Steps is 20"),
         ("training.optimizer.type", "adam", "training.optimizer.type: no such type 'adam' (str); did you mean 'adamw'"),
         ("training.sed", 3, "training.sed: no such field; did you mean 'seed'?"),
-        ("model", None, "model: must be a mapping with `type: llama` or a mapping with `type: bert` or a mapping"),
+        ("network", 3, "network: must be a mapping with `type: llama` or a mapping with `type: bert` or a mapping"),
     ],
 )
 def test_an_edited_section_that_can_not_work_is_refused_before_any_rank_starts(project, capsys, path, value, message):
     Path("tokens").mkdir()
-    set_param(project, f"tiny-pretrain.{path}", value)
-    assert stage("pretrain", "tokens=tokens") == 1
-    assert f"params.yaml:tiny-pretrain.{message}" in capsys.readouterr().err
+    where = set_param(project, "train", path, value)
+    assert stage("train", "tokens=tokens") == 1
+    assert f"{where}.{message}" in capsys.readouterr().err
     assert not Path("artifacts").exists()
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"parallelism": {"tensor": 3}},
-        {"parallelism": {"pipeline": 4, "data": 3}, "model": {"num_attention_heads": 6}},
-        {"objective": {"sequence_length": 5000}, "training": {"seed": 2**33}},
-        {"model": {"make_vocab_size_divisible_by": 3}, "parallelism": {"tensor": 2}},
+        {"parallelism__tensor": 3},
+        {"parallelism__pipeline": 4, "parallelism__data": 3, "start__num_attention_heads": 6},
+        {"objective__sequence_length": 5000, "training__seed": 2**33},
+        {"start__make_vocab_size_divisible_by": 3, "parallelism__tensor": 2},
     ],
 )
 def test_a_section_breaks_the_rules_that_its_recipe_breaks(changes):
-    recipe = attrs.evolve(
-        RECIPE, **{part: attrs.evolve(getattr(RECIPE, part), **fields) for part, fields in changes.items()}
-    )
-    parts = ("model", "objective", "training", "parallelism")
-    section = PretrainSection(**{part: getattr(recipe, part) for part in parts})
-    of_recipe = [(v.path, v.reason) for v in checks.violations(recipe) if v.path.split(".")[1] in parts]
-    assert [(v.path, v.reason) for v in checks.section_violations(section, "tiny")] == of_recipe
+    model = evolve(BASE, **changes)
+    recipe = Recipe(name="small", models=(model,))
+    of_recipe = [
+        (
+            violation.path.replace("small.models[0].start.", "tiny.network.").replace("small.models[0]", "tiny"),
+            violation.reason,
+        )
+        for violation in checks.violations(recipe)
+        if "measures" not in violation.path
+    ]
+    of_section = checks.section_violations(train_section(model), "tiny")
+    assert sorted((violation.path, violation.reason) for violation in of_section) == sorted(of_recipe)
     assert of_recipe
 
 
 @pytest.mark.parametrize(
-    ("kind", "field", "value"),
+    ("label", "field", "value"),
     [
-        ("prepare", "heldout_fraction", 0.6),
+        ("prepare", "heldout.of_total", 1.1),
         ("prepare", "shards", 0),
         ("export", "logits_tolerance", 0),
-        ("quantize", "sequence_length", 0),
         ("quantize", "calibration_samples", 0),
         ("quantize", "seed", -1),
-        ("evaluate", "objective.sequence_length", 1),
+        ("perplexity", "measure.max_tokens", 0),
     ],
 )
-def test_the_fields_of_a_section_have_the_limits_of_the_recipes(project, kind, field, value):
-    name = f"{'books' if kind == 'prepare' else 'tiny'}-{kind}"
-    set_param(project, f"{name}.{field}", value)
-    with pytest.raises(RecipeError, match=rf"^params\.yaml:{name}\.{field}: must be .*, got {value}"):
-        run_stage(kind, name=name, runtime_key="tiny", inputs={}, output=Path("out"))
+def test_the_fields_of_a_section_have_the_limits_of_the_recipes(project, label, field, value):
+    where = set_param(project, label, field, value)
+    owner, kind = OWNERS[label], "measure" if label == "perplexity" else label
+    with pytest.raises(RecipeError, match=rf"^{where}\.{field}: must be .*, got {value}"):
+        run_stage(kind, name=f"{owner}-{label}", inputs={}, output=Path("out"), params=Path(f"params/{owner}.yaml"))
+
+
+def test_a_section_keeps_the_rules_of_a_text(project):
+    set_param(project, "prepare", "heldout", {"type": "fraction", "of_total": 0.6})
+    with pytest.raises(RecipeError, match=r"books-prepare\.heldout: must be at most Fraction\(0\.5\), got"):
+        run_stage("prepare", name="books-prepare", inputs={}, output=Path("out"), params=Path("params/books.yaml"))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("runtime: fast", "params.yaml:runtime: must be a mapping of choices for each recipe, got 'fast' (str)"),
-        ("runtime: {books: [1]}", "params.yaml:runtime.books: must be a mapping with the fields of Runtime"),
-        ("runtime: {books: {device: tpu}}", "params.yaml:runtime.books.device: must be 'auto' or 'cpu' or 'cuda'"),
-        ("runtime: {books: {devic: cpu}}", "params.yaml:runtime.books.devic: no such field; did you mean 'device'?"),
-        ("runtime: [", "params.yaml: not YAML"),
+        ("machine: fast", "params.yaml:machine: must be a mapping of machines, got 'fast' (str); run `llmrecipe plan`"),
+        ("machine: {books: [1]}", "params.yaml:machine.books: must be a mapping with the fields of Machine"),
+        ("machine: {books: {device: tpu}}", "params.yaml:machine.books.device: must be 'auto' or 'cpu' or 'cuda'"),
+        ("machine: {books: {devic: cpu}}", "params.yaml:machine.books.devic: no such field; did you mean 'device'?"),
+        ("machine: [", "params.yaml: not YAML"),
     ],
 )
-def test_wrong_runtime_choices_are_refused(project, capsys, text, message):
-    planned = (project / "params.yaml").read_text()
-    (project / "params.yaml").write_text(planned[: planned.index("\nruntime:")] + f"\n{text}\n")
+def test_wrong_machines_are_refused(project, capsys, text, message):
+    (project / "params.yaml").write_text(f"{text}\n")
     assert stage("prepare") == 1
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["- a list", "text", "\x00", "a: 1\na: 2"])
 def test_parameters_that_are_no_mapping_are_refused(project, capsys, text):
-    (project / "params.yaml").write_text(text)
+    (project / "params/books.yaml").write_text(text)
     assert stage("prepare") == 1
     assert capsys.readouterr().err.startswith("error")
 
@@ -155,18 +178,18 @@ def test_parameters_that_are_no_mapping_are_refused(project, capsys, text):
 
 
 @pytest.mark.parametrize(
-    ("kind", "missing"),
+    ("label", "missing"),
     [
         ("tokenizer", "documents"),
         ("tokenize", "documents"),
-        ("pretrain", "tokens"),
+        ("train", "tokens"),
         ("export", "checkpoint"),
         ("quantize", "model"),
-        ("evaluate", "tokens"),
+        ("perplexity", "model"),
     ],
 )
-def test_a_stage_without_an_input_that_it_needs_names_it(project, capsys, kind, missing):
-    assert stage(kind, "other=data") == 1
+def test_a_stage_without_an_input_that_it_needs_names_it(project, capsys, label, missing):
+    assert stage(label, "other=data") == 1
     assert f"--input {missing}=PATH is missing, and the stage needs it; given: other" in capsys.readouterr().err
     assert not list(project.glob("artifacts/*/*"))
 
@@ -298,11 +321,11 @@ def test_other_errors_keep_their_traceback(error):
 def test_planning_on_a_full_disk_leaves_the_files_as_they_were(project, capsys):
     (project / "recipes/tiny.py").write_text(TINY.replace("num_layers=2", "num_layers=3"))
     before = {name: (project / name).read_bytes() for name in ("dvc.yaml", "params.yaml")}
-    (project / ".params.yaml.tmp").symlink_to("/dev/full")
+    (project / ".dvc.yaml.tmp").symlink_to("/dev/full")
     assert main(["plan", "tiny"]) == 1
     assert capsys.readouterr().err == "error: No space left on device; free some space, then run this again\n"
     assert {name: (project / name).read_bytes() for name in before} == before
-    (project / ".params.yaml.tmp").unlink()
+    (project / ".dvc.yaml.tmp").unlink()
     assert main(["plan", "tiny"]) == 0
 
 
@@ -319,17 +342,20 @@ def test_a_file_in_place_of_the_scratch_folder_is_named(project, capsys):
     ("old", "new", "message"),
     [
         ('paths=("data/books/**/*.txt",)', 'paths="data/books/*.txt"', "paths: must be a tuple of str, got 'data"),
-        ('("data/books/**/*.txt",)', '"a"', "tiny.corpus.source.paths: .*; a tuple of one needs a comma: (…,)"),
+        (
+            '("data/books/**/*.txt",)',
+            '"a"',
+            "small.models[0].text.source.paths: .*; a tuple of one needs a comma: (…,)",
+        ),
         ('("data/books/**/*.txt",)', '["a"]', "got ['a'] (list); write (…) in place of […]"),
         ("data/books/**/*.txt", "data/books", "that is a folder; name the files in it, as in 'data/books/*'"),
         ("data/books/**/*.txt", "data/novels/*.txt", "no file matches 'data/novels/*.txt'; there is no folder"),
-        ("(Quantize(", "Quantize(", "a tuple of one needs a comma"),
+        ("(BASE, SMALLER)", "BASE", "small.models: .*; a tuple of one needs a comma"),
+        ("(BASE, SMALLER)", "[BASE, SMALLER]", "small.models: .*; write (…) in place of […]"),
     ],
 )
 def test_a_common_slip_is_explained(project, capsys, old, new, message):
     text = TINY.replace(old, new)
-    if old == "(Quantize(":
-        text = text.replace("seed=3),)", "seed=3)")
     assert text != TINY
     (project / "recipes/tiny.py").write_text(text)
     assert main(["check", "tiny"]) == 1
@@ -354,14 +380,14 @@ def test_outside_a_project_every_command_says_where_to_go(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "lines"),
+    ("name", "origin", "lines"),
     [
-        ("a.txt", TextFiles(paths=("a.txt",)), ["one", "two, three", ""]),
-        ("a.csv", CsvFiles(paths=("a.csv",)), ["n,text", *(f'{n},"text, {n}"' for n in range(50))]),
-        ("a.jsonl", JsonlFiles(paths=("a.jsonl",)), [json.dumps({"text": f"text, {n}"}) for n in range(50)]),
+        ("a.txt", source.TextFiles(paths=("a.txt",)), ["one", "two, three", ""]),
+        ("a.csv", source.CsvFiles(paths=("a.csv",)), ["n,text", *(f'{n},"text, {n}"' for n in range(50))]),
+        ("a.jsonl", source.JsonlFiles(paths=("a.jsonl",)), [json.dumps({"text": f"text, {n}"}) for n in range(50)]),
     ],
 )
-def test_windows_line_ends_and_a_byte_order_mark_change_no_text(tmp_path, monkeypatch, name, source, lines):
+def test_windows_line_ends_and_a_byte_order_mark_change_no_text(tmp_path, monkeypatch, name, origin, lines):
     read = []
     for start, end in ((b"", "\n"), (b"\xef\xbb\xbf", "\r\n")):
         folder = tmp_path / end.encode().hex()
@@ -371,8 +397,8 @@ def test_windows_line_ends_and_a_byte_order_mark_change_no_text(tmp_path, monkey
         if name == "a.txt":
             for number in range(50):
                 (folder / f"{number}.txt").write_bytes(start + end.join([*lines, str(number)]).encode())
-            source = TextFiles(paths=("*.txt",))
-        section = PrepareSection(source=source, clean=(), heldout_fraction=0.3, shards=1)
+            origin = source.TextFiles(paths=("*.txt",))
+        section = PrepareSection(source=origin, clean=(), heldout=Fraction(0.3), shards=1)
         output = run("prepare", section, folder / "out").output
         read.append([read_documents(output / "documents", split) for split in ("train", "heldout")])
     assert read[0] == read[1]
@@ -384,7 +410,7 @@ def test_windows_line_ends_and_a_byte_order_mark_change_no_text(tmp_path, monkey
 
 @pytest.mark.slow
 def test_a_failed_run_works_once_its_input_is_mended(tmp_path):
-    recipe = attrs.evolve(RECIPE, corpus=attrs.evolve(RECIPE.corpus, heldout_fraction=0.1))
+    recipe = Recipe(name="small", models=(evolve(BASE, text__heldout=Fraction(0.1)),))
     project = create(tmp_path / "Größe – 日本" / "my project", recipe)
     book = project / "data/books/7.txt"
     text = book.read_bytes()

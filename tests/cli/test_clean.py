@@ -74,7 +74,7 @@ def test_a_state_that_the_planned_run_would_resume_stays(capsys):
     make_state()
     assert found() == {}
     assert main(["clean", "--yes"]) == 0
-    assert "nothing in .llmrecipe is without use" in capsys.readouterr().out
+    assert "nothing in .llmrecipe is left over" in capsys.readouterr().out
 
 
 def test_a_state_of_another_run_goes_and_the_difference_is_told():
@@ -178,4 +178,4 @@ def test_at_a_terminal_it_asks(monkeypatch, answer, goes):
 
 def test_a_folder_without_a_scratch_folder_is_clean(capsys):
     assert main(["clean"]) == 0
-    assert capsys.readouterr().out == "nothing in .llmrecipe is without use\n"
+    assert capsys.readouterr().out == "nothing in .llmrecipe is left over\n"

@@ -11,6 +11,7 @@ import pytest
 from paths import RECIPES
 
 from llmrecipe.cli.main import main
+from llmrecipe.machines import Machines
 
 HEAVY = {"torch", "transformers", "dvc", "nanotron", "llmcompressor", "datatrove", "datasets", "numpy", "pyarrow"}
 
@@ -38,9 +39,8 @@ def test_a_recipe_that_can_work_is_summed_up_in_a_line(capsys):
 
 def test_the_large_recipe_lacks_nothing_but_its_files(capsys, project):
     assert main(["check", "llama_7b"]) == 1
-    assert capsys.readouterr().err == (
-        "error: llama-7b.corpus.source.paths[0]: no file matches 'data/web/*.parquet'; there is no folder 'data'\n"
-    )
+    path, reason = "llama-7b.models[0].text.source.paths[0]", "no file matches 'data/web/*.parquet'; there is no folder"
+    assert capsys.readouterr().err == f"error: {path}: {reason} 'data'\n"
     (project / "data/web").mkdir(parents=True)
     (project / "data/web/0.parquet").touch()
     assert main(["check", "llama_7b"]) == 0
@@ -71,20 +71,60 @@ def test_every_violation_is_printed_and_the_status_is_1(capsys, project):
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
-    assert "quickstart.parallelism.tensor: 3 does not divide num_attention_heads = 8; use 1, 2, 4 or 8" in lines
-    assert any(line.startswith("quickstart.training.global_batch_size: 31 is not a multiple of") for line in lines)
+    assert (
+        "quickstart.models[0].parallelism.tensor: 3 does not divide num_attention_heads = 8; use 1, 2, 4 or 8" in lines
+    )
+    assert any(
+        line.startswith("quickstart.models[0].training.global_batch_size: 31 is not a multiple of") for line in lines
+    )
 
 
 def test_all_recipes_are_checked_even_after_one_that_is_wrong(capsys, project):
     assert main(["check", "nope", broken(project), "quickstart"]) == 1
     err = capsys.readouterr().err
     assert "recipes/nope.py: no such recipe" in err
-    assert "quickstart.parallelism.tensor" in err
+    assert "quickstart.models[0].parallelism.tensor" in err
+
+
+def test_missing_files_are_named_together_with_all_that_is_wrong(capsys, project):
+    text = (
+        (project / "recipes/quickstart.py")
+        .read_text()
+        .replace("source.PythonStdlib()", 'source.TextFiles(paths=("a",))')
+    )
+    (project / "recipes/quickstart.py").write_text(text.replace("seed=7", "seed=-1"))
+    for command in ("check", "plan"):
+        assert main([command]) == 1
+        assert capsys.readouterr().err.splitlines() == [
+            "errors:",
+            "quickstart.models[0].training.seed: must be at least 0, got -1",
+            "quickstart.models[0].text.source.paths[0]: no file matches 'a'; '.' holds recipes",
+        ]
 
 
 def test_recipes_that_cannot_be_planned_together_are_refused(capsys, project):
-    assert main(["check", "quickstart", "recipes/quickstart.py"]) == 1
-    assert "two recipes are named 'quickstart'" in capsys.readouterr().err
+    text = (project / "recipes/quickstart.py").read_text()
+    (project / "recipes/other.py").write_text(text.replace("seed=7", "seed=8"))
+    assert main(["check", "quickstart", "recipes/other.py:quickstart"]) == 1
+    assert "training.seed: 7 ≠ 8; give one of them a name of its own" in capsys.readouterr().err
+    assert main(["check", "quickstart", "recipes/quickstart.py"]) == 0
+
+
+def test_recipes_share_what_they_import(capsys, project):
+    (project / "recipes/own.py").write_text(
+        "from llmrecipe.recipe.kinds import Cleaner\nfrom llmrecipe.recipe.schema import define\n\n"
+        '@define("shout")\nclass Shout(Cleaner):\n    """Loud text."""\n'
+    )
+    text = (project / "recipes/quickstart.py").read_text().replace("clean.FixUnicode()", "clean.FixUnicode(), Shout()")
+    (project / "recipes/one.py").write_text("from own import Shout\n" + text)
+    (project / "recipes/two.py").write_text("from own import Shout\n" + text.replace('name="quickstart"', 'name="two"'))
+    assert main(["check", "one", "two"]) == 0
+
+
+def test_the_default_machine_of_the_project_is_the_one_that_warnings_are_for(capsys, project):
+    (project / "params.yaml").write_text("machine:\n  default:\n    device: cuda\n")
+    assert main(["check"]) == 0
+    assert capsys.readouterr().err.startswith("warning: machine.device: 'cuda', and this machine has no NVIDIA GPU")
 
 
 def test_warnings_are_printed_and_do_no_harm(capsys, monkeypatch):
@@ -92,7 +132,7 @@ def test_warnings_are_printed_and_do_no_harm(capsys, monkeypatch):
     assert main(["check"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("quickstart: fine.")
-    assert err.startswith("warning: quickstart.parallelism: ")
+    assert err.startswith("warning: quickstart.models[0].parallelism: ")
 
 
 def test_the_users_own_traceback_is_shown_before_the_message(capsys, project):
@@ -104,7 +144,7 @@ def test_the_users_own_traceback_is_shown_before_the_message(capsys, project):
 
 
 def test_a_stage_without_parameters_says_what_to_do(capsys):
-    command = "stage tokenize --name x-tokenize --runtime x --output artifacts/x/tokenize"
+    command = "stage tokenize --name x-tokenize --output artifacts/x/tokenize"
     assert main(command.split()) == 1
     assert capsys.readouterr().err == "error: params.yaml: no such file; run `llmrecipe plan`\n"
 
@@ -115,9 +155,8 @@ def test_a_stage_without_parameters_says_what_to_do(capsys):
         "",
         "nope",
         "check --nope",
-        "stage nope --name x --runtime x --output x",
-        "stage tokenize --name x --runtime x --output x --input tokens",
-        "stage tokenize --runtime x --output x",
+        "stage tokenize --name x --output x --input tokens",
+        "stage tokenize --output x",
     ],
 )
 def test_wrong_usage_has_status_2(command, capsys):
@@ -130,20 +169,26 @@ def test_wrong_usage_has_status_2(command, capsys):
 def test_a_stage_gets_what_the_command_line_says(monkeypatch):
     calls = []
     monkeypatch.setattr("llmrecipe.stages.runner.run_stage", lambda *given, **named: calls.append((given, named)))
-    command = "stage pretrain --name q-pretrain --runtime q --input tokens=a/b=c --input x=d --output e --params p.yaml"
+    command = "stage train --name q-train --input tokens=a/b=c --input x=d --output e --params p.yaml --extension o.py"
     assert main(command.split()) == 0
     assert calls == [
         (
-            ("pretrain",),
+            ("train",),
             {
-                "name": "q-pretrain",
-                "runtime_key": "q",
+                "name": "q-train",
                 "inputs": {"tokens": Path("a/b=c"), "x": Path("d")},
                 "output": Path("e"),
                 "params": Path("p.yaml"),
+                "extensions": [Path("o.py")],
+                "chosen": Machines({}, "machine.local.yaml"),
             },
         )
     ]
+
+
+def test_a_stage_of_no_known_kind_is_refused(capsys):
+    assert main(["stage", "nope", "--name", "x", "--output", "x"]) == 1
+    assert "no such kind of stage 'nope'" in capsys.readouterr().err
 
 
 def test_an_interruption_has_status_130(capsys, project):
@@ -164,6 +209,7 @@ def test_no_heavy_library_is_imported(command):
     program = f"""
 import json, sys
 from llmrecipe.cli.main import main
+from llmrecipe.machines import Machines
 try:
     status = main({command!r})
 except SystemExit as stop:

@@ -1,9 +1,10 @@
 import math
 import re
+from pathlib import Path
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from strategies import SMALL, SMALL_MODEL, filled_by_nanotron, recipe_sets, recipes, small, trained_models
 
@@ -34,13 +35,14 @@ from llmrecipe import (
     masking,
     measure,
     optimizer,
+    preflight,
     schedule,
     scheme,
     source,
 )
-from llmrecipe.recipe import checks
+from llmrecipe.recipe import checks, names
 from llmrecipe.recipe.kinds import Model
-from llmrecipe.recipe.schema import define
+from llmrecipe.recipe.schema import Word, define, matches
 
 
 def changed(value, **changes):
@@ -89,6 +91,7 @@ def test_a_recipe_that_can_work_has_no_violations(recipe):
     assert checks.violations(recipe) == []
 
 
+@settings(max_examples=25)
 @given(recipe_sets())
 def test_recipes_that_share_values_have_no_violations(recipes):
     assert [violation for recipe in recipes for violation in checks.violations(recipe)] == []
@@ -708,3 +711,64 @@ def test_a_users_own_words_obey_the_rules_of_what_they_hold():
 
     violations = found(evolve(SMALL_MODEL, text__clean=(ShortFilter(),)))
     assert list(violations) == ["text.clean[0].min_characters"]
+
+
+def replaced(value, word, field, other):
+    """`value` with `other` in a field of one of the words in it."""
+    if value is word:
+        return attrs.evolve(value, **{field.alias: other})
+    if isinstance(value, tuple):
+        return tuple(replaced(item, word, field, other) for item in value)
+    if not isinstance(value, Word):
+        return value
+    names = {each.alias: getattr(value, each.name) for each in attrs.fields(type(value))}
+    changes = {name: replaced(item, word, field, other) for name, item in names.items()}
+    return attrs.evolve(value, **{name: item for name, item in changes.items() if item is not names[name]})
+
+
+ODD = [None, -1, 0, 2**33, 1.5, -1.5, float("nan"), "", "a b", "é", b"x", [], ["x"], {}, (), (None,), ("x",), object]
+ODD += [Trained, SMALL_MODEL, SMALL_MODEL.text, SMALL_MODEL.start, Steps(0), Fraction(1.0), SMALL]
+
+
+@settings(max_examples=100, phases=[Phase.generate], suppress_health_check=[HealthCheck.data_too_large])
+@given(st.data())
+def test_whatever_is_wrong_is_reported_and_never_breaks_a_check(data):
+    recipe = data.draw(st.sampled_from([SMALL, LARGE]))
+    changes = []
+    with attrs.validators.disabled():
+        for _ in range(data.draw(st.integers(1, 3))):
+            word = data.draw(st.sampled_from([word for _, word in names.words(recipe, "")]))
+            field = data.draw(st.sampled_from(attrs.fields(type(word))))
+            other = data.draw(st.sampled_from(ODD))
+            changes.append((field, other))
+            recipe = replaced(recipe, word, field, other)
+    violations = checks.violations(recipe)
+    preflight.violations(recipe, Path())
+    field, other = changes[-1]
+    if not matches(other, field.type) and not (isinstance(other, int | tuple)):
+        assert any(violation.path.endswith(f".{field.alias}") for violation in violations)
+
+
+LARGE = evolve(
+    SMALL,
+    models=(
+        REARRANGED,
+        evolve(
+            evolve(MASKED, name="masked"),
+            text__augment=(augment.Paraphrase(model=SMALL_MODEL), augment.TokenNoise()),
+            text__name="more",
+            text__heldout=source.JsonlFiles(paths=("a.jsonl",), url_field="url"),
+            text__clean=(clean.UrlBlocklist(), clean.MinHashDedup(), clean.Decontaminate(heldout=True)),
+        ),
+        evolve(SMALL_MODEL, name="taken", tokenizer=PretrainedTokenizer(path="a")),
+        Quantized(
+            name="q",
+            model=evolve(SMALL_MODEL, name="further", start=SMALL_MODEL, tokenizer=None),
+            scheme=scheme.W4A16(group_size=32),
+            text=Mixture(
+                parts=(Part(corpus=SMALL_MODEL.text), Part(corpus=evolve(SMALL_MODEL.text, name="b"), weight=2.0))
+            ),
+        ),
+    ),
+    measures=(measure.Perplexity(text=SMALL_MODEL.text), measure.PseudoPerplexity(text=SMALL_MODEL.text)),
+)

@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import SMALL, SMALL_MODEL, lineage, recipe_sets, recipes
 
@@ -145,6 +145,7 @@ def test_a_third_value_of_a_name_is_named_and_a_second_time_of_it_is_not():
     ]
 
 
+@settings(max_examples=25)
 @given(recipe_sets())
 def test_recipes_that_share_values_have_no_clash_in_any_order(recipes):
     assert found(*recipes) == found(*reversed(recipes)) == {}

@@ -11,7 +11,9 @@ from pathlib import Path
 from paths import ROOT
 
 from llmrecipe import dvcfiles
+from llmrecipe.machines import DEFAULT
 from llmrecipe.plan.planner import plan
+from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.recipe import Recipe
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -42,13 +44,14 @@ def repro(project: Path, *command: str) -> list[str]:
     return re.findall(r"^Running stage '(.+)':$", output, re.MULTILINE)
 
 
-def write(project: Path, *recipes: Recipe) -> None:
-    """Plan the recipes in the project, and no others."""
+def write(project: Path, *recipes: Recipe, machine: Machine | None = None) -> None:
+    """Plan the recipes in the project, and no others, to run on this machine."""
+    machines = None if machine is None else {DEFAULT: machine}
     references = {recipe.name: f"recipes/{recipe.name}.py" for recipe in recipes}
-    dvcfiles.write(plan(recipes), project, references=references)
+    dvcfiles.write(plan(recipes), project, references=references, machines_of=machines)
 
 
-def create(project: Path, recipe: Recipe) -> Path:
+def create(project: Path, recipe: Recipe, machine: Machine | None = None) -> Path:
     """A new project with 60 documents of number words, planned and not yet run."""
     books = project / "data" / "books"
     books.mkdir(parents=True)
@@ -58,6 +61,6 @@ def create(project: Path, recipe: Recipe) -> Path:
     for name in (".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
         (project / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, project / name)
-    write(project, recipe)
+    write(project, recipe, machine=machine)
     run(project, "git", "init", "--quiet")
     return project

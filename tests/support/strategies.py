@@ -115,7 +115,7 @@ sources = st.one_of(
         url_field=url_fields,
     ),
 )
-cleaners = tuples(
+cleaners = st.lists(
     st.one_of(
         st.builds(clean.FixUnicode),
         st.builds(clean.ExactDedup),
@@ -168,7 +168,8 @@ cleaners = tuples(
         st.builds(clean.MinHashDedup, ngram=counts, bands=st.integers(9, 64), threshold=st.floats(0.6, 0.95)),
         st.builds(clean.SentenceDedup, sentences=counts, min_words=counts, min_sentences=counts),
         st.builds(clean.Decontaminate, against=tuples(sources), heldout=st.just(True), ngram=counts),
-    )
+    ),
+    max_size=6,
     # What changes texts has to stand before what compares them.
 ).map(lambda chosen: tuple(sorted(chosen, key=lambda cleaner: cleaner.needs_split)))
 bands = st.floats(0, 10).flatmap(

@@ -1,1 +1,1 @@
-"""Text that is made from a corpus's own: which documents, what of them, and what of that is kept."""
+"""Text that is made from a corpus: of which documents, how, and which of it is kept."""

@@ -1,4 +1,4 @@
-"""Texts made from others by a rule and a dice."""
+"""Texts made from others by rules and chance."""
 
 import random
 import re

@@ -177,7 +177,9 @@ def _rewrite(
 class Work:
     """One augmenter's work on a corpus."""
 
-    augmenter: Augmenter
+    augmenter: Any
+    """An `Augmenter`: what is done depends on which."""
+
     label: str
     source: Path
     directory: Path

@@ -134,7 +134,7 @@ def decides(
         augmenter: what is done.
         revision: of the section.
         documents: the artifact of the documents.
-        device: another rounds otherwise.
+        device: another one rounds differently.
     """
     plain = codec.unstructure(augmenter)
     files = {

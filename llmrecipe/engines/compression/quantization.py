@@ -41,10 +41,10 @@ class Report:
     """Sequences that calibrated the scheme."""
 
     dense_bytes: int
-    """Size of the weights files of the model as it came."""
+    """Size of the weights files of the model before."""
 
     quantized_bytes: int
-    """Size of those of the quantized one."""
+    """Size of the weights files of the quantized model."""
 
     ratio: float
     """`dense_bytes` over `quantized_bytes`."""

@@ -32,7 +32,7 @@ from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.sections import PrepareSection
 
 EQUALS_HELDOUT = "equals_heldout"
-"""What training documents are dropped by that equal one of a held-out source."""
+"""The name under which training documents that equal one of a held-out source are dropped."""
 
 _WHERE = "corpus.heldout"
 

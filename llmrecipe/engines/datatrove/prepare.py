@@ -22,7 +22,7 @@ from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.sections import PrepareSection
 
 _EMPTY = "empty"
-"""What documents without text in the source are dropped by."""
+"""The name under which documents without text in the source are dropped."""
 
 
 def prepare(

@@ -83,8 +83,8 @@ class FileTokenizer(DocumentTokenizer):
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Write the documents' tokens, one document at a time and a long one in parts; nothing is handed on.
 
-        datatrove's encodes ten thousand at once, whatever their length, and then shuffles them; a run permutes its
-        sequences over all files.
+        datatrove's own method encodes ten thousand at once, whatever their length, and then shuffles them; a run
+        permutes its sequences over all files.
         """
         token_size, name = self.dtype.itemsize, self.files[rank]
         file = TokenizedFile(self.output_folder, name, token_size=token_size)

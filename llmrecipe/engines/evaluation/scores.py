@@ -24,7 +24,7 @@ from llmrecipe.engines.tokens.packing import PackedDocuments
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Objective
-from llmrecipe.recipe.objective import CausalLM, MaskedLM, MultiMaskLM
+from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM
 
 _LOGITS_PER_BATCH = 1 << 22
 
@@ -59,7 +59,7 @@ class CausalScore:
     in bits of the text compressed by the model over the length of the text, and doesn't depend on the tokenizer.
     """
 
-    objective: CausalLM
+    objective: Objective
     """What the model was trained to predict."""
 
     def of_frequencies(self, text: HeldoutText) -> Iterator[Predicted]:
@@ -225,12 +225,9 @@ def score_of(objective: Objective, heldout: TokenMixture) -> Score:
     Raises:
         StageError: no score is known for the objective, or its tokenizer has no mask token and needs one.
     """
+    if not objective.is_masked:
+        return CausalScore(objective=objective)
     raise StageError(f"no score for {type(objective).__name__}; register one with `scores.score_of.register`")
-
-
-@score_of.register
-def _(objective: CausalLM, heldout: TokenMixture) -> Score:
-    return CausalScore(objective=objective)
 
 
 @score_of.register(MaskedLM)

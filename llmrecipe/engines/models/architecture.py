@@ -136,7 +136,7 @@ class Architecture(abc.ABC, Generic[N]):
         """An encoder's logits, from the last layer's states `[1, places, hidden]`.
 
         Raises:
-            StageError: it is no encoder.
+            StageError: it isn't an encoder.
         """
         raise StageError(f"{type(model).__name__} predicts no masked tokens; measure it by Perplexity")
 

@@ -30,7 +30,7 @@ _SAME = (
 
 
 class LlamaArchitecture(Architecture[Llama]):
-    """Llama, and what is like it."""
+    """Llama, and networks like it."""
 
     transformers_class = LlamaForCausalLM
 

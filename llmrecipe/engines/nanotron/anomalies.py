@@ -52,7 +52,7 @@ class Watch:
                     )
 
     def _remember(self, row: Mapping[str, Any]) -> None:
-        # Spikes too: a level that lasts is no spike.
+        # Spikes too: a level that lasts isn't a spike.
         for name, history in self._history.items():
             if math.isfinite(row.get(name, math.nan)):
                 history.append(row[name])

@@ -42,7 +42,7 @@ def learning_rate_factor(training: Training, sequence_length: int, step: int) ->
 
 
 def _progress(step: int, start: int, end: int) -> float:
-    """How far `step` is on the way from `start` (0) to `end` (1); a way of no length is behind it."""
+    """How far `step` is on the way from `start` (0) to `end` (1); 1 if they are the same."""
     return min(max((step - start) / (end - start), 0.0), 1.0) if end > start else 1.0
 
 

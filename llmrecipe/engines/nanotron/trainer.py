@@ -228,7 +228,9 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         where = f" ({ranks})" if ranks else ""
         what = f"step {self.iteration_step} has {wrong}{where}"
         if self.training.anomalies.action == "stop":
-            self._stop(f"{what}; training.anomalies.action = 'skip' goes on from the last checkpoint, past this batch")
+            self._stop(
+                f"{what}; training.anomalies.action = 'skip' continues from the last checkpoint, past this batch"
+            )
         if self.watch.skipped_in_a_row > _MOST_SKIPPED:
             self._stop(f"{what}, and the {_MOST_SKIPPED} steps before it were broken too")
         if self.is_logger:

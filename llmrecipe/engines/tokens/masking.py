@@ -37,7 +37,7 @@ class MaskedSequence:
     """The tokens, some of them replaced, `[length]`."""
 
     positions: np.ndarray
-    """Where a token is to be predicted, rising."""
+    """Where a token is predicted, in ascending order."""
 
     first_positions: np.ndarray
     """Where a span begins, rising; every masked token is one of its own unless spans are masked."""

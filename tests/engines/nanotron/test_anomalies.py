@@ -126,7 +126,7 @@ def test_skipping_is_the_same_for_every_layout_and_after_an_interruption(tokens,
 @pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on_when_the_recipe_says_skip_and_not_the_other_way(tokens, tmp_path, spiky):
     stop = attrs.evolve(SPIKY, anomalies=attrs.evolve(SPIKY.anomalies, action="stop"))
-    with pytest.raises(StageError, match=r"'skip' goes on from the last checkpoint, past this batch"):
+    with pytest.raises(StageError, match=r"'skip' continues from the last checkpoint, past this batch"):
         trained(section(DATA, training=stop), tokens, tmp_path, checkpoint_interval=1)
     learned = len(next(tmp_path.glob("*/metrics.jsonl")).read_text().splitlines())
     assert learned == next(row["step"] for row in spiky.metrics if "skipped" in row) - 1

@@ -149,7 +149,7 @@ _EXACT = ExactDedupConfig(content_getter=_content, document_priority=_priority)
 
 
 class MinHashSignature(MinhashDedupSignature):
-    """datatrove's, which also notes which documents are held out, and takes texts of any length."""
+    """datatrove's step, which also notes which documents are held out, and takes texts of any length."""
 
     _AT_ONCE = 10_000
 
@@ -185,7 +185,7 @@ class MinHashSignature(MinhashDedupSignature):
 class MinHashCluster(PipelineStep):
     """Joins pairs to clusters, and lists for `MinhashDedupFilter` all but the best document of each.
 
-    In the place of datatrove's, which keeps any document of a cluster, not one that is held out.
+    In place of datatrove's step, which keeps any document of a cluster, not one that is held out.
     """
 
     type = "DEDUP"
@@ -240,7 +240,7 @@ _LAST_SPAN = (1 << 16) - 1
 
 
 class SentenceSignature(SentenceDedupSignature):
-    """datatrove's, with held-out documents before all others."""
+    """datatrove's step, with held-out documents before all others."""
 
     def get_hashes(self, doc: Document, doc_idx: int) -> list[tuple[int, int, int]]:
         """Hash, document and number of every span."""
@@ -249,7 +249,7 @@ class SentenceSignature(SentenceDedupSignature):
 
 
 class SentenceFilter(SentenceDedupFilter):
-    """datatrove's, which takes the numbers back and shows what it cuts."""
+    """datatrove's step, which takes the numbers back and shows what it cuts."""
 
     def __init__(
         self, folder: str, config: SentDedupConfig, tokenizer: words.PiecewiseTokenizer, *, keeps_heldout: bool

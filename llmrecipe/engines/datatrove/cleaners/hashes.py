@@ -41,7 +41,7 @@ def load(file: Path) -> np.ndarray:
 
 
 def places(hashes: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Which of `hashes` are in `index`, rising."""
+    """Which of `hashes` are in `index`, in ascending order."""
     if not len(index):
         return np.array([], np.int64)
     # One that is larger than all is compared with the last.

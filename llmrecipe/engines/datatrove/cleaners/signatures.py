@@ -8,7 +8,7 @@ from llmrecipe.engines.datatrove.companions import is_heldout
 
 
 class CompactSignature(ExactDedupSignature):
-    """datatrove's, with 14 bytes for each document instead of some 200 for Python's tuples; writes the same files."""
+    """datatrove's step, with 14 bytes a document instead of some 200 for Python's tuples; writes the same files."""
 
     def __init__(self, folder: str, config: ExactDedupConfig, *, skips_heldout: bool) -> None:
         super().__init__(folder, config)

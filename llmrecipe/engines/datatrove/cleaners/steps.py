@@ -135,7 +135,7 @@ class CustomStep(PipelineStep):
 
 
 class AddressFormatter(PIIFormatter):
-    """datatrove's, in the same time for a text that never ends."""
+    """datatrove's step, as fast for a text that never ends."""
 
     def format(self, text: str) -> str:
         """The text with other addresses."""
@@ -181,7 +181,7 @@ class LengthCheck:
 
 
 class UrlFilter(URLFilter):
-    """datatrove's, which stays off the network, ignores case and lets documents without an address through."""
+    """datatrove's filter, which stays off the network, ignores case and lets documents without an address through."""
 
     def __init__(self, wanted: UrlBlocklist) -> None:
         super().__init__(

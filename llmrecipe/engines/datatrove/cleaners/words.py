@@ -32,8 +32,7 @@ _hash = create_hash_func(HASH)
 class PiecewiseTokenizer(WordTokenizer):
     """datatrove's tokenizer for English, over one piece of a text after the other, so long ones fit in memory.
 
-    Texts are cut at white space, and within endless words; else, only a sentence may be cut in
-    two.
+    Texts are cut at white space, and within endless words; otherwise only a sentence may be cut in two.
     """
 
     def word_tokenize(self, text: str) -> list[str]:

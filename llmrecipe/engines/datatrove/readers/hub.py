@@ -46,8 +46,8 @@ class HubReader(SourceReader):
         # The hub's client has errors of many kinds, and so has the network below it.
         except Exception as error:
             raise self.refuse(self.prefix, error) from error
-        parts = range(self.dataset.num_shards)
-        super().__init__({f"{part:05}": _SIZE for part in parts}, source.text_field, source.url_field)
+        numbers = range(self.dataset.num_shards)
+        super().__init__({f"{number:05}": _SIZE for number in numbers}, source.text_field, source.url_field)
 
     def rows(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """The rows of a part, numbered from 1."""

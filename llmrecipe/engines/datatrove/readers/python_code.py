@@ -30,7 +30,7 @@ def refuse_version(version: str | None, where: str) -> None:
     """Refuse to read the standard library of another Python than the one that is asked for.
 
     Args:
-        version: the Python's, `3.11.7`; None for the running one's.
+        version: of Python, `3.11.7`; None for the running one.
         where: the source's place in the recipe, for messages.
 
     Raises:

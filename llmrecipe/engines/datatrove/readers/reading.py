@@ -163,7 +163,7 @@ class FileReader(SourceReader):
         if size == 0:
             raise StageError(f"{name}: empty (0 bytes); fetch it again, or delete it")
 
-    def open_text(self, name: str, newline: str | None = None) -> TextIO:
+    def open_text(self, name: str, newline: str | None = None) -> IO[str]:
         """Open a text file, compressed or not; a byte order mark is no part of the text."""
         return cast(TextIO, self.open(name, "r", encoding="utf-8-sig", newline=newline))
 

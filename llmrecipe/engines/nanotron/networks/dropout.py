@@ -36,7 +36,7 @@ class Dropper:
     def of(
         cls, options: RunOptions, tensor_group: dist.ProcessGroup, tensor_parallel_mode: TensorParallelLinearMode
     ) -> "Dropper":
-        """What drops as a run asks for."""
+        """The dropout that a run asks for."""
         return cls(
             rates=options.dropout,
             seed=options.seed,

@@ -66,7 +66,7 @@ class Surroundings:
     """Whether they share the tokens between the matrices, too."""
 
     dropper: Dropper
-    """What drops."""
+    """What is dropped."""
 
     recompute: bool
     """Whether layers are computed again in the backward pass."""
@@ -170,7 +170,7 @@ class EncoderLayer(nn.Module, abc.ABC):
 
 
 class PostNormLayer(EncoderLayer):
-    """BERT's: LayerNorm after each addition, GELU."""
+    """BERT's layer: LayerNorm after each addition, GELU."""
 
     def __init__(self, around: Surroundings, index: int) -> None:
         super().__init__(around, index)
@@ -188,7 +188,7 @@ class PostNormLayer(EncoderLayer):
 
 
 class PreNormLayer(EncoderLayer):
-    """ModernBERT's: LayerNorm before attention and feed-forward layer, rotary positions, GELU with a gate (GeGLU)."""
+    """ModernBERT's layer: LayerNorm before attention and feed-forward, rotary positions, GELU with a gate (GeGLU)."""
 
     def __init__(self, around: Surroundings, index: int, rotary: RotaryEmbedding) -> None:
         super().__init__(around, index)
