@@ -352,3 +352,16 @@ def test_a_tokenizer_that_cannot_serve_is_refused(trained, tmp_path, damage, rea
     with pytest.raises(StageError, match=reason) as error:
         take_over(source, tmp_path)
     assert str(error.value).startswith(str(source))
+
+
+def test_a_tokenizer_is_taken_from_a_model_that_another_stage_made(trained, tmp_path):
+    model = tmp_path / "artifacts/base/export/model"
+    shutil.copytree(trained, model)
+    (model / artifacts.MANIFEST).unlink()
+    for name in ("card.json", "config.json", "model.safetensors"):
+        (model / name).write_text("{}")
+    artifacts.seal(model, "model")
+    taken = take_over(model, tmp_path / "taken")
+    artifacts.open_artifact(taken, "tokenizer")
+    assert {path.name for path in taken.iterdir()} == {path.name for path in trained.iterdir()}
+    assert (taken / "tokenizer.json").read_bytes() == (trained / "tokenizer.json").read_bytes()

@@ -4,9 +4,11 @@ The documents of a source are read and mended once, before those of the corpus, 
 compared or written. From then on nothing drops or changes them.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from datatrove.data import Document, DocumentsPipeline
@@ -35,20 +37,21 @@ EQUALS_HELDOUT = "equals_heldout"
 _WHERE = "corpus.heldout"
 
 
-class Heldout(Protocol):
+class Heldout(ABC):
     """What is held out."""
 
-    is_apart: bool
+    is_apart: ClassVar[bool]
     """Whether it is a source of its own, whose documents all stay."""
+
+    filters: Mapping[str, BaseFilter]
+    """What drops training documents because of it, by label."""
 
     metrics: dict[str, Any]
     """What was counted of it, for `metrics.json`."""
 
+    @abstractmethod
     def split(self) -> PipelineStep:
         """The step after which every document of a task has its split."""
-
-    def filter(self) -> BaseFilter:
-        """The step that drops documents which equal a held-out one; only if it is apart."""
 
 
 def heldout_of(section: PrepareSection, machine: Machine, work: Path) -> Heldout:
@@ -62,32 +65,29 @@ def heldout_of(section: PrepareSection, machine: Machine, work: Path) -> Heldout
     return HeldoutSource(section.heldout, section, machine, work)
 
 
-class HeldoutShare:
-    """A share of the documents."""
+class HeldoutShare(Heldout):
+    """A share of the documents; of equal ones, all or none."""
 
-    is_apart = False
+    is_apart: ClassVar[bool] = False
 
     def __init__(self, share: float) -> None:
         self.share = share
-        self.metrics: dict[str, Any] = {}
+        self.filters = {}
+        self.metrics = {}
 
     def split(self) -> PipelineStep:
         """Splits the documents by their text."""
         return SplitByHash(self.share)
 
-    def filter(self) -> BaseFilter:
-        """None is needed: equal texts fall into the same split."""
-        raise NotImplementedError
 
-
-class HeldoutSource:
+class HeldoutSource(Heldout):
     """The documents of a source, mended."""
 
-    is_apart = True
+    is_apart: ClassVar[bool] = True
 
     def __init__(self, source: Source, section: PrepareSection, machine: Machine, work: Path) -> None:
         """Read and mend them; what an interrupted run left in `work` is used."""
-        self._documents, self._hashes = work / "documents", work / "hashes.npy"
+        self._documents, file = work / "documents", work / "hashes.npy"
         steps: list[tuple[str, PipelineStep]] = [
             ("read", reader_of(source, _WHERE)),
             ("empty", LambdaFilter(has_text)),
@@ -102,17 +102,14 @@ class HeldoutSource:
         read, empty = counted["read", "documents"], counted["empty", "dropped"]
         if read == empty:
             raise StageError(f"{_WHERE}: nothing to hold out: none of its {read:,} documents holds text")
-        merge = hashes.MergeHashes(work / "parts", self._hashes)
+        merge = hashes.MergeHashes(work / "parts", file)
         executor.run("collecting held-out text", [("merge", merge)], tasks=1, machine=machine, work=work / "merge")
+        self.filters = {EQUALS_HELDOUT: EqualsHeldout(file)}
         self.metrics = {"heldout_read": {"documents": read, "text_bytes": counted["read", "bytes"], "empty": empty}}
 
     def split(self) -> PipelineStep:
         """Puts these documents before the others, which are for training."""
         return HeldoutFirst(self._documents)
-
-    def filter(self) -> BaseFilter:
-        """Drops documents that equal one of these."""
-        return EqualsHeldout(self._hashes)
 
 
 class Mended(PipelineStep):

@@ -61,8 +61,8 @@ def prepare(
     for label, where in labels.items():
         if label == _EMPTY:
             passes.clean(label, LambdaFilter(has_text))
-        elif label == EQUALS_HELDOUT:
-            passes.clean(label, heldout.filter())
+        elif label in heldout.filters:
+            passes.clean(label, heldout.filters[label])
         elif not cleaners[label].compares:
             passes.clean(label, step_of(cleaners[label]))
         else:
