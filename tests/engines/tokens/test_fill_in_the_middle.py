@@ -138,7 +138,7 @@ def job(tokens, **names):
     objective = attrs.evolve(section().objective, fill_in_the_middle=FillInTheMiddle(rate=0.9, **names))
     what = attrs.evolve(section(), objective=objective)
     told = {"vocab_size": VOCAB_SIZE, "end_of_text_id": 0, "state": "", "start": None, "resume": None}
-    read = {"tokens": (str(tokens),), "shares": (1.0,)}
+    read = {"tokens": (str(tokens),), "shares": (1.0,), "modules": ()}
     return Job(section=what, network=NETWORK, machine=Machine(device="cpu"), name="t", **read, **told)
 
 
