@@ -595,7 +595,7 @@ def test_a_model_is_named_in_a_recipe_once():
 @pytest.mark.parametrize(
     ("model", "changes", "path", "fix"),
     [
-        (MASKED, {"start": SMALL_MODEL.start}, "objective", "use CausalLM, or the network Bert or ModernBert"),
+        (MASKED, {"start": SMALL_MODEL.start}, "objective", "use CausalLM"),
         (MASKED, {"start": SMALL_MODEL.start, "objective": MaskedLM(sequence_length=32)}, "objective", "use CausalLM"),
         (MASKED, {"objective": CausalLM(sequence_length=32)}, "objective", "use MaskedLM or MultiMaskLM"),
         (MODERN, {"objective": CausalLM(sequence_length=32)}, "objective", "and ModernBert reads those after it"),
