@@ -271,6 +271,7 @@ def test_an_exact_training_is_certified(capfd, project, words):
     assert not (project / ".llmrecipe/certify/tiny").exists()
 
 
+@pytest.mark.slow
 def test_a_training_that_is_not_exact_fails_and_is_kept(capfd, project, monkeypatch):
     """Of an engine that starts a resumed training with a learning rate of 0, and so learns a little less."""
 

@@ -218,6 +218,7 @@ def test_other_seeds_choose_other_documents(tmp_path):
     assert len(set(chosen.values())) == 3
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_writes_the_same_bytes(tmp_path):
     shards = [numbered(TEXTS[:30]), [row | {"id": f"b{row['id']}"} for row in numbered(TEXTS[30:])]]
     documents = write_documents(tmp_path / "documents", shards, numbered(["Other."]))
@@ -355,6 +356,7 @@ def number_texts(count: int) -> list[str]:
 TRANSLATE = {"share": 1.0, "piece_tokens": 8, "max_new_tokens": 10, "decoding": BeamSearch(beams=2), "batch_size": 4}
 
 
+@pytest.mark.slow
 def test_back_translation_puts_the_commoner_synonym_and_keeps_the_paragraphs(project, models):
     texts = number_texts(12)
     documents = write_documents(project / "documents", [numbered(texts)], numbered(["one two"]))

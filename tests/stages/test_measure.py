@@ -320,6 +320,7 @@ class MeanEntropy(CustomMeasure):
 """
 
 
+@pytest.mark.slow
 def test_a_measure_of_ones_own_is_taken_by_the_stage_itself(made, tmp_path):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/entropies.py").write_text(CUSTOM)

@@ -208,6 +208,7 @@ def test_the_split_is_the_texts_sha256_against_the_fraction():
 # Determinism
 
 
+@pytest.mark.slow
 def test_the_same_bytes_for_one_worker_or_two_in_any_folder(tmp_path, monkeypatch):
     outputs = []
     for name, workers in (("here", 1), ("there/deeper", 2)):

@@ -301,6 +301,7 @@ def test_the_card_tells_what_the_model_was_made_from(made, tmp_path):
     assert [getattr(card, fact) for fact in facts] == [getattr(before, fact) for fact in facts]
 
 
+@pytest.mark.slow
 def test_importing_the_stage_leaves_the_process_as_it_was():
     program = (
         "import os, sys; before = dict(os.environ); from llmrecipe.stages import quantize; "

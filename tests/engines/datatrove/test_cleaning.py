@@ -253,6 +253,7 @@ def test_what_could_never_match_is_refused(make, reason):
         make()
 
 
+@pytest.mark.slow
 def test_examples_of_what_was_dropped_are_bounded_and_the_same_for_any_number_of_workers(project):
     notes = [f"Note {number}." for number in range(60)]
     write_jsonl(project / "data.jsonl", [*PROSE, *notes, *notes[:5]])

@@ -73,6 +73,7 @@ def prepared(module, *clean, workers: int = 1) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_a_cleaner_of_a_users_own_runs_in_two_workers_and_is_counted(shout):
     output = prepared(shout, FixUnicode(), shout.Shout(mark="?"), ExactDedup(), workers=2)
     found = [d["text"] for split in ("train", "heldout") for d in read_documents(output / "documents", split)]

@@ -192,6 +192,7 @@ def write_some(project: Path) -> None:
     write_jsonl(project / "test.jsonl", [*texts[:9], *(prose(number, 40) for number in range(100, 130))])
 
 
+@pytest.mark.slow
 def test_the_same_bytes_for_one_worker_or_two(project):
     write_some(project)
     outputs = []
@@ -201,6 +202,7 @@ def test_the_same_bytes_for_one_worker_or_two(project):
     assert outputs[0] == outputs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(6))
 def test_an_interrupted_run_is_resumed_to_the_same_bytes(project, monkeypatch, number):
     write_some(project)

@@ -133,6 +133,7 @@ def asked(folder: Path, *requests: tuple, **environment: str) -> list:
 SOURCE = {"name": "some/rows", "revision": REVISION}
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_hub_is_dealt_over_the_tasks_with_stable_names(hub, tmp_path):
     # What `datasets` would read if it looked here first.
     (tmp_path / "some/rows").mkdir(parents=True)

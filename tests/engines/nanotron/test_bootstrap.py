@@ -21,6 +21,7 @@ def in_a_process(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_without_a_gpu_nothing_in_nanotron_names_cuda_and_nothing_of_torch_is_replaced():
     output = in_a_process("""
         import inspect, sys, torch
@@ -38,6 +39,7 @@ def test_without_a_gpu_nothing_in_nanotron_names_cuda_and_nothing_of_torch_is_re
     assert output.splitlines() == ["cpu", "False", "True", "[]"]
 
 
+@pytest.mark.slow
 def test_with_a_gpu_devices_process_groups_and_sends_are_nanotrons_own():
     output = in_a_process("""
         import inspect
@@ -73,6 +75,7 @@ def test_another_version_than_the_mended_one_is_refused(monkeypatch):
         bootstrap.load("cpu")
 
 
+@pytest.mark.slow
 def test_a_changed_copy_of_the_mended_version_is_refused(tmp_path):
     published = Path(importlib.util.find_spec("nanotron").origin).parent
     shutil.copytree(published, tmp_path / "nanotron", ignore=shutil.ignore_patterns("__pycache__"))

@@ -219,6 +219,7 @@ def test_on_a_gpu_events_are_recorded_around_a_call_and_read_when_the_step_has_e
     assert communication.finish(1.0) == {"pipeline": 0.25}
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_program_itself():
     program = """
         import os, sys

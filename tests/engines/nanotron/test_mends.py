@@ -125,6 +125,7 @@ def test_a_resumed_step_has_the_learning_rate_and_the_result_that_it_would_have_
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_the_optimizers_state_is_found_under_another_sharding(train, tmp_path):
     """nanotron looks for a file that another ZeRO stage has not written."""
     once = train(section(ALONE, training=SIX), tmp_path / "once")
