@@ -340,6 +340,7 @@ def chain(project, monkeypatch):
 
 
 @pytest.mark.usefixtures("chain")
+@pytest.mark.slow
 def test_all_models_that_a_recipe_trains_are_certified_each_after_the_one_that_it_starts_from(capfd):
     assert main(["certify", "small", "--steps", "8"]) == 0
 
@@ -350,6 +351,7 @@ def test_all_models_that_a_recipe_trains_are_certified_each_after_the_one_that_i
 
 
 @pytest.mark.usefixtures("chain")
+@pytest.mark.slow
 def test_one_model_can_be_named_and_one_that_is_not_there_is_refused(capfd):
     assert main(["certify", "small", "--steps", "8", "--model", "further"]) == 0
     out, _ = capfd.readouterr()
@@ -360,6 +362,7 @@ def test_one_model_can_be_named_and_one_that_is_not_there_is_refused(capfd):
 
 
 @pytest.mark.usefixtures("chain")
+@pytest.mark.slow
 def test_a_proof_runs_on_the_machine_of_the_plan_with_checkpoints_of_its_own(project, monkeypatch):
     seen = []
     create = Run.create

@@ -379,6 +379,7 @@ def test_back_translation_puts_the_commoner_synonym_and_keeps_the_paragraphs(pro
     assert text == tiny_translator.there_and_back(texts[0].split("\n\n")[0])
 
 
+@pytest.mark.slow
 def test_an_interrupted_generation_goes_on_and_gives_the_same_bytes_and_other_bands_write_nothing_anew(
     project, models, monkeypatch, capsys
 ):

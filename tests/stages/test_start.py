@@ -123,6 +123,7 @@ def test_an_encoder_starts_from_an_encoder_with_a_new_head_for_what_comes_before
     assert all(torch.allclose(after[name], head[name], rtol=0, atol=1e-20) for name in head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -137,6 +138,7 @@ def test_a_model_of_another_tokenizer_is_refused(inputs, tmp_path, changes, told
         run(FURTHER, {"tokens": inputs["tokens"], "start": start}, tmp_path / "further")
 
 
+@pytest.mark.slow
 def test_a_quantized_model_is_refused(inputs, tmp_path):
     start = sealed_copy(inputs["start"], tmp_path / "quantized")
     config = json.loads((start / "config.json").read_text())
@@ -146,6 +148,7 @@ def test_a_quantized_model_is_refused(inputs, tmp_path):
         run(FURTHER, {"tokens": inputs["tokens"], "start": start}, tmp_path / "further")
 
 
+@pytest.mark.slow
 def test_a_section_that_does_not_go_with_the_network_of_its_start_is_refused(inputs, tmp_path):
     for what, told in (
         (attrs.evolve(FURTHER, parallelism=Parallelism(tensor=3, micro_batch_size=4)), "3 does not divide"),
