@@ -7,8 +7,15 @@ from llmrecipe.recipe import augment, clean, masking, measure, optimizer, place,
 from llmrecipe.recipe.corpus import Corpus, Mixture, Part
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.machine import Machine
-from llmrecipe.recipe.model import Quantized, Trained
-from llmrecipe.recipe.network import Bert, Llama, ModernBert, Ratio
+from llmrecipe.recipe.model import PretrainedModel, Quantized, Trained
+from llmrecipe.recipe.networks.bert import Bert
+from llmrecipe.recipe.networks.decoder import Llama3RopeScaling
+from llmrecipe.recipe.networks.llama import Llama
+from llmrecipe.recipe.networks.mistral import Mistral
+from llmrecipe.recipe.networks.modern_bert import ModernBert
+from llmrecipe.recipe.networks.network import Ratio
+from llmrecipe.recipe.networks.qwen2 import Qwen2
+from llmrecipe.recipe.networks.qwen3 import Qwen3
 from llmrecipe.recipe.objective import CausalLM, FillInTheMiddle, MaskedLM, MultiMaskLM
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction, Steps, Tokens
@@ -26,15 +33,20 @@ __all__ = [
     "FillInTheMiddle",
     "Fraction",
     "Llama",
+    "Llama3RopeScaling",
     "Machine",
     "MaskedLM",
+    "Mistral",
     "Mixture",
     "ModernBert",
     "MultiMaskLM",
     "Parallelism",
     "Part",
+    "PretrainedModel",
     "PretrainedTokenizer",
     "Quantized",
+    "Qwen2",
+    "Qwen3",
     "Ratio",
     "Recipe",
     "Steps",

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from llmrecipe import artifacts, codec
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Objective
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.schema import Word, define
 
 FILE = "card.json"
@@ -126,7 +126,7 @@ class ModelCard(Word):
     """What it learned to predict."""
 
     vocab_size: int
-    """Tokens of its tokenizer, before padding."""
+    """Tokens of its tokenizer."""
 
     end_of_text_id: int
     """The token that ends a document."""
@@ -143,7 +143,18 @@ class ModelCard(Word):
     step: int | None = None
     """The optimizer step after which a run had these weights; None if no run of ours made them, or not the last."""
 
+    embedding_rows: int | None = None
+    """Rows of its embedding; None for as many as tokens."""
+
+    notes: tuple[str, ...] = ()
+    """What a reader of its numbers should know: what was dropped, or drawn, when it was taken over."""
+
     version: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of its embedding."""
+        return self.vocab_size if self.embedding_rows is None else self.embedding_rows
 
 
 def write(directory: Path, card: Word) -> None:

@@ -56,7 +56,7 @@ def _violations(error: Exception, path: str) -> Iterator[Violation]:
     if isinstance(error, ClassValidationError):
         noted, bare = error.group_exceptions()
         for inner, note in noted:
-            inner_path = f"{path}.{note.name}"
+            inner_path = f"{path}.{note.name.removeprefix('given_')}"
             if isinstance(inner, KeyError):
                 yield Violation(inner_path, f"is missing; must be {_expected(note.type)}")
             else:
@@ -77,7 +77,7 @@ def _violations(error: Exception, path: str) -> Iterator[Violation]:
 
 
 def _unknown_keys(error: ForbiddenExtraKeysError, path: str) -> Iterator[Violation]:
-    known = [field.name for field in _written(error.cl)]
+    known = [_key(field) for field in _written(error.cl)]
     for key in sorted(map(str, error.extra_fields)):
         yield Violation(f"{path}.{key}", f"no such field{suggestion(key, known)}")
 
@@ -133,6 +133,11 @@ def _fields(cls: type[Any]) -> tuple[attrs.Attribute, ...]:
     return attrs.fields(cls)
 
 
+def _key(field: attrs.Attribute) -> str:
+    """A field's name in plain data, which is the public one."""
+    return field.alias or field.name
+
+
 def _is_tuple(annotation: Any) -> bool:
     return get_origin(annotation) is tuple
 
@@ -183,7 +188,9 @@ def _structure_class(cls: type[T], converter: Converter) -> Callable[[Any, Any],
 
         return structure_field
 
-    fields: dict[str, Any] = {field.name: override(struct_hook=checked(field)) for field in _written(cls)}
+    fields: dict[str, Any] = {
+        field.name: override(struct_hook=checked(field), rename=_key(field)) for field in _written(cls)
+    }
     fields |= {field.name: override(omit=True) for field in _fields(cls) if field.name not in fields}
     structure_mapping = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **fields)
 
@@ -248,8 +255,11 @@ def _unstructure_union(union: Any, converter: Converter) -> Callable[[Any], Any]
 
 
 def _unstructure_class(cls: type, converter: Converter) -> Callable[[Any], Any]:
-    omitted: dict[str, Any] = {field.name: override(omit=True) for field in _fields(cls) if field.metadata == UNWRITTEN}
-    unstructure_class: Callable[[Any], Any] = make_dict_unstructure_fn(cls, converter, **omitted)
+    overridden: dict[str, Any] = {
+        field.name: override(omit=True) if field.metadata == UNWRITTEN else override(rename=_key(field))
+        for field in _fields(cls)
+    }
+    unstructure_class: Callable[[Any], Any] = make_dict_unstructure_fn(cls, converter, **overridden)
     if not _is_of_kind(cls):
         return unstructure_class
     return lambda value: {TAG: cls.tag, **unstructure_class(value)}

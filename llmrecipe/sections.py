@@ -13,8 +13,8 @@ import attrs
 from llmrecipe.recipe.corpus import Corpus
 from llmrecipe.recipe.kinds import Augmenter, Cleaner, Objective, Scheme, Source, Tokenizer
 from llmrecipe.recipe.measure import Measure
-from llmrecipe.recipe.model import Quantized
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.model import PretrainedModel, Quantized
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.schema import Word, all_greater_than, define, greater_than, kind, members, not_empty
@@ -78,6 +78,19 @@ class MixSection(Section):
     revision: int = 1
 
 
+@define("import")
+class ImportSection(Section):
+    """Somebody's model to one that stages can read."""
+
+    # A stage's own name is a keyword of Python.
+    module: ClassVar[str] = "llmrecipe.stages.import_model"
+
+    model: PretrainedModel
+    """Where it is; its network is that of the time when this was planned, None if it wasn't there yet."""
+
+    revision: int = 1
+
+
 @define("train")
 class TrainSection(Section):
     """Token files to trained weights."""
@@ -88,7 +101,10 @@ class TrainSection(Section):
     objective: Objective
     training: Training
     parallelism: Parallelism
-    revision: int = 4
+    resize_embeddings: bool = False
+    """Whether the input that it starts from gets embeddings for another tokenizer, the `tokenizer` input."""
+
+    revision: int = 5
 
 
 @define("export")
@@ -98,7 +114,7 @@ class ExportSection(Section):
     logits_tolerance: float = attrs.field(default=1e-4, validator=greater_than(0))
     """Largest difference to the training engine's own logits, in float32, that is accepted."""
 
-    revision: int = 2
+    revision: int = 3
 
 
 @define("quantize")

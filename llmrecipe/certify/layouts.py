@@ -1,7 +1,7 @@
 """Layouts of a shrunk run: one of another kind, and each in words."""
 
 from llmrecipe.recipe.evolve import evolve
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 
 

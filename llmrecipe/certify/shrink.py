@@ -9,7 +9,7 @@ from llmrecipe.recipe.kinds import Objective, Schedule
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.masking import Spans
 from llmrecipe.recipe.model import Trained
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction, Steps
 from llmrecipe.recipe.schema import matches

@@ -1,6 +1,6 @@
 """The stages so far: a value that is asked for is planned once, after what it is made from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -77,10 +77,20 @@ class Draft:
     def stage(self, **fields: Any) -> Stage:
         """Add a stage, and return it."""
         models = [model for value in self._planning[-1:] for model in _models(value)]
-        facts = dict.fromkeys(fact for model in models for fact in (model.network, model.objective))
+        facts = dict.fromkeys(fact for model in models for fact in _facts(model))
         stage = Stage(facts=tuple(facts), **fields)
         self.stages.append(stage)
         return stage
+
+
+def _facts(model: Model) -> Iterator[Word]:
+    """A model's network and objective, if they are known yet."""
+    for ask in (lambda: model.network, lambda: model.objective):
+        try:
+            yield ask()
+        except ValueError:
+            # Its words are of this package, as those of all models that were made elsewhere.
+            continue
 
 
 def _models(value: Word) -> tuple[Model, ...]:

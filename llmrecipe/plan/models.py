@@ -1,13 +1,28 @@
 """Models to their stages."""
 
+import posixpath
+
 from llmrecipe import layout
 from llmrecipe.plan.draft import Draft, Products, plans
 from llmrecipe.plan.stage import Plot
 from llmrecipe.recipe.kinds import Model
-from llmrecipe.recipe.model import Quantized, Trained
+from llmrecipe.recipe.model import PretrainedModel, Quantized, Trained
 from llmrecipe.recipe.texts import calibration_text
 from llmrecipe.recipe.tokenized import TokenizedText
-from llmrecipe.sections import ExportSection, QuantizeSection, TrainSection
+from llmrecipe.sections import ExportSection, ImportSection, QuantizeSection, TrainSection
+
+
+@plans(PretrainedModel)
+def pretrained(draft: Draft, value: PretrainedModel) -> Products:
+    """A stage that verifies somebody's model and says what it is; its tokenizer is taken from it as well."""
+    is_in_project = value.path is not None and value.package is None
+    stage = draft.stage(
+        owner=value.name,
+        section=ImportSection(model=value),
+        inputs={"source": posixpath.normpath(value.path)} if is_in_project and value.path else {},
+        outs=("model", "tokenizer"),
+    )
+    return Products({name: stage.product(name) for name in ("model", "tokenizer")})
 
 
 @plans(Trained)
@@ -17,6 +32,8 @@ def trained(draft: Draft, value: Trained) -> Products:
     inputs = dict(draft.need(TokenizedText(text=value.text, tokenizer=value.vocabulary)).paths)
     if isinstance(value.start, Model):
         inputs["start"] = draft.need(value.start).product("model")
+    if value.resize_embeddings:
+        inputs["tokenizer"] = tokenizer
     train = draft.stage(
         owner=value.name,
         section=TrainSection(
@@ -24,6 +41,7 @@ def trained(draft: Draft, value: Trained) -> Products:
             objective=value.objective,
             training=value.training,
             parallelism=value.parallelism,
+            resize_embeddings=value.resize_embeddings,
         ),
         inputs=inputs,
         outs=("checkpoint", "curves.csv", "validation.csv"),
@@ -33,7 +51,8 @@ def trained(draft: Draft, value: Trained) -> Products:
     export = draft.stage(
         owner=value.name,
         section=ExportSection(),
-        inputs={"checkpoint": train.product("checkpoint"), "tokenizer": tokenizer},
+        inputs={"checkpoint": train.product("checkpoint"), "tokenizer": tokenizer}
+        | {role: path for role, path in inputs.items() if role == "start"},
         outs=("model",),
     )
     return Products({"model": export.product("model")})

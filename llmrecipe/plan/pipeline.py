@@ -29,9 +29,15 @@ class Pipeline:
         products = {product for stage in self.stages for product in stage.products}
         for stage in self.stages:
             for path in stage.inputs.values():
-                if path not in made:
+                if made.isdisjoint(around(path)):
                     _refuse_future(stage.name, path, products - made)
             made.update(stage.products)
+
+
+def around(path: str) -> list[str]:
+    """A path, and the folders that it is in."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
 def _refuse_twins(what: str, values: Iterable[str]) -> None:

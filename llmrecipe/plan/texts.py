@@ -58,8 +58,11 @@ def trained_tokenizer(draft: Draft, value: TrainedTokenizer) -> Products:
 
 @plans(PretrainedTokenizer)
 def pretrained_tokenizer(draft: Draft, value: PretrainedTokenizer) -> Products:
-    """A stage that takes over a tokenizer from a folder."""
-    folder = value.path if value.model is None else draft.need(value.model).product("model")
+    """A stage that takes over a tokenizer from a folder; a model that was made elsewhere has brought its own."""
+    made = draft.need(value.model) if value.model is not None else None
+    if made is not None and value.given_name is None and "tokenizer" in made.paths:
+        return Products({"tokenizer": made.product("tokenizer")})
+    folder = value.path if made is None else made.product("model")
     stage = draft.stage(
         owner=value.name,
         section=TokenizerSection(tokenizer=evolve(value, path=folder, model=None, name=None)),

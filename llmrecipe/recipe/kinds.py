@@ -14,7 +14,7 @@ from llmrecipe.recipe.schema import Word, at_least, between, greater_than, kind
 
 if TYPE_CHECKING:
     from llmrecipe.recipe.corpus import Part
-    from llmrecipe.recipe.network import Network
+    from llmrecipe.recipe.networks.network import Network
 
 
 @kind

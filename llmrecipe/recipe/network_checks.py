@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.decoder import Llama3RopeScaling
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.proposals import choice, divisors, multiples_near
 from llmrecipe.recipe.rules import Findings, Rules
 
@@ -13,11 +14,27 @@ rules = Rules()
 def _head_width(network: Network) -> Findings:
     # Rotary positions turn pairs of numbers.
     step, width = (2, "equal and even") if network.has_rotary_positions else (1, "equal")
+    head_dim = getattr(network, "head_dim", None)
+    if head_dim is not None:
+        if head_dim % step:
+            pairs = choice(multiples_near(head_dim, step))
+            yield "head_dim", f"{head_dim} is odd, and rotary positions turn pairs of a head's channels; use {pairs}"
+        return
     if network.hidden_size % (step * network.num_attention_heads):
         yield (
             "hidden_size",
             f"{network.hidden_size} does not give num_attention_heads = {network.num_attention_heads} heads of an "
             f"{width} width; use {choice(multiples_near(network.hidden_size, step * network.num_attention_heads))}",
+        )
+
+
+@rules.add("low_freq_factor", "high_freq_factor")
+def _frequencies(scaling: Llama3RopeScaling) -> Findings:
+    if scaling.high_freq_factor <= scaling.low_freq_factor:
+        yield (
+            "high_freq_factor",
+            f"{scaling.high_freq_factor:g} must be more than low_freq_factor = {scaling.low_freq_factor:g}; use "
+            f"{4 * scaling.low_freq_factor:g}",
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from llmrecipe.recipe.kinds import Objective
 from llmrecipe.recipe.masking import Spans
 from llmrecipe.recipe.model import Trained
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.rules import Findings, Rules
 from llmrecipe.recipe.schema import members
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, TrainedTokenizer

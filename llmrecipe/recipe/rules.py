@@ -8,7 +8,7 @@ import attrs
 
 from llmrecipe.errors import Violation
 from llmrecipe.recipe.kinds import Objective, Text, Tokenizer
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.schema import Word, own_violations, parts
 
 Findings = Iterator[tuple[str, str]]

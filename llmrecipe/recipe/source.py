@@ -30,6 +30,11 @@ def _pinned_packages(owner: object, attribute: attrs.Attribute, value: tuple[str
             raise FieldError(owner, attribute.name, reason)
 
 
+def installed_package(owner: object, attribute: attrs.Attribute, value: str) -> None:
+    """A validator: a Python package with its version."""
+    _pinned_packages(owner, attribute, (value,))
+
+
 def _python_version(owner: object, attribute: attrs.Attribute, value: str) -> None:
     if not re.fullmatch(r"\d+\.\d+\.\d+\w*", value):
         raise FieldError(owner, attribute.name, f"must be a whole version, such as '3.11.7', got {value!r}")

@@ -9,9 +9,9 @@ from llmrecipe.recipe.recipe import Recipe
 
 
 def common_text(models: Sequence[Model]) -> Text | None:
-    """The one text that all of the models were trained on; None if there isn't one."""
-    first, *others = [model.training_text for model in models]
-    return first if all(text == first for text in others) else None
+    """The one text that those of the models were trained on that were trained here; None if there isn't one."""
+    known = [text for model in models if (text := model.training_text) is not None]
+    return known[0] if known and all(text == known[0] for text in known) else None
 
 
 def calibration_text(quantized: Quantized) -> Text:

@@ -150,4 +150,8 @@ class PretrainedTokenizer(Tokenizer):
     @property
     def origin(self) -> Tokenizer:
         """The tokenizer whose tokens these are: itself, unless it is taken from a model."""
-        return self if self.model is None else self.model.vocabulary.origin
+        if self.model is None:
+            return self
+        # A model that was made elsewhere has a tokenizer of its own.
+        taken = self.model.vocabulary
+        return self if taken == self else taken.origin

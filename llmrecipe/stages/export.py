@@ -28,7 +28,7 @@ def run(context: StageContext[ExportSection]) -> None:
     card = cards.read(checkpoint, ModelCard)
     _refuse_step(checkpoint, card)
     _refuse_tokenizer(checkpoint, card, tokenizer)
-    facts = card.network, card.vocab_size, card.end_of_text_id
+    facts = card.network, card.rows, card.end_of_text_id
     trained = weights.load(checkpoint)
     folder = context.output / "model"
     folders.save_model(architecture_of(card.network).transformers_network(trained, *facts), tokenizer, folder)

@@ -12,7 +12,7 @@ from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import RecipeError
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.evolve import evolve
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.sections import TrainSection
 from llmrecipe.stages.runner import StageContext
 
@@ -60,6 +60,7 @@ def run(context: StageContext[TrainSection]) -> None:
         made_by=section.tag,
         parents=context.parents,
         step=finished.step,
+        embedding_rows=None if job.rows == job.vocab_size else job.rows,
     )
     cards.write(folder, card)
     artifacts.write_jsonl(folder / "metrics.jsonl", finished.metrics)
@@ -78,7 +79,7 @@ def run(context: StageContext[TrainSection]) -> None:
             "steps": last["step"],
             "skipped_steps": sum("skipped" in row for row in finished.metrics),
             "tokens": last["tokens"],
-            "parameters": job.network.num_parameters(job.vocab_size),
+            "parameters": job.network.num_parameters(job.rows),
         }
         | read,
     )

@@ -19,11 +19,11 @@ from transformers import (
 from llmrecipe import Bert, CausalLM, Llama, MaskedLM, ModernBert, Ratio, artifacts, cards, identity
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models.architecture import architecture_of
-from llmrecipe.engines.models.bert import ARCHITECTURE as BERT
-from llmrecipe.engines.models.llama import ARCHITECTURE as LLAMA
+from llmrecipe.engines.models.bert.architecture import ARCHITECTURE as BERT
+from llmrecipe.engines.models.llama.architecture import ARCHITECTURE as LLAMA
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.sections import ExportSection
 from llmrecipe.stages import export
 
@@ -144,7 +144,7 @@ def test_bfloat16_weights_stay_bfloat16(tmp_path):
 
 def test_a_conversion_that_changes_the_logits_fails_the_stage(tmp_path, monkeypatch):
     context = stage_context(ExportSection(), inputs(tmp_path, NETWORK, new_network(NETWORK)), tmp_path / "out")
-    monkeypatch.setattr("llmrecipe.engines.models.llama.deinterleave", lambda weight, _: weight.contiguous())
+    monkeypatch.setattr("llmrecipe.engines.models.table.deinterleave", lambda weight, _: weight.contiguous())
     with pytest.raises(StageError, match=r"differ from nanotron's by .*, more than logits_tolerance = 1e-04"):
         export.run(context)
 

@@ -28,7 +28,7 @@ from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.errors import RecipeError, StageError
-from llmrecipe.recipe.network import Bert
+from llmrecipe.recipe.networks.bert import Bert
 from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.recipe.scheme import FP8, GPTQ, W4A16, W8A8, W8A16, RoundToNearest
 from llmrecipe.sections import QuantizeSection

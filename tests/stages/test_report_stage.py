@@ -14,7 +14,8 @@ import tiny_model
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.network import Bert, Llama
+from llmrecipe.recipe.networks.bert import Bert
+from llmrecipe.recipe.networks.llama import Llama
 from llmrecipe.recipe.objective import CausalLM, MaskedLM
 from llmrecipe.sections import ReportSection
 from llmrecipe.stages import report

@@ -16,7 +16,7 @@ from train_project import SLOW, Project
 from transformers import LlamaForCausalLM
 
 from llmrecipe import Parallelism, Steps
-from llmrecipe.engines.models.llama import ARCHITECTURE as LLAMA
+from llmrecipe.engines.models.llama.architecture import ARCHITECTURE as LLAMA
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.tokens.mixture import TokenMixture

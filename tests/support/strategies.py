@@ -15,15 +15,20 @@ from llmrecipe import (
     FillInTheMiddle,
     Fraction,
     Llama,
+    Llama3RopeScaling,
     Machine,
     MaskedLM,
+    Mistral,
     Mixture,
     ModernBert,
     MultiMaskLM,
     Parallelism,
     Part,
+    PretrainedModel,
     PretrainedTokenizer,
     Quantized,
+    Qwen2,
+    Qwen3,
     Ratio,
     Recipe,
     Steps,
@@ -43,9 +48,11 @@ from llmrecipe import (
     scheme,
     source,
 )
+from llmrecipe.recipe.texts import common_text
 from llmrecipe.sections import (
     AugmentSection,
     ExportSection,
+    ImportSection,
     MeasureSection,
     MixSection,
     PrepareSection,
@@ -334,6 +341,17 @@ def trainings(draw, global_batch_size, sequence_length):
     )
 
 
+NETWORKS = (Llama, Mistral, Qwen2, Qwen3, Bert, ModernBert)
+
+scalings = st.builds(
+    Llama3RopeScaling,
+    factor=st.floats(1, 64),
+    low_freq_factor=st.floats(0.5, 2),
+    high_freq_factor=st.floats(3, 8),
+    original_max_position_embeddings=counts,
+)
+
+
 @st.composite
 def networks(draw, kind):
     tensor = draw(st.integers(1, 4))
@@ -350,12 +368,27 @@ def networks(draw, kind):
         "make_vocab_size_divisible_by": tensor * draw(st.integers(1, 32)),
     }
     if kind is Bert:
-        return Bert(hidden_size=heads * draw(st.integers(2, 128)), layer_norm_eps=draw(positive), **shared)
+        segments = draw(st.integers(1, 3))
+        width = heads * draw(st.integers(2, 128))
+        return Bert(hidden_size=width, layer_norm_eps=draw(positive), type_vocab_size=segments, **shared)
     shared |= {"hidden_size": heads * 2 * draw(st.integers(1, 64)), "rope_theta": draw(positive)}
     if kind is ModernBert:
-        return ModernBert(layer_norm_eps=draw(positive), **shared)
-    return Llama(
+        return ModernBert(
+            layer_norm_eps=draw(positive),
+            local_attention=draw(st.none() | st.integers(2, 256)),
+            global_attn_every_n_layers=draw(st.integers(1, 4)),
+            local_rope_theta=draw(positive),
+            **shared,
+        )
+    head_dim = draw(st.none() | st.integers(1, 64).map(lambda half: 2 * half))
+    if head_dim is not None:
+        shared["hidden_size"] = draw(st.integers(2, 999))
+    if kind is Mistral:
+        shared["sliding_window"] = draw(st.none() | counts)
+    return kind(
         num_key_value_heads=key_value_heads,
+        head_dim=head_dim,
+        rope_scaling=draw(st.none() | scalings),
         rms_norm_eps=draw(positive),
         tie_word_embeddings=draw(st.booleans()),
         **shared,
@@ -393,7 +426,8 @@ def objectives(draw, length, network, tokenizer):
 def filled_by_nanotron(network, vocab_size, pipeline):
     """Whether every pipeline rank gets weights: the loop of nanotron.models.base.build_model, block by block."""
     matrices = 2 if isinstance(network, Bert) else 3
-    layer = 4 * network.hidden_size**2 + matrices * network.feed_forward_size * network.hidden_size
+    layer = 4 * network.num_attention_heads * network.head_size * network.hidden_size
+    layer += matrices * network.feed_forward_size * network.hidden_size
     output = network.padded_vocab_size(vocab_size) * network.hidden_size
     costs = [0, *[layer] * network.num_layers, 0, output]
     thresholds = [sum(costs) * ((rank + 1) / pipeline) for rank in range(pipeline)]
@@ -477,8 +511,9 @@ class World:
     def new_trained(self, start=None):
         draw, text = self.draw, self.text()
         network = draw(networks(draw(st.sampled_from(self.kinds)))) if start is None else start.network
-        tokenizer = self.tokenizer(network, text) if start is None else None
-        vocabulary = (tokenizer if start is None else start.vocabulary).origin
+        resized = isinstance(start, PretrainedModel) and draw(st.booleans())
+        tokenizer = self.tokenizer(network, text) if start is None or resized else None
+        vocabulary = (tokenizer or start.vocabulary).origin
         sizes = [*network.shared_by_tensor_ranks.values(), network.make_vocab_size_divisible_by]
         tensor = draw(st.sampled_from([degree for degree in range(1, 5) if math.gcd(*sizes) % degree == 0]))
         data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4))
@@ -495,6 +530,7 @@ class World:
             objective=draw(objectives(length, network, vocabulary)),
             training=draw(trainings(batch, length)),
             tokenizer=tokenizer,
+            resize_embeddings=resized,
             parallelism=Parallelism(
                 data=data,
                 tensor=tensor,
@@ -524,14 +560,37 @@ class World:
         # As a user would leave it out.
         return evolve(named, text=None) if self.draw(st.booleans()) else named
 
+    def new_pretrained(self):
+        draw = self.draw
+        network = draw(networks(draw(st.sampled_from(self.kinds))))
+        name = self.fresh()
+        place = draw(
+            st.sampled_from(
+                [
+                    {"path": f"models/{name}"},
+                    {"hub": "owner/name", "revision": "1f" * 20},
+                    {"package": "a-b.c_d==0.1+local", "path": draw(texts)},
+                ]
+            )
+        )
+        return PretrainedModel(
+            name=name,
+            network=network,
+            objective=draw(objectives(draw(st.integers(2, 100)), network, PretrainedTokenizer(path="a"))),
+            new_head=draw(st.booleans()),
+            seed=draw(seeds),
+            dequantize=draw(st.booleans()),
+            **place,
+        )
+
     def new_quantized(self, model):
-        groups = divisors(math.gcd(model.network.hidden_size, model.network.feed_forward_size))
+        groups = divisors(math.gcd(*model.network.quantized_widths.values()))
         fitting = [cls for cls in SCHEMES if cls not in model.network.unfit_schemes]
         return self.named(
             Quantized(
                 model=model,
                 scheme=one_scheme(self.draw, self.draw(st.sampled_from(fitting)), groups),
-                text=self.text() if self.draw(st.integers(0, 2)) == 0 else None,
+                text=self.text() if model.training_text is None or self.draw(st.integers(0, 2)) == 0 else None,
                 calibration_samples=self.draw(counts),
                 seed=self.draw(seeds),
             )
@@ -539,7 +598,9 @@ class World:
 
     def new_model(self):
         unrounded = [model for model in self.models if not model.is_rounded]
-        made = self.draw(st.sampled_from(["first", "on", "quantized", "quantized", "quantized"]))
+        made = self.draw(st.sampled_from(["first", "theirs", "on", "on", "quantized", "quantized", "quantized"]))
+        if made == "theirs":
+            return self.new_pretrained()
         if not unrounded or made == "first":
             return self.new_trained()
         # The last one, often: chains grow.
@@ -548,8 +609,9 @@ class World:
 
     def measures_of(self, models):
         """Measures that fit all of the models; the first is a perplexity."""
-        text = None if all(each.training_text == models[0].training_text for each in models) else self.text()
-        weights = [part.weight for part in (text or models[0].training_text).parts]
+        common = common_text(models)
+        text = None if common is not None else self.text()
+        weights = [part.weight for part in (text or common).parts]
         length = max(model.objective.sequence_length for model in models)
         enough = st.integers(length * math.ceil(sum(weights) / min(weights)), 10**6)
         measures = [measure.Perplexity(text=text, max_tokens=self.draw(enough))]
@@ -567,13 +629,13 @@ class World:
 
 
 @st.composite
-def trained_models(draw, kinds=(Llama, Bert, ModernBert)):
+def trained_models(draw, kinds=NETWORKS):
     """A model trained from a network, on the text of the small one."""
     return World(draw, kinds, [SMALL_MODEL.text]).new_trained()
 
 
 @st.composite
-def recipes(draw, kinds=(Llama, Bert, ModernBert)):
+def recipes(draw, kinds=NETWORKS):
     """A recipe whose models may be made from each other and share what they are made from."""
     world = World(draw, kinds)
     for _ in range(draw(st.sampled_from([1, 2, 2, 3]))):
@@ -582,7 +644,7 @@ def recipes(draw, kinds=(Llama, Bert, ModernBert)):
 
 
 @st.composite
-def recipe_sets(draw, kinds=(Llama, Bert, ModernBert)):
+def recipe_sets(draw, kinds=NETWORKS):
     """Several recipes that share models and texts, with chains of models."""
     world = World(draw, kinds)
     found = []
@@ -604,15 +666,20 @@ sections = st.one_of(
         revision=revisions,
     ),
     st.builds(AugmentSection, augment=augmenters, revision=revisions),
+    recipes().flatmap(lambda recipe: st.sampled_from(taken_over(recipe) or [ReportSection()])),
     st.builds(TokenizerSection, tokenizer=tokenizers, revision=revisions),
     st.builds(TokenizeSection, revision=revisions),
     st.builds(MixSection, shares=st.lists(positive, min_size=1, max_size=3).map(tuple)),
-    recipes().map(lambda recipe: next(map(train_section, filter(is_trained, lineage(recipe.models))))),
+    recipes().map(lambda recipe: next(map(train_section, filter(is_trained, lineage(recipe.models))), ReportSection())),
     st.builds(ExportSection, logits_tolerance=positive, revision=revisions),
     st.builds(QuantizeSection, scheme=schemes, calibration_samples=counts, seed=seeds),
     st.builds(MeasureSection, measure=st.builds(measure.Perplexity, max_tokens=counts)),
     st.builds(ReportSection, revision=revisions),
 )
+
+
+def taken_over(recipe):
+    return [ImportSection(model=each) for each in lineage(recipe.models) if isinstance(each, PretrainedModel)]
 
 
 def is_trained(model):
@@ -632,4 +699,5 @@ def train_section(model):
         objective=model.objective,
         training=model.training,
         parallelism=model.parallelism,
+        resize_embeddings=model.resize_embeddings,
     )

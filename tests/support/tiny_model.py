@@ -17,7 +17,8 @@ from llmrecipe.engines.tokens import writing
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.recipe.kinds import Objective
 from llmrecipe.recipe.machine import Machine
-from llmrecipe.recipe.network import Llama, Network
+from llmrecipe.recipe.networks.llama import Llama
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.stages.runner import StageContext
 

@@ -10,7 +10,7 @@ from llmrecipe import CausalLM, Llama, Machine, Parallelism, Steps, Training
 from llmrecipe.cards import MaskingCard
 from llmrecipe.engines.nanotron.launcher import FinishedRun, train
 from llmrecipe.engines.tokens import writing
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.optimizer import AdamW
 from llmrecipe.recipe.schedule import Cosine
 from llmrecipe.sections import TrainSection

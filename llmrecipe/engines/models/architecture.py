@@ -6,16 +6,22 @@ found by the class of the network; a network of a user's own names the module th
 
 import abc
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import attrs
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from llmrecipe.engines.models.tensors import Split, Weights
+from llmrecipe.engines.models.table import Weight, Weights, padded
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.network import Bert, Llama, ModernBert, Network
+from llmrecipe.recipe.networks.bert import Bert
+from llmrecipe.recipe.networks.llama import Llama
+from llmrecipe.recipe.networks.mistral import Mistral
+from llmrecipe.recipe.networks.modern_bert import ModernBert
+from llmrecipe.recipe.networks.network import Network
+from llmrecipe.recipe.networks.qwen2 import Qwen2
+from llmrecipe.recipe.networks.qwen3 import Qwen3
 from llmrecipe.recipe.schema import members
 from llmrecipe.recipe.training import Dropout
 
@@ -25,15 +31,22 @@ if TYPE_CHECKING:
 N = TypeVar("N", bound=Network)
 
 _OURS: dict[type[Network], str] = {
-    Llama: "llmrecipe.engines.models.llama",
-    Bert: "llmrecipe.engines.models.bert",
-    ModernBert: "llmrecipe.engines.models.modern_bert",
+    Llama: "llama",
+    Mistral: "mistral",
+    Qwen2: "qwen2",
+    Qwen3: "qwen3",
+    Bert: "bert",
+    ModernBert: "modern_bert",
 }
+"""Their folders here."""
 
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
     """What a run asks of a network besides its shape."""
+
+    vocab_size: int
+    """Rows of the embedding that are tokens; the padding after them takes no part in the loss."""
 
     device: str = "cpu"
     """`cpu` or `cuda`."""
@@ -60,28 +73,41 @@ class RunOptions:
 class Architecture(abc.ABC, Generic[N]):
     """A family of networks in transformers and in nanotron.
 
-    `vocab_size` is the number of the tokenizer's tokens, before padding, and `end_of_text_id` the token that ends a
-    document. Weights have nanotron's names unless it is said otherwise.
+    `vocab_size` is the number of rows of the embedding in transformers; nanotron's are padded. `end_of_text_id` is the
+    token that ends a document. Weights have nanotron's names unless it is said otherwise.
     """
 
     transformers_class: type[PreTrainedModel]
     """The class of the exported model."""
+
+    tied: Mapping[str, str] = {}
+    """Weights of transformers' network that are others under a second name, with those."""
 
     @abc.abstractmethod
     def transformers_config(self, network: N, vocab_size: int, end_of_text_id: int) -> PretrainedConfig:
         """The configuration of `transformers_class`."""
 
     @abc.abstractmethod
+    def weights(self, network: N) -> Sequence[Weight]:
+        """The table of a network's weights."""
+
     def from_transformers(self, state: Mapping[str, torch.Tensor], network: N) -> Weights:
-        """transformers' weights under nanotron's names."""
+        """transformers' weights under nanotron's names, padded."""
+        made = {}
+        for weight in self.weights(network):
+            joined = weight.joined(state.__getitem__)
+            if weight.is_of_vocabulary:
+                joined = padded(joined, network.padded_vocab_size(len(joined)))
+            made[weight.name] = joined
+        return made
 
-    @abc.abstractmethod
-    def to_transformers(self, weights: Mapping[str, torch.Tensor], network: N) -> Weights:
-        """nanotron's weights under transformers' names; what only training needs is left out."""
-
-    @abc.abstractmethod
-    def split(self, name: str, tensor: torch.Tensor, network: N) -> Split | None:
-        """How nanotron cuts this weight over tensor-parallel ranks; None keeps it whole on each."""
+    def to_transformers(self, weights: Mapping[str, torch.Tensor], network: N, vocab_size: int) -> Weights:
+        """nanotron's weights under transformers' names, without padding and without what only training needs."""
+        state: Weights = {}
+        for weight in self.weights(network):
+            tensor = weights[weight.name]
+            state |= weight.separated(tensor[:vocab_size] if weight.is_of_vocabulary else tensor)
+        return state
 
     @abc.abstractmethod
     def nanotron_config(self, network: N, vocab_size: int, end_of_text_id: int) -> dict[str, Any]:
@@ -125,7 +151,9 @@ class Architecture(abc.ABC, Generic[N]):
             built: Any = self.transformers_class(self.transformers_config(network, vocab_size, end_of_text_id))
             built = built.to(dtype)
         self.fill_buffers(built)
-        built.load_state_dict(self.to_transformers(weights, network), assign=True)
+        state = self.to_transformers(weights, network, vocab_size)
+        aliases = {name: state[other] for name, other in self.tied.items() if name not in state}
+        built.load_state_dict(state | aliases, assign=True)
         built.tie_weights()
         return cast(PreTrainedModel, built)
 
@@ -167,8 +195,10 @@ def architecture_of_model(model: PreTrainedModel) -> Architecture[Any]:
 
 
 def _architecture(cls: type[Network]) -> Architecture[Any]:
-    module = cls.module or _OURS.get(cls)
-    if module is None:
+    module = cls.module
+    if not module and cls in _OURS:
+        module = f"llmrecipe.engines.models.{_OURS[cls]}.architecture"
+    if not module:
         raise StageError(
             f"{cls.__name__} names no module with an ARCHITECTURE; set `module` of the class (see docs/architecture.md)"
         )

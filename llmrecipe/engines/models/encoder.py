@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from llmrecipe.engines.models.architecture import Architecture, RunOptions
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 
 if TYPE_CHECKING:
     from nanotron.models import NanotronModel

@@ -14,7 +14,7 @@ from llmrecipe.engines.nanotron.data import Reader, Shard
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Objective
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.objective import CausalLM, MaskedLM, MultiMaskLM
 
 _READERS: dict[type[Objective], str] = {
@@ -51,9 +51,9 @@ def reader_of(job: Job, split: str, shard: Shard) -> Reader:
 def logits(
     weights: Mapping[str, torch.Tensor], network: Network, vocab_size: int, end_of_text_id: int, input_ids: torch.Tensor
 ) -> torch.Tensor:
-    """nanotron's float32 logits for `input_ids` `[batch, length]`: `[batch, length, padded vocabulary]`."""
+    """nanotron's float32 logits for `input_ids` `[batch, length]`: `[batch, length, vocab_size]`, without padding."""
     context, architecture = single_process_context(), architecture_of(network)
-    builder = architecture.nanotron_network(network, RunOptions())
+    builder = architecture.nanotron_network(network, RunOptions(vocab_size=vocab_size))
     built = build_model(
         model_builder=lambda: builder(
             config=LlamaConfig(**architecture.nanotron_config(network, vocab_size, end_of_text_id)),
@@ -67,7 +67,7 @@ def logits(
     for name, parameter in built.named_parameters():
         # An output layer that is tied has no weights of its own on disk.
         parameter.copy_(weights[name] if name in weights else weights[built.get_embeddings_lm_head_tied_names()[0]])
-    return architecture.logits(built, input_ids)
+    return architecture.logits(built, input_ids)[..., :vocab_size]
 
 
 def join_single_process() -> None:

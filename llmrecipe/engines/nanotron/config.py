@@ -31,9 +31,7 @@ def nanotron_configuration(job: Job, state: StateFolder) -> dict[str, Any]:
             # The vocabulary is padded already, the same for every layout.
             "make_vocab_size_divisible_by": 1,
             "init_method": {"path": str(state.first_weights)},
-            "model_config": architecture_of(job.network).nanotron_config(
-                job.network, job.vocab_size, job.end_of_text_id
-            ),
+            "model_config": architecture_of(job.network).nanotron_config(job.network, job.rows, job.end_of_text_id),
         },
         "tokenizer": {"tokenizer_name_or_path": None},
         "checkpoints": {

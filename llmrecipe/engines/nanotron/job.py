@@ -10,7 +10,7 @@ from llmrecipe import artifacts, codec
 from llmrecipe.engines.models.architecture import RunOptions
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.recipe.machine import Machine
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.schema import Word, define
 from llmrecipe.sections import TrainSection
 
@@ -43,6 +43,9 @@ class Job(Word):
     vocab_size: int
     """Tokens of the tokenizer."""
 
+    rows: int
+    """Rows of the embedding, before padding; a model that the run starts from may have more than tokens."""
+
     end_of_text_id: int
     """The token that ends a document."""
 
@@ -70,6 +73,7 @@ class Job(Word):
         """What the run asks of the network."""
         objective, training = self.section.objective, self.section.training
         return RunOptions(
+            vocab_size=self.rows,
             device=self.machine.device,
             seed=training.seed,
             dropout=training.dropout,

@@ -18,7 +18,7 @@ from llmrecipe.engines.nanotron.config import nanotron_configuration
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of, others
 from llmrecipe.engines.nanotron.metrics import Row
-from llmrecipe.engines.nanotron.start import first_weights, network_of_start
+from llmrecipe.engines.nanotron.start import card_of_start, first_weights
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
 from llmrecipe.extensions import modules_of
@@ -26,7 +26,7 @@ from llmrecipe.launch.lock import wait_until_free
 from llmrecipe.launch.torchrun import run_ranks
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.machine import Machine
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.sections import TrainSection
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def train(
     files.special_ids(section.objective.special_tokens)
     device = set_up(machine)
     check_precision(section.training.precision, device)
-    network = _network(section, start, tokens, name)
+    network, rows = _network(section, start, tokens, name)
     job = Job(
         section=section,
         network=network,
@@ -101,6 +101,7 @@ def train(
         tokens=tuple(map(str, tokens)),
         shares=tuple(shares),
         vocab_size=files.vocab_size,
+        rows=rows or files.vocab_size,
         end_of_text_id=files.end_of_text_id,
         start=str(start) if start else None,
         state="",
@@ -166,12 +167,16 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
     )
 
 
-def _network(section: TrainSection, start: Path | None, tokens: Sequence[Path], name: str) -> Network:
+def _network(
+    section: TrainSection, start: Path | None, tokens: Sequence[Path], name: str
+) -> tuple[Network, int | None]:
+    """What is trained, and the rows of its embedding; None for as many as tokens."""
     match section.network, start:
         case Network() as network, None:
-            return network
+            return network, None
         case None, Path() as directory:
-            return network_of_start(directory, tokens)
+            card = card_of_start(directory, tokens)
+            return card.network, card.embedding_rows
     given = "neither a network nor" if start is None else "both a network and"
     raise StageError(f"{name}: it has {given} a model to start from (the start input); run `llmrecipe plan`")
 

@@ -7,7 +7,7 @@ import torch
 
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.nanotron.port import bootstrap
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 
 _LENGTH = 128
 

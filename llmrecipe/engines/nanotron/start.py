@@ -7,14 +7,13 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard, TokensCard
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
-from llmrecipe.engines.models.tensors import Weights
+from llmrecipe.engines.models.table import Weights
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.network import Network
 
 
-def network_of_start(directory: Path, tokens: Sequence[Path]) -> Network:
-    """The network of the model in `directory`, which a run on these tokens can start from.
+def card_of_start(directory: Path, tokens: Sequence[Path]) -> ModelCard:
+    """The card of the model in `directory`, which a run on these tokens can start from.
 
     Raises:
         StageError: it is no whole model, is quantized, or the tokens are not those of its tokenizer.
@@ -42,7 +41,7 @@ def network_of_start(directory: Path, tokens: Sequence[Path]) -> Network:
                 f"{directory}: its tokenizer is not that of {each} ({', '.join(differences)}), so it would read other "
                 "words than it has learned; train it further in its own tokens: leave `tokenizer` out"
             )
-    return card.network
+    return card
 
 
 def first_weights(job: Job) -> Weights:
@@ -53,7 +52,7 @@ def first_weights(job: Job) -> Weights:
     """
     architecture, seed = architecture_of(job.network), job.section.training.seed
     if job.start is None:
-        first = architecture.first_weights(job.network, job.vocab_size, job.end_of_text_id, seed)
+        first = architecture.first_weights(job.network, job.rows, job.end_of_text_id, seed)
     else:
         model = folders.load_model(Path(job.start)).float()
         first = architecture.from_transformers(model.state_dict(), job.network)

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from llmrecipe.engines.models.architecture import architecture_of
-from llmrecipe.engines.models.tensors import Split
-from llmrecipe.recipe.network import Network
+from llmrecipe.engines.models.table import Split
+from llmrecipe.recipe.networks.network import Network
 
 # nanotron 0.4's `CHECKPOINT_VERSION`
 _FORMAT = "1.2"
@@ -19,11 +19,13 @@ _FORMAT = "1.2"
 
 def write_unsharded(weights: Mapping[str, torch.Tensor], network: Network, directory: Path) -> None:
     """Write `weights` as the only shard of a nanotron checkpoint; nanotron cuts it for its layout when it loads."""
+    table = {weight.name: weight for weight in architecture_of(network).weights(network)}
     for name, tensor in weights.items():
         *folders, leaf = name.split(".")
         folder = directory.joinpath("model", *folders)
         folder.mkdir(parents=True, exist_ok=True)
-        split = architecture_of(network).split(name, tensor, network)
+        # What only training needs is whole on every rank.
+        split = table[name].split(tensor) if name in table else None
         if split is None:
             save_file({"data": tensor.contiguous()}, folder / f"model_{leaf}.safetensors")
             continue

@@ -19,7 +19,8 @@ from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.masking import Spans, WholeWords
 from llmrecipe.recipe.measure import Measure, Perplexity, PseudoPerplexity
-from llmrecipe.recipe.network import Bert, ModernBert
+from llmrecipe.recipe.networks.bert import Bert
+from llmrecipe.recipe.networks.modern_bert import ModernBert
 from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM
 from llmrecipe.recipe.scheme import FP8, W4A16, RoundToNearest
 from llmrecipe.sections import MeasureSection

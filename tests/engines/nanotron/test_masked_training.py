@@ -24,13 +24,13 @@ from transformers import (
 
 from llmrecipe import Bert, Dropout, MaskedLM, ModernBert, MultiMaskLM, Parallelism, Steps
 from llmrecipe.engines.models.architecture import architecture_of
-from llmrecipe.engines.models.bert import ARCHITECTURE as BERT
+from llmrecipe.engines.models.bert.architecture import ARCHITECTURE as BERT
 from llmrecipe.engines.nanotron import launcher, weights
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
 from llmrecipe.recipe.masking import Spans
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 
 NETWORK = Bert(hidden_size=64, num_layers=4, num_attention_heads=4, max_position_embeddings=LENGTH)
 MODERN = ModernBert(hidden_size=64, num_layers=4, num_attention_heads=4)

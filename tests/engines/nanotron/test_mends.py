@@ -17,7 +17,7 @@ from tiny_training import LENGTH, NETWORK, TRAINING, VOCAB_SIZE, section, traine
 from transformers import LlamaForCausalLM
 
 from llmrecipe import Parallelism, Steps
-from llmrecipe.engines.models.llama import ARCHITECTURE as LLAMA
+from llmrecipe.engines.models.llama.architecture import ARCHITECTURE as LLAMA
 from llmrecipe.engines.nanotron import launcher, weights
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.launcher import FinishedRun

@@ -15,7 +15,7 @@ from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.errors import StageError
 from llmrecipe.extensions import load_extension
 from llmrecipe.plan.planner import plan
-from llmrecipe.recipe.network import Llama
+from llmrecipe.recipe.networks.llama import Llama
 from llmrecipe.recipe.schema import define
 from llmrecipe.stages import train
 
@@ -23,7 +23,7 @@ WORDS = '''
 from typing import ClassVar
 
 from llmrecipe.extend import Objective, define
-from llmrecipe.recipe.network import Llama
+from llmrecipe.recipe.networks.llama import Llama
 
 
 @define("own_llama")
@@ -45,7 +45,7 @@ class NoisyLM(Objective):
 '''
 
 ENGINE = """
-from llmrecipe.engines.models.llama import LlamaArchitecture
+from llmrecipe.engines.models.llama.architecture import LlamaArchitecture
 
 ARCHITECTURE = LlamaArchitecture()
 """

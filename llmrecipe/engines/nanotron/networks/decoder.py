@@ -1,6 +1,7 @@
 """nanotron's Llama with what it lacks.
 
-It lacks the base of rotary positions, dropout, recomputation, attention within documents, and the z-loss.
+It lacks the base of rotary positions and their scaling, heads of any width, biases and norms of queries and keys,
+windows, dropout, recomputation, attention within documents, and the z-loss.
 """
 
 import functools
@@ -8,17 +9,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from nanotron import distributed as dist
 from nanotron.config import LlamaConfig, ParallelismArgs
 from nanotron.models.llama import Embedding, LlamaDecoderLayer, LlamaForTraining
+from nanotron.nn.layer_norm import TritonRMSNorm
 from nanotron.parallel import ParallelContext
+from nanotron.parallel.tensor_parallel.distributed_differentiable_primitives import differentiable_identity
+from nanotron.parallel.tensor_parallel.nn import (
+    TensorParallelColumnLinear,
+    TensorParallelLinearMode,
+    TensorParallelRowLinear,
+)
 from torch.utils.checkpoint import checkpoint
 
 from llmrecipe.engines.models.architecture import RunOptions
 from llmrecipe.engines.nanotron.networks.dropout import Dropper
 from llmrecipe.engines.nanotron.networks.loss import Loss
-from llmrecipe.engines.nanotron.networks.micro_batch import MicroBatchInFlight, Placed
+from llmrecipe.engines.nanotron.networks.micro_batch import MicroBatchInFlight, Placed, Reach
+from llmrecipe.engines.nanotron.networks.rotary import rotary_of
 from llmrecipe.engines.nanotron.port.attention import RotaryEmbedding, causal_self_attention
-from llmrecipe.engines.tokens.packing import PackedDocuments
+from llmrecipe.recipe.networks.decoder import Decoder
 
 
 class EmbeddingWithDropout(Embedding):
@@ -44,11 +54,13 @@ class DecoderLayer(LlamaDecoderLayer):
         *,
         dropper: Dropper,
         batch: MicroBatchInFlight,
+        network: Decoder,
         rotary: RotaryEmbedding,
         options: RunOptions,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
+        self.window = network.window
         self.place = f"layer {arguments['layer_idx']}"
         self.dropper = dropper
         self.batch = batch
@@ -57,37 +69,72 @@ class DecoderLayer(LlamaDecoderLayer):
         # nanotron has no key for the base of the rotary positions, and keeps a second table for generation.
         self.attn.flash_rotary_embedding = rotary
         del self.attn.rotary_embedding
+        _reshape(self.attn, network, arguments["tp_pg"], arguments["parallel_config"].tp_mode)
 
     def forward(self, hidden_states: torch.Tensor, sequence_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """`[length, batch, hidden]` to the same; the mask is handed on."""
         # Bound now: at the time of a recomputation the network may be reading another micro-batch.
-        documents = self.batch.documents(sequence_mask) if self.restart_at_documents else None
-        layer = functools.partial(self._layer, samples=self.batch.samples, documents=documents)
+        reach = self.batch.reach(sequence_mask, restart_at_documents=self.restart_at_documents, window=self.window)
+        layer = functools.partial(self._layer, samples=self.batch.samples, reach=reach)
         if self.recompute and torch.is_grad_enabled():
             hidden_states = checkpoint(layer, hidden_states, use_reentrant=False, preserve_rng_state=False)
         else:
             hidden_states = layer(hidden_states)
         return {"hidden_states": hidden_states, "sequence_mask": sequence_mask}
 
-    def _layer(self, states: torch.Tensor, samples: Sequence[int], documents: PackedDocuments | None) -> torch.Tensor:
-        attended = self._attention(self.input_layernorm(states), samples, documents)
+    def _layer(self, states: torch.Tensor, samples: Sequence[int], reach: Reach) -> torch.Tensor:
+        attended = self._attention(self.input_layernorm(states), samples, reach)
         states = states + self._dropped(attended, "attention", samples)
         fed_forward = self.mlp(self.post_attention_layernorm(states))["hidden_states"]
         return states + self._dropped(fed_forward, "feed-forward", samples)
 
-    def _attention(
-        self, states: torch.Tensor, samples: Sequence[int], documents: PackedDocuments | None
-    ) -> torch.Tensor:
+    def _attention(self, states: torch.Tensor, samples: Sequence[int], reach: Reach) -> torch.Tensor:
         drop_attention = None
         if self.dropper.rates.attention and torch.is_grad_enabled():
             drop_attention = functools.partial(self.dropper.of_attention, place=self.place, samples=samples)
-        return causal_self_attention(self.attn, states, drop_attention, documents)
+        return causal_self_attention(self.attn, states, drop_attention, reach.positions, reach.attended)
 
     def _dropped(self, states: torch.Tensor, part: str, samples: Sequence[int]) -> torch.Tensor:
         return self.dropper.of_tokens(states, self.dropper.rates.residual, f"{self.place}, {part}", samples)
 
 
-class LlamaNetwork(LlamaForTraining):
+def _reshape(attention: Any, network: Decoder, group: dist.ProcessGroup, mode: TensorParallelLinearMode) -> None:
+    """Give nanotron's attention heads of the network's width, and its biases and norms of queries and keys."""
+    size, heads, key_value_heads = network.head_size, network.num_attention_heads, network.num_key_value_heads
+    if size != attention.d_qk or network.has_query_key_value_biases:
+        rows = (heads * size, key_value_heads * size, key_value_heads * size)
+        attention.qkv_proj = TensorParallelColumnLinear(
+            network.hidden_size,
+            sum(rows),
+            pg=group,
+            mode=mode,
+            bias=network.has_query_key_value_biases,
+            contiguous_chunks=rows,
+        )
+        attention.o_proj = TensorParallelRowLinear(heads * size, network.hidden_size, pg=group, mode=mode, bias=False)
+        attention.d_qk = attention.d_v = size
+    attention.normalise = None
+    if network.has_query_key_norms:
+        attention.q_norm, attention.k_norm = (TritonRMSNorm(size, eps=network.rms_norm_eps) for _ in range(2))
+        attention.normalise = functools.partial(_normalised, attention, group, mode)
+
+
+def _normalised(
+    attention: Any, group: dist.ProcessGroup, mode: TensorParallelLinearMode, query: torch.Tensor, key: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[length, batch, heads, head size]` through the norms of queries and keys."""
+    made = []
+    for norm, states in ((attention.q_norm, query), (attention.k_norm, key)):
+        weight = norm.weight
+        # Each rank has heads of its own and so a part of this gradient. nanotron adds up the parts in the one mode, and
+        # takes them for the same in the other.
+        if mode is TensorParallelLinearMode.ALL_REDUCE:
+            weight = differentiable_identity(weight, group=group)
+        made.append(torch.nn.functional.rms_norm(states, states.shape[-1:], weight, norm.eps))
+    return made[0], made[1]
+
+
+class DecoderNetwork(LlamaForTraining):
     """nanotron's pipeline of blocks, with some of the blocks replaced by those of this module."""
 
     layer: type[DecoderLayer] = DecoderLayer
@@ -100,21 +147,26 @@ class LlamaNetwork(LlamaForTraining):
         parallel_context: ParallelContext,
         parallel_config: ParallelismArgs,
         random_states: Any = None,
-        rope_theta: float,
+        network: Decoder,
         options: RunOptions,
     ) -> None:
         super().__init__(config=config, parallel_context=parallel_context, parallel_config=parallel_config)
+        self.network = network
         self.batch = MicroBatchInFlight()
         dropper = Dropper.of(options, parallel_context.tp_pg, parallel_config.tp_mode)
         shared: dict[str, Any] = {"batch": self.batch, "dropper": dropper}
         self.model.token_position_embeddings.module_builder = EmbeddingWithDropout
         self.model.token_position_embeddings.module_kwargs |= shared
-        rotary = RotaryEmbedding(config.hidden_size // config.num_attention_heads, rope_theta, interleaved=True)
+        rotary = rotary_of(network)
         for block in self.model.decoder:
             block.module_builder = self.layer
-            block.module_kwargs |= shared | {"rotary": rotary, "options": options}
+            block.module_kwargs |= shared | {"network": network, "rotary": rotary, "options": options}
         self.loss.module_builder = Loss
-        self.loss.module_kwargs = {"tensor_group": parallel_context.tp_pg, "z_loss": options.z_loss}
+        self.loss.module_kwargs = {
+            "tensor_group": parallel_context.tp_pg,
+            "z_loss": options.z_loss,
+            "vocab_size": options.vocab_size,
+        }
         self.loss.module_output_keys = {"loss", "cross_entropy", "z_loss"}
 
     def forward(
@@ -132,5 +184,4 @@ class LlamaNetwork(LlamaForTraining):
 
     def get_block_compute_costs(self) -> dict[Any, int]:
         """nanotron's costs, by which it spreads the blocks over a pipeline."""
-        costs = super().get_block_compute_costs()
-        return costs | {self.layer: costs[LlamaDecoderLayer]}
+        return super().get_block_compute_costs() | {self.layer: self.network.layer_cost}

@@ -17,7 +17,7 @@ from llmrecipe.engines.nanotron.networks.dropout import Dropper
 from llmrecipe.engines.nanotron.networks.encoder_blocks import Blocks, Head, Surroundings
 from llmrecipe.engines.nanotron.networks.loss import MaskedLoss
 from llmrecipe.engines.nanotron.networks.micro_batch import MicroBatchInFlight, Placed
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 
 
 class EncoderNetwork(NanotronModel):
@@ -55,7 +55,11 @@ class EncoderNetwork(NanotronModel):
         self.loss = PipelineBlock(
             p2p=p2p,
             module_builder=MaskedLoss,
-            module_kwargs={"tensor_group": parallel_context.tp_pg, "z_loss": options.z_loss},
+            module_kwargs={
+                "tensor_group": parallel_context.tp_pg,
+                "z_loss": options.z_loss,
+                "vocab_size": options.vocab_size,
+            },
             module_input_keys={"sharded_logits", "label_ids", "label_scales", "is_context"},
             module_output_keys={"loss", "cross_entropy", "context", "z_loss"},
         )

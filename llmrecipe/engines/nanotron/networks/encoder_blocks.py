@@ -20,10 +20,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from llmrecipe.engines.nanotron.networks.dropout import Dropper
-from llmrecipe.engines.nanotron.networks.micro_batch import MicroBatchInFlight
+from llmrecipe.engines.nanotron.networks.micro_batch import MicroBatchInFlight, within
 from llmrecipe.engines.nanotron.port.attention import RotaryEmbedding
 from llmrecipe.engines.nanotron.port.linear import linear
-from llmrecipe.recipe.network import Network
+from llmrecipe.recipe.networks.network import Network
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -38,6 +38,9 @@ class Blocks:
 
     norm_eps: float
     """Added to the variance in each LayerNorm."""
+
+    reach: Callable[[int], int | None] = attrs.field(default=lambda layer: None)
+    """How far, on each side, the tokens of a layer read, by its number; None for the whole sequence."""
 
     has_biases: bool
     """Whether linear layers and norms have biases."""
@@ -112,7 +115,7 @@ class BertEmbeddings(Embeddings):
         super().__init__(around, vocab_size)
         width = around.network.hidden_size
         self.position_embedding = nn.Embedding(around.network.max_position_embeddings, width)
-        self.segment_embedding = nn.Embedding(2, width)
+        self.segment_embedding = nn.Embedding(around.network.type_vocab_size, width)
 
     def _embedded(self, input_ids: torch.Tensor) -> torch.Tensor:
         positions = self.position_embedding.weight[: input_ids.shape[1]]
@@ -129,7 +132,8 @@ class EncoderLayer(nn.Module, abc.ABC):
         self.batch, self.dropper, self.recompute = around.batch, around.dropper, around.recompute
         self.place = f"layer {index}"
         width = around.network.hidden_size
-        self.head_dim = width // around.network.num_attention_heads
+        self.head_dim = around.network.head_size
+        self.reach = around.blocks.reach(index)
         self.qkv_proj = TensorParallelColumnLinear(width, 3 * width, contiguous_chunks=(width,) * 3, **around.linear)
         self.o_proj = TensorParallelRowLinear(width, width, **around.linear)
 
@@ -154,6 +158,9 @@ class EncoderLayer(nn.Module, abc.ABC):
         query, key, value = (x.permute(1, 2, 0, 3) for x in self._queries_keys_values(heads))
         # A kernel without a mask is faster, and every token of a training sequence counts.
         hidden = None if mask.all() else mask[:, None, None, :]
+        if self.reach is not None and self.reach < mask.shape[1]:
+            near = within(mask.shape[1], self.reach, self.reach, mask.device)
+            hidden = near if hidden is None else hidden & near
         if self.dropper.rates.attention and torch.is_grad_enabled():
             scores = (query @ key.transpose(-1, -2) * self.head_dim**-0.5).float()
             if hidden is not None:
@@ -190,10 +197,10 @@ class PostNormLayer(EncoderLayer):
 class PreNormLayer(EncoderLayer):
     """ModernBERT's layer: LayerNorm before attention and feed-forward, rotary positions, GELU with a gate (GeGLU)."""
 
-    def __init__(self, around: Surroundings, index: int, rotary: RotaryEmbedding) -> None:
+    def __init__(self, around: Surroundings, index: int, rotary_of: Callable[[int], RotaryEmbedding]) -> None:
         super().__init__(around, index)
         width, inner = around.network.hidden_size, around.network.feed_forward_size
-        self.rotary = rotary
+        self.rotary = rotary_of(index)
         # What the first layer reads comes out of the embeddings' norm.
         self.attention_norm = around.layer_norm() if index else nn.Identity()
         self.feed_forward_norm = around.layer_norm()

@@ -17,10 +17,11 @@ enough to keep it busy."""
 class Loss(torch.nn.Module):
     """Mean cross-entropy of the tokens, and the z-loss."""
 
-    def __init__(self, tensor_group: dist.ProcessGroup, z_loss: float) -> None:
+    def __init__(self, tensor_group: dist.ProcessGroup, z_loss: float, vocab_size: int) -> None:
         super().__init__()
         self.tensor_group = tensor_group
         self.z_loss = z_loss
+        self.vocab_size = vocab_size
 
     def forward(
         self, sharded_logits: torch.Tensor, label_ids: torch.Tensor, label_mask: torch.Tensor
@@ -37,7 +38,7 @@ class Loss(torch.nn.Module):
             softmax's denominator, times its weight (Chowdhery et al. 2022, PaLM).
         """
         logits = sharded_logits.flatten(0, 1)
-        losses, squares = CrossEntropy.apply(logits, label_ids.t().flatten(), self.tensor_group)
+        losses, squares = CrossEntropy.apply(logits, label_ids.t().flatten(), self.tensor_group, self.vocab_size)
         cross_entropy = losses.mean()
         z_loss = self.z_loss * squares.mean()
         return {"loss": cross_entropy + z_loss, "cross_entropy": cross_entropy, "z_loss": z_loss}
@@ -46,10 +47,11 @@ class Loss(torch.nn.Module):
 class MaskedLoss(torch.nn.Module):
     """Scaled cross-entropy of masked tokens and of those before their spans, and the z-loss."""
 
-    def __init__(self, tensor_group: dist.ProcessGroup, z_loss: float) -> None:
+    def __init__(self, tensor_group: dist.ProcessGroup, z_loss: float, vocab_size: int) -> None:
         super().__init__()
         self.tensor_group = tensor_group
         self.z_loss = z_loss
+        self.vocab_size = vocab_size
 
     def forward(
         self,
@@ -69,7 +71,7 @@ class MaskedLoss(torch.nn.Module):
         Returns:
             `loss` is `cross_entropy + context + z_loss`, all scalars; `z_loss` is of the masked tokens.
         """
-        losses, squares = CrossEntropy.apply(sharded_logits[:, 0], label_ids[0], self.tensor_group)
+        losses, squares = CrossEntropy.apply(sharded_logits[:, 0], label_ids[0], self.tensor_group, self.vocab_size)
         scales = label_scales[0]
         of_masked = scales.masked_fill(is_context, 0)
         cross_entropy, context = (of_masked * losses).sum(), ((scales - of_masked) * losses).sum()
@@ -83,10 +85,15 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, labels: torch.Tensor, group: dist.ProcessGroup
+        ctx: Any, logits: torch.Tensor, labels: torch.Tensor, group: dist.ProcessGroup, vocab_size: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """From float32 `logits` `[tokens, vocabulary / ranks]` and `labels` `[tokens]`."""
+        """From float32 `logits` `[tokens, padded vocabulary / ranks]` and `labels` `[tokens]`.
+
+        The padding, from `vocab_size` on, takes no part: it is no token.
+        """
         width = logits.shape[1]
+        # Nothing else reads them.
+        logits[:, max(0, vocab_size - dist.get_rank(group) * width) :] = float("-inf")
         chunk = max(1, _AT_ONCE[logits.device.type] // width)
         local = labels - dist.get_rank(group) * width
         is_here = (local >= 0) & (local < width)
@@ -107,7 +114,7 @@ class CrossEntropy(torch.autograd.Function):
         return log_partition - picked, log_partition.square()
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: torch.Tensor, grad_square: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, grad_loss: torch.Tensor, grad_square: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         """The softmax, weighted, less the weight at every label's place."""
         logits, local, is_here, log_partition = ctx.saved_tensors
         # Nothing else reads the logits, so their memory can hold the gradient.
@@ -117,4 +124,4 @@ class CrossEntropy(torch.autograd.Function):
         for rows, shift, scale in zip(*pieces, strict=True):
             rows.sub_(shift).exp_().mul_(scale)
         gradient.scatter_add_(1, local, -grad_loss.where(is_here, 0)[:, None])
-        return gradient, None, None
+        return gradient, None, None, None

@@ -11,18 +11,23 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from llmrecipe.engines.tokens.packing import PackedDocuments
-
 
 class RotaryEmbedding(torch.nn.Module):
     """Rotary positions (Su et al. 2021) that pair neighbouring channels of a head, as nanotron's weights have them."""
 
-    def __init__(self, dim: int, base: float = 10_000.0, interleaved: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        base: float = 10_000.0,
+        interleaved: bool = False,
+        stretch: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         super().__init__()
         if not interleaved:
             raise ValueError("nanotron's weights pair neighbouring channels")
         self.dim = dim
         self.base = base
+        self.stretch = stretch
         self._table: torch.Tensor | None = None
 
     def forward(self, heads: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
@@ -41,6 +46,8 @@ class RotaryEmbedding(torch.nn.Module):
         exponents = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
         # As flash-attn and transformers round it: another form of the same power is off by 2e-5 in the logits.
         frequencies = 1.0 / (self.base**exponents)
+        if self.stretch is not None:
+            frequencies = self.stretch(frequencies)
         angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), frequencies)
         return torch.polar(torch.ones_like(angles), angles)[:, None, None, :]
 
@@ -49,21 +56,25 @@ def causal_self_attention(
     layer: Any,
     hidden_states: torch.Tensor,
     drop: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    documents: PackedDocuments | None = None,
+    positions: torch.Tensor | None = None,
+    attended: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The forward pass of nanotron's `CausalSelfAttention` in training, `[length, batch, hidden]` to the same.
 
     Args:
-        layer: the attention layer.
+        layer: the attention layer; if its `normalise` is not None, queries and keys go through that.
         hidden_states: what it reads; every token of a training sequence counts.
         drop: applied to the attention weights `[batch, heads, length, length]`, which are made only for it: without
             it torch's kernel never holds them all.
-        documents: where attention and positions restart; None reads every sequence as one document.
+        positions: `int64[batch, length]`; None counts from the beginning of the sequences.
+        attended: whether a token (third dimension) reads another (fourth), `bool[batch or 1, 1, length, length]`; None
+            lets it read all that aren't later.
     """
     query_heads, key_heads = layer.n_local_q_heads, layer.n_local_kv_heads
     heads = layer.qkv_proj(hidden_states).unflatten(-1, (-1, layer.d_qk))
     rotating, value = heads.split((query_heads + key_heads, key_heads), dim=2)
-    positions, attended = (documents.positions, documents.attended) if documents else (None, None)
+    if layer.normalise is not None:
+        rotating = torch.cat(layer.normalise(*rotating.split((query_heads, key_heads), dim=2)), dim=2)
     query, key = layer.flash_rotary_embedding(rotating, positions).split((query_heads, key_heads), dim=2)
     query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
     if drop is not None:

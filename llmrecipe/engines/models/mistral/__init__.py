@@ -1,0 +1,1 @@
+"""Mistral in two libraries."""

@@ -1,0 +1,1 @@
+"""ModernBERT in two libraries."""

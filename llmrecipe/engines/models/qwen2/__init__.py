@@ -1,0 +1,1 @@
+"""Qwen2 in two libraries."""

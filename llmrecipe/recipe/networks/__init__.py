@@ -1,0 +1,1 @@
+"""Families of networks: the shapes of models, without weights."""

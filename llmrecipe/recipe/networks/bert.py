@@ -1,0 +1,83 @@
+"""BERT."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import attrs
+
+from llmrecipe.recipe.kinds import Scheme
+from llmrecipe.recipe.networks.config import Config
+from llmrecipe.recipe.networks.network import Network, Ratio, width
+from llmrecipe.recipe.schema import at_least, define, greater_than
+from llmrecipe.recipe.scheme import W8A8
+
+
+@define("bert")
+class Bert(Network):
+    """An encoder (Devlin et al. 2019): learned positions, LayerNorm after each addition, GELU, biases everywhere.
+
+    Its masked-token head is a dense layer, GELU and LayerNorm, and an output layer that shares the weights of the token
+    embedding. Every token is of segment 0; there is no pooler and no next-sentence prediction.
+    """
+
+    architectures: ClassVar[Mapping[str, bool]] = {
+        "BertForMaskedLM": True,
+        "BertForPreTraining": True,
+        "BertModel": False,
+    }
+    reads_both_sides: ClassVar[bool] = True
+    has_rotary_positions: ClassVar[bool] = False
+    linear_layers: ClassVar[tuple[str, str]] = (
+        "query, key, value, attention.output, intermediate, transform",
+        "output",
+    )
+    unfit_schemes: ClassVar[Mapping[type[Scheme], str]] = {
+        W8A8: "W8A8 evens out activations in the norm before a layer, and Bert's norms come after the additions, which "
+        "read them too; use W8A16 or FP8",
+    }
+
+    intermediate_size: int | Ratio = width(Ratio(4.0))
+    """Width of the feed-forward layer; BERT's is 4 × `hidden_size`."""
+
+    max_position_embeddings: int = attrs.field(default=512, validator=at_least(1))
+    """Positions that have an embedding, and so the longest sequence."""
+
+    type_vocab_size: int = attrs.field(default=2, validator=at_least(1))
+    """Segments that have an embedding; every token that is read here is of the first."""
+
+    layer_norm_eps: float = attrs.field(default=1e-12, validator=greater_than(0))
+    """Added to the variance before its root is taken."""
+
+    @property
+    def layer_cost(self) -> int:
+        """Multiplications by token in the matrices of a layer, as nanotron counts them to share layers out."""
+        return (4 * self.hidden_size + 2 * self.feed_forward_size) * self.hidden_size
+
+    def num_parameters(self, vocab_size: int) -> int:
+        """Weights of the model with `vocab_size` rows in its embedding, masked-token head included."""
+        width = self.hidden_size
+        # Of tokens, positions and segments, with their norm.
+        embeddings = (vocab_size + self.max_position_embeddings + self.type_vocab_size + 2) * width
+        attention = 4 * width * (width + 1) + 2 * width
+        feed_forward = self.feed_forward_size * (2 * width + 1) + width + 2 * width
+        head = width * (width + 1) + 2 * width + vocab_size
+        return embeddings + self.num_layers * (attention + feed_forward) + head
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """The network that a `config.json` of transformers describes; what it can't do is among `config.faults`.
+
+        What the file says of dropout is kept for those that train it elsewhere: here the recipe's `Training` decides.
+        """
+        config.require("hidden_act", "gelu", "gelu", "the feed-forward layer's function is the exact GELU")
+        config.require("tie_word_embeddings", True, True, "the output layer shares the token embedding's weights")
+        return cls(
+            hidden_size=config.integer("hidden_size", missing=768),
+            num_layers=config.integer("num_hidden_layers", missing=12),
+            num_attention_heads=config.integer("num_attention_heads", missing=12),
+            intermediate_size=config.integer("intermediate_size", missing=3072),
+            max_position_embeddings=config.integer("max_position_embeddings", missing=512),
+            type_vocab_size=config.integer("type_vocab_size", missing=2),
+            initializer_range=config.number("initializer_range", missing=0.02),
+            layer_norm_eps=config.number("layer_norm_eps", missing=1e-12),
+        )

@@ -1,0 +1,168 @@
+"""What decoders like Llama share, of which they are all variants."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import attrs
+
+from llmrecipe.recipe.networks.config import Config
+from llmrecipe.recipe.networks.network import Network, Ratio, width
+from llmrecipe.recipe.schema import Word, at_least, define, greater_than, kind
+
+
+@define("llama3_rope_scaling")
+class Llama3RopeScaling(Word):
+    """Rotary frequencies for longer sequences than those trained on, as in Llama 3.1 (Grattafiori et al. 2024).
+
+    Wavelengths longer than `original_max_position_embeddings / low_freq_factor` are stretched by `factor`, those
+    shorter than `original_max_position_embeddings / high_freq_factor` stay, and those between are in between.
+    """
+
+    factor: float = attrs.field(default=8.0, validator=at_least(1))
+    """What the longest wavelengths are multiplied by."""
+
+    low_freq_factor: float = attrs.field(default=1.0, validator=greater_than(0))
+    """Wavelengths from which on all is stretched, as a divisor of the original length."""
+
+    high_freq_factor: float = attrs.field(default=4.0, validator=greater_than(0))
+    """Wavelengths up to which nothing is; more than `low_freq_factor`."""
+
+    original_max_position_embeddings: int = attrs.field(default=8192, validator=at_least(1))
+    """The longest sequence before."""
+
+
+@kind
+class Decoder(Network):
+    """A decoder with RMSNorm before each layer, rotary positions, SwiGLU and grouped-query attention."""
+
+    reads_both_sides: ClassVar[bool] = False
+    has_rotary_positions: ClassVar[bool] = True
+    linear_layers: ClassVar[tuple[str, str]] = ("q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj", "down_proj")
+
+    has_query_key_value_biases: ClassVar[bool] = False
+    """Whether the layers of queries, keys and values have biases."""
+
+    has_query_key_norms: ClassVar[bool] = False
+    """Whether each head's query and key go through an RMSNorm before they are rotated."""
+
+    config_defaults: ClassVar[Mapping[str, int]] = {}
+    """transformers' values of keys that a `config.json` lacks, where a null would mean another."""
+
+    num_key_value_heads: int = attrs.field(validator=at_least(1))
+    """Key and value heads of a layer (Ainslie et al. 2023); equal to `num_attention_heads` for multi-head attention."""
+
+    head_dim: int | None = attrs.field(default=None, validator=at_least(2))
+    """Width of one attention head; None for `hidden_size / num_attention_heads`."""
+
+    intermediate_size: int | Ratio = width(Ratio(8 / 3))
+    """Width of the feed-forward layer; 8/3 keeps a SwiGLU's parameters at those of a plain 4 × layer (Shazeer 2020)."""
+
+    max_position_embeddings: int = attrs.field(default=2048, validator=at_least(1))
+    """The longest sequence that the model declares it can read."""
+
+    rope_theta: float = attrs.field(default=10_000.0, validator=greater_than(0))
+    """Base of the rotary frequencies (Su et al. 2021)."""
+
+    rope_scaling: Llama3RopeScaling | None = None
+    """How the rotary frequencies are stretched; None leaves them."""
+
+    rms_norm_eps: float = attrs.field(default=1e-5, validator=greater_than(0))
+    """Added to the mean square before its root is taken."""
+
+    tie_word_embeddings: bool = False
+    """Whether the output layer shares the input embedding's weights; saves parameters on small models."""
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.head_dim or super().head_size
+
+    @property
+    def window(self) -> int | None:
+        """How many tokens each token reads, itself included; None for all before it."""
+        return None
+
+    @property
+    def layer_cost(self) -> int:
+        """Multiplications by token in the matrices of a layer, as nanotron counts them to share layers out."""
+        return (4 * self.num_attention_heads * self.head_size + 3 * self.feed_forward_size) * self.hidden_size
+
+    @property
+    def quantized_widths(self) -> dict[str, int]:
+        """Columns of the linear layers, which groups of weights have to divide, by what says how many they are."""
+        heads = self.num_attention_heads * self.head_size
+        of_heads = f"num_attention_heads × head_dim = {self.num_attention_heads} × {self.head_size} (o_proj)"
+        return super().quantized_widths | ({of_heads: heads} if heads != self.hidden_size else {})
+
+    @property
+    def shared_by_tensor_ranks(self) -> dict[str, int]:
+        """What tensor-parallel ranks share evenly, by field."""
+        return {**super().shared_by_tensor_ranks, "num_key_value_heads": self.num_key_value_heads}
+
+    def num_parameters(self, vocab_size: int) -> int:
+        """Weights of the model with `vocab_size` rows in its embedding, output head included."""
+        heads, key_value_heads = self.num_attention_heads, self.num_key_value_heads
+        attention = 2 * self.hidden_size * self.head_size * (heads + key_value_heads)
+        if self.has_query_key_value_biases:
+            attention += self.head_size * (heads + 2 * key_value_heads)
+        if self.has_query_key_norms:
+            attention += 2 * self.head_size
+        feed_forward = 3 * self.hidden_size * self.feed_forward_size
+        layers = self.num_layers * (attention + feed_forward + 2 * self.hidden_size)
+        return vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2) + layers + self.hidden_size
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """The network that a `config.json` of transformers describes; what it can't do is among `config.faults`."""
+        config.require("hidden_act", "silu", "silu", "the feed-forward layer is a SwiGLU")
+        rope_theta, rope_scaling = _rotary(config)
+        hidden_size, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+        head_dim = config.integer("head_dim", hidden_size // max(heads, 1), missing=cls.config_defaults.get("head_dim"))
+        return cls(
+            hidden_size=hidden_size,
+            num_layers=config.integer("num_hidden_layers"),
+            num_attention_heads=heads,
+            num_key_value_heads=config.integer(
+                "num_key_value_heads", heads, missing=cls.config_defaults.get("num_key_value_heads")
+            ),
+            head_dim=None if head_dim * heads == hidden_size else head_dim,
+            intermediate_size=config.integer("intermediate_size"),
+            max_position_embeddings=config.integer("max_position_embeddings"),
+            initializer_range=config.number("initializer_range", 0.02),
+            rms_norm_eps=config.number("rms_norm_eps", 1e-6),
+            tie_word_embeddings=config.flag("tie_word_embeddings", False),
+            rope_theta=rope_theta,
+            rope_scaling=rope_scaling,
+            **cls._own_fields(config),
+        )
+
+    @classmethod
+    def _own_fields(cls, config: Config) -> dict[str, Any]:
+        """Fields that not every decoder has."""
+        return {}
+
+
+def _rotary(config: Config) -> tuple[float, Llama3RopeScaling | None]:
+    """Base and scaling, of the form that transformers writes today (`rope_parameters`) or of that before."""
+    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = config.number("rope_theta", 10_000.0)
+    if not isinstance(found, Mapping):
+        config.faults.append(f"rope_parameters = {found!r} is no mapping")
+        return theta, None
+    scaling = Config(found)
+    theta = scaling.number("rope_theta", theta)
+    kind = scaling.get("rope_type") or scaling.get("type", "default")
+    if kind != "llama3":
+        if kind != "default":
+            config.faults.append(f"rope_scaling of the type {kind!r}: known are 'default' and 'llama3'")
+        rest = {key: value for key, value in found.items() if key == "partial_rotary_factor" and value != 1}
+        config.faults += [f"{key} = {value!r}: all of a head's channels are rotated" for key, value in rest.items()]
+        return theta, None
+    made = Llama3RopeScaling(
+        factor=scaling.number("factor"),
+        low_freq_factor=scaling.number("low_freq_factor"),
+        high_freq_factor=scaling.number("high_freq_factor"),
+        original_max_position_embeddings=scaling.integer("original_max_position_embeddings"),
+    )
+    config.faults += [f"rope_scaling: {fault}" for fault in scaling.faults]
+    return theta, made

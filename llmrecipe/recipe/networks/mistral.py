@@ -1,0 +1,30 @@
+"""Mistral."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import attrs
+
+from llmrecipe.recipe.networks.config import Config
+from llmrecipe.recipe.networks.decoder import Decoder
+from llmrecipe.recipe.schema import at_least, define
+
+
+@define("mistral")
+class Mistral(Decoder):
+    """Llama with attention that can be limited to a sliding window (Jiang et al. 2023)."""
+
+    architectures: ClassVar[Mapping[str, bool]] = {"MistralForCausalLM": True, "MistralModel": False}
+    config_defaults: ClassVar[Mapping[str, int]] = {"num_key_value_heads": 8, "sliding_window": 4096}
+
+    sliding_window: int | None = attrs.field(default=None, validator=at_least(1))
+    """Tokens that each token reads, itself included; None for all before it."""
+
+    @property
+    def window(self) -> int | None:
+        """How many tokens each token reads, itself included; None for all before it."""
+        return self.sliding_window
+
+    @classmethod
+    def _own_fields(cls, config: Config) -> dict[str, Any]:
+        return {"sliding_window": config.get("sliding_window", missing=cls.config_defaults["sliding_window"])}

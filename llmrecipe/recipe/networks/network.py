@@ -1,0 +1,132 @@
+"""What every network has, whatever its family."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import attrs
+
+from llmrecipe.recipe.kinds import Scheme
+from llmrecipe.recipe.networks.config import Config
+from llmrecipe.recipe.schema import FieldError, Word, at_least, greater_than, kind, quantity
+
+
+@quantity("ratio")
+class Ratio(Word):
+    """A width given as a multiple of `hidden_size`."""
+
+    of_hidden_size: float = attrs.field(validator=greater_than(0))
+    """The multiple."""
+
+    multiple_of: int = attrs.field(default=64, validator=at_least(1))
+    """The width is rounded up to a multiple of this."""
+
+
+@kind
+class Network(Word):
+    """The shape of a model, without weights."""
+
+    hidden_size: int = attrs.field(validator=at_least(2))
+    """Width of the residual stream."""
+
+    num_layers: int = attrs.field(validator=at_least(1))
+    """Layers of attention and feed-forward."""
+
+    num_attention_heads: int = attrs.field(validator=at_least(1))
+    """Query heads of a layer."""
+
+    initializer_range: float = attrs.field(default=0.02, validator=greater_than(0))
+    """Standard deviation of the initial weights."""
+
+    make_vocab_size_divisible_by: int = attrs.field(default=64, validator=at_least(1))
+    """The vocabulary is padded to a multiple of this while it is trained, the same for every tensor-parallel degree."""
+
+    module: ClassVar[str] = ""
+    """The module whose `ARCHITECTURE` knows its weights in the engines; empty for those of this package."""
+
+    reads_both_sides: ClassVar[bool]
+    """Whether a token reads those after it as well: an encoder."""
+
+    has_rotary_positions: ClassVar[bool]
+    """Whether positions turn pairs of channels, so a head's width must be even."""
+
+    unfit_schemes: ClassVar[Mapping[type[Scheme], str]] = {}
+    """Schemes that it can't be quantized with, each with the reason and what would work."""
+
+    architectures: ClassVar[Mapping[str, bool]] = {}
+    """transformers' classes that it stands for, as a `config.json` names them, and whether each has the output head."""
+
+    linear_layers: ClassVar[tuple[str, str]]
+    """Names of the layers that read the residual stream, and of those that read the feed-forward layer's values."""
+
+    @property
+    @abstractmethod
+    def max_position_embeddings(self) -> int:
+        """The longest sequence that it can read."""
+
+    @property
+    @abstractmethod
+    def intermediate_size(self) -> int | Ratio:
+        """Width of the feed-forward layer."""
+
+    @property
+    @abstractmethod
+    def layer_cost(self) -> int:
+        """Multiplications by token in the matrices of a layer, as nanotron counts them to share layers out."""
+
+    @abstractmethod
+    def num_parameters(self, vocab_size: int) -> int:
+        """Weights of the model with `vocab_size` rows in its embedding, output head included."""
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """The network that a `config.json` of transformers describes; what it can't do is among `config.faults`.
+
+        Raises:
+            NotImplementedError: the family can't be read from one.
+        """
+        raise NotImplementedError(f"{cls.__name__} has no `from_config`")
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def feed_forward_size(self) -> int:
+        """`intermediate_size` as a number."""
+        size = self.intermediate_size
+        return size if isinstance(size, int) else _round_up(self.hidden_size * size.of_hidden_size, size.multiple_of)
+
+    @property
+    def quantized_widths(self) -> dict[str, int]:
+        """Columns of the linear layers, which groups of weights have to divide, by what says how many they are."""
+        of_hidden_size, of_intermediate_size = self.linear_layers
+        return {
+            f"hidden_size = {self.hidden_size} ({of_hidden_size})": self.hidden_size,
+            f"intermediate_size = {self.feed_forward_size} ({of_intermediate_size})": self.feed_forward_size,
+        }
+
+    @property
+    def shared_by_tensor_ranks(self) -> dict[str, int]:
+        """What tensor-parallel ranks share evenly, by field."""
+        return {"num_attention_heads": self.num_attention_heads, "intermediate_size": self.feed_forward_size}
+
+    def padded_vocab_size(self, vocab_size: int) -> int:
+        """`vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`."""
+        return _round_up(vocab_size, self.make_vocab_size_divisible_by)
+
+
+def _positive_width(owner: object, attribute: attrs.Attribute, value: int | Ratio) -> None:
+    if isinstance(value, int) and value < 1:
+        raise FieldError(owner, attribute.name, f"must be at least 1, got {value}")
+
+
+def width(default: Ratio) -> int | Ratio:
+    """A field for the width of the feed-forward layer."""
+    return attrs.field(default=default, validator=_positive_width)
+
+
+def _round_up(size: float, multiple: int) -> int:
+    return math.ceil(size / multiple) * multiple
