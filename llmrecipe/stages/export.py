@@ -31,7 +31,8 @@ def run(context: StageContext[ExportSection]) -> None:
     facts = card.network, card.rows, card.end_of_text_id
     trained = weights.load(checkpoint)
     folder = context.output / "model"
-    folders.save_model(architecture_of(card.network).transformers_network(trained, *facts), tokenizer, folder)
+    network = architecture_of(card.network).transformers_network(trained, *facts, context.scratch)
+    folders.save_model(network, tokenizer, folder)
     cards.write(folder, evolve(card, made_by=context.section.tag, parents=context.parents))
     artifacts.seal(folder, "model")
 
