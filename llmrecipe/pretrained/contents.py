@@ -1,8 +1,12 @@
 """What a model's files say without reading a weight."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
+
+SHOWN = 3
+"""Of several things that are wrong in the same way, how many are named."""
 
 
 class Damaged(ValueError):
@@ -37,7 +41,10 @@ class Tokens:
     """Tokens in the vocabulary, added ones included: one more than the largest id."""
 
     has_end_of_text: bool
-    """Whether it names a token that ends a document."""
+    """Whether it names a token that ends a text, and has it."""
+
+    has_separator: bool
+    """Whether it names a token that ends a part of what an encoder reads, and has it."""
 
 
 @attrs.frozen
@@ -58,3 +65,9 @@ class Contents:
 
     faults: tuple[str, ...]
     """What is wrong with the files, each with the file's name."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some of the names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(map(repr, names[:SHOWN]))}{more}"

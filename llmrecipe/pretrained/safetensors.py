@@ -6,12 +6,14 @@ https://github.com/huggingface/safetensors#format
 import json
 import math
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 from llmrecipe.pretrained.contents import Damaged, Tensor
 
 LFS_POINTER = b"version https://git-lfs"
 """What stands in a Git repository for a large file that wasn't fetched."""
+
+NOT_FETCHED = "is a pointer of Git LFS in place of the file; `git lfs pull` in its repository fetches it"
 
 _LONGEST_HEADER = 100_000_000
 
@@ -48,17 +50,23 @@ def header(path: Path) -> dict[str, Tensor]:
         Damaged: it is cut short, no safetensors file, or its header and its numbers disagree.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            begin, described = _described(stream, size)
+        return _header(path)
     except OSError as error:
-        raise Damaged(f"can't be read: {error.strerror or error}") from error
+        raise Damaged(f"{path.name} can't be read: {error.strerror or error}") from error
+    except Damaged as error:
+        raise Damaged(f"{path.name} {error}") from None
+
+
+def _header(path: Path) -> dict[str, Tensor]:
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        begin, described = _described(stream, size)
     tensors = [_tensor(name, entry, path.name) for name, entry in described.items() if name != "__metadata__"]
     end = 0
     for name, tensor in sorted(tensors, key=lambda item: (item[1].start, item[1].size)):
         if tensor.start != end:
             what = "overlaps with the tensor before it" if tensor.start < end else f"leaves a hole from byte {end}"
-            raise Damaged(f"the header puts {name!r} at byte {tensor.start}, which {what}; download the file again")
+            raise Damaged(f"puts {name!r} at byte {tensor.start}, which {what}; download the file again")
         end += tensor.size
     if begin + end != size:
         missing = begin + end - size
@@ -74,7 +82,7 @@ def _described(stream: BinaryIO, size: int) -> tuple[int, dict[str, Any]]:
     """Where the numbers begin, and the header."""
     first = stream.read(len(LFS_POINTER))
     if first == LFS_POINTER:
-        raise Damaged("is a pointer of Git LFS in place of the file; `git lfs pull` in its repository fetches it")
+        raise Damaged(NOT_FETCHED)
     if size < 8:
         raise Damaged("is empty" if not size else f"has {size} bytes, too few for a safetensors file")
     length = int.from_bytes(first[:8], "little")
@@ -95,19 +103,19 @@ def _described(stream: BinaryIO, size: int) -> tuple[int, dict[str, Any]]:
 def _tensor(name: str, entry: Any, file: str) -> tuple[str, Tensor]:
     """A tensor with its offset among the numbers."""
     if not isinstance(entry, dict):
-        raise Damaged(f"the header's entry of {name!r} is no mapping")
+        raise Damaged(f"says of {name!r} nothing that can be read; download it again")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _BITS:
-        raise Damaged(f"{name!r} has the dtype {dtype!r}, which safetensors doesn't know")
+        raise Damaged(f"gives {name!r} the dtype {dtype!r}, which safetensors doesn't know")
     if not _are_lengths(shape) or not _are_lengths(offsets) or len(offsets) != 2:
-        raise Damaged(f"the header's entry of {name!r} has no shape or no offsets that can be read")
+        raise Damaged(f"gives {name!r} no shape or no offsets that can be read; download it again")
     begin, end = offsets
     bits = math.prod(shape) * _BITS[dtype]
     if bits != 8 * (end - begin):
         shown = "×".join(map(str, shape)) or "1"
-        raise Damaged(f"{name!r} is {shown} numbers of {dtype}, and the header gives it {end - begin} bytes")
+        raise Damaged(f"gives {name!r}, {shown} numbers of {dtype}, {end - begin} bytes; download it again")
     return name, Tensor(dtype, tuple(shape), file, begin, end - begin)
 
 
-def _are_lengths(value: Any) -> bool:
+def _are_lengths(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)

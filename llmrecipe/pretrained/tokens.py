@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from llmrecipe.pretrained.contents import Damaged, Tokens
+from llmrecipe.pretrained.safetensors import LFS_POINTER, NOT_FETCHED
 
-_ENDS = ("eos_token", "sep_token")
+TOKENIZER = "tokenizer.json"
 
-_KNOWS_ITS_END = (None, "PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
-"""Classes that name no token by themselves; others, such as `BertTokenizer`, do."""
+_ANY_TOKENIZER = (None, "PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
+"""Classes that know no token by themselves; others, such as `BertTokenizer`, have names for theirs."""
 
 
 def tokens_of(folder: Path) -> Tokens | None:
@@ -18,29 +19,23 @@ def tokens_of(folder: Path) -> Tokens | None:
     Raises:
         Damaged: its files can't be read.
     """
-    if not (folder / "tokenizer.json").is_file():
+    if not (folder / TOKENIZER).is_file():
         return None
-    stored = read_mapping(folder / "tokenizer.json")
-    config = read_mapping(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    named = folder / "special_tokens_map.json"
-    special = read_mapping(named) if named.is_file() else {}
-    has_end = any(config.get(key) or special.get(key) for key in _ENDS)
-    return Tokens(_count(stored), has_end or config.get("tokenizer_class") not in _KNOWS_ITS_END)
+    vocabulary = _vocabulary(read_mapping(folder / TOKENIZER))
+    config, named = (
+        read_mapping(folder / name) if (folder / name).is_file() else {}
+        for name in ("tokenizer_config.json", "special_tokens_map.json")
+    )
+    if config.get("auto_map"):
+        raise Damaged("tokenizer_config.json asks for code of its own (auto_map), which is never run")
 
+    def has(role: str) -> bool:
+        if role not in config and config.get("tokenizer_class") not in _ANY_TOKENIZER:
+            return True
+        token = config.get(role) or named.get(role)
+        return (token.get("content") if isinstance(token, dict) else token) in vocabulary
 
-def _count(stored: dict[str, Any]) -> int:
-    model, added = stored.get("model"), stored.get("added_tokens") or []
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocabulary, dict):
-        ids = list(vocabulary.values())
-    elif isinstance(vocabulary, list):
-        ids = list(range(len(vocabulary)))
-    else:
-        raise Damaged("tokenizer.json: has no vocabulary")
-    ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
-    if not ids or not all(type(each) is int for each in ids):
-        raise Damaged("tokenizer.json: has no vocabulary of tokens with ids")
-    return max(ids) + 1
+    return Tokens(max(vocabulary.values()) + 1, has("eos_token"), has("sep_token"))
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -50,11 +45,32 @@ def read_mapping(path: Path) -> dict[str, Any]:
         Damaged: it doesn't.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except OSError as error:
-        raise Damaged(f"{path.name}: can't be read: {error.strerror or error}") from error
+        raise Damaged(f"{path.name} can't be read: {error.strerror or error}") from error
+    if text.startswith(LFS_POINTER):
+        raise Damaged(f"{path.name} {NOT_FETCHED}")
+    try:
+        found = json.loads(text.decode("utf-8"))
+    # Of both, the text's encoding and its form; or nested too deep.
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"{path.name}: is not JSON: {error}") from error
+        raise Damaged(f"{path.name} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise Damaged(f"{path.name}: holds no mapping")
+        raise Damaged(f"{path.name} holds no mapping")
+    return found
+
+
+def _vocabulary(stored: dict[str, Any]) -> dict[str, int]:
+    """Ids by token: the model's, and those that are added to it."""
+    model, added = stored.get("model"), stored.get("added_tokens")
+    known = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(known, list):
+        # Of a Unigram: pairs of a token and its score, in the order of the ids.
+        known = {str(pair[0]): index for index, pair in enumerate(known) if isinstance(pair, list) and pair}
+    found = dict(known) if isinstance(known, dict) else {}
+    for token in added if isinstance(added, list) else []:
+        if isinstance(token, dict):
+            found[str(token.get("content"))] = token.get("id")
+    if not found or not all(type(index) is int for index in found.values()):
+        raise Damaged(f"{TOKENIZER} has no vocabulary of tokens with ids; save it again with save_pretrained")
     return found
