@@ -12,9 +12,7 @@ from llmrecipe.recipe.networks.decoder import Decoder, Llama3RopeScaling
 class RotaryEmbedding(torch.nn.Module):
     """Rotary positions (Su et al. 2021) that pair neighbouring channels of a head, as nanotron's weights have them."""
 
-    def __init__(
-        self, dim: int, base: float, *, stretch: Callable[[torch.Tensor], torch.Tensor] | None = None
-    ) -> None:
+    def __init__(self, dim: int, base: float, *, stretch: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
         super().__init__()
         self.dim = dim
         self.base = base
