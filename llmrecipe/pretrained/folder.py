@@ -124,7 +124,8 @@ def _no_weights(place: Path) -> str:
 
 def _conversion(place: Path, pickled: list[str]) -> str:
     """A command that writes what is pickled as safetensors, tensor by tensor as it is."""
-    pattern = pickled[0] if len(pickled) == 1 else f"*{Path(pickled[0]).suffix}"
+    first = Path(pickled[0])
+    pattern = first.name if len(pickled) == 1 else f"{first.stem.partition('-')[0]}*{first.suffix}"
     return (
         'python -c "import glob, torch, safetensors.torch; safetensors.torch.save_file({name: tensor.contiguous()'
         f".clone() for file in glob.glob('{place / pattern}') for name, tensor in torch.load(file, map_location='cpu', "
