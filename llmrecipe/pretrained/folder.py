@@ -72,10 +72,10 @@ def _index(place: Path) -> dict[str, str]:
     found = read_mapping(place / INDEX).get("weight_map")
     is_map = isinstance(found, dict) and all(isinstance(file, str) for file in found.values())
     if not is_map or not found:
-        raise Damaged(f"{INDEX}: has no weight_map, which says which file has which tensor")
+        raise Damaged(f"{INDEX} has no weight_map, which says which file has which tensor")
     odd = sorted({file for file in found.values() if "/" in file or not file.endswith(".safetensors")})
     if odd:
-        raise Damaged(f"{INDEX}: names {listed(odd)}, and weights are read from safetensors files beside it alone")
+        raise Damaged(f"{INDEX} names {listed(odd)}, and weights are read from safetensors files beside it alone")
     return found
 
 
