@@ -9,7 +9,7 @@ from llmrecipe.errors import Violation
 from llmrecipe.recipe.kinds import Model, Text, Tokenizer
 from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.measurement import Measurement
-from llmrecipe.recipe.model import Quantized
+from llmrecipe.recipe.model import PretrainedModel, Quantized
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import Word, as_written, parts
 from llmrecipe.recipe.texts import calibration_text, measured_text
@@ -109,6 +109,8 @@ def _values(word: Word, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
         yield from _values(item, place, seen)
     if isinstance(word, _NAMESPACES):
         yield path, word
+    if isinstance(word, PretrainedModel):
+        yield path, word.vocabulary
     if isinstance(word, Model):
         for place, text in _texts(word, path):
             yield from _tokenized(place, text, word)

@@ -341,7 +341,7 @@ def trainings(draw, global_batch_size, sequence_length):
     )
 
 
-NETWORKS = (Llama, Mistral, Qwen2, Qwen3, Bert, ModernBert)
+NETWORKS = (Llama, Mistral, Qwen2, Qwen3, Bert, Bert, ModernBert, ModernBert)
 
 scalings = st.builds(
     Llama3RopeScaling,
