@@ -206,6 +206,9 @@ def _exchanged(
             dropped.update(gap)
     place = old[0].start if old else collection.first_line
     rest = [line for index, line in enumerate(lines[place:], place) if index not in dropped]
+    if old and not entries and rest and not rest[0].strip() and (place == 0 or not lines[place - 1].strip()):
+        # The blank lines around what is gone become one.
+        rest = rest[1:]
     separate = not old and isinstance(entries, Mapping)
     yield from lines[:place]
     if separate and place == len(lines):

@@ -9,6 +9,7 @@ from llmrecipe import (
     Corpus,
     Mixture,
     Part,
+    PretrainedModel,
     PretrainedTokenizer,
     Quantized,
     Recipe,
@@ -44,9 +45,10 @@ def read_from(*sources: Source, **changes) -> dict[str, str]:
 
 
 def test_every_kind_of_stage_is_planned_with_its_own_class_of_section():
-    # Two kinds are planned only where there is something to do.
+    # Three kinds are planned only where there is something to do.
     mixed = evolve(MIXED, text__parts=(Part(corpus=evolve(WEB, augment=(augment.ShuffleSpans(),))), Part(corpus=BOOKS)))
-    stages = plan([evolve(RECIPE, models=(mixed, Quantized(model=mixed, scheme=scheme.FP8())))]).stages
+    theirs = PretrainedModel(name="theirs", path="models/theirs")
+    stages = plan([evolve(RECIPE, models=(mixed, Quantized(model=mixed, scheme=scheme.FP8()), theirs))]).stages
     assert {stage.kind: type(stage.section) for stage in stages} == members(Section)
 
 

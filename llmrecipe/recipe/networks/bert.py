@@ -8,6 +8,7 @@ import attrs
 from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, width
+from llmrecipe.recipe.networks.weights import Weights
 from llmrecipe.recipe.schema import at_least, define, greater_than
 from llmrecipe.recipe.scheme import W8A8
 
@@ -63,6 +64,40 @@ class Bert(Network):
         head = width * (width + 1) + 2 * width + vocab_size
         return embeddings + self.num_layers * (attention + feed_forward) + head
 
+    def weights(self, rows: int) -> Weights:
+        """What its weights are called in the transformers format, with `rows` rows in its token embedding."""
+        width, inner = self.hidden_size, self.feed_forward_size
+        embedding, bias = "bert.embeddings.word_embeddings.weight", "cls.predictions.bias"
+        body: dict[str, tuple[int, ...]] = {
+            embedding: (rows, width),
+            "bert.embeddings.position_embeddings.weight": (self.max_position_embeddings, width),
+            "bert.embeddings.token_type_embeddings.weight": (self.type_vocab_size, width),
+            **_norm("bert.embeddings.LayerNorm", width),
+        }
+        for layer in range(self.num_layers):
+            name = f"bert.encoder.layer.{layer}"
+            for part in ("query", "key", "value"):
+                body |= _linear(f"{name}.attention.self.{part}", width, width)
+            body |= _linear(f"{name}.attention.output.dense", width, width)
+            body |= _norm(f"{name}.attention.output.LayerNorm", width)
+            body |= _linear(f"{name}.intermediate.dense", inner, width)
+            body |= _linear(f"{name}.output.dense", width, inner)
+            body |= _norm(f"{name}.output.LayerNorm", width)
+        transform = "cls.predictions.transform"
+        return Weights(
+            embedding=embedding,
+            body=body,
+            head={
+                **_linear(f"{transform}.dense", width, width),
+                **_norm(f"{transform}.LayerNorm", width),
+                bias: (rows,),
+            },
+            tied={"cls.predictions.decoder.weight": embedding, "cls.predictions.decoder.bias": bias},
+            prefix="bert.",
+            dropped={"bert.pooler.*": "the pooler", "cls.seq_relationship.*": "the next-sentence head"},
+            constants=("bert.embeddings.position_ids",),
+        )
+
     @classmethod
     def from_config(cls, config: Config) -> Self:
         """The network that a `config.json` of transformers describes; what it can't do is among `config.faults`.
@@ -81,3 +116,11 @@ class Bert(Network):
             initializer_range=config.number("initializer_range", missing=0.02),
             layer_norm_eps=config.number("layer_norm_eps", missing=1e-12),
         )
+
+
+def _linear(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}

@@ -7,6 +7,7 @@ import attrs
 
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, width
+from llmrecipe.recipe.networks.weights import Weights
 from llmrecipe.recipe.schema import Word, at_least, define, greater_than, kind
 
 
@@ -110,6 +111,41 @@ class Decoder(Network):
         feed_forward = 3 * self.hidden_size * self.feed_forward_size
         layers = self.num_layers * (attention + feed_forward + 2 * self.hidden_size)
         return vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2) + layers + self.hidden_size
+
+    def weights(self, rows: int) -> Weights:
+        """What its weights are called in the transformers format, with `rows` rows in its token embedding."""
+        body: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (rows, self.hidden_size)}
+        for layer in range(self.num_layers):
+            body |= {f"model.layers.{layer}.{name}": shape for name, shape in self._layer_weights().items()}
+        output = "lm_head.weight"
+        return Weights(
+            embedding="model.embed_tokens.weight",
+            body=body | {"model.norm.weight": (self.hidden_size,)},
+            head={} if self.tie_word_embeddings else {output: (rows, self.hidden_size)},
+            tied={output: "model.embed_tokens.weight"} if self.tie_word_embeddings else {},
+            prefix="model.",
+            constants=("model.*rotary_emb.inv_freq",),
+        )
+
+    def _layer_weights(self) -> dict[str, tuple[int, ...]]:
+        width, inner = self.hidden_size, self.feed_forward_size
+        outputs = {"q_proj": self.num_attention_heads * self.head_size} | dict.fromkeys(
+            ("k_proj", "v_proj"), self.num_key_value_heads * self.head_size
+        )
+        shapes: dict[str, tuple[int, ...]] = {
+            "input_layernorm.weight": (width,),
+            **{f"self_attn.{name}.weight": (rows, width) for name, rows in outputs.items()},
+            "self_attn.o_proj.weight": (width, outputs["q_proj"]),
+            "post_attention_layernorm.weight": (width,),
+            "mlp.gate_proj.weight": (inner, width),
+            "mlp.up_proj.weight": (inner, width),
+            "mlp.down_proj.weight": (width, inner),
+        }
+        if self.has_query_key_value_biases:
+            shapes |= {f"self_attn.{name}.bias": (rows,) for name, rows in outputs.items()}
+        if self.has_query_key_norms:
+            shapes |= {f"self_attn.{name}_norm.weight": (self.head_size,) for name in ("q", "k")}
+        return shapes
 
     @classmethod
     def from_config(cls, config: Config) -> Self:

@@ -8,6 +8,7 @@ import attrs
 from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, width
+from llmrecipe.recipe.networks.weights import Weights
 from llmrecipe.recipe.schema import at_least, define, greater_than
 from llmrecipe.recipe.scheme import W4A16, W8A8, W8A16
 
@@ -72,6 +73,30 @@ class ModernBert(Network):
         norms = (2 * self.num_layers - 1 + 3) * width
         head = width**2 + vocab_size
         return vocab_size * width + self.num_layers * self.layer_cost + norms + head
+
+    def weights(self, rows: int) -> Weights:
+        """What its weights are called in the transformers format, with `rows` rows in its token embedding."""
+        width, inner = self.hidden_size, self.feed_forward_size
+        embedding = "model.embeddings.tok_embeddings.weight"
+        body: dict[str, tuple[int, ...]] = {embedding: (rows, width), "model.embeddings.norm.weight": (width,)}
+        for layer in range(self.num_layers):
+            name = f"model.layers.{layer}"
+            # The first layer has none: the embeddings end with a norm.
+            body |= {f"{name}.attn_norm.weight": (width,)} if layer else {}
+            body |= {
+                f"{name}.attn.Wqkv.weight": (3 * width, width),
+                f"{name}.attn.Wo.weight": (width, width),
+                f"{name}.mlp_norm.weight": (width,),
+                f"{name}.mlp.Wi.weight": (2 * inner, width),
+                f"{name}.mlp.Wo.weight": (width, inner),
+            }
+        return Weights(
+            embedding=embedding,
+            body=body | {"model.final_norm.weight": (width,)},
+            head={"head.dense.weight": (width, width), "head.norm.weight": (width,), "decoder.bias": (rows,)},
+            tied={"decoder.weight": embedding},
+            prefix="model.",
+        )
 
     @classmethod
     def from_config(cls, config: Config) -> Self:

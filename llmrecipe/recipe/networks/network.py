@@ -9,6 +9,7 @@ import attrs
 
 from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
+from llmrecipe.recipe.networks.weights import Weights
 from llmrecipe.recipe.schema import FieldError, Word, at_least, greater_than, kind, quantity
 
 
@@ -87,6 +88,14 @@ class Network(Word):
             NotImplementedError: the family can't be read from one.
         """
         raise NotImplementedError(f"{cls.__name__} has no `from_config`")
+
+    def weights(self, rows: int) -> Weights:
+        """What its weights are called in the transformers format, with `rows` rows in its token embedding.
+
+        Raises:
+            NotImplementedError: the family can't be read from one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no `weights`")
 
     @property
     def head_size(self) -> int:

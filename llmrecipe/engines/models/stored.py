@@ -1,4 +1,4 @@
-"""Tensors whose memory is a file, so that a model of any size can be changed and written on a machine of any size.
+"""Weights on disk: tensors whose memory is a file, so that a model of any size passes through a machine of any size.
 
 Linux counts such memory as a cache: it writes it back and takes it away where something else needs it. What safetensors
 reads is of this kind by itself, as long as nobody writes into it.
@@ -7,10 +7,21 @@ reads is of this kind by itself, as long as nobody writes into it.
 import mmap
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from torch import nn
+
+
+def write_weights(directory: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Write weights as safetensors, in files of at most 5 GB: the same weights give the same bytes.
+
+    No more than one of them is in memory, if they are made one at a time.
+    """
+    state = {name: on_disk(tensor, directory) for name, tensor in weights}
+    save_torch_state_dict(state, directory, max_shard_size="5GB")
 
 
 def on_disk(tensor: torch.Tensor, folder: Path) -> torch.Tensor:
