@@ -37,5 +37,7 @@ def run(context: StageContext[QuantizeSection]) -> None:
     length = card.objective.sequence_length
     sequences = calibration.draw(tokens.open("train"), length, section.calibration_samples, section.seed)
     made = evolve(card, made_by="quantize", parents=context.parents)
-    report = quantization.quantize_and_verify(source, context.output / "model", made, section.scheme, sequences, device)
+    report = quantization.quantize_and_verify(
+        source, context.output / "model", made, section.scheme, sequences, device, context.scratch
+    )
     artifacts.write_json(context.output / "metrics.json", attrs.asdict(report))

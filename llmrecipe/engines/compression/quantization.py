@@ -1,5 +1,6 @@
 """One-shot quantization with llmcompressor, saved in the compressed-tensors format."""
 
+import importlib
 import logging
 import os
 import sys
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models import folders
+from llmrecipe.engines.models.stored import put_on_disk
 from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Scheme
@@ -51,7 +53,13 @@ class Report:
 
 
 def quantize_and_verify(
-    source: Path, directory: Path, card: ModelCard, scheme: Scheme, sequences: torch.Tensor, device: torch.device
+    source: Path,
+    directory: Path,
+    card: ModelCard,
+    scheme: Scheme,
+    sequences: torch.Tensor,
+    device: torch.device,
+    scratch: Path,
 ) -> Report:
     """Write the model in `source`, quantized, to `directory`, and check that what was saved computes the same.
 
@@ -62,16 +70,41 @@ def quantize_and_verify(
         scheme: the number formats.
         sequences: token ids `int64[sequences, sequence_length]`, one at least; they calibrate a scheme that needs it.
         device: where it is done.
+        scratch: a folder for what is as large as the model meanwhile; empty again at the end.
 
     Raises:
         StageError: the model is quantized already, llmcompressor refuses it, the result computes numbers that aren't
             finite, or the saved model isn't the quantized one.
     """
+    with _llmcompressor("offloading").offloaded(scratch):
+        calibrated_by = _quantize_and_verify(source, directory, card, scheme, sequences, device, scratch)
+    dense, quantized = folders.weights_bytes(source), folders.weights_bytes(directory)
+    return Report(
+        bits_per_weight=8 * quantized / folders.num_weights(source),
+        calibration_sequences=calibrated_by,
+        dense_bytes=dense,
+        quantized_bytes=quantized,
+        ratio=dense / quantized,
+    )
+
+
+def _quantize_and_verify(
+    source: Path,
+    directory: Path,
+    card: ModelCard,
+    scheme: Scheme,
+    sequences: torch.Tensor,
+    device: torch.device,
+    scratch: Path,
+) -> int:
     model = folders.load_model(source)
     if hasattr(model.config, "quantization_config"):
         raise StageError(f"{source}: this model is quantized already; quantize the one that it was made from")
     check_embeddings(source, card, model)
     calibration = sequences if needs_calibration(scheme) else sequences[:0]
+    if len(calibration):
+        # It writes into the weights, and what is written to doesn't stay a view of the file that it was read from.
+        put_on_disk(model, scratch)
     quantize(model, folders.load_tokenizer(source), scheme, calibration, device)
     probe = sequences[:1].to(device)
     expected = folders.logits(model, probe)
@@ -94,19 +127,12 @@ def quantize_and_verify(
             f"{directory}: the saved model is not the quantized one: its logits differ by {difference:.3g} of the "
             f"largest logit, {LOGITS_TOLERANCE:.3g} is accepted"
         )
-    dense, quantized = folders.weights_bytes(source), folders.weights_bytes(directory)
-    return Report(
-        bits_per_weight=8 * quantized / folders.num_weights(source),
-        calibration_sequences=len(calibration),
-        dense_bytes=dense,
-        quantized_bytes=quantized,
-        ratio=dense / quantized,
-    )
+    return len(calibration)
 
 
 def needs_calibration(scheme: Scheme) -> bool:
     """Whether the scheme looks at activations before it rounds."""
-    return any(modifier.requires_calibration_data for modifier in _llmcompressor().modifiers(scheme, []))
+    return any(modifier.requires_calibration_data for modifier in _llmcompressor("modifiers").modifiers(scheme, []))
 
 
 def quantize(
@@ -132,7 +158,7 @@ def quantize(
     Raises:
         StageError: llmcompressor refuses the model.
     """
-    recipe = _llmcompressor().modifiers(scheme, _output_layers(model))
+    recipe = _llmcompressor("modifiers").modifiers(scheme, _output_layers(model))
     from compressed_tensors.utils import patch_attr
     from llmcompressor import oneshot
 
@@ -158,7 +184,7 @@ def save_compressed(model: PreTrainedModel, directory: Path) -> None:
 def show_log(level: str) -> None:
     """Send llmcompressor's messages to standard error; its report on every layer only at `debug`."""
     # First: it sets up its log while it is imported.
-    _llmcompressor()
+    _llmcompressor("modifiers")
     from loguru import logger
 
     # Tracing warns about torch's own change of a name.
@@ -182,9 +208,7 @@ def _output_layers(model: PreTrainedModel) -> list[str]:
     return [name for name, module in model.named_modules() if module is layer]
 
 
-def _llmcompressor() -> ModuleType:
-    """Our module that imports llmcompressor, which would say several times meanwhile that it found no accelerator."""
+def _llmcompressor(name: str) -> ModuleType:
+    """A module of ours that imports llmcompressor, which would say meanwhile that it found no accelerator."""
     os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")
-    from llmrecipe.engines.compression import modifiers
-
-    return modifiers
+    return importlib.import_module(f"llmrecipe.engines.compression.{name}")

@@ -1,0 +1,72 @@
+"""What llmcompressor holds in memory, held on disk: the weights that it changes, and activations between layers.
+
+Imported when it is needed, by `quantization`, which keeps llmcompressor quiet.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressed_tensors.compressors.model_compressors import model_compressor
+from compressed_tensors.compressors.pack_quantized import base as packing
+from compressed_tensors.offload import disable_onloading
+from compressed_tensors.utils import patch_attr
+from llmcompressor.modifiers.gptq import base as gptq
+from llmcompressor.pipelines.cache import IntermediatesCache, IntermediateValue
+from torch import nn
+
+from llmrecipe.engines.models.stored import on_disk, put_on_disk
+
+_AT_ONCE = 1 << 20
+"""Numbers that are packed at once; some seventy bytes are needed for each."""
+
+
+@contextmanager
+def offloaded(folder: Path) -> Iterator[None]:
+    """Meanwhile, llmcompressor keeps what is as large as a model in files without names in `folder`.
+
+    That is what it makes of weights when it packs or expands them, the activations between layers, and the Hessians of
+    a layer: the same numbers, in another kind of memory. Weights are packed some rows at a time.
+    """
+    keep = IntermediatesCache._offload_value
+
+    def kept(cls: type[IntermediatesCache], value: Any, *arguments: Any, **options: Any) -> IntermediateValue:
+        made = keep(value, *arguments, **options)
+        if isinstance(made.value, torch.Tensor):
+            made.value = on_disk(made.value, folder)
+        return made
+
+    def changed(change: Callable[..., None]) -> Callable[..., None]:
+        def change_on_disk(module: nn.Module, *arguments: Any) -> None:
+            change(module, *arguments)
+            with disable_onloading():
+                # Before weights are read, they have no memory.
+                if not any(parameter.is_meta for parameter in module.parameters()):
+                    put_on_disk(module, folder)
+
+        return change_on_disk
+
+    def empty_hessian(*arguments: Any, **options: Any) -> torch.Tensor:
+        made = make_empty_hessian(*arguments, **options)
+        return on_disk(made, folder) if made.device.type == "cpu" else made
+
+    def packed(numbers: torch.Tensor, num_bits: int, packed_dim: int = 1) -> torch.Tensor:
+        if packed_dim != 1 or numbers.dim() != 2:
+            return pack(numbers, num_bits, packed_dim)
+        # Each row is packed by itself.
+        parts = numbers.split(max(1, _AT_ONCE // numbers.shape[1]))
+        return torch.cat([pack(part, num_bits) for part in parts])
+
+    make_empty_hessian, pack = gptq.make_empty_hessian, packing.pack_to_int32
+    with ExitStack() as patches:
+        for owner, name, replacement in (
+            (IntermediatesCache, "_offload_value", classmethod(kept)),
+            (gptq, "make_empty_hessian", empty_hessian),
+            (packing, "pack_to_int32", packed),
+            (model_compressor, "compress_module", changed(model_compressor.compress_module)),
+            (model_compressor, "decompress_module", changed(model_compressor.decompress_module)),
+        ):
+            patches.enter_context(patch_attr(owner, name, replacement))
+        yield
