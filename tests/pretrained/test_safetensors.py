@@ -143,7 +143,9 @@ _ENTRIES = st.fixed_dictionaries(
 )
 
 
-@given(described=st.dictionaries(st.text(max_size=3), _ENTRIES | _JSON, max_size=3) | _JSON, rest=st.binary(max_size=20))
+@given(
+    described=st.dictionaries(st.text(max_size=3), _ENTRIES | _JSON, max_size=3) | _JSON, rest=st.binary(max_size=20)
+)
 def test_any_header_is_read_or_refused(tmp_path_factory, described, rest):
     path = tmp_path_factory.getbasetemp() / "any.safetensors"
     text = json.dumps(described).encode()

@@ -46,7 +46,9 @@ def test_their_numbers_are_as_many_as_the_network_says(kind, data):
 def test_older_names_are_known():
     weights = Bert(hidden_size=8, num_layers=1, num_attention_heads=2).weights(ROWS)
     assert weights.own_name("embeddings.LayerNorm.gamma") == "bert.embeddings.LayerNorm.weight"
-    assert weights.own_name("bert.encoder.layer.0.output.LayerNorm.beta") == "bert.encoder.layer.0.output.LayerNorm.bias"
+    assert (
+        weights.own_name("bert.encoder.layer.0.output.LayerNorm.beta") == "bert.encoder.layer.0.output.LayerNorm.bias"
+    )
     assert weights.own_name("cls.predictions.transform.LayerNorm.gamma") == "cls.predictions.transform.LayerNorm.weight"
     assert weights.own_name("encoder.layer.1.output.dense.bias") == "encoder.layer.1.output.dense.bias"
     assert weights.what_is_dropped(weights.own_name("pooler.dense.bias")) == "the pooler"
