@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
@@ -149,6 +149,8 @@ def quantize(
 
 def save_compressed(model: PreTrainedModel, directory: Path) -> None:
     """Write a quantized model to `directory` in the compressed-tensors format, without its tokenizer."""
+    # What a model is published with is copied as it is; transformers would refuse to write some of it.
+    model.generation_config = GenerationConfig.from_model_config(model.config)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
         model.save_pretrained(directory, save_compressed=True, max_shard_size="5GB")
