@@ -1,7 +1,16 @@
 import json
 
 import pytest
-from published import LLAMA, ROWS, change_config, llama_weights, write_folder, write_safetensors, write_shards, write_tokenizer
+from published import (
+    LLAMA,
+    ROWS,
+    change_config,
+    llama_weights,
+    write_folder,
+    write_safetensors,
+    write_shards,
+    write_tokenizer,
+)
 
 from llmrecipe.pretrained.contents import Tokens
 from llmrecipe.pretrained.folder import contents_of
