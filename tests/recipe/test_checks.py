@@ -132,6 +132,7 @@ FIXABLE = {
 
 
 @pytest.mark.parametrize("name", FIXABLE)
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
 @given(data=st.data())
 def test_each_proposed_number_mends_what_it_is_proposed_for(name, data):
     path, values = FIXABLE[name]
@@ -146,10 +147,13 @@ def test_each_proposed_number_mends_what_it_is_proposed_for(name, data):
 @given(trained_models(kinds=[Llama, Bert]), st.integers(1, 4096))
 def test_a_proposed_group_divides_the_input_width_of_every_quantized_layer(model, size):
     reason = found(Quantized(model=model, scheme=scheme.W4A16(group_size=size))).get("scheme.group_size")
-    widths = (model.network.hidden_size, model.network.feed_forward_size)
-    assert (reason is None) == all(width % size == 0 for width in widths)
+    network = model.network
+    widths = (network.hidden_size, network.feed_forward_size)
+    head = getattr(network, "head_dim", None) or network.hidden_size // network.num_attention_heads
+    of_heads = network.num_attention_heads * head
+    assert (reason is None) == all(width % size == 0 for width in (*widths, of_heads))
     if reason:
-        assert all(width % proposals(reason)[0] == 0 for width in widths)
+        assert all(width % proposals(reason)[0] == 0 for width in (*widths, of_heads))
         of_hidden, of_intermediate = (
             ("q_proj", "down_proj") if isinstance(model.network, Llama) else ("query", "(output")
         )

@@ -1,16 +1,24 @@
-"""The training of `tiny_training` written down by hand, with transformers' Llama and torch's optimizers."""
+"""The training of `tiny_training` written down by hand, with transformers' networks and torch's optimizers."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from tiny_training import LENGTH, NETWORK, VOCAB_SIZE
-from transformers import LlamaForCausalLM
+from tiny_training import LENGTH, MASKING, NETWORK, VOCAB_SIZE
+from transformers import PreTrainedModel
 
-from llmrecipe import Llama, Training
+from llmrecipe import MaskedLM, Training
 from llmrecipe.engines.models.architecture import architecture_of
+from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.optimizer import AdamW
+
+VOCABULARY = MaskedVocabulary(
+    mask_id=MASKING.mask_token_id,
+    is_special=np.isin(np.arange(VOCAB_SIZE), MASKING.special_ids),
+    starts_word=~np.isin(np.arange(VOCAB_SIZE), MASKING.continuing_ids),
+)
 
 
 def factors(steps: int) -> list[float]:
@@ -22,9 +30,11 @@ def factors(steps: int) -> list[float]:
 def plain_losses(
     tokens: Path,
     training: Training,
-    network: Llama = NETWORK,
-    decays: Callable[[str], bool] = lambda name: "norm" not in name,
+    network: Network = NETWORK,
+    decays: Callable[[str], bool] = lambda name: "norm" not in name.lower() and not name.endswith("bias"),
     begin: int | None = None,
+    objective: MaskedLM | None = None,
+    model: PreTrainedModel | None = None,
 ) -> list[float]:
     """The loss of every step.
 
@@ -34,12 +44,18 @@ def plain_losses(
         network: the shape.
         decays: whether weight decay applies to a weight, by transformers' name.
         begin: a token that each document begins with, which is then given to the network by itself.
+        objective: what an encoder predicts; None predicts every next token.
+        model: what is trained; None draws the first weights.
     """
     optimizer, batch_size = training.optimizer, training.global_batch_size
-    torch.manual_seed(training.seed)
-    model = LlamaForCausalLM(architecture_of(network).transformers_config(network, VOCAB_SIZE, begin or 0))
+    if model is None:
+        torch.manual_seed(training.seed)
+        architecture = architecture_of(network)
+        model = architecture.transformers_class(architecture.transformers_config(network, VOCAB_SIZE, begin or 0))
+    # Not in training mode, in which an encoder would drop.
+    model.eval()
     # Else transformers would not train the end-of-text token's embedding, which is also the padding's.
-    model.model.embed_tokens.padding_idx = None
+    model.get_input_embeddings().padding_idx = None
     groups = [
         {"params": [weight], "weight_decay": optimizer.weight_decay if decays(name) else 0.0}
         for name, weight in model.named_parameters()
@@ -52,12 +68,12 @@ def plain_losses(
     order = np.random.default_rng([training.seed, 0]).permutation((len(row) - 1) // LENGTH)
     losses = []
     for step, factor in enumerate(factors(training.duration.count)):
-        chosen = order[step * batch_size :][:batch_size]
-        batch = torch.stack([torch.from_numpy(row[i * LENGTH : (i + 1) * LENGTH + 1]) for i in chosen])
-        inputs = batch[:, :-1]
-        pieces = [inputs] if begin is None else [piece for row in inputs for piece in documents(row, begin)]
-        logits = torch.cat([model(input_ids=piece).logits.flatten(0, 1) for piece in pieces])
-        loss = torch.nn.functional.cross_entropy(logits, batch[:, 1:].flatten())
+        chosen = order[step * batch_size :][:batch_size].tolist()
+        loss = (
+            masked_loss(model, row, chosen, objective, training.seed)
+            if objective
+            else causal_loss(model, row, chosen, begin)
+        )
         stepper.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip_grad_norm)
@@ -66,6 +82,30 @@ def plain_losses(
         stepper.step()
         losses.append(loss.item())
     return losses
+
+
+def causal_loss(model: PreTrainedModel, row: np.ndarray, windows: list[int], begin: int | None) -> torch.Tensor:
+    """Of every next token of these windows."""
+    batch = torch.stack([torch.from_numpy(row[i * LENGTH : (i + 1) * LENGTH + 1]) for i in windows])
+    inputs = batch[:, :-1]
+    pieces = [inputs] if begin is None else [piece for row in inputs for piece in documents(row, begin)]
+    logits = torch.cat([model(input_ids=piece).logits.flatten(0, 1) for piece in pieces])
+    return torch.nn.functional.cross_entropy(logits, batch[:, 1:].flatten())
+
+
+def masked_loss(
+    model: PreTrainedModel, row: np.ndarray, windows: list[int], objective: MaskedLM, seed: int
+) -> torch.Tensor:
+    """Of the masked tokens of these windows of the first epoch."""
+    input_ids, labels = [], []
+    for window in windows:
+        text = row[window * LENGTH :][:LENGTH]
+        sequence = mask(text, objective, VOCABULARY, seed=seed, epoch=0, window=window)
+        input_ids.append(torch.from_numpy(sequence.input_ids))
+        label = torch.full((LENGTH,), -100)
+        label[sequence.positions] = torch.from_numpy(text[sequence.positions])
+        labels.append(label)
+    return model(input_ids=torch.stack(input_ids), labels=torch.stack(labels)).loss
 
 
 def documents(row: torch.Tensor, begin: int) -> list[torch.Tensor]:

@@ -83,6 +83,9 @@ class Architecture(abc.ABC, Generic[N]):
     tied: Mapping[str, str] = {}
     """Weights of transformers' network that are others under a second name, with those."""
 
+    head: tuple[str, ...] = ("model.head.", "model.lm_head.")
+    """What the names of the output head's weights begin with."""
+
     @abc.abstractmethod
     def transformers_config(self, network: N, vocab_size: int, end_of_text_id: int) -> PretrainedConfig:
         """The configuration of `transformers_class`."""

@@ -9,7 +9,8 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from plain_training import factors
+from own_rank import own_rank
+from plain_training import VOCABULARY, factors
 from tiny_training import LENGTH, MASKING, TRAINING, VOCAB_SIZE, column, section, trained, write_tokens
 from torch.nn import functional
 from transformers import (
@@ -25,10 +26,9 @@ from transformers import (
 from llmrecipe import Bert, Dropout, MaskedLM, ModernBert, MultiMaskLM, Parallelism, Steps
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.models.bert.architecture import ARCHITECTURE as BERT
-from llmrecipe.engines.nanotron import launcher, weights
-from llmrecipe.engines.nanotron.job import Job
+from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.port import bootstrap
-from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
+from llmrecipe.engines.tokens.masking import mask
 from llmrecipe.recipe.masking import Spans
 from llmrecipe.recipe.networks.network import Network
 
@@ -51,11 +51,6 @@ LAYOUTS = {
     ),
     "pipeline": Parallelism(pipeline=2, micro_batch_size=2),
 }
-VOCABULARY = MaskedVocabulary(
-    mask_id=MASKING.mask_token_id,
-    is_special=np.isin(np.arange(VOCAB_SIZE), MASKING.special_ids),
-    starts_word=~np.isin(np.arange(VOCAB_SIZE), MASKING.continuing_ids),
-)
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +60,10 @@ def tokens(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def in_process(monkeypatch):
-    """Trainings of one rank run here, which saves them the seconds of a start."""
-
-    def run(name, module, arguments, **_):
-        from llmrecipe.engines.nanotron.build import join_single_process
-        from llmrecipe.engines.nanotron.trainer import Trainer
-
-        join_single_process()
-        Trainer(Job.read(Path(arguments[0]))).run()
-
-    bootstrap.load("cpu")
-    monkeypatch.setattr(launcher, "run_ranks", run)
+def in_process():
+    """Trainings of one rank run here."""
+    with own_rank():
+        yield
 
 
 def masked(layout=ALONE, objective=OBJECTIVE, what=SHORT, network=NETWORK):
@@ -92,14 +79,13 @@ def assert_same_bits(one, other) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("in_process")
 @MODELS
-def test_every_layout_trains_the_same(tokens, tmp_path, monkeypatch, model):
+def test_every_layout_trains_the_same(tokens, tmp_path, model):
     what = attrs.evolve(SHORT, dropout=Dropout(residual=0.1, attention=0.1, embedding=0.1), z_loss=1e-3)
-    expected = trained(masked(what=what, network=model), tokens, tmp_path / "alone")
+    with own_rank():
+        expected = trained(masked(what=what, network=model), tokens, tmp_path / "alone")
+        few = trained(masked(LAYOUTS["micro-batches"], what=what, network=model), tokens, tmp_path / "micro-batches")
     whole = weights.read_whole(expected.checkpoint)
-    few = trained(masked(LAYOUTS["micro-batches"], what=what, network=model), tokens, tmp_path / "micro-batches")
-    monkeypatch.undo()
     others = {
         name: trained(masked(LAYOUTS[name], what=what, network=model), tokens, tmp_path / name)
         for name in list(LAYOUTS)[1:]

@@ -112,7 +112,8 @@ def test_z_loss_is_a_row_of_its_own_and_the_same_for_every_layout(tokens, tmp_pa
     assert column(alone, "z_loss")[-1] < column(alone, "z_loss")[0]
 
 
-def test_the_loss_and_its_gradient_are_those_of_torch():
+@pytest.mark.parametrize("vocab_size", [2000, 1987])
+def test_the_loss_and_its_gradient_are_those_of_torch_and_padding_takes_no_part(vocab_size):
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron import build
     from llmrecipe.engines.nanotron.networks.loss import Loss
@@ -121,13 +122,14 @@ def test_the_loss_and_its_gradient_are_those_of_torch():
     group = build.single_process_context().tp_pg
     # More than one chunk of rows, and a last one that is smaller.
     logits = torch.randn(70, 3, 2000, dtype=torch.float32) * 3
-    labels = torch.randint(0, 2000, (3, 70))
+    labels = torch.randint(0, vocab_size, (3, 70))
     ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
 
-    result = Loss(group, z_loss=0.1)(ours * 1, labels, torch.ones_like(labels, dtype=torch.bool))
+    result = Loss(group, z_loss=0.1, vocab_size=vocab_size)(ours * 1, labels, torch.ones_like(labels, dtype=torch.bool))
     result["loss"].backward()
-    cross_entropy = torch.nn.functional.cross_entropy(theirs.flatten(0, 1), labels.t().flatten())
-    z_loss = 0.1 * theirs.logsumexp(-1).square().mean()
+    tokens = theirs[..., :vocab_size]
+    cross_entropy = torch.nn.functional.cross_entropy(tokens.flatten(0, 1), labels.t().flatten())
+    z_loss = 0.1 * tokens.logsumexp(-1).square().mean()
     (cross_entropy + z_loss).backward()
 
     torch.testing.assert_close(result["cross_entropy"], cross_entropy)
@@ -147,13 +149,14 @@ def test_a_killed_training_with_dropout_continues_bit_for_bit(tokens, tmp_path, 
 
 
 def test_attention_with_its_weights_in_sight_is_torchs():
-    from llmrecipe.engines.nanotron.port import attention
+    bootstrap.load("cpu")
+    from llmrecipe.engines.nanotron.networks import attention
 
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, heads, 9, 8) for heads in (4, 2, 2))
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
 
-    found = attention._attention_with_weights(query, key, value, lambda weights: weights)
+    found = attention.attention_with_weights(query, key, value, lambda weights: weights)
 
     torch.testing.assert_close(found, expected)
     assert NETWORK.num_attention_heads != NETWORK.num_key_value_heads
@@ -194,13 +197,14 @@ def test_a_token_reads_what_its_document_has_before_it_and_counts_from_its_begin
 
 
 def test_attention_with_its_weights_in_sight_keeps_to_documents_as_torchs_does():
-    from llmrecipe.engines.nanotron.port import attention
+    bootstrap.load("cpu")
+    from llmrecipe.engines.nanotron.networks import attention
 
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, heads, 9, 8) for heads in (4, 2, 2))
     attended = PackedDocuments(torch.rand(2, 9) < 0.3).attended
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attended, enable_gqa=True)
 
-    found = attention._attention_with_weights(query, key, value, lambda weights: weights, attended)
+    found = attention.attention_with_weights(query, key, value, lambda weights: weights, attended)
 
     torch.testing.assert_close(found, expected)

@@ -51,10 +51,10 @@ class ModernBertArchitecture(EncoderArchitecture[ModernBert]):
     def blocks(self, network: ModernBert) -> "Blocks":
         """ModernBERT's: norms before layers and one at the end, rotary positions, and no biases."""
         from llmrecipe.engines.nanotron.networks.encoder_blocks import Blocks, Embeddings, PreNormLayer
-        from llmrecipe.engines.nanotron.port.attention import RotaryEmbedding
+        from llmrecipe.engines.nanotron.networks.rotary import RotaryEmbedding
 
         bases = {False: network.rope_theta, True: network.local_rope_theta}
-        rotary = {kind: RotaryEmbedding(network.head_size, base, interleaved=True) for kind, base in bases.items()}
+        rotary = {kind: RotaryEmbedding(network.head_size, base) for kind, base in bases.items()}
         layer = functools.partial(PreNormLayer, rotary_of=lambda index: rotary[network.is_local(index)])
         return Blocks(
             embeddings=Embeddings,

@@ -11,23 +11,18 @@ from typing import Any
 import torch
 from nanotron import distributed as dist
 from nanotron.config import LlamaConfig, ParallelismArgs
-from nanotron.models.llama import Embedding, LlamaDecoderLayer, LlamaForTraining
+from nanotron.models.llama import MLP, Embedding, LlamaForTraining
 from nanotron.nn.layer_norm import TritonRMSNorm
 from nanotron.parallel import ParallelContext
-from nanotron.parallel.tensor_parallel.distributed_differentiable_primitives import differentiable_identity
-from nanotron.parallel.tensor_parallel.nn import (
-    TensorParallelColumnLinear,
-    TensorParallelLinearMode,
-    TensorParallelRowLinear,
-)
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from llmrecipe.engines.models.architecture import RunOptions
+from llmrecipe.engines.nanotron.networks.attention import CausalAttention
 from llmrecipe.engines.nanotron.networks.dropout import Dropper
 from llmrecipe.engines.nanotron.networks.loss import Loss
 from llmrecipe.engines.nanotron.networks.micro_batch import MicroBatchInFlight, Placed, Reach
-from llmrecipe.engines.nanotron.networks.rotary import rotary_of
-from llmrecipe.engines.nanotron.port.attention import RotaryEmbedding, causal_self_attention
+from llmrecipe.engines.nanotron.networks.rotary import RotaryEmbedding, rotary_of
 from llmrecipe.recipe.networks.decoder import Decoder
 
 
@@ -46,30 +41,33 @@ class EmbeddingWithDropout(Embedding):
         return {"input_embeds": self.dropper.of_tokens(embedded, rate, "embedding", self.batch.samples)}
 
 
-class DecoderLayer(LlamaDecoderLayer):
-    """nanotron's decoder layer, with dropout, recomputation and attention that restarts with each document."""
+class DecoderLayer(nn.Module):
+    """RMSNorm before attention and before nanotron's feed-forward layer, each added to what it has read."""
 
     def __init__(
         self,
         *,
+        config: LlamaConfig,
+        parallel_config: ParallelismArgs,
+        tp_pg: dist.ProcessGroup,
+        layer_idx: int,
         dropper: Dropper,
         batch: MicroBatchInFlight,
         network: Decoder,
         rotary: RotaryEmbedding,
         options: RunOptions,
-        **arguments: Any,
     ) -> None:
-        super().__init__(**arguments)
+        super().__init__()
         self.window = network.window
-        self.place = f"layer {arguments['layer_idx']}"
+        self.place = f"layer {layer_idx}"
         self.dropper = dropper
         self.batch = batch
         self.recompute = options.recompute
         self.restart_at_documents = options.restart_at_documents
-        # nanotron has no key for the base of the rotary positions, and keeps a second table for generation.
-        self.attn.flash_rotary_embedding = rotary
-        del self.attn.rotary_embedding
-        _reshape(self.attn, network, arguments["tp_pg"], arguments["parallel_config"].tp_mode)
+        self.input_layernorm = TritonRMSNorm(network.hidden_size, eps=network.rms_norm_eps)
+        self.attn = CausalAttention(network, rotary, tp_pg, parallel_config.tp_mode)
+        self.post_attention_layernorm = TritonRMSNorm(network.hidden_size, eps=network.rms_norm_eps)
+        self.mlp = MLP(config=config, parallel_config=parallel_config, tp_pg=tp_pg)
 
     def forward(self, hidden_states: torch.Tensor, sequence_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """`[length, batch, hidden]` to the same; the mask is handed on."""
@@ -92,46 +90,10 @@ class DecoderLayer(LlamaDecoderLayer):
         drop_attention = None
         if self.dropper.rates.attention and torch.is_grad_enabled():
             drop_attention = functools.partial(self.dropper.of_attention, place=self.place, samples=samples)
-        return causal_self_attention(self.attn, states, drop_attention, reach.positions, reach.attended)
+        return self.attn(states, reach, drop_attention)
 
     def _dropped(self, states: torch.Tensor, part: str, samples: Sequence[int]) -> torch.Tensor:
         return self.dropper.of_tokens(states, self.dropper.rates.residual, f"{self.place}, {part}", samples)
-
-
-def _reshape(attention: Any, network: Decoder, group: dist.ProcessGroup, mode: TensorParallelLinearMode) -> None:
-    """Give nanotron's attention heads of the network's width, and its biases and norms of queries and keys."""
-    size, heads, key_value_heads = network.head_size, network.num_attention_heads, network.num_key_value_heads
-    if size != attention.d_qk or network.has_query_key_value_biases:
-        rows = (heads * size, key_value_heads * size, key_value_heads * size)
-        attention.qkv_proj = TensorParallelColumnLinear(
-            network.hidden_size,
-            sum(rows),
-            pg=group,
-            mode=mode,
-            bias=network.has_query_key_value_biases,
-            contiguous_chunks=rows,
-        )
-        attention.o_proj = TensorParallelRowLinear(heads * size, network.hidden_size, pg=group, mode=mode, bias=False)
-        attention.d_qk = attention.d_v = size
-    attention.normalise = None
-    if network.has_query_key_norms:
-        attention.q_norm, attention.k_norm = (TritonRMSNorm(size, eps=network.rms_norm_eps) for _ in range(2))
-        attention.normalise = functools.partial(_normalised, attention, group, mode)
-
-
-def _normalised(
-    attention: Any, group: dist.ProcessGroup, mode: TensorParallelLinearMode, query: torch.Tensor, key: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`[length, batch, heads, head size]` through the norms of queries and keys."""
-    made = []
-    for norm, states in ((attention.q_norm, query), (attention.k_norm, key)):
-        weight = norm.weight
-        # Each rank has heads of its own and so a part of this gradient. nanotron adds up the parts in the one mode, and
-        # takes them for the same in the other.
-        if mode is TensorParallelLinearMode.ALL_REDUCE:
-            weight = differentiable_identity(weight, group=group)
-        made.append(torch.nn.functional.rms_norm(states, states.shape[-1:], weight, norm.eps))
-    return made[0], made[1]
 
 
 class DecoderNetwork(LlamaForTraining):

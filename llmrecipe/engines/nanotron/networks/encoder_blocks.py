@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llmrecipe.engines.nanotron.networks.dropout import Dropper
 from llmrecipe.engines.nanotron.networks.micro_batch import MicroBatchInFlight, within
-from llmrecipe.engines.nanotron.port.attention import RotaryEmbedding
+from llmrecipe.engines.nanotron.networks.rotary import RotaryEmbedding
 from llmrecipe.engines.nanotron.port.linear import linear
 from llmrecipe.recipe.networks.network import Network
 

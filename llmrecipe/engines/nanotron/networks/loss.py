@@ -92,8 +92,8 @@ class CrossEntropy(torch.autograd.Function):
         The padding, from `vocab_size` on, takes no part: it is no token.
         """
         width = logits.shape[1]
-        # Nothing else reads them.
-        logits[:, max(0, vocab_size - dist.get_rank(group) * width) :] = float("-inf")
+        # Nothing else reads the logits, so they can be overwritten behind autograd's back.
+        logits.data[:, max(0, vocab_size - dist.get_rank(group) * width) :] = float("-inf")
         chunk = max(1, _AT_ONCE[logits.device.type] // width)
         local = labels - dist.get_rank(group) * width
         is_here = (local >= 0) & (local < width)
@@ -117,7 +117,7 @@ class CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: torch.Tensor, grad_square: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         """The softmax, weighted, less the weight at every label's place."""
         logits, local, is_here, log_partition = ctx.saved_tensors
-        # Nothing else reads the logits, so their memory can hold the gradient.
+        # For the same reason their memory can hold the gradient.
         gradient = logits.detach()
         weight = grad_loss + 2 * log_partition * grad_square
         pieces = (tensor.split(ctx.chunk) for tensor in (gradient, log_partition[:, None], weight[:, None]))

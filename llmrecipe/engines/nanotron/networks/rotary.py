@@ -1,19 +1,51 @@
-"""Rotary positions of a decoder, with the scaling that it asks for."""
+"""Rotary positions, with the scaling that a decoder asks for."""
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 
-from llmrecipe.engines.nanotron.port.attention import RotaryEmbedding
 from llmrecipe.recipe.networks.decoder import Decoder, Llama3RopeScaling
+
+
+class RotaryEmbedding(torch.nn.Module):
+    """Rotary positions (Su et al. 2021) that pair neighbouring channels of a head, as nanotron's weights have them."""
+
+    def __init__(self, dim: int, base: float, *, stretch: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+        super().__init__()
+        self.dim = dim
+        self.base = base
+        self.stretch = stretch
+        self._table: torch.Tensor | None = None
+
+    def forward(self, heads: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """Rotate `[length, batch, heads, dim]` by its positions, in float32.
+
+        `positions` are `int64[batch, length]`, each below `length`; None counts from the beginning of the sequences.
+        """
+        length = heads.shape[0]
+        if self._table is None or self._table.shape[0] < length or self._table.device != heads.device:
+            self._table = self._angles(length, heads.device)
+        pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
+        angles = self._table[:length] if positions is None else self._table[positions.t(), 0]
+        return torch.view_as_real(pairs * angles).flatten(-2).to(heads.dtype)
+
+    def _angles(self, length: int, device: torch.device) -> torch.Tensor:
+        exponents = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
+        # As flash-attn and transformers round it: another form of the same power is off by 2e-5 in the logits.
+        frequencies = 1.0 / (self.base**exponents)
+        if self.stretch is not None:
+            frequencies = self.stretch(frequencies)
+        angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), frequencies)
+        return torch.polar(torch.ones_like(angles), angles)[:, None, None, :]
 
 
 def rotary_of(network: Decoder) -> RotaryEmbedding:
     """What rotates the queries and keys of all layers."""
     scaling = network.rope_scaling
     stretch = functools.partial(stretched, scaling=scaling) if scaling else None
-    return RotaryEmbedding(network.head_size, network.rope_theta, interleaved=True, stretch=stretch)
+    return RotaryEmbedding(network.head_size, network.rope_theta, stretch=stretch)
 
 
 def stretched(frequencies: torch.Tensor, scaling: Llama3RopeScaling) -> torch.Tensor:

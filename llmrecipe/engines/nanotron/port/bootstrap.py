@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Literal
 
-from llmrecipe.engines.nanotron.port import attention
+from llmrecipe.engines.nanotron.port import norm
 from llmrecipe.errors import StageError
 
 VERSION = "0.4"
@@ -156,10 +156,10 @@ def _flash_attention_stand_in() -> Iterator[None]:
         "flash_attn.bert_padding": {},
         "flash_attn.flash_attn_interface": {"flash_attn_varlen_func": _absent, "flash_attn_with_kvcache": None},
         "flash_attn.layers": {},
-        "flash_attn.layers.rotary": {"RotaryEmbedding": attention.RotaryEmbedding},
+        "flash_attn.layers.rotary": {"RotaryEmbedding": None},
         "flash_attn.ops": {},
         "flash_attn.ops.triton": {},
-        "flash_attn.ops.triton.layer_norm": {"layer_norm_fn": attention.layer_norm_fn},
+        "flash_attn.ops.triton.layer_norm": {"layer_norm_fn": norm.layer_norm_fn},
     }
     real = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "flash_attn"}
     for name, attributes in names.items():
