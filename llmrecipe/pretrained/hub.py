@@ -1,11 +1,8 @@
 """Models of the Hugging Face Hub, in its local cache."""
 
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from llmrecipe.pretrained.folder import CONFIG, INDEX
 from llmrecipe.pretrained.missing import Missing
@@ -89,6 +86,11 @@ def _fetched(model: PretrainedModel, fetch: Callable[[], Path]) -> Path:
 
 def _is_in_reach() -> bool:
     """Whether the Hub may answer; its package asks five times, for half a minute, before it says that it doesn't."""
+    # Here: most recipes name nothing of the Hub.
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

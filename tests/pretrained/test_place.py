@@ -209,7 +209,7 @@ def test_without_a_network_the_answer_is_quick(monkeypatch):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr("socket.getaddrinfo", unknown)
-    monkeypatch.setattr("llmrecipe.pretrained.hub.getproxies", dict)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
     assert not hub._is_in_reach()
-    monkeypatch.setattr("llmrecipe.pretrained.hub.getproxies", lambda: {"https": "http://proxy:3128"})
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "http://proxy:3128"})
     assert hub._is_in_reach()
