@@ -17,6 +17,7 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.vocabulary import check_embeddings
+from llmrecipe.engines.tokenizing.folders import copy_files
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Scheme
 
@@ -81,7 +82,7 @@ def quantize_and_verify(
             "often by a learning rate that is too high"
         )
     save_compressed(model, directory)
-    folders.copy_tokenizer(source, directory)
+    copy_files(source, directory)
     folders.copy_generation(source, directory)
     cards.write(directory, card)
     artifacts.seal(directory, "model")
