@@ -5,6 +5,7 @@ a key that decides what any family computes is read by the network, or has to ha
 a fault.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -98,7 +99,7 @@ class Config:
     def number(self, key: str, default: float | None = None, *, missing: float | None = None) -> float:
         """A number, as by `get`; a fault if it is none."""
         value = self.get(key, default, missing=missing)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             self.faults.append(f"{key} = {value!r} is no number" if value is not None else f"{key} is missing")
             return 1
         return value
@@ -116,6 +117,22 @@ class Config:
         if not isinstance(value, bool):
             self.faults.append(f"{key} = {value!r} is neither true nor false")
             return default
+        return value
+
+    def sequence(self, key: str) -> Sequence[Any]:
+        """A list, empty if it is null or missing; a fault if it is none."""
+        value = self.get(key, ())
+        if not isinstance(value, list | tuple):
+            self.faults.append(f"{key} = {value!r} is no list")
+            return ()
+        return value
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        """A mapping, empty if it is null or missing; a fault if it is none."""
+        value = self.get(key, {})
+        if not isinstance(value, Mapping):
+            self.faults.append(f"{key} = {value!r} is no mapping")
+            return {}
         return value
 
     def require(self, key: str, wanted: Any, default: Any, why: str) -> None:

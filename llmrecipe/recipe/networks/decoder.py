@@ -180,11 +180,8 @@ class Decoder(Network):
 
 def _rotary(config: Config) -> tuple[float, Llama3RopeScaling | None]:
     """Base and scaling, of the form that transformers writes today (`rope_parameters`) or of that before."""
-    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    found = config.mapping("rope_parameters") or config.mapping("rope_scaling")
     theta = config.number("rope_theta", 10_000.0)
-    if not isinstance(found, Mapping):
-        config.faults.append(f"rope_parameters = {found!r} is no mapping")
-        return theta, None
     scaling = Config(found)
     theta = scaling.number("rope_theta", theta)
     kind = scaling.get("rope_type") or scaling.get("type", "default")
@@ -193,6 +190,7 @@ def _rotary(config: Config) -> tuple[float, Llama3RopeScaling | None]:
             config.faults.append(f"rope_scaling of the type {kind!r}: known are 'default' and 'llama3'")
         rest = {key: value for key, value in found.items() if key == "partial_rotary_factor" and value != 1}
         config.faults += [f"{key} = {value!r}: all of a head's channels are rotated" for key, value in rest.items()]
+        config.faults += [f"rope_scaling: {fault}" for fault in scaling.faults]
         return theta, None
     made = Llama3RopeScaling(
         factor=scaling.number("factor"),

@@ -1,6 +1,6 @@
 """ModernBERT."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import attrs
@@ -9,7 +9,7 @@ from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, width
 from llmrecipe.recipe.networks.weights import Weights
-from llmrecipe.recipe.schema import at_least, define, greater_than
+from llmrecipe.recipe.schema import at_least, between, define, greater_than
 from llmrecipe.recipe.scheme import W4A16, W8A8, W8A16
 
 
@@ -54,7 +54,7 @@ class ModernBert(Network):
     layer_norm_eps: float = attrs.field(default=1e-5, validator=greater_than(0))
     """Added to the variance before its root is taken."""
 
-    initializer_range: float = attrs.field(default=0.02, validator=greater_than(0))
+    initializer_range: float = attrs.field(default=0.02, validator=[greater_than(0), between(0, 1)])
     """Standard deviation of the initial weights, of those that write to the residual stream times 1 / √(2 × layers)."""
 
     @property
@@ -128,9 +128,9 @@ class ModernBert(Network):
 def _windows(config: Config, num_layers: int) -> tuple[int, int | None]:
     """Of how many layers one is global, and the width of the others' window, None if there are no others."""
     width = config.integer("local_attention", missing=128)
-    types = config.get("layer_types")
+    types = config.sequence("layer_types")
     every = config.integer("global_attn_every_n_layers", missing=3)
-    if isinstance(types, Sequence):
+    if types:
         every = next((index for index, kind in enumerate(types) if index and kind == "full_attention"), num_layers)
         periodic = ["sliding_attention" if index % every else "full_attention" for index in range(num_layers)]
         if list(types) != periodic:
@@ -144,11 +144,13 @@ def _bases(config: Config) -> tuple[float, float]:
         config.number(key, missing=default)
         for key, default in (("global_rope_theta", 160_000.0), ("local_rope_theta", 10_000.0))
     )
-    found = config.get("rope_parameters", {})
+    found = Config(config.mapping("rope_parameters"))
     bases = []
     for name, base in (("full_attention", theta), ("sliding_attention", local_theta)):
-        part = Config(found.get(name) or {})
+        part = Config(found.mapping(name))
         if part.get("rope_type", "default") != "default":
             config.faults.append(f"rope_parameters.{name}.rope_type = {part.get('rope_type')!r}: known is 'default'")
         bases.append(part.number("rope_theta", base))
+        config.faults += [f"rope_parameters.{name}: {fault}" for fault in part.faults]
+    config.faults += [f"rope_parameters: {fault}" for fault in found.faults]
     return bases[0], bases[1]

@@ -29,8 +29,8 @@ def refuse_windows(config: Config) -> None:
             "use_sliding_window = True: all layers read the whole sequence; set it to false if sequences stay within "
             f"sliding_window = {config.get('sliding_window', 4096)}"
         )
-    types = config.get("layer_types", [])
+    types = config.sequence("layer_types")
     if any(kind != "full_attention" for kind in types):
-        config.faults.append(f"layer_types = {sorted(set(types))}: all layers read the whole sequence")
+        config.faults.append(f"layer_types = {list(types)}: all layers read the whole sequence")
     config.without("sliding_window")
     config.without("max_window_layers")
