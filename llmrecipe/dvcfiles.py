@@ -31,6 +31,7 @@ PIPELINE_FILE = "dvc.yaml"
 
 _OWNER_KEY = "llmrecipe"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_TEMPLATE = re.compile(r"\$\{[^}]*\}")
 _PIPELINE_HEADER = f"""\
 # `llmrecipe plan` writes the stages that have `meta.{_OWNER_KEY}` and the plots named after them.
 # All else is yours: it stays as it is.
@@ -87,6 +88,20 @@ def recorded(root: Path) -> dict[str, Recorded]:
             )
             found[recipe.name] = recipe
     return found
+
+
+def outputs(root: Path) -> set[str]:
+    """What the stages of the project at `root` make, whoever wrote them, relative to it: patterns of paths.
+
+    A `*` stands where DVC fills something in, as for `${item}`.
+
+    Raises:
+        PlanError: `dvc.yaml` can't be read.
+    """
+    # For what is wrong with the file, and where.
+    YamlText.read(root / PIPELINE_FILE)
+    stages = _load(root / PIPELINE_FILE).get("stages") or {}
+    return {_TEMPLATE.sub("*", output) for entry in stages.values() for output in _outputs(entry)}
 
 
 def write(

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         PlanError: the recipe trains no such model.
         StageError: a run failed.
     """
-    recipe = load_valid(options.recipe)
+    recipe = load_valid(options.recipe, Path())
     certified = [_certify(recipe, model, options.steps) for model in _models(recipe, options.model)]
     return 0 if all(certified) else 1
 

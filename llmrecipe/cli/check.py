@@ -8,8 +8,9 @@ from llmrecipe.cli.recipes import add_argument, find_all
 from llmrecipe.cli.render import parameters
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe import names
-from llmrecipe.recipe.model import Trained
+from llmrecipe.recipe.model import PretrainedModel, Trained
 from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.rules import Fields
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
 
 
@@ -33,9 +34,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _summary(recipe: Recipe) -> str:
-    models = [value for _, value in names.words(recipe, recipe.name) if isinstance(value, Trained)]
+    values = [value for _, value in names.words(recipe, recipe.name)]
     counts = f"{_count(len(recipe.models), 'model')}, {_count(len(recipe.measures), 'measure')}"
-    return "; ".join([counts, *(f"{model.name}: {_facts(model)}" for model in models)])
+    trained = [f"{model.name}: {_facts(model)}" for model in values if isinstance(model, Trained)]
+    unknown = [
+        f"{model.name}: {model.path} isn't there yet, so its network will be known once a stage has made it"
+        for model in values
+        if isinstance(model, PretrainedModel) and model.given_network is None
+    ]
+    return "; ".join([counts, *trained, *unknown])
 
 
 def _facts(model: Trained) -> str:
@@ -44,7 +51,7 @@ def _facts(model: Trained) -> str:
         f"{training.num_steps(length):,} steps of {training.global_batch_size * length:,} tokens",
         _count(model.parallelism.world_size, "rank"),
     ]
-    if isinstance(tokenizer, TrainedTokenizer):
+    if isinstance(tokenizer, TrainedTokenizer) and Fields().has(model, "network"):
         facts.insert(0, f"{parameters(model.network.num_parameters(tokenizer.vocab_size))} parameters")
     return ", ".join(facts)
 

@@ -1,17 +1,18 @@
 """The recipes that a command is given."""
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
-from llmrecipe import preflight
+from llmrecipe import dvcfiles, preflight
 from llmrecipe.cli.render import show_error, show_warning
 from llmrecipe.dvcfiles import Recorded
 from llmrecipe.errors import LLMRecipeError, RecipeError, Violation
-from llmrecipe.loader import find, load, shared_modules
+from llmrecipe.loader import Loaded, find, load, shared_modules
 from llmrecipe.machines import DEFAULT
+from llmrecipe.pretrained.completed import completed, made_by
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.recipe import Recipe
@@ -44,11 +45,17 @@ def find_all(references: Sequence[str], root: Path, machines: Mapping[str, Machi
 
     They share the modules that they import. Warnings are those for the machine that is the `default` of `machines`.
     """
-    found = []
+    loaded, found = [], []
     with shared_modules():
         for reference in references:
             try:
-                found.append(_find(reference, root, machines.get(DEFAULT, Machine())))
+                loaded.append(find(reference))
+            except LLMRecipeError as error:
+                show_error(error)
+        planned = {*dvcfiles.outputs(root), *(folder for each in loaded for folder in made_by(each.value))}
+        for each in loaded:
+            try:
+                found.append(_valid(each, root, planned, machines.get(DEFAULT, Machine())))
             except LLMRecipeError as error:
                 show_error(error)
     return found if len(found) == len(references) else None
@@ -57,41 +64,41 @@ def find_all(references: Sequence[str], root: Path, machines: Mapping[str, Machi
 def find_recorded(recorded: Iterable[Recorded], root: Path) -> tuple[list[Found], tuple[Recorded, ...]]:
     """Recipes that were planned before, and those that can't be planned again, after a warning that says why."""
     found, kept = [], []
+    planned = dvcfiles.outputs(root)
     with shared_modules():
         for each in recorded:
             try:
-                found.append(_find(each.reference, root, None))
+                found.append(_valid(find(each.reference), root, planned, None))
             except LLMRecipeError as error:
                 show_warning(Violation(each.reference, str(error)))
                 kept.append(each)
     return found, tuple(kept)
 
 
-def load_valid(reference: str) -> Recipe:
-    """The recipe that `reference` names, with nothing wrong in it; the files that it names may be missing.
+def load_valid(reference: str, root: Path) -> Recipe:
+    """The recipe that `reference` names, with nothing wrong in it; the text that it names may be missing.
 
     Raises:
         LoadError: it can't be loaded.
         RecipeError: it can't work, with every reason.
     """
-    recipe = load(reference)
-    found = checks.violations(recipe)
+    recipe, found = completed(load(reference), root, dvcfiles.outputs(root))
+    found = [*found, *checks.violations(recipe)]
     if found:
         raise RecipeError(found)
     return recipe
 
 
-def _find(reference: str, root: Path, machine: Machine | None) -> Found:
-    """A valid recipe whose files are there; warnings for the machine, if there is one, have been printed.
+def _valid(loaded: Loaded, root: Path, planned: Collection[str], machine: Machine | None) -> Found:
+    """A recipe whose files are there, or `planned`; warnings for the machine, if there is one, have been printed.
 
     Raises:
-        LoadError: it can't be loaded.
         RecipeError: it can't work, or not in this folder, with every reason.
     """
-    loaded = find(reference)
-    found = [*checks.violations(loaded.value), *preflight.violations(loaded.value, root)]
+    recipe, found = completed(loaded.value, root, planned)
+    found = [*found, *checks.violations(recipe), *preflight.violations(recipe, root)]
     if found:
         raise RecipeError(found)
-    for warning in preflight.warnings(loaded.value, machine) if machine is not None else ():
+    for warning in preflight.warnings(recipe, machine) if machine is not None else ():
         show_warning(warning)
-    return Found(loaded.value, loaded.reference)
+    return Found(recipe, loaded.reference)

@@ -1,19 +1,75 @@
 """A recipe in which models that were made elsewhere are what their files say."""
 
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 
+from llmrecipe import layout
 from llmrecipe.errors import Violation
+from llmrecipe.pretrained.place import Missing, locate
+from llmrecipe.pretrained.reading import read
+from llmrecipe.recipe import checks, model_checks, names
+from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.kinds import Model
+from llmrecipe.recipe.model import PretrainedModel
+from llmrecipe.recipe.rebuilding import rebuilt
 from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.rules import Fields
+from llmrecipe.recipe.schema import Word
 
 
 def completed(recipe: Recipe, root: Path, planned: Collection[str]) -> tuple[Recipe, list[Violation]]:
     """The recipe with the network and the objective of every `PretrainedModel`, and what is wrong with each.
 
     Args:
-        recipe: the recipe, whose fields may be wrong.
+        recipe: the recipe, whose fields may be wrong; a model with a wrong field stays as it is.
         root: the project's folder.
-        planned: what stages of the project make, relative to it: a model that isn't there yet may be in one of these,
-            and stays as it is.
+        planned: what the project's stages make, as patterns of paths relative to it: a model that isn't there yet may
+            be in one of these, or be made by the recipe, and stays as it is.
     """
-    raise NotImplementedError
+    fields = Fields()
+    found: list[Violation] = []
+    known: list[tuple[Word, Word]] = []
+    made = {*planned, *made_by(recipe)}
+    for path, word in names.words(recipe, checks.path_of(recipe)):
+        if not isinstance(word, PretrainedModel) or fields.wrong(word):
+            continue
+        if not any(model_checks.rules.broken(word, path, fields)):
+            full, wrong = _full(word, root, made)
+            found += [Violation(f"{path}.{field}", reason) for field, reason in wrong]
+            known.append((word, full))
+
+    def change(word: Word) -> Word:
+        if not isinstance(word, PretrainedModel):
+            return word
+        return next((full for given, full in known if given == word), word)
+
+    return (rebuilt(recipe, change) if known else recipe), found
+
+
+def made_by(recipe: Recipe) -> Iterator[str]:
+    """The folders, relative to the project, in which the stages of a recipe's models leave what they make."""
+    for _, word in names.words(recipe, checks.path_of(recipe)):
+        if isinstance(word, Model) and not isinstance(word, PretrainedModel):
+            name = names.name_of(word)
+            if name is not None:
+                yield f"{layout.ARTIFACTS}/{name}"
+
+
+def _full(model: PretrainedModel, root: Path, made: Collection[str]) -> tuple[PretrainedModel, list[tuple[str, str]]]:
+    """A model as its files say, and what is wrong with it, by field."""
+    try:
+        place = locate(model, root)
+    except Missing as error:
+        return model, [] if _is_made(model, made) else [(error.field, error.reason)]
+    # The weights of one of the Hub may be fetched later.
+    reading = read(model, place, is_whole=model.hub is None)
+    return evolve(model, network=reading.network, objective=reading.objective), list(reading.faults)
+
+
+def _is_made(model: PretrainedModel, made: Collection[str]) -> bool:
+    if model.path is None or model.package is not None:
+        return False
+    # As in DVC's files, where `./models/x` is models/x.
+    path = PurePosixPath(model.path)
+    return any(fnmatchcase(str(place), pattern) for place in (path, *path.parents) for pattern in made)

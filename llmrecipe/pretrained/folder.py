@@ -72,10 +72,10 @@ def _index(place: Path) -> dict[str, str]:
     found = read_mapping(place / INDEX).get("weight_map")
     is_map = isinstance(found, dict) and all(isinstance(file, str) for file in found.values())
     if not is_map or not found:
-        raise Damaged(f"{INDEX}: has no weight_map, which says which file has which tensor")
+        raise Damaged(f"{INDEX} has no weight_map, which says which file has which tensor")
     odd = sorted({file for file in found.values() if "/" in file or not file.endswith(".safetensors")})
     if odd:
-        raise Damaged(f"{INDEX}: names {listed(odd)}, and weights are read from safetensors files beside it alone")
+        raise Damaged(f"{INDEX} names {listed(odd)}, and weights are read from safetensors files beside it alone")
     return found
 
 
@@ -124,7 +124,8 @@ def _no_weights(place: Path) -> str:
 
 def _conversion(place: Path, pickled: list[str]) -> str:
     """A command that writes what is pickled as safetensors, tensor by tensor as it is."""
-    pattern = pickled[0] if len(pickled) == 1 else f"*{Path(pickled[0]).suffix}"
+    first = Path(pickled[0])
+    pattern = first.name if len(pickled) == 1 else f"{first.stem.partition('-')[0]}*{first.suffix}"
     return (
         'python -c "import glob, torch, safetensors.torch; safetensors.torch.save_file({name: tensor.contiguous()'
         f".clone() for file in glob.glob('{place / pattern}') for name, tensor in torch.load(file, map_location='cpu', "

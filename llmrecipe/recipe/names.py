@@ -36,7 +36,7 @@ def words(value: Word, path: str) -> Iterator[tuple[str, Word]]:
         if id(word) in seen:
             return True
         seen.add(id(word))
-        alike = known.setdefault((type(word), _name(word)), [])
+        alike = known.setdefault((type(word), name_of(word)), [])
         alike.append(word)
         return word in alike[:-1]
 
@@ -160,7 +160,7 @@ def _differing(one: Any, other: Any, *, into_named: bool, path: str = "") -> Ite
     if one is other or one == other:
         return
     if path and any(isinstance(one, kind) and isinstance(other, kind) for kind in SHARED):
-        if _name(one) != _name(other):
+        if name_of(one) != name_of(other):
             yield path, one, other
             return
         if not into_named:
@@ -180,13 +180,13 @@ def _brief(value: Any) -> str:
     if isinstance(value, tuple):
         shown = f"({', '.join(map(_brief, value))})"
     elif isinstance(value, SHARED):
-        shown = f"{type(value).__name__} {_name(value)!r}"
+        shown = f"{type(value).__name__} {name_of(value)!r}"
     else:
         shown = as_written(value)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
 
 
-def _name(value: Any) -> str | None:
+def name_of(value: Any) -> str | None:
     """The name of a value; None where it is wrong, or derived from a field that is."""
     try:
         name = value.name

@@ -70,6 +70,10 @@ class Training(Word):
     z_loss: float = attrs.field(default=0.0, validator=at_least(0))
     """Weight of the mean squared logarithm of the softmax's denominator (Chowdhery et al. 2022); 1e-4 is usual."""
 
+    parameters: Literal["all", "head"] = "all"
+    """Which weights learn: all, or the output head alone, which shows how much of the task the others know already. An
+    output layer that shares the token embedding's weights is no part of the head but for its biases."""
+
     anomalies: Anomalies = Anomalies()
     """What happens at a step that would do harm."""
 

@@ -133,6 +133,17 @@ def _length(phase: Phase, steps: int) -> str:
     return f"this {type(phase).__name__} is {steps} steps"
 
 
+@rules.add("training.parameters", "network")
+def _head_to_train(run: Any) -> Findings:
+    network = run.network
+    if run.training.parameters == "head" and getattr(network, "tie_word_embeddings", False):
+        yield (
+            "training.parameters",
+            f"'head', and all of {type(network).__name__}'s head is its token embedding by tie_word_embeddings = True; "
+            "use 'all'",
+        )
+
+
 @rules.add("nesterov", "momentum")
 def _nesterov(optimizer: SGD) -> Findings:
     if optimizer.nesterov and optimizer.momentum == 0:

@@ -31,7 +31,16 @@ def run(context: StageContext[ExportSection]) -> None:
     facts = card.network, card.rows, card.end_of_text_id
     trained = weights.load(checkpoint)
     folder = context.output / "model"
-    folders.save_model(architecture_of(card.network).transformers_network(trained, *facts), tokenizer, folder)
+    architecture = architecture_of(card.network)
+    config = architecture.transformers_config(*facts)
+    start = context.inputs.get("start")
+    if start is not None:
+        keeps_tokens = cards.read(start, ModelCard).tokenizer == card.tokenizer
+        config = folders.continued_config(start, config, keeps_tokens=keeps_tokens)
+    state = architecture.to_transformers(trained, card.network, card.rows)
+    folders.save_model(architecture.assembled(config, state), tokenizer, folder)
+    if start is not None and keeps_tokens:
+        folders.copy_generation(start, folder)
     cards.write(folder, evolve(card, made_by=context.section.tag, parents=context.parents))
     artifacts.seal(folder, "model")
 

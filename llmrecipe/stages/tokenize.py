@@ -27,8 +27,8 @@ def run(context: StageContext[TokenizeSection]) -> None:
     vocabulary = tokenize.Vocabulary(
         file=tokenizer / folders.TOKENIZER_FILE,
         size=len(loaded),
-        end_of_text=loaded.eos_token,
-        end_of_text_id=loaded.eos_token_id,
+        end_of_text=folders.end_of_text(loaded),
+        end_of_text_id=folders.end_of_text_id(loaded),
         special_tokens=folders.special_tokens(tokenizer),
         masking=folders.masking(loaded),
         digest=context.parents["tokenizer"],
@@ -39,7 +39,7 @@ def run(context: StageContext[TokenizeSection]) -> None:
         rate = sum(split["tokens"] for split in metrics.values()) / (time.monotonic() - started)
         artifacts.seal(work / "tokens", "tokens")
         # GPT-2 names its end-of-text token here, too.
-        if loaded.unk_token_id not in (None, loaded.eos_token_id):
+        if loaded.unk_token_id not in (None, folders.end_of_text_id(loaded)):
             for split, counts in metrics.items():
                 unknown = TokenFiles.open(work / "tokens", split).token_counts()[loaded.unk_token_id]
                 counts["unknown_share"] = int(unknown) / counts["tokens"]

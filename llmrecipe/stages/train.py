@@ -40,6 +40,7 @@ def run(context: StageContext[TrainSection]) -> None:
         tokens=directories,
         shares=tokens.shares,
         start=start,
+        tokenizer=context.inputs["tokenizer"] if context.section.resize_embeddings else None,
         machine=context.machine,
         scratch=context.scratch,
     )
@@ -60,6 +61,7 @@ def run(context: StageContext[TrainSection]) -> None:
         made_by=section.tag,
         parents=context.parents,
         step=finished.step,
+        notes=() if start is None else cards.read(start, ModelCard).notes,
         embedding_rows=None if job.rows == job.vocab_size else job.rows,
     )
     cards.write(folder, card)

@@ -321,7 +321,7 @@ anomalies = st.builds(
 
 
 @st.composite
-def trainings(draw, global_batch_size, sequence_length):
+def trainings(draw, global_batch_size, sequence_length, parameters="all"):
     steps = draw(st.integers(1, 1000))
     short = draw(st.integers(0, global_batch_size * sequence_length - 1))
     return Training(
@@ -333,6 +333,7 @@ def trainings(draw, global_batch_size, sequence_length):
         clip_grad_norm=draw(st.none() | positive),
         dropout=draw(dropouts),
         z_loss=draw(st.just(0.0) | positive),
+        parameters=parameters,
         anomalies=draw(anomalies),
         precision=draw(st.sampled_from(["float32", "bfloat16"])),
         validation_interval=draw(counts),
@@ -528,7 +529,7 @@ class World:
             start=start or network,
             text=text,
             objective=draw(objectives(length, network, vocabulary)),
-            training=draw(trainings(batch, length)),
+            training=draw(trainings(batch, length, self.learning(network))),
             tokenizer=tokenizer,
             resize_embeddings=resized,
             parallelism=Parallelism(
@@ -545,6 +546,9 @@ class World:
                 async_tensor_parallel=tensor > 1 and draw(st.booleans()),
             ),
         )
+
+    def learning(self, network):
+        return "all" if getattr(network, "tie_word_embeddings", False) else self.draw(st.sampled_from(["all", "head"]))
 
     def tokenizer(self, network, text):
         """A tokenizer for a model with this network, of a name that no other has."""

@@ -82,6 +82,7 @@ def quantize_and_verify(
         )
     save_compressed(model, directory)
     folders.copy_tokenizer(source, directory)
+    folders.copy_generation(source, directory)
     cards.write(directory, card)
     artifacts.seal(directory, "model")
     saved = folders.load_model(directory).to(device)

@@ -9,6 +9,7 @@ import attrs
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.errors import StageError
+from llmrecipe.pretrained import elsewhere
 
 Numbers = dict[str, Any]
 """Numbers by name; groups of them are dictionaries again."""
@@ -42,11 +43,13 @@ def read(inputs: Mapping[str, Path]) -> list[MeasuredFolder]:
     Raises:
         StageError: a folder is no whole model.
     """
+    for directory in models_of(inputs).values():
+        artifacts.open_artifact(directory, "model")
     return [
         MeasuredFolder(
             name=name,
             card=cards.read(directory, ModelCard),
-            size_mb=_weights_bytes(directory) / 1e6,
+            size_mb=elsewhere.size_of(directory) / 1e6,
             measurements={
                 role.removeprefix(f"{name}."): artifacts.read_json(path)
                 for role, path in inputs.items()
@@ -129,8 +132,3 @@ def _merged(first: Numbers, second: Numbers) -> Numbers:
     """Both, with groups of one name merged in the same way."""
     both = {key for key in first.keys() & second.keys() if isinstance(first[key], dict)}
     return first | second | {key: _merged(first[key], second[key]) for key in both}
-
-
-def _weights_bytes(directory: Path) -> int:
-    files = artifacts.open_artifact(directory, "model")["files"]
-    return sum(entry["bytes"] for name, entry in files.items() if name.endswith(".safetensors"))

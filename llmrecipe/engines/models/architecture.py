@@ -83,6 +83,9 @@ class Architecture(abc.ABC, Generic[N]):
     tied: Mapping[str, str] = {}
     """Weights of transformers' network that are others under a second name, with those."""
 
+    head: tuple[str, ...] = ("model.head.", "model.lm_head.")
+    """What the names of the output head's weights begin with."""
+
     @abc.abstractmethod
     def transformers_config(self, network: N, vocab_size: int, end_of_text_id: int) -> PretrainedConfig:
         """The configuration of `transformers_class`."""
@@ -90,6 +93,10 @@ class Architecture(abc.ABC, Generic[N]):
     @abc.abstractmethod
     def weights(self, network: N) -> Sequence[Weight]:
         """The table of a network's weights."""
+
+    def embedding(self, network: N) -> str:
+        """transformers' name of the token embedding, which is the first of the table with a row for each token."""
+        return next(weight.blocks[0].name for weight in self.weights(network) if weight.is_of_vocabulary)
 
     def from_transformers(self, state: Mapping[str, torch.Tensor], network: N) -> Weights:
         """transformers' weights under nanotron's names, padded."""
@@ -146,14 +153,24 @@ class Architecture(abc.ABC, Generic[N]):
         self, weights: Mapping[str, torch.Tensor], network: N, vocab_size: int, end_of_text_id: int
     ) -> PreTrainedModel:
         """transformers' network with these weights, in the number format that they have."""
-        dtype = next(iter(weights.values())).dtype
+        config = self.transformers_config(network, vocab_size, end_of_text_id)
+        return self.assembled(config, self.to_transformers(weights, network, vocab_size))
+
+    def assembled(self, config: PretrainedConfig, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+        """transformers' network of this configuration with these weights, which have transformers' names.
+
+        They are taken as they are and not copied, in the number format that the configuration names, or in that of the
+        first.
+        """
+        dtype = config.dtype or next(iter(weights.values())).dtype
         with torch.device("meta"):
-            built: Any = self.transformers_class(self.transformers_config(network, vocab_size, end_of_text_id))
-            built = built.to(dtype)
+            built: Any = self.transformers_class(config).to(dtype)
         self.fill_buffers(built)
-        state = self.to_transformers(weights, network, vocab_size)
-        aliases = {name: state[other] for name, other in self.tied.items() if name not in state}
-        built.load_state_dict(state | aliases, assign=True)
+        state = {name: weights[name].to(dtype) for name in weights}
+        if config.tie_word_embeddings:
+            # A second copy that is stored as well is the same.
+            state |= {name: state[other] for name, other in self.tied.items()}
+        built.load_state_dict(state, assign=True)
         built.tie_weights()
         return cast(PreTrainedModel, built)
 

@@ -52,6 +52,10 @@ class DecoderArchitecture(Architecture[D]):
 
         return functools.partial(DecoderNetwork, network=network, options=options)
 
+    def fill_buffers(self, built: Any) -> None:
+        """The frequencies of its positions."""
+        built.model.rotary_emb = type(built.model.rotary_emb)(built.config)
+
     def logits(self, built: "NanotronModel", input_ids: torch.Tensor) -> torch.Tensor:
         """float32 `[batch, length, padded vocabulary]` of a network on one rank, from `[batch, length]`."""
         everywhere = torch.ones_like(input_ids, dtype=torch.bool)

@@ -15,18 +15,27 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from llmrecipe import artifacts
+from llmrecipe import artifacts, cards
+from llmrecipe.cards import ModelCard
+from llmrecipe.engines.models import published
 from llmrecipe.engines.models.architecture import architecture_of_model
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.engines.tokens.packing import PackedDocuments
 from llmrecipe.errors import StageError
+from llmrecipe.pretrained import elsewhere
+
+CONFIG_FILE = "config.json"
+
+GENERATION_FILE = "generation_config.json"
+"""How a model writes, unless it is told otherwise."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -34,12 +43,17 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "vocab.json",
     "merges.txt",
     "vocab.txt",
     "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
 )
 """Every file that a tokenizer in the transformers format may consist of."""
+
+_MORE_TEMPLATES = "additional_chat_templates"
 
 
 def load_model(directory: Path) -> PreTrainedModel:
@@ -51,6 +65,8 @@ def load_model(directory: Path) -> PreTrainedModel:
         StageError: it is no whole model artifact, or its weights aren't exactly those of its configuration.
     """
     artifacts.open_artifact(directory, "model")
+    if elsewhere.read(directory) is not None:
+        return published.load(directory, cards.read(directory, ModelCard).network)
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -113,22 +129,48 @@ def save_model(model: PreTrainedModel, tokenizer_directory: Path, directory: Pat
     copy_tokenizer(tokenizer_directory, directory)
 
 
+def continued_config(start: Path, config: PretrainedConfig, *, keeps_tokens: bool) -> PretrainedConfig:
+    """The configuration of what was trained further: that of its start, with what this changes.
+
+    Args:
+        start: the folder of the model that it started from.
+        config: that of the same network, made anew.
+        keeps_tokens: whether the numbers of the special tokens are still those of the start.
+    """
+    made = AutoConfig.from_pretrained(start, local_files_only=True)
+    made.architectures, made.vocab_size, made.dtype = config.architectures, config.vocab_size, None
+    if not keeps_tokens:
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id"):
+            if hasattr(made, name):
+                setattr(made, name, getattr(config, name, None))
+    return made
+
+
 def copy_tokenizer(source: Path, directory: Path) -> None:
     """Copy the files of the tokenizer in `source` to `directory` as they are."""
     for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, directory / name)
+    # Those beside the usual one, for tools and the like.
+    if (source / _MORE_TEMPLATES).is_dir():
+        shutil.copytree(source / _MORE_TEMPLATES, directory / _MORE_TEMPLATES, dirs_exist_ok=True)
+
+
+def copy_generation(source: Path, directory: Path) -> None:
+    """Copy how the model in `source` writes to `directory` as it is, if that is said there."""
+    if (source / GENERATION_FILE).is_file():
+        shutil.copyfile(source / GENERATION_FILE, directory / GENERATION_FILE)
 
 
 def weights_bytes(directory: Path) -> int:
     """Size of the weights files of a model, in bytes."""
-    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    return elsewhere.size_of(directory)
 
 
 def num_weights(directory: Path) -> int:
     """Numbers in the weights files of a model that is not compressed; tied weights count once."""
     total = 0
-    for path in directory.glob("*.safetensors"):
+    for path in elsewhere.files_of(directory):
         with safe_open(path, "pt") as file:
             total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     return total

@@ -52,6 +52,9 @@ class Job(Word):
     start: str | None
     """Folder of the model whose weights are the first ones; None draws them."""
 
+    tokenizer: str | None
+    """Folder of the tokenizer that the start gets embeddings for; None if it has those of this one."""
+
     state: str
     """Folder of the resumable state."""
 

@@ -67,6 +67,7 @@ def train(
     tokens: Sequence[Path],
     shares: Sequence[float],
     start: Path | None = None,
+    tokenizer: Path | None = None,
     machine: Machine,
     scratch: Path,
 ) -> FinishedRun:
@@ -78,6 +79,7 @@ def train(
         tokens: the tokens artifact of each corpus.
         shares: sequences drawn from each, relative to the others.
         start: the model that the run starts from, if the section names no network.
+        tokenizer: the tokenizer artifact that the start gets embeddings for, if the section asks for that.
         machine: what it runs on.
         scratch: a folder for the resumable states of runs.
 
@@ -104,6 +106,7 @@ def train(
         rows=rows or files.vocab_size,
         end_of_text_id=files.end_of_text_id,
         start=str(start) if start else None,
+        tokenizer=str(tokenizer) if tokenizer else None,
         state="",
         resume=None,
     )
@@ -175,8 +178,8 @@ def _network(
         case Network() as network, None:
             return network, None
         case None, Path() as directory:
-            card = card_of_start(directory, tokens)
-            return card.network, card.embedding_rows
+            card = card_of_start(directory, tokens, resize_embeddings=section.resize_embeddings)
+            return card.network, None if section.resize_embeddings else card.embedding_rows
     given = "neither a network nor" if start is None else "both a network and"
     raise StageError(f"{name}: it has {given} a model to start from (the start input); run `llmrecipe plan`")
 

@@ -1,6 +1,6 @@
 """The recipe's optimizer in place of nanotron's own, which knows AdamW alone and one weight decay for every weight."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -19,8 +19,10 @@ _build_with_adamw = helpers.init_optimizer_and_grad_accumulator
 NamedParameters = list[tuple[str, torch.Tensor]]
 
 
-def init_optimizer_and_grad_accumulator(optimizer: Optimizer, **arguments: Any) -> tuple[Any, Any]:
-    """nanotron's builder with the recipe's optimizer.
+def init_optimizer_and_grad_accumulator(
+    optimizer: Optimizer, is_frozen: Callable[[str], bool], **arguments: Any
+) -> tuple[Any, Any]:
+    """nanotron's builder with the recipe's optimizer; weights whose name `is_frozen` don't decay either.
 
     Raises:
         StageError: this engine doesn't know it.
@@ -32,7 +34,7 @@ def init_optimizer_and_grad_accumulator(optimizer: Optimizer, **arguments: Any) 
         # nanotron calls this last, with pairs of a weight's name and the tensor to optimize: a flat shard under ZeRO, a
         # float32 copy where gradients accumulate in float32.
         return NamedOptimizer(
-            _groups(_named_parameters(named_params_or_groups), optimizer),
+            _groups(_named_parameters(named_params_or_groups), optimizer, is_frozen),
             optimizer_builder=lambda groups: build(optimizer, groups),
         )
 
@@ -67,12 +69,14 @@ def is_left_alone(name: str, no_decay: NoDecay) -> bool:
     return any(is_of_kind[kind] for kind in no_decay)
 
 
-def _groups(named_parameters: NamedParameters, optimizer: Known) -> list[dict[str, Any]]:
+def _groups(
+    named_parameters: NamedParameters, optimizer: Known, is_frozen: Callable[[str], bool]
+) -> list[dict[str, Any]]:
     """What decays, then what doesn't: two groups on every rank, whatever weights it has."""
     decayed: NamedParameters = []
     left_alone: NamedParameters = []
     for name, parameter in named_parameters:
-        kind = left_alone if is_left_alone(name, optimizer.no_decay) else decayed
+        kind = left_alone if is_frozen(name) or is_left_alone(name, optimizer.no_decay) else decayed
         kind.append((name, parameter))
     return [
         {"named_params": decayed, "weight_decay": optimizer.weight_decay},

@@ -7,12 +7,13 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard, TokensCard
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
+from llmrecipe.engines.models.resizing import resized
 from llmrecipe.engines.models.table import Weights
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.errors import StageError
 
 
-def card_of_start(directory: Path, tokens: Sequence[Path]) -> ModelCard:
+def card_of_start(directory: Path, tokens: Sequence[Path], *, resize_embeddings: bool) -> ModelCard:
     """The card of the model in `directory`, which a run on these tokens can start from.
 
     Raises:
@@ -25,7 +26,7 @@ def card_of_start(directory: Path, tokens: Sequence[Path]) -> ModelCard:
             f"{directory}: its weights are quantized, and rounded weights learn nothing from small steps; start from "
             "the model that it was made from"
         )
-    for each in tokens:
+    for each in () if resize_embeddings else tokens:
         read = cards.read(each, TokensCard)
         differences = [
             f"{what} {mine} ≠ {theirs}"
@@ -39,7 +40,8 @@ def card_of_start(directory: Path, tokens: Sequence[Path]) -> ModelCard:
         if differences:
             raise StageError(
                 f"{directory}: its tokenizer is not that of {each} ({', '.join(differences)}), so it would read other "
-                "words than it has learned; train it further in its own tokens: leave `tokenizer` out"
+                "words than it has learned; train it further in its own tokens: leave `tokenizer` out, or use "
+                "resize_embeddings=True"
             )
     return card
 
@@ -56,4 +58,8 @@ def first_weights(job: Job) -> Weights:
     else:
         model = folders.load_model(Path(job.start)).float()
         first = architecture.from_transformers(model.state_dict(), job.network)
+        if job.tokenizer is not None:
+            before, after = (folders.load_tokenizer(Path(folder)).get_vocab() for folder in (job.start, job.tokenizer))
+            rows = job.network.padded_vocab_size(job.rows)
+            first = resized(first, architecture.weights(job.network), before, after, rows)
     return first | architecture.context_head(job.network, seed) if job.options.predicts_context else first

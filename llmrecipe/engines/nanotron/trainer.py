@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from llmrecipe import artifacts
 from llmrecipe.engines.device import peak_memory_mb
+from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron import anomalies, data, gradients, metrics
 from llmrecipe.engines.nanotron.build import network_of, reader_of
 from llmrecipe.engines.nanotron.checkpoint import save_whole
@@ -48,7 +49,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         # nanotron's trainer looks these up in its module and offers no other way in.
         nanotron.trainer.load_optimizer = load_optimizer
         nanotron.trainer.init_optimizer_and_grad_accumulator = functools.partial(
-            init_optimizer_and_grad_accumulator, self.training.optimizer
+            init_optimizer_and_grad_accumulator, self.training.optimizer, self._is_frozen
         )
         nanotron.trainer.lr_scheduler_builder = self._build_scheduler
         super().__init__(str(self.state.nanotron_config), model_class=network_of(job))
@@ -76,6 +77,10 @@ class Trainer(nanotron.trainer.DistributedTrainer):
             input_rank=input_rank,
             output_rank=output_rank,
         )
+
+    def _is_frozen(self, name: str) -> bool:
+        """Whether a weight keeps its value through the whole run."""
+        return self.training.parameters == "head" and not name.startswith(architecture_of(self.job.network).head)
 
     def _build_scheduler(self, optimizer: Any, **_: Any) -> torch.optim.lr_scheduler.LambdaLR:
         return learning_rate_scheduler(self.training, self.job.sequence_length, optimizer.get_base_optimizer())
@@ -136,6 +141,9 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         self.communication.wait("pipeline", mends.finish_sends)
         self._add_up_gradients()
         found = gradients.gradients_of(self.unwrapped_model, self.grad_accumulator)
+        for name, gradient in found.items():
+            if self._is_frozen(name):
+                gradient.zero_()
         norm = gradients.global_norm(self.unwrapped_model, found, self.parallel_context)
         losses = self._losses(outputs)
         self.row = {

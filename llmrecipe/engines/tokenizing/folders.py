@@ -24,8 +24,7 @@ def copy(source: Path, directory: Path) -> PreTrainedTokenizerFast:
     """Copy the files of the tokenizer in `source`, and no others, to `directory`.
 
     Raises:
-        StageError: it isn't a transformers tokenizer with a `tokenizer.json`, can't be loaded, has no end-of-text
-            token in its vocabulary, or leaves gaps in its token ids.
+        StageError: it isn't a transformers tokenizer with a `tokenizer.json`, or as `check`.
     """
     for name in (TOKENIZER_FILE, _CONFIG_FILE):
         if not (source / name).is_file():
@@ -36,12 +35,21 @@ def copy(source: Path, directory: Path) -> PreTrainedTokenizerFast:
     for name in (TOKENIZER_FILE, _CONFIG_FILE, *_OPTIONAL_FILES):
         if (source / name).is_file():
             shutil.copyfile(source / name, directory / name)
+    return check(directory, source)
+
+
+def check(directory: Path, source: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in `directory`, which was taken over from `source`.
+
+    Raises:
+        StageError: it can't be loaded, has no end-of-text token in its vocabulary, or leaves gaps in its token ids.
+    """
     try:
         tokenizer = load(directory)
     # The libraries raise bare Exception for a file that they can't read.
     except Exception as error:
         raise StageError(f"{source}: not a tokenizer that transformers can load: {error}") from error
-    end, stored = tokenizer.eos_token, Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    end, stored = end_of_text(tokenizer), Tokenizer.from_file(str(directory / TOKENIZER_FILE))
     if end is None or stored.token_to_id(end) is None:
         given = "no `eos_token`" if end is None else f"`eos_token` {end!r} is not in {TOKENIZER_FILE}"
         raise StageError(
@@ -55,6 +63,18 @@ def copy(source: Path, directory: Path) -> PreTrainedTokenizerFast:
             "since a model has a row of weights for each"
         )
     return tokenizer
+
+
+def end_of_text(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """The token that ends a document; encoders such as BERT have one between texts in its place."""
+    end: str | None = tokenizer.eos_token or tokenizer.sep_token
+    return end
+
+
+def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Its number."""
+    number: int = tokenizer.convert_tokens_to_ids(end_of_text(tokenizer))
+    return number
 
 
 def load(directory: Path) -> PreTrainedTokenizerFast:
