@@ -3,6 +3,7 @@
 from typing import Any
 
 from llmrecipe.recipe.networks.decoder import Llama3RopeScaling
+from llmrecipe.recipe.networks.llama import Llama
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.proposals import choice, divisors, multiples_near
 from llmrecipe.recipe.rules import Findings, Rules
@@ -25,6 +26,18 @@ def _head_width(network: Network) -> Findings:
             "hidden_size",
             f"{network.hidden_size} does not give num_attention_heads = {network.num_attention_heads} heads of an "
             f"{width} width; use {choice(multiples_near(network.hidden_size, step * network.num_attention_heads))}",
+        )
+
+
+@rules.add("hidden_size", "num_attention_heads", "head_dim", of=Llama)
+def _width_of_llama(network: Llama) -> Findings:
+    heads = network.num_attention_heads
+    if network.head_dim is not None and network.hidden_size % heads:
+        yield (
+            "hidden_size",
+            f"{network.hidden_size} is no multiple of num_attention_heads = {heads}, and transformers makes no such "
+            f"Llama, whatever its head_dim; use {choice(multiples_near(network.hidden_size, heads))}, or Mistral, which "
+            "is the same network as long as it has no sliding_window",
         )
 
 

@@ -163,8 +163,10 @@ class Config:
         self._read.add(key)
 
     def fault(self, key: str, reason: str) -> None:
-        """Something wrong with the value of a key."""
-        self.faults.append(f"{self._place}{key} {reason}")
+        """Something wrong with the value of a key, told once however often it is read."""
+        told = f"{self._place}{key} {reason}"
+        if told not in self.faults:
+            self.faults.append(told)
 
     def built(self, word: type[W], **fields: Any) -> W:
         """A word of these fields; what its own rules say against them is among the faults."""
