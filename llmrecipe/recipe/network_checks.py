@@ -36,8 +36,8 @@ def _width_of_llama(network: Llama) -> Findings:
         yield (
             "hidden_size",
             f"{network.hidden_size} is no multiple of num_attention_heads = {heads}, and transformers makes no such "
-            f"Llama, whatever its head_dim; use {choice(multiples_near(network.hidden_size, heads))}, or Mistral, which "
-            "is the same network as long as it has no sliding_window",
+            f"Llama, whatever its head_dim; use {choice(multiples_near(network.hidden_size, heads))}, or Mistral, "
+            "which is the same network as long as it has no sliding_window",
         )
 
 
