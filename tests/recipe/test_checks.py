@@ -17,6 +17,7 @@ from llmrecipe import (
     Fraction,
     Llama,
     MaskedLM,
+    Mistral,
     Mixture,
     ModernBert,
     MultiMaskLM,
@@ -110,6 +111,19 @@ def test_a_group_that_does_not_fit_names_the_layers_and_proposes_one_that_fits()
         "models[1].scheme.group_size": "W4A16's group of 128 does not divide hidden_size = 576 (q_proj, k_proj, "
         "v_proj, o_proj, gate_proj, up_proj); use 64"
     }
+
+
+def test_heads_of_a_width_of_their_own_are_even_and_leave_a_llama_a_multiple_of_its_heads():
+    odd = {"start__head_dim": 7, "start__num_attention_heads": 4}
+    assert found(changed(SMALL_MODEL, **odd)) == {
+        "start.head_dim": "7 is odd, and rotary positions turn pairs of a head's channels; use 6 or 8"
+    }
+    assert found(changed(SMALL_MODEL, start__head_dim=16, start__hidden_size=66)) == {
+        "start.hidden_size": "66 is no multiple of num_attention_heads = 4, and transformers makes no such Llama, "
+        "whatever its head_dim; use 64 or 68, or Mistral, which is the same network as long as it has no sliding_window"
+    }
+    fields = {field.name: getattr(SMALL_MODEL.start, field.name) for field in attrs.fields(Llama)}
+    assert found(evolve(SMALL_MODEL, start=Mistral(**fields | {"head_dim": 16, "hidden_size": 66}))) == {}
 
 
 @given(trained_models(), st.integers(2, 64))
