@@ -9,6 +9,7 @@ from llmrecipe.pretrained import folder, gguf
 from llmrecipe.pretrained.comparison import Comparison, compare
 from llmrecipe.pretrained.contents import Contents
 from llmrecipe.pretrained.network import network_of
+from llmrecipe.pretrained.place import source_of
 from llmrecipe.pretrained.tokens import TOKENIZER
 from llmrecipe.recipe import names
 from llmrecipe.recipe.evolve import evolve
@@ -70,8 +71,9 @@ def read(model: PretrainedModel, place: Path, *, is_whole: bool = True) -> Readi
     if is_whole or contents.tokenizer is not None:
         of_files += _of_tokenizer(contents, network, rows, place)
     objective = model.given_objective or _objective(network)
+    field, source = source_of(model)
     faults = [
-        *((_where(model), f"{model.path or model.package or model.hub}: {fault}") for fault in of_files),
+        *((field, f"{source}: {fault}") for fault in of_files),
         *_of_quantization(model, config, is_gguf),
         *_of_network(model, network),
         *_of_head(model, config, network, compared),
@@ -81,10 +83,6 @@ def read(model: PretrainedModel, place: Path, *, is_whole: bool = True) -> Readi
         network = model.given_network
     notes = tuple(_notes(model, contents, compared, is_gguf))
     return Reading(contents, network, objective, rows, compared.lacks_head, notes, tuple(faults))
-
-
-def _where(model: PretrainedModel) -> str:
-    return next(field for field in ("path", "package", "hub") if getattr(model, field) is not None)
 
 
 def _weights(contents: Contents, config: Config, network: Network | None, place: Path) -> tuple[int, Comparison]:
@@ -145,7 +143,7 @@ def _of_quantization(model: PretrainedModel, config: Config, is_gguf: bool) -> F
     method = quantization.get("quant_method", "compressed-tensors")
     if method != "compressed-tensors":
         yield (
-            "dequantize" if model.dequantize else _where(model),
+            "dequantize" if model.dequantize else source_of(model)[0],
             f"its weights are quantized as {method!r} (quantization_config), which can't be expanded here; use the "
             "model that it was made from",
         )
