@@ -36,7 +36,7 @@ def _named(faults: list[str]) -> list[str]:
 def _family(config: Config) -> type[Network] | str:
     """The family of networks that the file is of, or what is wrong."""
     families = [family for family in members(Network).values() if family.architectures]
-    known = ", ".join(name for family in families for name in family.architectures)
+    known = ", ".join(sorted(name for family in families for name in family.architectures))
     by_type = next((family for family in families if family.tag == config.model_type), None)
     if not config.architecture:
         if by_type is None:
