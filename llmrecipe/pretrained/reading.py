@@ -65,8 +65,9 @@ def read(model: PretrainedModel, place: Path, *, is_whole: bool = True) -> Readi
     is_gguf = place.is_file()
     contents = gguf.contents_of(place) if is_gguf else folder.contents_of(place, is_whole=is_whole)
     config = Config(contents.config)
-    network, of_config = network_of(config) if contents.config else (None, [])
-    rows, compared = _weights(contents, config, network, place)
+    file = place.name if is_gguf else folder.CONFIG
+    network, of_config = network_of(config, file) if contents.config else (None, [])
+    rows, compared = _weights(contents, config, network, place, file)
     of_files = [*contents.faults, *of_config, *compared.faults]
     if is_whole or contents.tokenizer is not None:
         of_files += _of_tokenizer(contents, network, rows, place)
@@ -85,7 +86,9 @@ def read(model: PretrainedModel, place: Path, *, is_whole: bool = True) -> Readi
     return Reading(contents, network, objective, rows, compared.lacks_head, notes, tuple(faults))
 
 
-def _weights(contents: Contents, config: Config, network: Network | None, place: Path) -> tuple[int, Comparison]:
+def _weights(
+    contents: Contents, config: Config, network: Network | None, place: Path, file: str
+) -> tuple[int, Comparison]:
     """Rows of the embedding, and what the weights are for the network."""
     is_gguf = place.is_file()
     if network is None:
@@ -103,12 +106,12 @@ def _weights(contents: Contents, config: Config, network: Network | None, place:
         contents.tensors,
         network.weights(found),
         place.parent if is_gguf else place,
-        family=type(network).__name__,
+        family=f"{type(network).__name__} of this {file}",
         is_quantized=config.quantization is not None,
         is_expanded=config.quantization is not None or is_gguf,
     )
     if found != rows:
-        fault = f"its embedding has {found:,} rows, and by its config.json there are vocab_size = {rows:,}"
+        fault = f"its embedding has {found:,} rows, and {file} says vocab_size = {rows:,}"
         compared = attrs.evolve(compared, faults=(fault, *compared.faults))
     return found, compared
 
