@@ -21,7 +21,8 @@ def network_of(config: Config) -> tuple[Network | None, list[str]]:
         config.integer("vocab_size")
         faults += [*config.faults, *config.unread()]
     except FieldError as error:
-        return None, _named([*faults, *config.faults, f"{error}"])
+        # It may only follow from what stands for a number that isn't there.
+        return None, _named([*faults, *(config.faults or [str(error)])])
     if not faults:
         # Paths begin with a point.
         faults += [f"{each.path[1:]}: {each.reason}" for each in checks.section_violations(network, "")]

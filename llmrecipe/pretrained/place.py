@@ -37,15 +37,16 @@ def _in_project(path: str, root: Path) -> Path:
     if reason:
         raise Missing("path", reason)
     if not (root / path).exists():
-        what = origins.not_pulled(path, root) or _hint(path)
+        what = origins.not_pulled(path, root) or _hint(path, root)
         raise Missing(
             "path", f"there is no folder or {_SUFFIX} file {path!r}, and no stage in dvc.yaml makes it; {what}"
         )
     return _folder_or_gguf(root / path, path)
 
 
-def _hint(path: str) -> str:
-    if len(PurePosixPath(path).parts) == 2:
+def _hint(path: str, root: Path) -> str:
+    parts = PurePosixPath(path).parts
+    if len(parts) == 2 and not (root / parts[0]).exists():
         return f"put the model there, or, if it is one of the Hub, name it by hub={path!r} with its revision"
     return "put the model there in the transformers format"
 

@@ -67,7 +67,7 @@ def read(model: PretrainedModel, place: Path, *, is_whole: bool = True) -> Readi
     network, of_config = network_of(config) if contents.config else (None, [])
     rows, compared = _weights(contents, config, network, place)
     of_files = [*contents.faults, *of_config, *compared.faults]
-    if is_whole or contents.files:
+    if is_whole or contents.tokenizer is not None:
         of_files += _of_tokenizer(contents, network, rows, place)
     objective = model.given_objective or _objective(network)
     faults = [

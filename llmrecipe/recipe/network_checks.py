@@ -20,24 +20,18 @@ def _head_width(network: Network) -> Findings:
         if head_dim % step:
             pairs = choice(multiples_near(head_dim, step))
             yield "head_dim", f"{head_dim} is odd, and rotary positions turn pairs of a head's channels; use {pairs}"
+        elif isinstance(network, Llama) and network.hidden_size % network.num_attention_heads:
+            yield (
+                "hidden_size",
+                f"{network.hidden_size} is not a multiple of num_attention_heads = {network.num_attention_heads}, and "
+                "transformers' Llama needs one, whatever its head_dim; use Mistral, which is the same and doesn't",
+            )
         return
     if network.hidden_size % (step * network.num_attention_heads):
         yield (
             "hidden_size",
             f"{network.hidden_size} does not give num_attention_heads = {network.num_attention_heads} heads of an "
             f"{width} width; use {choice(multiples_near(network.hidden_size, step * network.num_attention_heads))}",
-        )
-
-
-@rules.add("hidden_size", "num_attention_heads", "head_dim", of=Llama)
-def _width_of_llama(network: Llama) -> Findings:
-    heads = network.num_attention_heads
-    if network.head_dim is not None and network.hidden_size % heads:
-        yield (
-            "hidden_size",
-            f"{network.hidden_size} is no multiple of num_attention_heads = {heads}, and transformers makes no such "
-            f"Llama, whatever its head_dim; use {choice(multiples_near(network.hidden_size, heads))}, or Mistral, "
-            "which is the same network as long as it has no sliding_window",
         )
 
 

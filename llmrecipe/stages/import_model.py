@@ -5,7 +5,6 @@ from pathlib import Path
 
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
-from llmrecipe.engines.models import folders as models
 from llmrecipe.engines.models.importing import import_model
 from llmrecipe.engines.tokenizing import folders, gguf
 from llmrecipe.errors import RecipeError, StageError, Violation
@@ -41,7 +40,7 @@ def run(context: StageContext[ImportSection]) -> None:
     directory = context.output / "model"
     directory.mkdir()
     imported = import_model(asked, reading.network, found, directory)
-    models.copy_tokenizer(tokenizer, directory)
+    folders.copy_files(tokenizer, directory)
     notes = tuple(dict.fromkeys(imported.notes))
     for note in notes:
         log.warning("%s: %s", asked.name, note)

@@ -109,7 +109,7 @@ def test_weights_survive_the_way_to_nanotron_and_back():
     model = LlamaForCausalLM(LLAMA.transformers_config(NETWORK, VOCAB_SIZE, 0))
     state = model.state_dict()
 
-    back = LLAMA.to_transformers(LLAMA.from_transformers(state, NETWORK), NETWORK)
+    back = LLAMA.to_transformers(LLAMA.from_transformers(state, NETWORK), NETWORK, VOCAB_SIZE)
 
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
@@ -119,7 +119,7 @@ def test_the_first_weights_are_those_of_transformers():
     torch.manual_seed(3)
     expected = LlamaForCausalLM(LLAMA.transformers_config(NETWORK, VOCAB_SIZE, 0)).state_dict()
 
-    found = LLAMA.to_transformers(LLAMA.first_weights(NETWORK, VOCAB_SIZE, 0, seed=3), NETWORK)
+    found = LLAMA.to_transformers(LLAMA.first_weights(NETWORK, VOCAB_SIZE, 0, seed=3), NETWORK, VOCAB_SIZE)
 
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

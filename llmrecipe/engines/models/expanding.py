@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CompressedTensorsConfig
-
 from llmrecipe import artifacts
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.models.stored import write_weights
@@ -66,9 +64,7 @@ def expand_compressed(place: Path, network: Network, directory: Path) -> str:
         What a reader should know of it.
     """
     architecture = architecture_of(network)
-    loaded: Any = architecture.transformers_class.from_pretrained(
-        place, dtype="auto", local_files_only=True, quantization_config=CompressedTensorsConfig(run_compressed=False)
-    )
+    loaded: Any = architecture.transformers_class.from_pretrained(place, dtype="auto", local_files_only=True)
     loaded.hf_quantizer.compressor.decompress_model(loaded)
     config = artifacts.read_json(place / CONFIG_FILE)
     del config["quantization_config"]

@@ -17,7 +17,24 @@ _CONFIG_FILE = "tokenizer_config.json"
 _SPACES = ("Ġ", "▁", " ", "Ċ")
 """How byte-level BPE and SentencePiece write the space, or the line break, that a token begins with."""
 
-_OPTIONAL_FILES = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+_FILES = (
+    TOKENIZER_FILE,
+    _CONFIG_FILE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""Every file that a tokenizer in the transformers format may consist of."""
+
+_MORE_TEMPLATES = "additional_chat_templates"
+"""The folder of templates next to the usual one, for tools and the like."""
 
 
 def copy(source: Path, directory: Path) -> PreTrainedTokenizerFast:
@@ -32,10 +49,17 @@ def copy(source: Path, directory: Path) -> PreTrainedTokenizerFast:
                 f"{source}: no {name} here; load the tokenizer with transformers and `save_pretrained` it to a folder"
             )
     directory.mkdir(parents=True, exist_ok=True)
-    for name in (TOKENIZER_FILE, _CONFIG_FILE, *_OPTIONAL_FILES):
+    copy_files(source, directory)
+    return check(directory, source)
+
+
+def copy_files(source: Path, directory: Path) -> None:
+    """Copy the files of the tokenizer in `source` to `directory` as they are."""
+    for name in _FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, directory / name)
-    return check(directory, source)
+    if (source / _MORE_TEMPLATES).is_dir():
+        shutil.copytree(source / _MORE_TEMPLATES, directory / _MORE_TEMPLATES, dirs_exist_ok=True)
 
 
 def check(directory: Path, source: Path) -> PreTrainedTokenizerFast:

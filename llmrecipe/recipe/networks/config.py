@@ -5,7 +5,7 @@ a key that decides what any family computes is read by the network, or has to ha
 a fault.
 """
 
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -113,7 +113,7 @@ class Config:
         value = self.get(key, default, missing=missing)
         if value is None:
             self.fault(key, "is missing")
-        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
             self.fault(key, f"= {value!r} is no number above 0")
         else:
             return value

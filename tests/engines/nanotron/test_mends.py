@@ -90,7 +90,7 @@ def plain(tokens) -> LlamaForCausalLM:
 
 def update(result: FinishedRun, plain: LlamaForCausalLM, name: str) -> torch.Tensor:
     """By how much the step has moved a weight."""
-    after = LLAMA.to_transformers(weights.read_whole(result.checkpoint), NETWORK)[name]
+    after = LLAMA.to_transformers(weights.read_whole(result.checkpoint), NETWORK, VOCAB_SIZE)[name]
     return after - plain.state_dict()[name]
 
 
