@@ -61,6 +61,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 _CODE = "auto_map"
 
+_LARGEST = 2**31 - 1
+
 _STAND_IN = 2
 """In place of a number that is none: every field may have it."""
 
@@ -124,6 +126,9 @@ class Config:
         value = self.number(key, default, missing=missing)
         if value != int(value):
             self.fault(key, f"= {value!r} is no whole number")
+        elif value > _LARGEST:
+            self.fault(key, f"= {value!r} is more than any model has")
+            return _STAND_IN
         return int(value)
 
     def flag(self, key: str, default: bool) -> bool:
