@@ -35,18 +35,6 @@ def _head_width(network: Network) -> Findings:
         )
 
 
-@rules.add("hidden_size", "num_attention_heads", "head_dim", of=Llama)
-def _width_of_llama(network: Llama) -> Findings:
-    heads = network.num_attention_heads
-    if network.head_dim is not None and network.hidden_size % heads:
-        yield (
-            "hidden_size",
-            f"{network.hidden_size} is no multiple of num_attention_heads = {heads}, and transformers makes no such "
-            f"Llama, whatever its head_dim; use {choice(multiples_near(network.hidden_size, heads))}, or Mistral, "
-            "which is the same network as long as it has no sliding_window",
-        )
-
-
 @rules.add("low_freq_factor", "high_freq_factor")
 def _frequencies(scaling: Llama3RopeScaling) -> Findings:
     if scaling.high_freq_factor <= scaling.low_freq_factor:

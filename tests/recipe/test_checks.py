@@ -119,8 +119,8 @@ def test_heads_of_a_width_of_their_own_are_even_and_leave_a_llama_a_multiple_of_
         "start.head_dim": "7 is odd, and rotary positions turn pairs of a head's channels; use 6 or 8"
     }
     assert found(changed(SMALL_MODEL, start__head_dim=16, start__hidden_size=66)) == {
-        "start.hidden_size": "66 is no multiple of num_attention_heads = 4, and transformers makes no such Llama, "
-        "whatever its head_dim; use 64 or 68, or Mistral, which is the same network as long as it has no sliding_window"
+        "start.hidden_size": "66 is not a multiple of num_attention_heads = 4, and transformers' Llama needs one, "
+        "whatever its head_dim; use Mistral, which is the same and doesn't"
     }
     fields = {field.name: getattr(SMALL_MODEL.start, field.name) for field in attrs.fields(Llama)}
     assert found(evolve(SMALL_MODEL, start=Mistral(**fields | {"head_dim": 16, "hidden_size": 66}))) == {}

@@ -383,8 +383,8 @@ def networks(draw, kind):
         )
     head_dim = draw(st.none() | st.integers(1, 64).map(lambda half: 2 * half))
     if head_dim is not None:
-        # transformers' Llama has a multiple of its heads all the same.
-        shared["hidden_size"] = draw(st.integers(2, 999)) * (heads if kind is Llama else 1)
+        # transformers' Llama has a width for each head, whatever theirs is.
+        shared["hidden_size"] = (heads if kind is Llama else 1) * draw(st.integers(2, 999))
     if kind is Mistral:
         shared["sliding_window"] = draw(st.none() | counts)
     return kind(

@@ -5,7 +5,7 @@ a key that decides what any family computes is read by the network, or has to ha
 a fault.
 """
 
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -61,6 +61,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 _CODE = "auto_map"
 
+_LARGEST = 2**31 - 1
+
 _STAND_IN = 2
 """In place of a number that is none: every field may have it."""
 
@@ -113,7 +115,7 @@ class Config:
         value = self.get(key, default, missing=missing)
         if value is None:
             self.fault(key, "is missing")
-        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
             self.fault(key, f"= {value!r} is no number above 0")
         else:
             return value
@@ -124,6 +126,9 @@ class Config:
         value = self.number(key, default, missing=missing)
         if value != int(value):
             self.fault(key, f"= {value!r} is no whole number")
+        elif value > _LARGEST:
+            self.fault(key, f"= {value!r} is more than any model has")
+            return _STAND_IN
         return int(value)
 
     def flag(self, key: str, default: bool) -> bool:

@@ -7,9 +7,9 @@ import attrs
 
 from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
-from llmrecipe.recipe.networks.network import Network, Ratio, deviation, width
+from llmrecipe.recipe.networks.network import Network, Ratio, width
 from llmrecipe.recipe.networks.weights import Weights
-from llmrecipe.recipe.schema import at_least, define, greater_than
+from llmrecipe.recipe.schema import at_least, between, define, greater_than
 from llmrecipe.recipe.scheme import W4A16, W8A8, W8A16
 
 
@@ -54,7 +54,7 @@ class ModernBert(Network):
     layer_norm_eps: float = attrs.field(default=1e-5, validator=greater_than(0))
     """Added to the variance before its root is taken."""
 
-    initializer_range: float = deviation()
+    initializer_range: float = attrs.field(default=0.02, validator=[greater_than(0), between(0, 1)])
     """Standard deviation of the initial weights, of those that write to the residual stream times 1 / √(2 × layers)."""
 
     @property

@@ -10,7 +10,7 @@ import attrs
 from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.weights import Weights
-from llmrecipe.recipe.schema import FieldError, Word, at_least, greater_than, kind, quantity
+from llmrecipe.recipe.schema import FieldError, Word, at_least, between, greater_than, kind, quantity
 
 
 @quantity("ratio")
@@ -22,17 +22,6 @@ class Ratio(Word):
 
     multiple_of: int = attrs.field(default=64, validator=at_least(1))
     """The width is rounded up to a multiple of this."""
-
-
-def _deviation(owner: object, attribute: attrs.Attribute, value: float) -> None:
-    # transformers allows no more.
-    if not 0 < value <= 1:
-        raise FieldError(owner, attribute.name, f"must be more than 0 and at most 1, got {value!r}")
-
-
-def deviation() -> float:
-    """A field for the standard deviation of the initial weights."""
-    return attrs.field(default=0.02, validator=_deviation)
 
 
 @kind
@@ -48,7 +37,7 @@ class Network(Word):
     num_attention_heads: int = attrs.field(validator=at_least(1))
     """Query heads of a layer."""
 
-    initializer_range: float = deviation()
+    initializer_range: float = attrs.field(default=0.02, validator=[greater_than(0), between(0, 1)])
     """Standard deviation of the initial weights."""
 
     make_vocab_size_divisible_by: int = attrs.field(default=64, validator=at_least(1))
