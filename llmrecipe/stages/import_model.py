@@ -39,10 +39,9 @@ def run(context: StageContext[ImportSection]) -> None:
     artifacts.seal(tokenizer, "tokenizer")
     directory = context.output / "model"
     directory.mkdir()
-    imported = import_model(asked, reading.network, found, directory)
+    import_model(asked, reading, reading.network, found, directory)
     folders.copy_files(tokenizer, directory)
-    notes = tuple(dict.fromkeys(imported.notes))
-    for note in notes:
+    for note in reading.notes:
         log.warning("%s: %s", asked.name, note)
     card = ModelCard(
         network=reading.network,
@@ -52,8 +51,8 @@ def run(context: StageContext[ImportSection]) -> None:
         tokenizer=artifacts.file_digest(tokenizer / artifacts.MANIFEST),
         made_by=context.section.tag,
         parents=context.parents,
-        embedding_rows=None if imported.rows == len(loaded) else imported.rows,
-        notes=notes,
+        embedding_rows=None if reading.rows == len(loaded) else reading.rows,
+        notes=reading.notes,
     )
     cards.write(directory, card)
     artifacts.seal(directory, "model")

@@ -81,7 +81,7 @@ def test_weights_under_the_names_of_the_first_berts_are_found(project):
     rewritten(source, old)
     artifact = imported()
     assert torch.equal(folders.load_model(artifact)(TOKENS).logits, expected)
-    assert "bert.pooler.dense.weight were left out" in cards.read(artifact, ModelCard).notes[0]
+    assert "pooler was left out" in cards.read(artifact, ModelCard).notes[0]
 
 
 def test_an_encoder_without_a_head_gets_one_by_the_seed_and_its_states_stay(project):
@@ -95,7 +95,7 @@ def test_an_encoder_without_a_head_gets_one_by_the_seed_and_its_states_stay(proj
     torch.testing.assert_close(loaded.bert(TOKENS).last_hidden_state, states)
     card = cards.read(artifact, ModelCard)
     assert card.objective == MaskedLM(sequence_length=64)
-    assert any("was drawn with seed 1" in note for note in card.notes)
+    assert any("was drawn, with the seed 1" in note for note in card.notes)
     # As transformers draws it: normal weights of deviation 0.02, no biases.
     head = load_file(artifact / "head.safetensors")
     assert head["cls.predictions.transform.dense.weight"].std().item() == pytest.approx(0.02, rel=0.05)
