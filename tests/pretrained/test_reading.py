@@ -223,6 +223,11 @@ def test_weights_that_the_network_has_not_are_named(folder):
     assert "holds 'model.layers.0.self_attn.q_proj.bias', 'model.layers.1.self_attn.q_proj.bias'" in fault(folder)
 
 
+def test_layers_without_end_are_refused_at_once(folder):
+    change_config(folder, num_hidden_layers=10_000_000)
+    assert "lacks 'model.layers.2.input_layernorm.weight'" in fault(folder)
+
+
 def test_of_damaged_shards_nothing_else_is_said(tmp_path):
     write_shards(tmp_path / "sharded")
     (tmp_path / "sharded/model-00002-of-00002.safetensors").unlink()
