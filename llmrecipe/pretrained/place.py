@@ -10,7 +10,7 @@ from llmrecipe.pretrained.hub import download
 from llmrecipe.pretrained.missing import Missing
 from llmrecipe.recipe.model import PretrainedModel
 
-__all__ = ["Missing", "download", "locate"]
+__all__ = ["Missing", "download", "locate", "source_of"]
 
 _SUFFIX = ".gguf"
 
@@ -28,6 +28,11 @@ def locate(model: PretrainedModel, root: Path) -> Path:
     if model.path is not None:
         return _in_project(model.path, root)
     return hub.cached(model) or hub.configuration(model)
+
+
+def source_of(model: PretrainedModel) -> tuple[str, str]:
+    """The field that says where a model is, and what it says."""
+    return next((field, value) for field in ("path", "package", "hub") if (value := getattr(model, field)) is not None)
 
 
 def _in_project(path: str, root: Path) -> Path:

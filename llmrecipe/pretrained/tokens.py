@@ -37,7 +37,9 @@ def tokens_of(folder: Path) -> Tokens | None:
 
     count = max(vocabulary.values()) + 1
     if count > len(vocabulary):
-        reason = f"{len(vocabulary):,} tokens with ids up to {count - 1:,}, and a model has a row of weights for each id"
+        reason = (
+            f"{len(vocabulary):,} tokens with ids up to {count - 1:,}, and a model has a row of weights for each id"
+        )
         raise Damaged(f"{TOKENIZER} has {reason}; ids must leave no gap")
     return Tokens(count, has("eos_token"), has("sep_token"))
 

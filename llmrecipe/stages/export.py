@@ -37,7 +37,7 @@ def run(context: StageContext[ExportSection]) -> None:
     if start is not None:
         keeps_tokens = cards.read(start, ModelCard).tokenizer == card.tokenizer
         config = folders.continued_config(start, config, keeps_tokens=keeps_tokens)
-    state = architecture.to_transformers(trained, card.network, card.rows)
+    state = architecture.to_transformers(trained, card.network, card.rows, context.scratch)
     folders.save_model(architecture.assembled(config, state), tokenizer, folder)
     if start is not None and keeps_tokens:
         folders.copy_generation(start, folder)

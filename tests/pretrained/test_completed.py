@@ -9,12 +9,13 @@ from importlib.util import find_spec
 import attrs
 import pytest
 from hypothesis import given
-from published import LLAMA, change_config, write_folder
+from published import BERT, LLAMA, bert_weights, change_config, write_folder, write_tokenizer
 from strategies import SMALL_MODEL, recipes
 
 from llmrecipe import (
     CausalLM,
     Corpus,
+    MaskedLM,
     PretrainedModel,
     PretrainedTokenizer,
     Quantized,
@@ -22,7 +23,6 @@ from llmrecipe import (
     Trained,
     augment,
     evolve,
-    measure,
     preflight,
     scheme,
     source,
@@ -291,6 +291,16 @@ def test_the_real_models_of_packages_are_read_in_half_a_second(here):
     test_the_answer_needs_no_heavy_library_and_half_a_second(here, "check")
 
 
-def test_preflight_reads_the_tokenizer_of_such_a_model(project):
-    recipe, _ = completed(of(GOING_ON, measures=(measure.Perplexity(text=TEXT),)), project, ())
+def test_a_model_whose_tokenizer_has_no_mask_token_cannot_learn_from_masked_words(project):
+    folder = write_folder(project / "models/encoder", BERT, bert_weights())
+    encoder = PretrainedModel(name="encoder", path="models/encoder")
+    learning = evolve(GOING_ON, start=encoder, objective=MaskedLM(sequence_length=16))
+    recipe, found = completed(of(learning), project, ())
+    assert found == checks.violations(recipe) == []
+    (violation,) = preflight.violations(recipe, project)
+    assert violation.path == "small.models[0].start.path"
+    assert (
+        "the tokenizer in 'models/encoder' has no mask token, and the objective of going-on needs" in violation.reason
+    )
+    write_tokenizer(folder, ends={"eos_token": "</s>", "mask_token": "t1"})
     assert preflight.violations(recipe, project) == []

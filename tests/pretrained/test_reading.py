@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from published import (
     BERT,
+    GGUF,
     HEADS,
     INNER,
     LAYERS,
@@ -202,7 +203,7 @@ def test_any_configuration_is_read_or_refused(base, changes, model_type):
 
 def test_an_embedding_of_other_rows_than_the_vocabulary_is_told(folder):
     change_config(folder, vocab_size=ROWS - 8)
-    assert fault(folder) == "its embedding has 40 rows, and by its config.json there are vocab_size = 32"
+    assert fault(folder) == "its embedding has 40 rows, and config.json says vocab_size = 32"
 
 
 def test_missing_weights_are_named(folder):
@@ -210,7 +211,10 @@ def test_missing_weights_are_named(folder):
     for name in ("model.layers.1.mlp.up_proj.weight", "model.norm.weight"):
         del shapes[name]
     write_safetensors(folder / "model.safetensors", shapes)
-    assert "lacks 'model.layers.1.mlp.up_proj.weight', 'model.norm.weight', of the weights of Llama" in fault(folder)
+    assert (
+        "lacks 'model.layers.1.mlp.up_proj.weight', 'model.norm.weight', weights of the Llama of this config.json"
+        in fault(folder)
+    )
 
 
 def test_weights_that_the_network_has_not_are_named(folder):
@@ -219,18 +223,31 @@ def test_weights_that_the_network_has_not_are_named(folder):
     assert "holds 'model.layers.0.self_attn.q_proj.bias', 'model.layers.1.self_attn.q_proj.bias'" in fault(folder)
 
 
+def test_of_damaged_shards_nothing_else_is_said(tmp_path):
+    write_shards(tmp_path / "sharded")
+    (tmp_path / "sharded/model-00002-of-00002.safetensors").unlink()
+    assert "model-00002-of-00002.safetensors is missing" in fault(tmp_path / "sharded")
+
+
+def test_what_a_gguf_file_says_is_told_with_its_name(tmp_path):
+    found = fault(write_gguf(tmp_path / "x.gguf", keys=GGUF | {"attention.head_count_kv": 3}))
+    assert found == "x.gguf: num_key_value_heads: 3 does not divide num_attention_heads = 4; use 1, 2 or 4"
+    found = fault(write_gguf(tmp_path / "y.gguf", keys=GGUF | {"block_count": 1}))
+    assert "which the Llama of this y.gguf doesn't have" in found
+
+
 def test_a_layer_too_many_is_told(folder):
     change_config(folder, num_hidden_layers=LAYERS - 1)
     found = fault(folder)
     assert "holds 'model.layers.1.input_layernorm.weight'" in found
-    assert "and 6 more, which Llama of this config.json doesn't have" in found
+    assert "and 6 more, which the Llama of this config.json doesn't have" in found
 
 
 def test_a_shape_that_disagrees_with_the_configuration_is_told(folder):
     change_config(folder, intermediate_size=INNER + 8)
     assert fault(folder) == (
-        "holds 'model.layers.0.mlp.gate_proj.weight' of the shape (24, 16), and by its config.json that is (32, 16), "
-        "and 5 more differ"
+        "holds 'model.layers.0.mlp.gate_proj.weight' of the shape (24, 16), and the Llama of this "
+        "config.json has (32, 16), and 5 more differ"
     )
 
 
@@ -251,8 +268,8 @@ def test_tied_weights_that_are_stored_twice_have_to_be_equal(folder):
     assert reading(folder).faults == ()
     write_safetensors(folder / "model.safetensors", llama_weights(), values={"lm_head.weight": b"\0\0\x80\x3f"})
     assert fault(folder) == (
-        "holds 'lm_head.weight' and 'model.embed_tokens.weight' with different values, and by its config.json they are "
-        "the same weight (tie_word_embeddings)"
+        "holds 'lm_head.weight' and 'model.embed_tokens.weight' with different values, and they are one weight "
+        "by its tie_word_embeddings"
     )
     write_safetensors(folder / "model.safetensors", llama_weights(tied=True))
     assert reading(folder).faults == ()
@@ -304,7 +321,7 @@ def test_half_a_head_is_damaged(encoder):
     shapes = bert_weights()
     del shapes["cls.predictions.transform.dense.weight"]
     write_safetensors(encoder / "model.safetensors", shapes)
-    assert "lacks 'cls.predictions.transform.dense.weight', of the weights of Bert" in fault(encoder)
+    assert "lacks 'cls.predictions.transform.dense.weight', weights of the Bert of" in fault(encoder)
 
 
 def test_a_network_that_is_given_is_what_the_files_say(folder):

@@ -158,6 +158,14 @@ def test_each_proposed_number_mends_what_it_is_proposed_for(name, data):
         assert dotted not in found(changed(model, **{path: number}))
 
 
+def test_a_llama_has_a_width_for_each_head_whatever_its_head_dim():
+    network = evolve(SMALL_MODEL.start, hidden_size=66, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
+    reason = found(evolve(SMALL_MODEL, start=network))["start.hidden_size"]
+    assert "66 is not a multiple of num_attention_heads = 4, and transformers' Llama needs one" in reason
+    others = {field.alias: getattr(network, field.name) for field in attrs.fields(Llama)}
+    assert found(evolve(SMALL_MODEL, start=Mistral(**others))) == {}
+
+
 @given(trained_models(kinds=[Llama, Bert]), st.integers(1, 4096))
 def test_a_proposed_group_divides_the_input_width_of_every_quantized_layer(model, size):
     reason = found(Quantized(model=model, scheme=scheme.W4A16(group_size=size))).get("scheme.group_size")

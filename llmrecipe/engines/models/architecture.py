@@ -7,12 +7,14 @@ found by the class of the network; a network of a user's own names the module th
 import abc
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import attrs
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from llmrecipe.engines.models.stored import on_disk, same_memory
 from llmrecipe.engines.models.table import Weight, Weights, padded
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.networks.bert import Bert
@@ -98,22 +100,33 @@ class Architecture(abc.ABC, Generic[N]):
         """transformers' name of the token embedding, which is the first of the table with a row for each token."""
         return next(weight.blocks[0].name for weight in self.weights(network) if weight.is_of_vocabulary)
 
-    def from_transformers(self, state: Mapping[str, torch.Tensor], network: N) -> Weights:
-        """transformers' weights under nanotron's names, padded."""
+    def from_transformers(
+        self, state: Mapping[str, torch.Tensor], network: N, scratch: Path | None = None
+    ) -> Weights:
+        """transformers' weights under nanotron's names, padded.
+
+        Those that aren't the same in both are kept in files in `scratch`, or in memory.
+        """
         made = {}
         for weight in self.weights(network):
             joined = weight.joined(state.__getitem__)
             if weight.is_of_vocabulary:
                 joined = padded(joined, network.padded_vocab_size(len(joined)))
-            made[weight.name] = joined
+            made[weight.name] = _kept(joined, state[weight.blocks[0].name], scratch)
         return made
 
-    def to_transformers(self, weights: Mapping[str, torch.Tensor], network: N, vocab_size: int) -> Weights:
-        """nanotron's weights under transformers' names, without padding and without what only training needs."""
+    def to_transformers(
+        self, weights: Mapping[str, torch.Tensor], network: N, vocab_size: int, scratch: Path | None = None
+    ) -> Weights:
+        """nanotron's weights under transformers' names, without padding and without what only training needs.
+
+        Those that aren't the same in both are kept in files in `scratch`, or in memory.
+        """
         state: Weights = {}
         for weight in self.weights(network):
             tensor = weights[weight.name]
-            state |= weight.separated(tensor[:vocab_size] if weight.is_of_vocabulary else tensor)
+            separated = weight.separated(tensor[:vocab_size] if weight.is_of_vocabulary else tensor)
+            state |= {name: _kept(part, tensor, scratch) for name, part in separated.items()}
         return state
 
     @abc.abstractmethod
@@ -184,6 +197,10 @@ class Architecture(abc.ABC, Generic[N]):
             StageError: it isn't an encoder.
         """
         raise StageError(f"{type(model).__name__} predicts no masked tokens; measure it by Perplexity")
+
+
+def _kept(made: torch.Tensor, source: torch.Tensor, scratch: Path | None) -> torch.Tensor:
+    return made if scratch is None or same_memory(made, source) else on_disk(made, scratch)
 
 
 def architecture_of(network: N) -> Architecture[N]:

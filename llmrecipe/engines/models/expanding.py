@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from llmrecipe import artifacts
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.models.stored import write_weights

@@ -8,8 +8,10 @@ import torch
 from nanotron.config import LlamaConfig, ParallelismArgs
 from nanotron.models import NanotronModel, build_model
 from nanotron.parallel import ParallelContext
+from torch import nn
 
 from llmrecipe.engines.models.architecture import RunOptions, architecture_of
+from llmrecipe.engines.models.parts import compute_in_float32
 from llmrecipe.engines.nanotron.data import Reader, Shard
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.errors import StageError
@@ -51,7 +53,11 @@ def reader_of(job: Job, split: str, shard: Shard) -> Reader:
 def logits(
     weights: Mapping[str, torch.Tensor], network: Network, vocab_size: int, end_of_text_id: int, input_ids: torch.Tensor
 ) -> torch.Tensor:
-    """nanotron's float32 logits for `input_ids` `[batch, length]`: `[batch, length, vocab_size]`, without padding."""
+    """nanotron's logits for `input_ids` `[batch, length]`, computed in float32 part by part.
+
+    Returns:
+        float32 `[batch, length, vocab_size]`, without padding.
+    """
     context, architecture = single_process_context(), architecture_of(network)
     builder = architecture.nanotron_network(network, RunOptions(vocab_size=vocab_size))
     built = build_model(
@@ -62,11 +68,16 @@ def logits(
         ),
         parallel_context=context,
         dtype=torch.float32,
-        device=torch.device("cpu"),
+        device=torch.device("meta"),
     )
-    for name, parameter in built.named_parameters():
+    for name, parameter in list(built.named_parameters()):
         # An output layer that is tied has no weights of its own on disk.
-        parameter.copy_(weights[name] if name in weights else weights[built.get_embeddings_lm_head_tied_names()[0]])
+        given = weights[name] if name in weights else weights[built.get_embeddings_lm_head_tied_names()[0]]
+        if given.shape != parameter.shape:
+            raise ValueError(f"{name} has the shape {tuple(given.shape)}, and the network needs {tuple(parameter.shape)}")
+        module, _, leaf = name.rpartition(".")
+        setattr(built.get_submodule(module), leaf, nn.Parameter(given, requires_grad=False))
+    compute_in_float32(built)
     return architecture.logits(built, input_ids)[..., :vocab_size]
 
 

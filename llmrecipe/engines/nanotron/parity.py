@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from llmrecipe.engines.models import folders
+from llmrecipe.engines.models.parts import compute_in_float32
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.recipe.networks.network import Network
 
@@ -25,5 +26,7 @@ def logits_difference(
     length = min(network.max_position_embeddings, _LENGTH)
     tokens = torch.randint(0, vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
     expected = build.logits(weights, network, vocab_size, end_of_text_id, tokens)
-    found = folders.logits(folders.load_model(exported).float(), tokens)
+    model = folders.load_model(exported)
+    compute_in_float32(model)
+    found = folders.logits(model, tokens)
     return (expected - found).abs().max().item()
