@@ -93,7 +93,7 @@ def train(
     files.special_ids(section.objective.special_tokens)
     device = set_up(machine)
     check_precision(section.training.precision, device)
-    network, rows = _network(section, start, tokens, name)
+    network, embedding_rows = _network(section, start, tokens, name)
     job = Job(
         section=section,
         network=network,
@@ -103,7 +103,7 @@ def train(
         tokens=tuple(map(str, tokens)),
         shares=tuple(shares),
         vocab_size=files.vocab_size,
-        rows=rows or files.vocab_size,
+        rows=embedding_rows or files.vocab_size,
         end_of_text_id=files.end_of_text_id,
         start=str(start) if start else None,
         tokenizer=str(tokenizer) if tokenizer else None,

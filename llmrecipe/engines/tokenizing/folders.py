@@ -74,8 +74,8 @@ def check(directory: Path, source: Path) -> PreTrainedTokenizerFast:
     except Exception as error:
         raise StageError(f"{source}: not a tokenizer that transformers can load: {error}") from error
     end, stored = end_of_text(tokenizer), Tokenizer.from_file(str(directory / TOKENIZER_FILE))
-    if end is None or stored.token_to_id(end) is None:
-        given = "no `eos_token`" if end is None else f"`eos_token` {end!r} is not in {TOKENIZER_FILE}"
+    if not end or stored.token_to_id(end) is None:
+        given = "no `eos_token`" if not end else f"`eos_token` {end!r} is not in {TOKENIZER_FILE}"
         raise StageError(
             f"{source / _CONFIG_FILE}: {given}, and documents need a token that ends them; "
             'name one that the vocabulary has, such as "eos_token": "</s>"'
@@ -89,10 +89,12 @@ def check(directory: Path, source: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def end_of_text(tokenizer: PreTrainedTokenizerFast) -> str | None:
-    """The token that ends a document; encoders such as BERT have one between texts in its place."""
-    end: str | None = tokenizer.eos_token or tokenizer.sep_token
-    return end
+def end_of_text(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The token that ends a document; encoders such as BERT have one between texts in its place.
+
+    Empty if there is neither, which `check` refuses.
+    """
+    return str(tokenizer.eos_token or tokenizer.sep_token or "")
 
 
 def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
