@@ -131,8 +131,8 @@ def train(
             f"{name}: the run has ended, and its newest whole checkpoint is that of step {step} of {job.num_steps}; "
             "`dvc repro` resumes from there"
         )
-    rows = metrics.read(state.metrics)
-    best = metrics.best_step(rows) if select == "best" else None
+    logged = metrics.read(state.metrics)
+    best = metrics.best_step(logged) if select == "best" else None
     # Not only after a run: it may have been killed before it came to this.
     shutil.rmtree(state.first_weights, ignore_errors=True)
     keep_newest(state.checkpoints, machine.keep_checkpoints, best)
@@ -142,7 +142,7 @@ def train(
         job=job,
         checkpoint=checkpoint,
         step=step,
-        metrics=rows,
+        metrics=logged,
         timings=metrics.read(state.timings),
         measurements=_measurements(state.measurements),
     )
