@@ -5,11 +5,12 @@ from pathlib import Path
 import attrs
 import numpy as np
 
-from llmrecipe import Bert, CausalLM, Llama, Machine, Parallelism, Steps, Training, optimizer
+from llmrecipe import CausalLM, Llama, Machine, Parallelism, Steps, Training, optimizer
 from llmrecipe.cards import MaskingCard
 from llmrecipe.engines.nanotron.launcher import FinishedRun, train
 from llmrecipe.engines.tokens import writing
 from llmrecipe.recipe.kinds import Objective
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.sections import TrainSection
 
 VOCAB_SIZE = 4096
@@ -22,7 +23,7 @@ CAUSAL = CausalLM(sequence_length=SEQUENCE_LENGTH)
 class Case:
     """A network, and how much of it a benchmark can afford."""
 
-    network: Llama | Bert
+    network: Network
     batch: int
     """Sequences of a step."""
     steps: int

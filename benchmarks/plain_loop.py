@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     steps, batch, sequence_length, threads = map(int, sys.argv[2:])
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**config, attn_implementation="sdpa"))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="sdpa")
     batches = (torch.randint(0, config["vocab_size"], (batch, sequence_length + 1)) for _ in range(steps))
     print(json.dumps(train(model, causal_loss, batches)))
 

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import torch
 from plain_loop import train
-from transformers import BertConfig, BertForMaskedLM
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
 
 def main() -> None:
@@ -19,12 +19,13 @@ def main() -> None:
     arrays = np.load(sys.argv[2])
     torch.set_num_threads(int(sys.argv[3]))
     torch.manual_seed(0)
-    model = BertForMaskedLM(BertConfig(**json.loads(sys.argv[1]), attn_implementation="sdpa"))
+    config = AutoConfig.for_model(**json.loads(sys.argv[1]))
+    model = AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa")
     batches = zip(torch.from_numpy(arrays["input_ids"]), torch.from_numpy(arrays["labels"]), strict=True)
     print(json.dumps(train(model, masked_loss, batches)))
 
 
-def masked_loss(model: BertForMaskedLM, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def masked_loss(model: PreTrainedModel, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Mean cross-entropy of the masked tokens."""
     input_ids, labels = batch
     return model(input_ids=input_ids, labels=labels).loss

@@ -5,6 +5,7 @@ from llmrecipe.recipe.cleaning import CustomCleaner
 from llmrecipe.recipe.kinds import Model, Objective, Text, Tokenizer
 from llmrecipe.recipe.measure import CustomMeasure, MeasuredModel
 from llmrecipe.recipe.model import Derived
+from llmrecipe.recipe.networks.decoder import Decoder
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.schema import UNWRITTEN, define
 from llmrecipe.sections import Section
@@ -13,6 +14,7 @@ __all__ = [
     "UNWRITTEN",
     "CustomCleaner",
     "CustomMeasure",
+    "Decoder",
     "Derived",
     "Draft",
     "MeasuredModel",

@@ -5,20 +5,22 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmrecipe import origins
 from llmrecipe.errors import Violation
+from llmrecipe.pretrained.place import Missing, locate, source_of
 from llmrecipe.recipe import augment, checks, names
 from llmrecipe.recipe.kinds import Augmenter
 from llmrecipe.recipe.machine import Machine
-from llmrecipe.recipe.model import Trained
+from llmrecipe.recipe.model import PretrainedModel, Trained
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.place import Place, Ray, Slurm
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields
+from llmrecipe.recipe.schema import Word
 from llmrecipe.recipe.source import Files, PythonPackages
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
 
@@ -58,9 +60,8 @@ def violations(recipe: Recipe, root: Path) -> list[Violation]:
     for _, word in words:
         if isinstance(word, Trained) and fields.has(word, "objective") and fields.has(word, "vocabulary.origin"):
             tokenizer = word.vocabulary.origin
-            if isinstance(tokenizer, PretrainedTokenizer) and tokenizer.path is not None:
-                place = next(path for path, other in words if other == tokenizer)
-                found += _needs_of(word, f"{place}.path", root / tokenizer.path, tokenizer.path)
+            if isinstance(tokenizer, PretrainedTokenizer):
+                found += _needs_of(word, tokenizer, words, root)
     return found
 
 
@@ -154,10 +155,24 @@ def _tokenizer(path: str, directory: str, root: Path) -> Iterator[Violation]:
         yield Violation(path, reason)
 
 
-def _needs_of(model: Trained, path: str, folder: Path, directory: str) -> Iterator[Violation]:
+def _needs_of(
+    model: Trained, tokenizer: PretrainedTokenizer, words: Sequence[tuple[str, Word]], root: Path
+) -> Iterator[Violation]:
     """What the objective of a model needs of a tokenizer and doesn't find in its folder."""
-    if origins.outside(directory) or not (folder / "tokenizer.json").is_file():
+    given: Word = tokenizer
+    if tokenizer.path is not None and not origins.outside(tokenizer.path):
+        folder, field, directory = root / tokenizer.path, "path", tokenizer.path
+    elif isinstance(tokenizer.model, PretrainedModel) and tokenizer.model.hub is None:
+        given, (field, directory) = tokenizer.model, source_of(tokenizer.model)
+        try:
+            folder = locate(tokenizer.model, root)
+        except Missing:
+            return
+    else:
         return
+    if not (folder / "tokenizer.json").is_file():
+        return
+    path = next(f"{path}.{field}" for path, other in words if other == given)
     special = _special_tokens(folder) if model.objective.special_tokens else set()
     missing = [token for token in model.objective.special_tokens if token not in special]
     if missing:

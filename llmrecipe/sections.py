@@ -58,7 +58,7 @@ class TokenizerSection(Section):
     """Documents to a tokenizer."""
 
     tokenizer: Tokenizer
-    revision: int = 1
+    revision: int = 2
 
 
 @define("tokenize")

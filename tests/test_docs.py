@@ -1,5 +1,6 @@
 """What the documentation shows is what is there."""
 
+import itertools
 import re
 import shlex
 import shutil
@@ -164,16 +165,17 @@ def test_words_shown_are_in_their_rooms(page):
 def modules_listed() -> set[str]:
     """The modules in the tree of docs/architecture.md, as paths below llmrecipe/."""
     tree = text_of("docs/architecture.md").partition("## Rooms")[2].split("```")[1]
-    folders: list[str] = []
+    # A line may name several folders, which then hold the same.
+    folders: list[list[str]] = []
     found = set()
     for line in tree.partition("llmrecipe/\n")[2].splitlines():
         depth = (len(line) - len(line.lstrip())) // 2 - 1
-        folder = re.match(r"\s*(\w+)/", line)
-        if folder:
-            folders[depth:] = [folder[1]]
+        names = re.match(r"\s*((?:\w+/\s*)+)", line)
+        if names:
+            folders[depth:] = [names[1].replace("/", " ").split()]
         names = re.match(r"\s*((?:\w+\.py\s*)+)", line)
         if names:
-            found |= {"/".join([*folders[:depth], name]) for name in names[1].split()}
+            found |= {"/".join(path) for path in itertools.product(*folders[:depth], names[1].split())}
     return found
 
 

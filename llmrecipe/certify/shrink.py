@@ -29,6 +29,9 @@ SEQUENCE_LENGTH = 64
 """Tokens of a sequence, unless the model's are shorter."""
 
 _WIDTH = 64
+_HEAD_DIM = 24
+"""Of heads that have a width of their own: no share of `_WIDTH`."""
+
 _CHECKPOINTS = 4
 _SEQUENCES_OF_VALIDATION = 6
 
@@ -38,8 +41,9 @@ def shrink(model: Trained, *, steps: int, vocab_size: int) -> Trained:
 
     Kept are the optimizer, the shape of the schedule, the number format, every other choice of the training, the kinds
     of parallelism, of the objective all but lengths, and of the network all but its sizes: its ratio of query to key
-    and value heads, its tied embeddings and the base of its positions included. It is valid if `model` is. A run that
-    starts from another model's weights becomes one that starts from the first weights of its network.
+    and value heads, heads of a width of their own, windows shorter than a sequence, its tied embeddings and the base
+    and scaling of its positions included. It is valid if `model` is. A run that starts from another model's weights
+    becomes one that starts from the first weights of its network.
 
     Args:
         model: a valid one.
@@ -47,12 +51,13 @@ def shrink(model: Trained, *, steps: int, vocab_size: int) -> Trained:
         vocab_size: tokens of the vocabulary it will read, `SMALLEST_VOCAB` to `LARGEST_VOCAB`.
     """
     length = model.objective.sequence_length
+    # An even length, which two ranks can share.
+    small_length = min(length, SEQUENCE_LENGTH) // 2 * 2
     return evolve(
         model,
-        start=_network(model.network, vocab_size),
+        start=_network(model.network, vocab_size, small_length),
         tokenizer=_tokenizer(model.objective, vocab_size),
-        # An even length, which two ranks can share.
-        objective=_objective(model.objective, min(length, SEQUENCE_LENGTH) // 2 * 2),
+        objective=_objective(model.objective, small_length),
         training=_training(model.training, length, steps),
         parallelism=_parallelism(model.parallelism),
     )
@@ -82,7 +87,7 @@ def _objective(objective: Objective, length: int) -> Objective:
     return evolve(objective, sequence_length=length)
 
 
-def _network(network: Network, vocab_size: int) -> Network:
+def _network(network: Network, vocab_size: int, sequence_length: int) -> Network:
     heads = network.num_attention_heads
     key_value_heads = network.shared_by_tensor_ranks.get("num_key_value_heads", heads)
     ratio = heads // key_value_heads
@@ -91,7 +96,7 @@ def _network(network: Network, vocab_size: int) -> Network:
     heads = key_value_heads * ratio
     hidden_size = heads * max(2, _WIDTH // heads // 2 * 2)
     widening = min(max(network.feed_forward_size / network.hidden_size, 1), 8)
-    sizes = {
+    sizes: dict[str, int | None] = {
         "hidden_size": hidden_size,
         "num_attention_heads": heads,
         "num_key_value_heads": key_value_heads,
@@ -100,6 +105,11 @@ def _network(network: Network, vocab_size: int) -> Network:
     }
     if network.reads_both_sides:
         sizes["max_position_embeddings"] = min(network.max_position_embeddings, SEQUENCE_LENGTH)
+    # A quarter of a sequence leaves most tokens more than they read.
+    limits = {"head_dim": _HEAD_DIM, "sliding_window": sequence_length // 4, "local_attention": sequence_length // 4}
+    for name, limit in limits.items():
+        size = getattr(network, name, None)
+        sizes[name] = None if size is None else min(size, max(limit, 2))
     fields = attrs.fields_dict(type(network))
     small = evolve(network, **{name: size for name, size in sizes.items() if name in fields})
     # Two pipeline ranks both get weights only if the layers outweigh the output layer (`training_checks`).

@@ -2,13 +2,14 @@
 
 import argparse
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from llmrecipe import artifacts, layout
+from llmrecipe import artifacts, cards, layout
+from llmrecipe.cards import ModelCard
 from llmrecipe.errors import StageError
 from llmrecipe.loader import load
 from llmrecipe.plan.pipeline import Pipeline
@@ -78,10 +79,21 @@ def report(recipe: Recipe) -> str:
     sections = [
         f"{recipe.name}: {models[final]}",
         _table(metrics, models),
+        "\n".join(_notes(models)),
         "\n".join(_speeds(pipeline)),
         *map(_sample, list(_samples(pipeline, comparison, final))[:SHOWN_SAMPLES]),
     ]
     return "\n\n".join(filter(None, sections))
+
+
+def _notes(models: Mapping[str, Path]) -> Iterator[str]:
+    """What their cards say that a reader of the numbers should know, each once."""
+    told: dict[str, list[str]] = {}
+    for name, path in models.items():
+        for note in cards.read(path, ModelCard).notes:
+            told.setdefault(note, []).append(name)
+    for note, names in told.items():
+        yield textwrap.fill(f"{', '.join(names)}: {note}", width=100, subsequent_indent="  ")
 
 
 def _read(stage: Stage, name: str) -> Any:

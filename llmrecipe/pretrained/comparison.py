@@ -41,7 +41,7 @@ def compare(
         tensors: those of the files, by today's names or older ones.
         expected: the network's.
         folder: where the files are.
-        family: the network's, for messages.
+        family: the network's, with the file that says so: "Llama of this config.json".
         is_quantized: whether some are stored as compressed-tensors, whose shapes say little.
         is_expanded: whether number formats that networks don't compute with are expanded.
     """
@@ -62,7 +62,7 @@ def compare(
     faults += _unknown(found, known, expected, family)
     weights = {name: tensor for name, tensor in found.items() if name in known}
     if not is_quantized:
-        faults += _of_other_shapes(weights, known)
+        faults += _of_other_shapes(weights, known, family)
         faults += _tied(found, expected, folder)
     if not is_expanded:
         faults += _of_other_formats(weights)
@@ -72,7 +72,7 @@ def compare(
 
 def _missing(names: list[str], family: str) -> Iterator[str]:
     if names:
-        yield f"lacks {listed(names)}, of the weights of {family}; the files are not whole, or config.json is another's"
+        yield f"lacks {listed(names)}, weights of the {family}; its files are not whole, or not of one model"
 
 
 def _unknown(
@@ -84,15 +84,15 @@ def _unknown(
         if name not in known and not expected.is_constant(name) and not expected.what_is_dropped(name)
     ]
     if names:
-        yield f"holds {listed(names)}, which {family} of this config.json doesn't have"
+        yield f"holds {listed(names)}, which the {family} doesn't have"
 
 
-def _of_other_shapes(weights: dict[str, Tensor], known: dict[str, tuple[int, ...]]) -> Iterator[str]:
+def _of_other_shapes(weights: dict[str, Tensor], known: dict[str, tuple[int, ...]], family: str) -> Iterator[str]:
     names = [name for name, tensor in weights.items() if tensor.shape != known[name]]
     if names:
         name = names[0]
         more = f", and {len(names) - 1} more differ" if len(names) > 1 else ""
-        yield f"holds {name!r} of the shape {weights[name].shape}, and by its config.json that is {known[name]}{more}"
+        yield f"holds {name!r} of the shape {weights[name].shape}, and the {family} has {known[name]}{more}"
 
 
 def _of_other_formats(weights: dict[str, Tensor]) -> Iterator[str]:
@@ -107,8 +107,7 @@ def _tied(found: dict[str, Tensor], expected: Weights, folder: Path) -> Iterator
     for name, own in expected.tied.items():
         if name in found and own in found and not _are_alike(found[name], found[own], folder):
             yield (
-                f"holds {name!r} and {own!r} with different values, and by its config.json they are the same weight "
-                "(tie_word_embeddings)"
+                f"holds {name!r} and {own!r} with different values, and they are one weight by its tie_word_embeddings"
             )
 
 

@@ -1,6 +1,6 @@
 """A recipe in which models that were made elsewhere are what their files say."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
@@ -28,14 +28,15 @@ def completed(recipe: Recipe, root: Path, planned: Collection[str]) -> tuple[Rec
             be in one of these, or be made by the recipe, and stays as it is.
     """
     fields = Fields()
+    words = list(names.words(recipe, checks.path_of(recipe)))
+    makers = {f"{layout.ARTIFACTS}/{name}": model for name, model in _made_here(words)}
     found: list[Violation] = []
     known: list[tuple[Word, Word]] = []
-    made = {*planned, *made_by(recipe)}
-    for path, word in names.words(recipe, checks.path_of(recipe)):
+    for path, word in words:
         if not isinstance(word, PretrainedModel) or fields.wrong(word):
             continue
         if not any(model_checks.rules.broken(word, path, fields)):
-            full, wrong = _full(word, root, made)
+            full, wrong = _full(word, root, planned, makers)
             found += [Violation(f"{path}.{field}", reason) for field, reason in wrong]
             known.append((word, full))
 
@@ -49,27 +50,39 @@ def completed(recipe: Recipe, root: Path, planned: Collection[str]) -> tuple[Rec
 
 def made_by(recipe: Recipe) -> Iterator[str]:
     """The folders, relative to the project, in which the stages of a recipe's models leave what they make."""
-    for _, word in names.words(recipe, checks.path_of(recipe)):
-        if isinstance(word, Model) and not isinstance(word, PretrainedModel):
-            name = names.name_of(word)
-            if name is not None:
-                yield f"{layout.ARTIFACTS}/{name}"
+    for name, _ in _made_here(names.words(recipe, checks.path_of(recipe))):
+        yield f"{layout.ARTIFACTS}/{name}"
 
 
-def _full(model: PretrainedModel, root: Path, made: Collection[str]) -> tuple[PretrainedModel, list[tuple[str, str]]]:
+def _made_here(words: Iterable[tuple[str, Word]]) -> Iterator[tuple[str, Model]]:
+    """Models that are made of others here, by name."""
+    for _, word in words:
+        name = names.name_of(word)
+        if isinstance(word, Model) and not isinstance(word, PretrainedModel) and name is not None:
+            yield name, word
+
+
+def _full(
+    model: PretrainedModel, root: Path, planned: Collection[str], makers: Mapping[str, Model]
+) -> tuple[PretrainedModel, list[tuple[str, str]]]:
     """A model as its files say, and what is wrong with it, by field."""
+    maker = next((makers[folder] for folder in makers if _is_in(model, [folder])), None)
+    if maker is not None and any(word == model for _, word in names.words(maker, "")):
+        reason = f"{model.path!r} is what the stages of {maker.name} make, which needs this first"
+        return model, [("path", f"{reason}; copy it to a folder of your own")]
     try:
         place = locate(model, root)
     except Missing as error:
-        return model, [] if _is_made(model, made) else [(error.field, error.reason)]
+        return model, [] if maker is not None or _is_in(model, planned) else [(error.field, error.reason)]
     # The weights of one of the Hub may be fetched later.
     reading = read(model, place, is_whole=model.hub is None)
     return evolve(model, network=reading.network, objective=reading.objective), list(reading.faults)
 
 
-def _is_made(model: PretrainedModel, made: Collection[str]) -> bool:
+def _is_in(model: PretrainedModel, patterns: Iterable[str]) -> bool:
+    """Whether the project's folder or file of a model is one of these, or in one."""
     if model.path is None or model.package is not None:
         return False
     # As in DVC's files, where `./models/x` is models/x.
     path = PurePosixPath(model.path)
-    return any(fnmatchcase(str(place), pattern) for place in (path, *path.parents) for pattern in made)
+    return any(fnmatchcase(str(place), pattern) for place in (path, *path.parents) for pattern in patterns)

@@ -55,7 +55,7 @@ class Contents:
     """Its `config.json`; empty if that can't be read."""
 
     tensors: dict[str, Tensor]
-    """Its weights by transformers' names, as far as they can be read."""
+    """Its weights by transformers' names; none if something is wrong with their files."""
 
     files: tuple[str, ...]
     """The files that hold them, relative to the folder."""

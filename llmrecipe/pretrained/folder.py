@@ -34,9 +34,11 @@ def contents_of(place: Path, *, is_whole: bool = True) -> Contents:
             return None
 
     config = told(lambda: _config(place)) or {}
+    tokenizer = told(lambda: tokens_of(place))
     headers: dict[str, dict[str, Tensor] | None] = {}
     if not is_whole and not _has_weights(place):
-        return Contents(config, {}, (), None, tuple(faults))
+        return Contents(config, {}, (), tokenizer, tuple(faults))
+    known = len(faults)
     if (place / WEIGHTS).is_file():
         headers[WEIGHTS] = told(lambda: safetensors.header(place / WEIGHTS))
     elif (place / INDEX).is_file():
@@ -45,8 +47,11 @@ def contents_of(place: Path, *, is_whole: bool = True) -> Contents:
         faults.extend(_disagreements(index, {file: found for file, found in headers.items() if found is not None}))
     else:
         faults.append(_no_weights(place))
-    tensors = {name: tensor for found in headers.values() if found for name, tensor in found.items()}
-    return Contents(config, tensors, tuple(headers), told(lambda: tokens_of(place)), tuple(faults))
+    is_damaged = len(faults) > known
+    tensors = (
+        {} if is_damaged else {name: tensor for found in headers.values() for name, tensor in (found or {}).items()}
+    )
+    return Contents(config, tensors, tuple(headers), tokenizer, tuple(faults))
 
 
 def _has_weights(place: Path) -> bool:

@@ -95,8 +95,7 @@ def _of_another_kind(found: Header) -> Iterator[str]:
 
 
 def _faults(found: Header) -> Iterator[str]:
-    prefix = f"{found.values['general.architecture']}."
-    known = {key.removeprefix(prefix): value for key, value in found.values.items() if key.startswith(prefix)}
+    prefix, known = f"{found.values['general.architecture']}.", _own(found)
     for key, name in {**_REQUIRED, **_OPTIONAL}.items():
         value = known.get(key)
         if value is None and key in _REQUIRED:
@@ -122,17 +121,24 @@ def _of_tokens(found: Header) -> Iterator[str]:
 def _config(found: Header, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The `config.json` of the same model, with what llama.cpp takes where a key is missing."""
     architecture = found.values["general.architecture"]
-    known = {key.removeprefix(f"{architecture}."): _rounded(value) for key, value in found.values.items()}
+    known = {key: _rounded(value) for key, value in _own(found).items()}
+    embedding = tensors.get("model.embed_tokens.weight")
     config = {
         "architectures": [_ARCHITECTURES[architecture]],
         "model_type": architecture,
         "num_key_value_heads": known["attention.head_count"],
         "head_dim": _head_size(known),
         "rope_theta": 10_000.0,
-        "vocab_size": found.values[_TOKENS].length,
+        "vocab_size": embedding.shape[0] if embedding is not None and embedding.shape else 0,
         "tie_word_embeddings": "lm_head.weight" not in tensors,
     }
     return config | {name: known[key] for key, name in {**_REQUIRED, **_OPTIONAL}.items() if key in known}
+
+
+def _own(found: Header) -> dict[str, Any]:
+    """Values by the keys that begin with the architecture's name, without it."""
+    prefix = f"{found.values['general.architecture']}."
+    return {key.removeprefix(prefix): value for key, value in found.values.items() if key.startswith(prefix)}
 
 
 def _head_size(known: dict[str, Any]) -> Any:

@@ -1,11 +1,8 @@
 """Models of the Hugging Face Hub, in its local cache."""
 
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from llmrecipe.pretrained.folder import CONFIG, INDEX
 from llmrecipe.pretrained.missing import Missing
@@ -47,10 +44,16 @@ def configuration(model: PretrainedModel) -> Path:
 def download(model: PretrainedModel) -> Path:
     """The folder of a model in the local cache after all of its files were fetched that aren't there yet.
 
+    Without a network it is what the cache has, which may lack files.
+
     Raises:
-        Missing: they can't be fetched.
+        Missing: they can't be fetched, and the cache has nothing.
     """
     from huggingface_hub import snapshot_download
+
+    found = cached(model)
+    if found is not None and not _is_in_reach():
+        return found
 
     return _fetched(
         model, lambda: Path(snapshot_download(str(model.hub), revision=model.revision, ignore_patterns=_UNREAD))
@@ -78,11 +81,16 @@ def _fetched(model: PretrainedModel, fetch: Callable[[], Path]) -> Path:
     except errors.EntryNotFoundError as error:
         raise Missing("hub", f"{model.hub!r} has no {CONFIG} at this commit, so it is in another format") from error
     except (OSError, ValueError, HTTPError) as error:
-        raise _unreachable(model, str(error)) from error
+        raise _unreachable(model, f"the Hub can't be reached ({error})") from error
 
 
 def _is_in_reach() -> bool:
     """Whether the Hub may answer; its package asks five times, for half a minute, before it says that it doesn't."""
+    # Here: most recipes name nothing of the Hub.
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -99,7 +107,7 @@ def _unreachable(model: PretrainedModel, reason: str) -> Missing:
     name = str(model.hub).rpartition("/")[2]
     return Missing(
         "hub",
-        f"{model.hub!r} is not in this machine's cache, and {reason}; where there is a network: `hf download "
+        f"{model.hub!r} is not in this machine's cache, and {reason}; where it can be had: `hf download "
         f"{model.hub} --revision {model.revision} --local-dir models/{name}`, then path='models/{name}' in place of "
         "hub and revision",
     )

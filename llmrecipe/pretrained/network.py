@@ -6,8 +6,8 @@ from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.schema import FieldError, members
 
 
-def network_of(config: Config) -> tuple[Network | None, list[str]]:
-    """The network, None if it can't be read, and what is wrong with the file."""
+def network_of(config: Config, file: str = "config.json") -> tuple[Network | None, list[str]]:
+    """The network, None if it can't be read, and what is wrong with it, with the name of the file that says it."""
     faults = []
     if config.is_code_asked_for:
         faults.append(
@@ -15,27 +15,28 @@ def network_of(config: Config) -> tuple[Network | None, list[str]]:
         )
     family = _family(config)
     if isinstance(family, str):
-        return None, _named([*faults, family])
+        return None, _named(file, [*faults, family])
     try:
         network = family.from_config(config)
         config.integer("vocab_size")
         faults += [*config.faults, *config.unread()]
     except FieldError as error:
-        return None, _named([*faults, *config.faults, f"{error}"])
+        # It may only follow from what stands for a number that isn't there.
+        return None, _named(file, [*faults, *(config.faults or [str(error)])])
     if not faults:
         # Paths begin with a point.
         faults += [f"{each.path[1:]}: {each.reason}" for each in checks.section_violations(network, "")]
-    return (None if faults else network), _named(faults)
+    return (None if faults else network), _named(file, faults)
 
 
-def _named(faults: list[str]) -> list[str]:
-    return [f"config.json: {fault}" for fault in faults]
+def _named(file: str, faults: list[str]) -> list[str]:
+    return [f"{file}: {fault}" for fault in faults]
 
 
 def _family(config: Config) -> type[Network] | str:
     """The family of networks that the file is of, or what is wrong."""
     families = [family for family in members(Network).values() if family.architectures]
-    known = ", ".join(name for family in families for name in family.architectures)
+    known = ", ".join(sorted(name for family in families for name in family.architectures))
     by_type = next((family for family in families if family.tag == config.model_type), None)
     if not config.architecture:
         if by_type is None:

@@ -10,7 +10,7 @@ from llmrecipe.pretrained.hub import download
 from llmrecipe.pretrained.missing import Missing
 from llmrecipe.recipe.model import PretrainedModel
 
-__all__ = ["Missing", "download", "locate"]
+__all__ = ["Missing", "download", "locate", "source_of"]
 
 _SUFFIX = ".gguf"
 
@@ -30,6 +30,11 @@ def locate(model: PretrainedModel, root: Path) -> Path:
     return hub.cached(model) or hub.configuration(model)
 
 
+def source_of(model: PretrainedModel) -> tuple[str, str]:
+    """The field that says where a model is, and what it says."""
+    return next((field, value) for field in ("path", "package", "hub") if (value := getattr(model, field)) is not None)
+
+
 def _in_project(path: str, root: Path) -> Path:
     if origins.is_url(path):
         raise Missing("path", f"{path!r} is a URL; download the model into the project and name it from there")
@@ -37,15 +42,16 @@ def _in_project(path: str, root: Path) -> Path:
     if reason:
         raise Missing("path", reason)
     if not (root / path).exists():
-        what = origins.not_pulled(path, root) or _hint(path)
+        what = origins.not_pulled(path, root) or _hint(path, root)
         raise Missing(
             "path", f"there is no folder or {_SUFFIX} file {path!r}, and no stage in dvc.yaml makes it; {what}"
         )
     return _folder_or_gguf(root / path, path)
 
 
-def _hint(path: str) -> str:
-    if len(PurePosixPath(path).parts) == 2:
+def _hint(path: str, root: Path) -> str:
+    parts = PurePosixPath(path).parts
+    if len(parts) == 2 and not (root / parts[0]).exists():
         return f"put the model there, or, if it is one of the Hub, name it by hub={path!r} with its revision"
     return "put the model there in the transformers format"
 

@@ -9,6 +9,7 @@ from llmrecipe.pretrained import folder, gguf
 from llmrecipe.pretrained.comparison import Comparison, compare
 from llmrecipe.pretrained.contents import Contents
 from llmrecipe.pretrained.network import network_of
+from llmrecipe.pretrained.place import source_of
 from llmrecipe.pretrained.tokens import TOKENIZER
 from llmrecipe.recipe import names
 from llmrecipe.recipe.evolve import evolve
@@ -64,14 +65,16 @@ def read(model: PretrainedModel, place: Path, *, is_whole: bool = True) -> Readi
     is_gguf = place.is_file()
     contents = gguf.contents_of(place) if is_gguf else folder.contents_of(place, is_whole=is_whole)
     config = Config(contents.config)
-    network, of_config = network_of(config) if contents.config else (None, [])
-    rows, compared = _weights(contents, config, network, place)
+    file = place.name if is_gguf else folder.CONFIG
+    network, of_config = network_of(config, file) if contents.config else (None, [])
+    rows, compared = _weights(contents, config, network, place, file)
     of_files = [*contents.faults, *of_config, *compared.faults]
-    if is_whole or contents.files:
+    if is_whole or contents.tokenizer is not None:
         of_files += _of_tokenizer(contents, network, rows, place)
     objective = model.given_objective or _objective(network)
+    field, source = source_of(model)
     faults = [
-        *((_where(model), f"{model.path or model.package or model.hub}: {fault}") for fault in of_files),
+        *((field, f"{source}: {fault}") for fault in of_files),
         *_of_quantization(model, config, is_gguf),
         *_of_network(model, network),
         *_of_head(model, config, network, compared),
@@ -83,16 +86,16 @@ def read(model: PretrainedModel, place: Path, *, is_whole: bool = True) -> Readi
     return Reading(contents, network, objective, rows, compared.lacks_head, notes, tuple(faults))
 
 
-def _where(model: PretrainedModel) -> str:
-    return next(field for field in ("path", "package", "hub") if getattr(model, field) is not None)
-
-
-def _weights(contents: Contents, config: Config, network: Network | None, place: Path) -> tuple[int, Comparison]:
+def _weights(
+    contents: Contents, config: Config, network: Network | None, place: Path, file: str
+) -> tuple[int, Comparison]:
     """Rows of the embedding, and what the weights are for the network."""
     is_gguf = place.is_file()
     if network is None:
         return 0, Comparison()
     rows = config.integer("vocab_size")
+    # However many layers a damaged file asks for, more than it has weights are too many.
+    network = evolve(network, num_layers=min(network.num_layers, len(contents.tensors) + 1))
     expected = network.weights(rows)
     if not contents.tensors:
         has_head = network.architectures.get(config.architecture, True) or not expected.head
@@ -105,12 +108,12 @@ def _weights(contents: Contents, config: Config, network: Network | None, place:
         contents.tensors,
         network.weights(found),
         place.parent if is_gguf else place,
-        family=type(network).__name__,
+        family=f"{type(network).__name__} of this {file}",
         is_quantized=config.quantization is not None,
         is_expanded=config.quantization is not None or is_gguf,
     )
     if found != rows:
-        fault = f"its embedding has {found:,} rows, and by its config.json there are vocab_size = {rows:,}"
+        fault = f"its embedding has {found:,} rows, and {file} says vocab_size = {rows:,}"
         compared = attrs.evolve(compared, faults=(fault, *compared.faults))
     return found, compared
 
@@ -145,7 +148,7 @@ def _of_quantization(model: PretrainedModel, config: Config, is_gguf: bool) -> F
     method = quantization.get("quant_method", "compressed-tensors")
     if method != "compressed-tensors":
         yield (
-            "dequantize" if model.dequantize else _where(model),
+            "dequantize" if model.dequantize else source_of(model)[0],
             f"its weights are quantized as {method!r} (quantization_config), which can't be expanded here; use the "
             "model that it was made from",
         )

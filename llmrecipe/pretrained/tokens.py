@@ -35,7 +35,13 @@ def tokens_of(folder: Path) -> Tokens | None:
         token = config.get(role) or named.get(role)
         return (token.get("content") if isinstance(token, dict) else token) in vocabulary
 
-    return Tokens(max(vocabulary.values()) + 1, has("eos_token"), has("sep_token"))
+    count = max(vocabulary.values()) + 1
+    if count > len(vocabulary):
+        reason = (
+            f"{len(vocabulary):,} tokens with ids up to {count - 1:,}, and a model has a row of weights for each id"
+        )
+        raise Damaged(f"{TOKENIZER} has {reason}; ids must leave no gap")
+    return Tokens(count, has("eos_token"), has("sep_token"))
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from llmrecipe.recipe.networks.decoder import Llama3RopeScaling
+from llmrecipe.recipe.networks.llama import Llama
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.proposals import choice, divisors, multiples_near
 from llmrecipe.recipe.rules import Findings, Rules
@@ -19,6 +20,12 @@ def _head_width(network: Network) -> Findings:
         if head_dim % step:
             pairs = choice(multiples_near(head_dim, step))
             yield "head_dim", f"{head_dim} is odd, and rotary positions turn pairs of a head's channels; use {pairs}"
+        elif isinstance(network, Llama) and network.hidden_size % network.num_attention_heads:
+            yield (
+                "hidden_size",
+                f"{network.hidden_size} is not a multiple of num_attention_heads = {network.num_attention_heads}, and "
+                "transformers' Llama needs one, whatever its head_dim; use Mistral, which is the same and doesn't",
+            )
         return
     if network.hidden_size % (step * network.num_attention_heads):
         yield (

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 
 def divisors(number: int, up_to: int) -> list[int]:
-    """The divisors of `number` that aren't larger than `up_to`."""
-    return [divisor for divisor in range(1, up_to + 1) if number % divisor == 0]
+    """The divisors of `number` that aren't larger than `up_to`, in ascending order."""
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return sorted(divisor for divisor in {*small, *(number // each for each in small)} if divisor <= up_to)
 
 
 def multiples_near(number: int, step: int, up_to: float = math.inf) -> list[int]:

@@ -67,7 +67,8 @@ class Fields:
             except (AttributeError, TypeError, ValueError):
                 # Not there, or derived from a field that is wrong.
                 return False
-            if not is_field and not isinstance(value, _FACTS.get(name, Word)):
+            # A section has the field `network`, and None in it where its input says what that is.
+            if (name in _FACTS or not is_field) and not isinstance(value, _FACTS.get(name, Word)):
                 return False
         return self.is_right(value)
 

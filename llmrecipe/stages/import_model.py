@@ -5,7 +5,6 @@ from pathlib import Path
 
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
-from llmrecipe.engines.models import folders as models
 from llmrecipe.engines.models.importing import import_model
 from llmrecipe.engines.tokenizing import folders, gguf
 from llmrecipe.errors import RecipeError, StageError, Violation
@@ -40,10 +39,9 @@ def run(context: StageContext[ImportSection]) -> None:
     artifacts.seal(tokenizer, "tokenizer")
     directory = context.output / "model"
     directory.mkdir()
-    imported = import_model(asked, reading.network, found, directory)
-    models.copy_tokenizer(tokenizer, directory)
-    notes = tuple(dict.fromkeys(imported.notes))
-    for note in notes:
+    import_model(asked, reading, reading.network, found, directory)
+    folders.copy_files(tokenizer, directory)
+    for note in reading.notes:
         log.warning("%s: %s", asked.name, note)
     card = ModelCard(
         network=reading.network,
@@ -53,8 +51,8 @@ def run(context: StageContext[ImportSection]) -> None:
         tokenizer=artifacts.file_digest(tokenizer / artifacts.MANIFEST),
         made_by=context.section.tag,
         parents=context.parents,
-        embedding_rows=None if imported.rows == len(loaded) else imported.rows,
-        notes=notes,
+        embedding_rows=None if reading.rows == len(loaded) else reading.rows,
+        notes=reading.notes,
     )
     cards.write(directory, card)
     artifacts.seal(directory, "model")

@@ -7,7 +7,20 @@ from hypothesis import strategies as st
 from strategies import recipes
 from tiny_recipe import BASE
 
-from llmrecipe import Fraction, Llama, Machine, Parallelism, Recipe, Steps, Trained, evolve
+from llmrecipe import (
+    Fraction,
+    Llama,
+    Llama3RopeScaling,
+    Machine,
+    Mistral,
+    Parallelism,
+    Qwen2,
+    Qwen3,
+    Recipe,
+    Steps,
+    Trained,
+    evolve,
+)
 from llmrecipe.certify.layouts import in_words, other_layout
 from llmrecipe.certify.proof import Proof
 from llmrecipe.certify.shrink import LARGEST_VOCAB, SMALLEST_VOCAB, shrink, shrunk_machine
@@ -15,6 +28,7 @@ from llmrecipe.certify.tokens import Tokens
 from llmrecipe.loader import load
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.names import named_values
+from llmrecipe.recipe.networks.decoder import Decoder
 from llmrecipe.recipe.schedule import Constant, Cosine
 
 steps = st.integers(8, 200)
@@ -75,8 +89,8 @@ def test_what_could_make_a_training_inexact_is_kept(model, steps):
     assert type(small.training.schedule) is type(model.training.schedule)
     assert getattr(small.training.schedule, "final", None) == getattr(model.training.schedule, "final", None)
     sizes = {"hidden_size", "num_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size"}
-    sizes |= {"make_vocab_size_divisible_by"}
-    if isinstance(old, Llama):
+    sizes |= {"make_vocab_size_divisible_by", "head_dim", "sliding_window", "local_attention"}
+    if isinstance(old, Decoder):
         assert new.num_attention_heads * old.num_key_value_heads == old.num_attention_heads * new.num_key_value_heads
     else:
         # Each position has weights.
@@ -90,6 +104,54 @@ def test_what_could_make_a_training_inexact_is_kept(model, steps):
         assert (getattr(small.parallelism, name) > 1) == (getattr(model.parallelism, name) > 1)
     for name in ("zero_stage", "tensor_parallel_mode", "pipeline_schedule"):
         assert getattr(small.parallelism, name) == getattr(model.parallelism, name)
+
+
+@given(models(), vocab_sizes)
+def test_windows_and_heads_of_a_width_of_their_own_stay_what_they_are(model, vocab_size):
+    small = shrink(model, steps=20, vocab_size=vocab_size)
+    old, new, length = model.network, small.network, small.objective.sequence_length
+
+    assume(length > 2)
+    for name in ("sliding_window", "local_attention"):
+        window = getattr(old, name, None)
+        assert getattr(new, name, None) == (None if window is None else min(window, max(length // 4, 2)))
+    if getattr(old, "local_attention", None) is not None and old.global_attn_every_n_layers > 1:
+        assert {new.is_local(layer) for layer in range(new.num_layers)} == {False, True}
+    head_dim = getattr(old, "head_dim", None)
+    assert getattr(new, "head_dim", None) == (None if head_dim is None else min(head_dim, 24))
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (
+            Mistral(hidden_size=4096, num_layers=32, num_attention_heads=32, num_key_value_heads=8, sliding_window=64),
+            {"sliding_window": 8, "head_size": 8, "num_attention_heads": 8},
+        ),
+        (
+            Qwen3(
+                hidden_size=1024,
+                num_layers=28,
+                num_attention_heads=16,
+                num_key_value_heads=8,
+                head_dim=128,
+                rope_scaling=Llama3RopeScaling(factor=32.0),
+            ),
+            {"head_dim": 24, "num_attention_heads": 4, "rope_scaling": Llama3RopeScaling(factor=32.0)},
+        ),
+        (
+            Qwen2(hidden_size=896, num_layers=24, num_attention_heads=14, num_key_value_heads=2),
+            {"head_dim": None, "num_attention_heads": 14, "has_query_key_value_biases": True},
+        ),
+    ],
+    ids=["mistral", "qwen3", "qwen2"],
+)
+def test_published_shapes_shrink_to_small_ones_of_their_kind(network, expected):
+    small = shrunk(start=network)
+
+    assert {name: getattr(small.network, name) for name in expected} == expected
+    assert small.network.num_parameters(300) < 300_000
+    assert violations(small) == []
 
 
 def test_a_model_that_starts_from_another_starts_from_the_first_weights_of_its_network():

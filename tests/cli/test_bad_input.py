@@ -91,7 +91,7 @@ def stage(label: str, *inputs: str, output: str | None = None) -> int:
         ("training.schedule.warmup", {"type": "steps", "count": 20}, "training.schedule.warmup: this Steps is 20"),
         ("training.optimizer.type", "adam", "training.optimizer.type: no such type 'adam' (str); did you mean 'adamw'"),
         ("training.sed", 3, "training.sed: no such field; did you mean 'seed'?"),
-        ("network", 3, "network: must be a mapping with `type: llama` or a mapping with `type: bert` or a mapping"),
+        ("network", 3, "network: must be a mapping with `type: bert` or a mapping with `type: llama` or a mapping"),
     ],
 )
 def test_an_edited_section_that_can_not_work_is_refused_before_any_rank_starts(project, capsys, path, value, message):

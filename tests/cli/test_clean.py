@@ -47,6 +47,8 @@ def make_state(**training) -> Path:
         tokens=(STAGE.inputs["tokens"],),
         shares=(1.0,),
         vocab_size=300,
+        rows=300,
+        tokenizer=None,
         end_of_text_id=0,
         start=None,
         state="",

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from llmrecipe import artifacts
+from llmrecipe import CausalLM, Llama, artifacts, cards
+from llmrecipe.cards import ModelCard
 from llmrecipe.cli import report
 from llmrecipe.errors import LoadError, StageError
 
@@ -61,12 +62,27 @@ def project(tmp_path, monkeypatch):
     write_recipe(tmp_path, models=2)
     for name, model in MODELS.items():
         (tmp_path / model).mkdir(parents=True)
-        (tmp_path / model / "config.json").write_text("{}")
-        artifacts.seal(tmp_path / model, "model")
+        seal_model(tmp_path / model)
         write(tmp_path / f"artifacts/{name}/samples/samples.json", [] if name == "base" else SAMPLES)
     write(tmp_path / "artifacts/mine/report/metrics.json", METRICS)
     write(tmp_path / "artifacts/base/train.run.json", MEASURED)
     return tmp_path
+
+
+def seal_model(folder: Path, notes: tuple[str, ...] = ()) -> None:
+    """A model artifact with nothing but its card."""
+    card = ModelCard(
+        network=Llama(hidden_size=64, num_layers=1, num_attention_heads=2, num_key_value_heads=2),
+        objective=CausalLM(sequence_length=32),
+        vocab_size=300,
+        end_of_text_id=0,
+        tokenizer="",
+        made_by="export",
+        parents={},
+        notes=notes,
+    )
+    cards.write(folder, card)
+    artifacts.seal(folder, "model")
 
 
 def write_recipe(project: Path, models: int) -> None:
@@ -102,6 +118,14 @@ def table(capsys) -> list[list[str]]:
     """The cells of the table."""
     lines = shown(capsys).split("\n\n")[1].splitlines()
     return [re.split(r"  +", line.strip()) for line in lines]
+
+
+def test_what_a_reader_should_know_of_models_is_told_once_with_their_names(project, capsys):
+    drawn, dropped = "its head was drawn with seed 3", "its pooler was left out"
+    for model, notes in zip(MODELS.values(), ((drawn,), (drawn, dropped)), strict=True):
+        seal_model(project / model, notes)
+    told = shown(capsys).split("\n\n")[2].splitlines()
+    assert told == [f"base, base-w4a16: {drawn}", f"base-w4a16: {dropped}"]
 
 
 def test_masked_metrics_are_shown_in_the_place_of_the_others(project, capsys):

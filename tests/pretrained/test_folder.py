@@ -1,7 +1,16 @@
 import json
 
 import pytest
-from published import LLAMA, ROWS, change_config, llama_weights, write_folder, write_safetensors, write_shards, write_tokenizer
+from published import (
+    LLAMA,
+    ROWS,
+    change_config,
+    llama_weights,
+    write_folder,
+    write_safetensors,
+    write_shards,
+    write_tokenizer,
+)
 
 from llmrecipe.pretrained.contents import Tokens
 from llmrecipe.pretrained.folder import contents_of
@@ -184,6 +193,7 @@ def test_a_class_of_tokenizers_knows_its_tokens(folder):
         ("{}", "tokenizer.json has no vocabulary"),
         ('{"model": {"vocab": {"a": "b"}}}', "tokenizer.json has no vocabulary"),
         ('{"model": {"vocab": {}}}', "tokenizer.json has no vocabulary"),
+        ('{"model": {"vocab": {"a": 0, "b": 2}}}', "has 2 tokens with ids up to 2, and a model has a row of weights"),
         ("<html>", "tokenizer.json is not JSON"),
         ("version https://git-lfs.github.com/spec/v1\n", "tokenizer.json is a pointer of Git LFS"),
     ],

@@ -17,6 +17,7 @@ from llmrecipe import (
     Fraction,
     Llama,
     MaskedLM,
+    Mistral,
     Mixture,
     ModernBert,
     MultiMaskLM,
@@ -112,6 +113,19 @@ def test_a_group_that_does_not_fit_names_the_layers_and_proposes_one_that_fits()
     }
 
 
+def test_heads_of_a_width_of_their_own_are_even_and_leave_a_llama_a_multiple_of_its_heads():
+    odd = {"start__head_dim": 7, "start__num_attention_heads": 4}
+    assert found(changed(SMALL_MODEL, **odd)) == {
+        "start.head_dim": "7 is odd, and rotary positions turn pairs of a head's channels; use 6 or 8"
+    }
+    assert found(changed(SMALL_MODEL, start__head_dim=16, start__hidden_size=66)) == {
+        "start.hidden_size": "66 is not a multiple of num_attention_heads = 4, and transformers' Llama needs one, "
+        "whatever its head_dim; use Mistral, which is the same and doesn't"
+    }
+    fields = {field.name: getattr(SMALL_MODEL.start, field.name) for field in attrs.fields(Llama)}
+    assert found(evolve(SMALL_MODEL, start=Mistral(**fields | {"head_dim": 16, "hidden_size": 66}))) == {}
+
+
 @given(trained_models(), st.integers(2, 64))
 def test_each_proposed_tensor_degree_divides_what_the_given_one_did_not(model, tensor):
     for path, reason in found(changed(model, parallelism__tensor=tensor)).items():
@@ -132,6 +146,7 @@ FIXABLE = {
 
 
 @pytest.mark.parametrize("name", FIXABLE)
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
 @given(data=st.data())
 def test_each_proposed_number_mends_what_it_is_proposed_for(name, data):
     path, values = FIXABLE[name]
@@ -143,13 +158,24 @@ def test_each_proposed_number_mends_what_it_is_proposed_for(name, data):
         assert dotted not in found(changed(model, **{path: number}))
 
 
+def test_a_llama_has_a_width_for_each_head_whatever_its_head_dim():
+    network = evolve(SMALL_MODEL.start, hidden_size=66, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
+    reason = found(evolve(SMALL_MODEL, start=network))["start.hidden_size"]
+    assert "66 is not a multiple of num_attention_heads = 4, and transformers' Llama needs one" in reason
+    others = {field.alias: getattr(network, field.name) for field in attrs.fields(Llama)}
+    assert found(evolve(SMALL_MODEL, start=Mistral(**others))) == {}
+
+
 @given(trained_models(kinds=[Llama, Bert]), st.integers(1, 4096))
 def test_a_proposed_group_divides_the_input_width_of_every_quantized_layer(model, size):
     reason = found(Quantized(model=model, scheme=scheme.W4A16(group_size=size))).get("scheme.group_size")
-    widths = (model.network.hidden_size, model.network.feed_forward_size)
-    assert (reason is None) == all(width % size == 0 for width in widths)
+    network = model.network
+    widths = (network.hidden_size, network.feed_forward_size)
+    head = getattr(network, "head_dim", None) or network.hidden_size // network.num_attention_heads
+    of_heads = network.num_attention_heads * head
+    assert (reason is None) == all(width % size == 0 for width in (*widths, of_heads))
     if reason:
-        assert all(width % proposals(reason)[0] == 0 for width in widths)
+        assert all(width % proposals(reason)[0] == 0 for width in (*widths, of_heads))
         of_hidden, of_intermediate = (
             ("q_proj", "down_proj") if isinstance(model.network, Llama) else ("query", "(output")
         )

@@ -1,4 +1,4 @@
-"""Small models as somebody publishes them, written without torch: folders in the transformers format, and GGUF files."""
+"""Small models as somebody publishes them, written without torch: transformers folders, and GGUF files."""
 
 import json
 import math

@@ -365,7 +365,7 @@ def networks(draw, kind):
         "num_attention_heads": heads,
         "intermediate_size": draw(st.sampled_from([width, ratio])),
         "max_position_embeddings": 4096,
-        "initializer_range": draw(positive),
+        "initializer_range": draw(st.floats(0, 1, exclude_min=True)),
         "make_vocab_size_divisible_by": tensor * draw(st.integers(1, 32)),
     }
     if kind is Bert:
@@ -383,7 +383,8 @@ def networks(draw, kind):
         )
     head_dim = draw(st.none() | st.integers(1, 64).map(lambda half: 2 * half))
     if head_dim is not None:
-        shared["hidden_size"] = draw(st.integers(2, 999))
+        # transformers' Llama has a width for each head, whatever theirs is.
+        shared["hidden_size"] = (heads if kind is Llama else 1) * draw(st.integers(2, 999))
     if kind is Mistral:
         shared["sliding_window"] = draw(st.none() | counts)
     return kind(

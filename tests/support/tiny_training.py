@@ -36,7 +36,13 @@ SPECIAL_TOKENS = {"<|fim_prefix|>": 497, "<|fim_middle|>": 498, "<|fim_suffix|>"
 
 
 def write_tokens(
-    directory: Path, *, end_of_text_id: int = 0, masking: MaskingCard | None = None, tokenizer: str = "", **counts: int
+    directory: Path,
+    *,
+    end_of_text_id: int = 0,
+    masking: MaskingCard | None = None,
+    tokenizer: str = "",
+    vocab_size: int = VOCAB_SIZE,
+    **counts: int,
 ) -> Path:
     """A tokens artifact of a language that can be learned: rising runs from random starts."""
     splits = {}
@@ -46,9 +52,9 @@ def write_tokens(
     return writing.write_tokens(
         directory,
         splits,
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         end_of_text_id=end_of_text_id,
-        special_tokens=SPECIAL_TOKENS,
+        special_tokens={name: number for name, number in SPECIAL_TOKENS.items() if number < vocab_size},
         masking=masking,
         tokenizer=tokenizer,
     )

@@ -12,13 +12,14 @@ from typing import Any
 import attrs
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.stored import put_on_disk
 from llmrecipe.engines.models.vocabulary import check_embeddings
+from llmrecipe.engines.tokenizing.folders import copy_files
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Scheme
 
@@ -114,7 +115,7 @@ def _quantize_and_verify(
             "often by a learning rate that is too high"
         )
     save_compressed(model, directory)
-    folders.copy_tokenizer(source, directory)
+    copy_files(source, directory)
     folders.copy_generation(source, directory)
     cards.write(directory, card)
     artifacts.seal(directory, "model")
@@ -174,6 +175,8 @@ def quantize(
 
 def save_compressed(model: PreTrainedModel, directory: Path) -> None:
     """Write a quantized model to `directory` in the compressed-tensors format, without its tokenizer."""
+    # What a model is published with is copied as it is; transformers would refuse to write some of it.
+    model.generation_config = GenerationConfig.from_model_config(model.config)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
         model.save_pretrained(directory, save_compressed=True, max_shard_size="5GB")

@@ -100,9 +100,7 @@ class Architecture(abc.ABC, Generic[N]):
         """transformers' name of the token embedding, which is the first of the table with a row for each token."""
         return next(weight.blocks[0].name for weight in self.weights(network) if weight.is_of_vocabulary)
 
-    def from_transformers(
-        self, state: Mapping[str, torch.Tensor], network: N, scratch: Path | None = None
-    ) -> Weights:
+    def from_transformers(self, state: Mapping[str, torch.Tensor], network: N, scratch: Path | None = None) -> Weights:
         """transformers' weights under nanotron's names, padded.
 
         Those that aren't the same in both are kept in files in `scratch`, or in memory.

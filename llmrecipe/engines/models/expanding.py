@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CompressedTensorsConfig
 
 from llmrecipe import artifacts
 from llmrecipe.engines.models.architecture import architecture_of
@@ -21,19 +20,14 @@ CONFIG_FILE = "config.json"
 _ROTATED = (".q_proj.weight", ".k_proj.weight")
 
 
-def expand_gguf(place: Path, network: Network, directory: Path) -> str:
+def expand_gguf(place: Path, network: Network, directory: Path) -> None:
     """Write the model of a GGUF file to `directory`, in float32: `config.json` and its weights, one at a time.
 
     llama.cpp's numbers in few bits are exactly these; no other format of 16 bits holds all of them.
-
-    Returns:
-        What a reader should know of it.
     """
     found = gguf.contents_of(place)
     artifacts.write_json(directory / CONFIG_FILE, found.config | {"dtype": "float32"})
-    formats = sorted({tensor.dtype for tensor in found.tensors.values()})
     write_weights(directory, _expanded(place, found.tensors, network))
-    return f"its weights were expanded from {', '.join(formats)} to float32"
 
 
 def _expanded(place: Path, tensors: dict[str, Tensor], network: Network) -> Iterator[tuple[str, torch.Tensor]]:
@@ -54,21 +48,10 @@ def _expanded(place: Path, tensors: dict[str, Tensor], network: Network) -> Iter
         yield name, whole
 
 
-def is_quantized(place: Path) -> bool:
-    """Whether the weights of a folder are in few bits."""
-    return "quantization_config" in artifacts.read_json(place / CONFIG_FILE)
-
-
-def expand_compressed(place: Path, network: Network, directory: Path) -> str:
-    """Write the model of a folder in the compressed-tensors format to `directory`, its weights in full.
-
-    Returns:
-        What a reader should know of it.
-    """
+def expand_compressed(place: Path, network: Network, directory: Path) -> None:
+    """Write the model of a folder in the compressed-tensors format to `directory`, its weights in full."""
     architecture = architecture_of(network)
-    loaded: Any = architecture.transformers_class.from_pretrained(
-        place, dtype="auto", local_files_only=True, quantization_config=CompressedTensorsConfig(run_compressed=False)
-    )
+    loaded: Any = architecture.transformers_class.from_pretrained(place, dtype="auto", local_files_only=True)
     loaded.hf_quantizer.compressor.decompress_model(loaded)
     config = artifacts.read_json(place / CONFIG_FILE)
     del config["quantization_config"]
@@ -76,4 +59,3 @@ def expand_compressed(place: Path, network: Network, directory: Path) -> str:
     state = loaded.state_dict()
     names = sorted(names_in_transformers(architecture.weights(network)))
     write_weights(directory, ((name, state[name]) for name in names))
-    return "its weights were expanded from few bits; activations, if they were rounded, are not any more"

@@ -26,6 +26,7 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models import published
 from llmrecipe.engines.models.architecture import architecture_of_model
+from llmrecipe.engines.tokenizing.folders import copy_files
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.engines.tokens.packing import PackedDocuments
@@ -36,24 +37,6 @@ CONFIG_FILE = "config.json"
 
 GENERATION_FILE = "generation_config.json"
 """How a model writes, unless it is told otherwise."""
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
-"""Every file that a tokenizer in the transformers format may consist of."""
-
-_MORE_TEMPLATES = "additional_chat_templates"
 
 
 def load_model(directory: Path) -> PreTrainedModel:
@@ -126,7 +109,7 @@ def save_model(model: PreTrainedModel, tokenizer_directory: Path, directory: Pat
     """
     transformers_logging.disable_progress_bar()
     model.save_pretrained(directory, max_shard_size="5GB")
-    copy_tokenizer(tokenizer_directory, directory)
+    copy_files(tokenizer_directory, directory)
 
 
 def continued_config(start: Path, config: PretrainedConfig, *, keeps_tokens: bool) -> PretrainedConfig:
@@ -144,16 +127,6 @@ def continued_config(start: Path, config: PretrainedConfig, *, keeps_tokens: boo
             if hasattr(made, name):
                 setattr(made, name, getattr(config, name, None))
     return made
-
-
-def copy_tokenizer(source: Path, directory: Path) -> None:
-    """Copy the files of the tokenizer in `source` to `directory` as they are."""
-    for name in TOKENIZER_FILES:
-        if (source / name).exists():
-            shutil.copyfile(source / name, directory / name)
-    # Those beside the usual one, for tools and the like.
-    if (source / _MORE_TEMPLATES).is_dir():
-        shutil.copytree(source / _MORE_TEMPLATES, directory / _MORE_TEMPLATES, dirs_exist_ok=True)
 
 
 def copy_generation(source: Path, directory: Path) -> None:

@@ -2,23 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel
 
-from llmrecipe.engines.models.architecture import Architecture, architecture_of
-from llmrecipe.engines.models.table import names_in_transformers
-from llmrecipe.errors import StageError
+from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.pretrained import elsewhere
 from llmrecipe.recipe.networks.network import Network
-
-_OLD_ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-"""TensorFlow's names, which the first BERTs kept."""
-
-_BUFFERS = ("position_ids", "inv_freq", "masked_bias", "token_type_ids")
-"""Endings of what isn't a weight, and which transformers computes."""
 
 
 class PublishedWeights(Mapping[str, torch.Tensor]):
@@ -27,21 +18,19 @@ class PublishedWeights(Mapping[str, torch.Tensor]):
     They are mapped into memory, and no one is held.
     """
 
-    def __init__(self, files: Iterable[Path], architecture: Architecture[Any], network: Network) -> None:
+    def __init__(self, files: Iterable[Path], network: Network) -> None:
         self._places: dict[str, tuple[Path, str]] = {}
-        self.others: list[str] = []
-        """Names of what the network has no place for."""
-        known = names_in_transformers(architecture.weights(network)) | architecture.tied.keys()
+        # Names are the same whatever the vocabulary.
+        expected = network.weights(1)
+        known = {*expected.body, *expected.head, *expected.tied}
         for path in files:
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118
-                    ours = _today(name, known, architecture.transformers_class.base_model_prefix)
-                    if ours is not None:
-                        self._places[ours] = (path, name)
-                    elif not name.endswith(_BUFFERS):
-                        self.others.append(name)
-        self.missing = sorted(known - self._places.keys() - architecture.tied.keys())
-        """Names of what the network needs, and no file has."""
+                    own = expected.own_name(name)
+                    if own in known:
+                        self._places[own] = (path, name)
+        self.missing_of_head = sorted(expected.head.keys() - self._places.keys())
+        """Names of the output head's weights that no file has."""
 
     def __getitem__(self, name: str) -> torch.Tensor:
         path, stored = self._places[name]
@@ -54,33 +43,13 @@ class PublishedWeights(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._places)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of one, without reading it."""
-        path, stored = self._places[name]
-        with safe_open(path, "pt") as file:
-            return tuple(file.get_slice(stored).get_shape())
-
 
 def load(directory: Path, network: Network) -> PreTrainedModel:
     """The model artifact in `directory`, whose weights lie elsewhere, ready for inference.
 
     Raises:
-        StageError: weights are missing.
+        StageError: they aren't there any more, or as they were.
     """
-    architecture = architecture_of(network)
-    weights = PublishedWeights(elsewhere.files_of(directory), architecture, network)
-    if weights.missing:
-        raise StageError(f"{directory}: the weights {', '.join(weights.missing)} are missing; run `dvc repro`")
+    weights = PublishedWeights(elsewhere.files_of(directory), network)
     config = AutoConfig.from_pretrained(directory, local_files_only=True)
-    return architecture.assembled(config, weights).eval()
-
-
-def _today(name: str, known: set[str], prefix: str) -> str | None:
-    """transformers' name of today for a weight; None if the network has no such weight."""
-    for old, new in _OLD_ENDINGS.items():
-        if name.endswith(old):
-            name = name.removesuffix(old) + new
-    for candidate in (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")):
-        if candidate in known:
-            return candidate
-    return None
+    return architecture_of(network).assembled(config, weights).eval()

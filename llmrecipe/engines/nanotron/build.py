@@ -74,7 +74,9 @@ def logits(
         # An output layer that is tied has no weights of its own on disk.
         given = weights[name] if name in weights else weights[built.get_embeddings_lm_head_tied_names()[0]]
         if given.shape != parameter.shape:
-            raise ValueError(f"{name} has the shape {tuple(given.shape)}, and the network needs {tuple(parameter.shape)}")
+            raise ValueError(
+                f"{name} has the shape {tuple(given.shape)}, and the network needs {tuple(parameter.shape)}"
+            )
         module, _, leaf = name.rpartition(".")
         setattr(built.get_submodule(module), leaf, nn.Parameter(given, requires_grad=False))
     compute_in_float32(built)

@@ -93,7 +93,7 @@ def train(
     files.special_ids(section.objective.special_tokens)
     device = set_up(machine)
     check_precision(section.training.precision, device)
-    network, rows = _network(section, start, tokens, name)
+    network, embedding_rows = _network(section, start, tokens, name)
     job = Job(
         section=section,
         network=network,
@@ -103,7 +103,7 @@ def train(
         tokens=tuple(map(str, tokens)),
         shares=tuple(shares),
         vocab_size=files.vocab_size,
-        rows=rows or files.vocab_size,
+        rows=embedding_rows or files.vocab_size,
         end_of_text_id=files.end_of_text_id,
         start=str(start) if start else None,
         tokenizer=str(tokenizer) if tokenizer else None,
@@ -131,8 +131,8 @@ def train(
             f"{name}: the run has ended, and its newest whole checkpoint is that of step {step} of {job.num_steps}; "
             "`dvc repro` resumes from there"
         )
-    rows = metrics.read(state.metrics)
-    best = metrics.best_step(rows) if select == "best" else None
+    logged = metrics.read(state.metrics)
+    best = metrics.best_step(logged) if select == "best" else None
     # Not only after a run: it may have been killed before it came to this.
     shutil.rmtree(state.first_weights, ignore_errors=True)
     keep_newest(state.checkpoints, machine.keep_checkpoints, best)
@@ -142,7 +142,7 @@ def train(
         job=job,
         checkpoint=checkpoint,
         step=step,
-        metrics=rows,
+        metrics=logged,
         timings=metrics.read(state.timings),
         measurements=_measurements(state.measurements),
     )

@@ -17,7 +17,24 @@ _CONFIG_FILE = "tokenizer_config.json"
 _SPACES = ("Ġ", "▁", " ", "Ċ")
 """How byte-level BPE and SentencePiece write the space, or the line break, that a token begins with."""
 
-_OPTIONAL_FILES = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+_FILES = (
+    TOKENIZER_FILE,
+    _CONFIG_FILE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""Every file that a tokenizer in the transformers format may consist of."""
+
+_MORE_TEMPLATES = "additional_chat_templates"
+"""The folder of templates next to the usual one, for tools and the like."""
 
 
 def copy(source: Path, directory: Path) -> PreTrainedTokenizerFast:
@@ -32,10 +49,17 @@ def copy(source: Path, directory: Path) -> PreTrainedTokenizerFast:
                 f"{source}: no {name} here; load the tokenizer with transformers and `save_pretrained` it to a folder"
             )
     directory.mkdir(parents=True, exist_ok=True)
-    for name in (TOKENIZER_FILE, _CONFIG_FILE, *_OPTIONAL_FILES):
+    copy_files(source, directory)
+    return check(directory, source)
+
+
+def copy_files(source: Path, directory: Path) -> None:
+    """Copy the files of the tokenizer in `source` to `directory` as they are."""
+    for name in _FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, directory / name)
-    return check(directory, source)
+    if (source / _MORE_TEMPLATES).is_dir():
+        shutil.copytree(source / _MORE_TEMPLATES, directory / _MORE_TEMPLATES, dirs_exist_ok=True)
 
 
 def check(directory: Path, source: Path) -> PreTrainedTokenizerFast:
@@ -50,8 +74,8 @@ def check(directory: Path, source: Path) -> PreTrainedTokenizerFast:
     except Exception as error:
         raise StageError(f"{source}: not a tokenizer that transformers can load: {error}") from error
     end, stored = end_of_text(tokenizer), Tokenizer.from_file(str(directory / TOKENIZER_FILE))
-    if end is None or stored.token_to_id(end) is None:
-        given = "no `eos_token`" if end is None else f"`eos_token` {end!r} is not in {TOKENIZER_FILE}"
+    if not end or stored.token_to_id(end) is None:
+        given = "no `eos_token`" if not end else f"`eos_token` {end!r} is not in {TOKENIZER_FILE}"
         raise StageError(
             f"{source / _CONFIG_FILE}: {given}, and documents need a token that ends them; "
             'name one that the vocabulary has, such as "eos_token": "</s>"'
@@ -65,10 +89,12 @@ def check(directory: Path, source: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def end_of_text(tokenizer: PreTrainedTokenizerFast) -> str | None:
-    """The token that ends a document; encoders such as BERT have one between texts in its place."""
-    end: str | None = tokenizer.eos_token or tokenizer.sep_token
-    return end
+def end_of_text(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The token that ends a document; encoders such as BERT have one between texts in its place.
+
+    Empty if there is neither, which `check` refuses.
+    """
+    return str(tokenizer.eos_token or tokenizer.sep_token or "")
 
 
 def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:

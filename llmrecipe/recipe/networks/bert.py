@@ -106,7 +106,8 @@ class Bert(Network):
         """
         config.require("hidden_act", "gelu", "gelu", "the feed-forward layer's function is the exact GELU")
         config.require("tie_word_embeddings", True, True, "the output layer shares the token embedding's weights")
-        return cls(
+        return config.built(
+            cls,
             hidden_size=config.integer("hidden_size", missing=768),
             num_layers=config.integer("num_hidden_layers", missing=12),
             num_attention_heads=config.integer("num_attention_heads", missing=12),

@@ -46,8 +46,9 @@ class Decoder(Network):
     has_query_key_norms: ClassVar[bool] = False
     """Whether each head's query and key go through an RMSNorm before they are rotated."""
 
-    config_defaults: ClassVar[Mapping[str, int]] = {}
-    """transformers' values of keys that a `config.json` lacks, where a null would mean another."""
+    config_defaults: ClassVar[Mapping[str, int]] = {"max_position_embeddings": 2048}
+    """transformers' values of keys that a `config.json` lacks, where these aren't the same for all, or a null would
+    mean another."""
 
     num_key_value_heads: int = attrs.field(validator=at_least(1))
     """Key and value heads of a layer (Ainslie et al. 2023); equal to `num_attention_heads` for multi-head attention."""
@@ -150,20 +151,23 @@ class Decoder(Network):
     @classmethod
     def from_config(cls, config: Config) -> Self:
         """The network that a `config.json` of transformers describes; what it can't do is among `config.faults`."""
+        defaults = cls.config_defaults
         config.require("hidden_act", "silu", "silu", "the feed-forward layer is a SwiGLU")
-        rope_theta, rope_scaling = _rotary(config)
         hidden_size, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-        head_dim = config.integer("head_dim", hidden_size // max(heads, 1), missing=cls.config_defaults.get("head_dim"))
-        return cls(
+        head_dim = config.integer("head_dim", max(2, hidden_size // heads), missing=defaults.get("head_dim"))
+        length = config.integer("max_position_embeddings", missing=defaults["max_position_embeddings"])
+        rope_theta, rope_scaling = _rotary(config, length)
+        return config.built(
+            cls,
             hidden_size=hidden_size,
             num_layers=config.integer("num_hidden_layers"),
             num_attention_heads=heads,
             num_key_value_heads=config.integer(
-                "num_key_value_heads", heads, missing=cls.config_defaults.get("num_key_value_heads")
+                "num_key_value_heads", heads, missing=defaults.get("num_key_value_heads")
             ),
             head_dim=None if head_dim * heads == hidden_size else head_dim,
             intermediate_size=config.integer("intermediate_size"),
-            max_position_embeddings=config.integer("max_position_embeddings"),
+            max_position_embeddings=length,
             initializer_range=config.number("initializer_range", 0.02),
             rms_norm_eps=config.number("rms_norm_eps", 1e-6),
             tie_word_embeddings=config.flag("tie_word_embeddings", False),
@@ -178,27 +182,29 @@ class Decoder(Network):
         return {}
 
 
-def _rotary(config: Config) -> tuple[float, Llama3RopeScaling | None]:
-    """Base and scaling, of the form that transformers writes today (`rope_parameters`) or of that before."""
-    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = config.number("rope_theta", 10_000.0)
-    if not isinstance(found, Mapping):
-        config.faults.append(f"rope_parameters = {found!r} is no mapping")
+def _rotary(config: Config, length: int) -> tuple[float, Llama3RopeScaling | None]:
+    """Base and scaling: in `rope_parameters` as transformers writes today, or in `rope_scaling` as before.
+
+    Args:
+        config: all keys.
+        length: positions that the model declares it can read, to which scaling refers unless it says otherwise.
+    """
+    today, before = config.part("rope_parameters"), config.part("rope_scaling")
+    found = before if config.get("rope_scaling") else today
+    theta = found.number("rope_theta", config.number("rope_theta", 10_000.0))
+    found.require("partial_rotary_factor", 1, 1, "all of a head's channels are rotated")
+    kind, older = found.get("rope_type"), found.get("type", "default")
+    if (kind or older) not in ("default", "llama3"):
+        found.fault("rope_type", f"= {kind or older!r}: known are 'default' and 'llama3'")
         return theta, None
-    scaling = Config(found)
-    theta = scaling.number("rope_theta", theta)
-    kind = scaling.get("rope_type") or scaling.get("type", "default")
-    if kind != "llama3":
-        if kind != "default":
-            config.faults.append(f"rope_scaling of the type {kind!r}: known are 'default' and 'llama3'")
-        rest = {key: value for key, value in found.items() if key == "partial_rotary_factor" and value != 1}
-        config.faults += [f"{key} = {value!r}: all of a head's channels are rotated" for key, value in rest.items()]
-        return theta, None
-    made = Llama3RopeScaling(
-        factor=scaling.number("factor"),
-        low_freq_factor=scaling.number("low_freq_factor"),
-        high_freq_factor=scaling.number("high_freq_factor"),
-        original_max_position_embeddings=scaling.integer("original_max_position_embeddings"),
-    )
-    config.faults += [f"rope_scaling: {fault}" for fault in scaling.faults]
-    return theta, made
+    scaling = None
+    if (kind or older) == "llama3":
+        scaling = found.built(
+            Llama3RopeScaling,
+            factor=found.number("factor"),
+            low_freq_factor=found.number("low_freq_factor"),
+            high_freq_factor=found.number("high_freq_factor"),
+            original_max_position_embeddings=found.integer("original_max_position_embeddings", length),
+        )
+    found.refuse_others()
+    return theta, scaling

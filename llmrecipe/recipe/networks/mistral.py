@@ -15,7 +15,7 @@ class Mistral(Decoder):
     """Llama with attention that can be limited to a sliding window (Jiang et al. 2023)."""
 
     architectures: ClassVar[Mapping[str, bool]] = {"MistralForCausalLM": True, "MistralModel": False}
-    config_defaults: ClassVar[Mapping[str, int]] = {"num_key_value_heads": 8, "sliding_window": 4096}
+    config_defaults: ClassVar[Mapping[str, int]] = {"max_position_embeddings": 131_072, "num_key_value_heads": 8}
 
     sliding_window: int | None = attrs.field(default=None, validator=at_least(1))
     """Tokens that each token reads, itself included; None for all before it."""
@@ -27,4 +27,6 @@ class Mistral(Decoder):
 
     @classmethod
     def _own_fields(cls, config: Config) -> dict[str, Any]:
-        return {"sliding_window": config.get("sliding_window", missing=cls.config_defaults["sliding_window"])}
+        missing = 4096
+        is_limited = config.get("sliding_window", missing=missing) is not None
+        return {"sliding_window": config.integer("sliding_window", missing=missing) if is_limited else None}

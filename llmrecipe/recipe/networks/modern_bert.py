@@ -1,6 +1,6 @@
 """ModernBERT."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import attrs
@@ -9,7 +9,7 @@ from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, width
 from llmrecipe.recipe.networks.weights import Weights
-from llmrecipe.recipe.schema import at_least, define, greater_than
+from llmrecipe.recipe.schema import at_least, between, define, greater_than
 from llmrecipe.recipe.scheme import W4A16, W8A8, W8A16
 
 
@@ -54,7 +54,7 @@ class ModernBert(Network):
     layer_norm_eps: float = attrs.field(default=1e-5, validator=greater_than(0))
     """Added to the variance before its root is taken."""
 
-    initializer_range: float = attrs.field(default=0.02, validator=greater_than(0))
+    initializer_range: float = attrs.field(default=0.02, validator=[greater_than(0), between(0, 1)])
     """Standard deviation of the initial weights, of those that write to the residual stream times 1 / √(2 × layers)."""
 
     @property
@@ -110,7 +110,8 @@ class ModernBert(Network):
         num_layers = config.integer("num_hidden_layers", missing=22)
         every, local_attention = _windows(config, num_layers)
         theta, local_theta = _bases(config)
-        return cls(
+        return config.built(
+            cls,
             hidden_size=config.integer("hidden_size", missing=768),
             num_layers=num_layers,
             num_attention_heads=config.integer("num_attention_heads", missing=12),
@@ -128,27 +129,28 @@ class ModernBert(Network):
 def _windows(config: Config, num_layers: int) -> tuple[int, int | None]:
     """Of how many layers one is global, and the width of the others' window, None if there are no others."""
     width = config.integer("local_attention", missing=128)
-    types = config.get("layer_types")
     every = config.integer("global_attn_every_n_layers", missing=3)
-    if isinstance(types, Sequence):
+    types = config.layer_types(num_layers)
+    if types is not None:
         every = next((index for index, kind in enumerate(types) if index and kind == "full_attention"), num_layers)
-        periodic = ["sliding_attention" if index % every else "full_attention" for index in range(num_layers)]
-        if list(types) != periodic:
-            config.faults.append("layer_types: global and local layers don't alternate evenly, the first one global")
+        if any(
+            kind != ("sliding_attention" if index % every else "full_attention") for index, kind in enumerate(types)
+        ):
+            config.fault("layer_types", f"= {types!r}: one of every so many layers is global, the first one first")
     return (every, width) if every > 1 and num_layers > 1 else (3, None)
 
 
-def _bases(config: Config) -> tuple[float, float]:
+def _bases(config: Config) -> list[float]:
     """Bases of the rotary frequencies, global and local; today's form is `rope_parameters`."""
-    theta, local_theta = (
-        config.number(key, missing=default)
-        for key, default in (("global_rope_theta", 160_000.0), ("local_rope_theta", 10_000.0))
-    )
-    found = config.get("rope_parameters", {})
-    bases = []
-    for name, base in (("full_attention", theta), ("sliding_attention", local_theta)):
-        part = Config(found.get(name) or {})
-        if part.get("rope_type", "default") != "default":
-            config.faults.append(f"rope_parameters.{name}.rope_type = {part.get('rope_type')!r}: known is 'default'")
-        bases.append(part.number("rope_theta", base))
-    return bases[0], bases[1]
+    found, bases = config.part("rope_parameters"), []
+    for name, older, default in (
+        ("full_attention", "global_rope_theta", 160_000.0),
+        ("sliding_attention", "local_rope_theta", 10_000.0),
+    ):
+        part = found.part(name)
+        part.require("rope_type", "default", "default", "its positions aren't scaled")
+        part.require("partial_rotary_factor", 1, 1, "all of a head's channels are rotated")
+        bases.append(part.number("rope_theta", config.number(older, missing=default)))
+        part.refuse_others()
+    found.refuse_others()
+    return bases

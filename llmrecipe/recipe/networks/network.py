@@ -10,7 +10,7 @@ import attrs
 from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.weights import Weights
-from llmrecipe.recipe.schema import FieldError, Word, at_least, greater_than, kind, quantity
+from llmrecipe.recipe.schema import FieldError, Word, at_least, between, greater_than, kind, quantity
 
 
 @quantity("ratio")
@@ -37,7 +37,7 @@ class Network(Word):
     num_attention_heads: int = attrs.field(validator=at_least(1))
     """Query heads of a layer."""
 
-    initializer_range: float = attrs.field(default=0.02, validator=greater_than(0))
+    initializer_range: float = attrs.field(default=0.02, validator=[greater_than(0), between(0, 1)])
     """Standard deviation of the initial weights."""
 
     make_vocab_size_divisible_by: int = attrs.field(default=64, validator=at_least(1))

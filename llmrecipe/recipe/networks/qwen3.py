@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.decoder import Decoder
-from llmrecipe.recipe.networks.qwen2 import refuse_windows
+from llmrecipe.recipe.networks.qwen2 import Qwen2, refuse_windows
 from llmrecipe.recipe.schema import define
 
 
@@ -15,7 +15,7 @@ class Qwen3(Decoder):
 
     architectures: ClassVar[Mapping[str, bool]] = {"Qwen3ForCausalLM": True, "Qwen3Model": False}
     has_query_key_norms: ClassVar[bool] = True
-    config_defaults: ClassVar[Mapping[str, int]] = {"num_key_value_heads": 32, "head_dim": 128}
+    config_defaults: ClassVar[Mapping[str, int]] = {**Qwen2.config_defaults, "head_dim": 128}
 
     @classmethod
     def _own_fields(cls, config: Config) -> dict[str, Any]:

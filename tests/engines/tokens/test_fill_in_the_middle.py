@@ -137,7 +137,15 @@ def job(tokens, **names):
 
     objective = attrs.evolve(section().objective, fill_in_the_middle=FillInTheMiddle(rate=0.9, **names))
     what = attrs.evolve(section(), objective=objective)
-    told = {"vocab_size": VOCAB_SIZE, "end_of_text_id": 0, "state": "", "start": None, "resume": None}
+    told = {
+        "vocab_size": VOCAB_SIZE,
+        "rows": VOCAB_SIZE,
+        "tokenizer": None,
+        "end_of_text_id": 0,
+        "state": "",
+        "start": None,
+        "resume": None,
+    }
     read = {"tokens": (str(tokens),), "shares": (1.0,), "modules": ()}
     return Job(section=what, network=NETWORK, machine=Machine(device="cpu"), name="t", **read, **told)
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from llmrecipe.engines.models.architecture import RunOptions
+from llmrecipe.engines.nanotron.networks.activation import SwiGLU
 from llmrecipe.engines.nanotron.networks.attention import CausalAttention
 from llmrecipe.engines.nanotron.networks.dropout import Dropper
 from llmrecipe.engines.nanotron.networks.loss import Loss
@@ -68,6 +69,7 @@ class DecoderLayer(nn.Module):
         self.attn = CausalAttention(network, rotary, tp_pg, parallel_config.tp_mode)
         self.post_attention_layernorm = TritonRMSNorm(network.hidden_size, eps=network.rms_norm_eps)
         self.mlp = MLP(config=config, parallel_config=parallel_config, tp_pg=tp_pg)
+        self.mlp.split_silu_mul = SwiGLU()
 
     def forward(self, hidden_states: torch.Tensor, sequence_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """`[length, batch, hidden]` to the same; the mask is handed on."""

@@ -3,7 +3,7 @@
 import abc
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
@@ -23,6 +23,7 @@ from llmrecipe.engines.nanotron.networks.dropout import Dropper
 from llmrecipe.engines.nanotron.networks.micro_batch import MicroBatchInFlight, within
 from llmrecipe.engines.nanotron.networks.rotary import RotaryEmbedding
 from llmrecipe.engines.nanotron.port.linear import linear
+from llmrecipe.recipe.networks.bert import Bert
 from llmrecipe.recipe.networks.network import Network
 
 
@@ -113,9 +114,9 @@ class BertEmbeddings(Embeddings):
 
     def __init__(self, around: Surroundings, vocab_size: int) -> None:
         super().__init__(around, vocab_size)
-        width = around.network.hidden_size
-        self.position_embedding = nn.Embedding(around.network.max_position_embeddings, width)
-        self.segment_embedding = nn.Embedding(around.network.type_vocab_size, width)
+        network = cast(Bert, around.network)
+        self.position_embedding = nn.Embedding(network.max_position_embeddings, network.hidden_size)
+        self.segment_embedding = nn.Embedding(network.type_vocab_size, network.hidden_size)
 
     def _embedded(self, input_ids: torch.Tensor) -> torch.Tensor:
         positions = self.position_embedding.weight[: input_ids.shape[1]]
