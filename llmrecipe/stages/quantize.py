@@ -9,6 +9,7 @@ from llmrecipe.engines.device import set_up
 from llmrecipe.engines.models.vocabulary import check_tokenizer
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import RecipeError, Violation
+from llmrecipe.launch.process import return_freed_memory
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.model_checks import scheme_findings
 from llmrecipe.sections import QuantizeSection
@@ -33,6 +34,7 @@ def run(context: StageContext[QuantizeSection]) -> None:
     tokens = Tokens.of(context.inputs)
     check_tokenizer(source, card, tokens)
     device = set_up(context.machine)
+    return_freed_memory()
     quantization.show_log(context.machine.log_level)
     length = card.objective.sequence_length
     sequences = calibration.draw(tokens.open("train"), length, section.calibration_samples, section.seed)

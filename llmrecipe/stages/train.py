@@ -51,7 +51,7 @@ def run(context: StageContext[TrainSection]) -> None:
         )
     folder = context.output / "checkpoint"
     folder.mkdir()
-    weights.save(weights.read_whole(finished.checkpoint), folder)
+    weights.save(weights.read_whole(finished.checkpoint, context.scratch), folder)
     card = ModelCard(
         network=job.network,
         objective=section.objective,

@@ -39,8 +39,8 @@ def offloaded(folder: Path) -> Iterator[None]:
         return made
 
     def changed(change: Callable[..., None]) -> Callable[..., None]:
-        def change_on_disk(module: nn.Module, *arguments: Any) -> None:
-            change(module, *arguments)
+        def change_on_disk(module: nn.Module, *arguments: Any, **options: Any) -> None:
+            change(module, *arguments, **options)
             with disable_onloading():
                 # Before weights are read, they have no memory.
                 if not any(parameter.is_meta for parameter in module.parameters()):

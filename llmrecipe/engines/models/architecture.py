@@ -142,12 +142,14 @@ class Architecture(abc.ABC, Generic[N]):
     def logits(self, built: "NanotronModel", input_ids: torch.Tensor) -> torch.Tensor:
         """float32 `[batch, length, padded vocabulary]` of a network on one rank, from `[batch, length]`."""
 
-    def first_weights(self, network: N, vocab_size: int, end_of_text_id: int, seed: int) -> Weights:
-        """The weights that transformers draws for this network and seed, in float32."""
+    def first_weights(
+        self, network: N, vocab_size: int, end_of_text_id: int, seed: int, scratch: Path | None = None
+    ) -> Weights:
+        """The weights that transformers draws for this network and seed, in float32; see `from_transformers`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             drawn = self.transformers_class(self.transformers_config(network, vocab_size, end_of_text_id))
-        return self.from_transformers(drawn.state_dict(), network)
+        return self.from_transformers(drawn.state_dict(), network, scratch)
 
     def context_head(self, network: N, seed: int) -> Weights:
         """The first weights of the head that predicts the tokens before masked spans.

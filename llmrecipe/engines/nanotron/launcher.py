@@ -152,7 +152,7 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
     section = job.section
     if not state.first_weights.exists():
         with artifacts.replacing(state.first_weights) as folder:
-            weights.write_unsharded(first_weights(job), job.network, folder)
+            weights.write_unsharded(first_weights(job, folder), job.network, folder)
     for newer, folder in checkpoints(state.checkpoints):
         # Not resumed from, since the best one before it is damaged. Its rows go now, so it has to go first.
         if newer > step:

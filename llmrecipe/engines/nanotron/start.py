@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard, TokensCard
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.models.resizing import resized
+from llmrecipe.engines.models.stored import on_disk
 from llmrecipe.engines.models.table import Weights
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.errors import StageError
@@ -46,18 +49,24 @@ def card_of_start(directory: Path, tokens: Sequence[Path], *, resize_embeddings:
     return card
 
 
-def first_weights(job: Job) -> Weights:
+def first_weights(job: Job, scratch: Path) -> Weights:
     """The weights of step 0, whole, in float32, under nanotron's names.
+
+    Those that lie in no file already, and weren't drawn, are kept in files in `scratch`.
 
     Raises:
         StageError: the model that the run starts from can't be loaded.
     """
     architecture, seed = architecture_of(job.network), job.section.training.seed
     if job.start is None:
-        first = architecture.first_weights(job.network, job.rows, job.end_of_text_id, seed)
+        first = architecture.first_weights(job.network, job.rows, job.end_of_text_id, seed, scratch)
     else:
-        model = folders.load_model(Path(job.start)).float()
-        first = architecture.from_transformers(model.state_dict(), job.network)
+        stored = folders.load_model(Path(job.start)).state_dict()
+        state = {
+            name: tensor if tensor.dtype == torch.float32 else on_disk(tensor.float(), scratch)
+            for name, tensor in stored.items()
+        }
+        first = architecture.from_transformers(state, job.network, scratch)
         if job.tokenizer is not None:
             before, after = (folders.load_tokenizer(Path(folder)).get_vocab() for folder in (job.start, job.tokenizer))
             rows = job.network.padded_vocab_size(job.rows)

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from llmrecipe.engines.models.architecture import architecture_of
+from llmrecipe.engines.models.stored import on_disk
 from llmrecipe.engines.models.table import Split
 from llmrecipe.recipe.networks.network import Network
 
@@ -33,14 +34,18 @@ def write_unsharded(weights: Mapping[str, torch.Tensor], network: Network, direc
         save_file({"data": tensor.contiguous()}, file, metadata=_whole_shard(tensor.shape, split))
 
 
-def read_whole(directory: Path) -> dict[str, torch.Tensor]:
-    """Every weight of a nanotron checkpoint, its shards joined, under nanotron's names."""
+def read_whole(directory: Path, scratch: Path | None = None) -> dict[str, torch.Tensor]:
+    """Every weight of a nanotron checkpoint, its shards joined, under nanotron's names.
+
+    They are kept in files in `scratch`, or in memory.
+    """
     root = directory / "model"
     names = {
         ".".join((*file.relative_to(root).parts[:-1], re.sub(r"^model_|(_pp-rank-.*)?\.safetensors$", "", file.name)))
         for file in root.rglob("model_*.safetensors")
     }
-    return {name: _join(_shard_files(directory, name), {}) for name in sorted(names)}
+    joined = ((name, _join(_shard_files(directory, name), {})) for name in sorted(names))
+    return {name: tensor if scratch is None else on_disk(tensor, scratch) for name, tensor in joined}
 
 
 def join_like(directory: Path, name: str, shards: Mapping[int, torch.Tensor]) -> torch.Tensor:
