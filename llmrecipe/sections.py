@@ -112,7 +112,7 @@ class ExportSection(Section):
     """Trained weights to a directory in the transformers format."""
 
     logits_tolerance: float = attrs.field(default=1e-4, validator=greater_than(0))
-    """Largest difference to the training engine's own logits that is accepted, in float32, as a share of the largest."""
+    """Largest difference to the training engine's own logits that is accepted, in float32, over the largest logit."""
 
     revision: int = 3
 

@@ -38,8 +38,8 @@ def keep_freed_memory() -> None:
 def return_freed_memory() -> None:
     """Ask glibc to return the memory of every large tensor to the system as soon as it is freed.
 
-    By itself it soon takes tensors of up to 32 MiB from one heap, where whatever small lies behind them holds the memory
-    of a whole model that went through.
+    By itself it soon takes tensors of up to 32 MiB from one heap, where whatever small lies behind them holds the
+    memory of a whole model that went through.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):

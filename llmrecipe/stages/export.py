@@ -51,7 +51,8 @@ def run(context: StageContext[ExportSection]) -> None:
     if not difference <= context.section.logits_tolerance:
         raise StageError(
             f"{context.name}: logits of the exported model differ from nanotron's by {difference:.2e} of the largest, "
-            f"more than logits_tolerance = {context.section.logits_tolerance:.0e}; the export is wrong, please report it"
+            f"more than logits_tolerance = {context.section.logits_tolerance:.0e}; the export is wrong, please report "
+            "it"
         )
     context.measured["logits_difference"] = difference
 

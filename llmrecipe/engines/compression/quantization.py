@@ -29,6 +29,9 @@ LOGITS_TOLERANCE = 1e-3
 Both compute with the same numbers, so they are usually equal; a wrong scale or weight moves them by far more.
 """
 
+_MOST_SEQUENCES, _MOST_TOKENS = 8, 4096
+"""In a batch that calibrates: the activations of many long ones need more memory than the weights."""
+
 # What llmcompressor warns of at every start: a CPU is what was asked for, and nothing is tokenized here.
 _EXPECTED = ("No accelerator available", "Disabling tokenizer parallelism")
 
@@ -164,8 +167,9 @@ def quantize(
     from llmcompressor import oneshot
 
     # Equal lengths make a batch safe; one sequence at a time, as llmcompressor does by default, leaves a GPU idle.
+    at_once = max(1, min(_MOST_SEQUENCES, _MOST_TOKENS // max(1, calibration.shape[1])))
     rows = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in calibration]
-    dataset: DataLoader[Any] | None = DataLoader(rows, batch_size=8) if rows else None  # type: ignore[arg-type]
+    dataset: DataLoader[Any] | None = DataLoader(rows, batch_size=at_once) if rows else None  # type: ignore[arg-type]
     try:
         with patch_attr(torch.accelerator, "is_available", lambda: device.type != "cpu"):
             oneshot(model=model, tokenizer=tokenizer, recipe=recipe, dataset=dataset)
