@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compressed_tensors.compressors.base import decompress_module
 
 from llmrecipe import artifacts
 from llmrecipe.engines.models.architecture import architecture_of
-from llmrecipe.engines.models.stored import write_weights
+from llmrecipe.engines.models.stored import put_on_disk, write_weights
 from llmrecipe.engines.models.table import deinterleave, names_in_transformers
 from llmrecipe.pretrained import gguf
 from llmrecipe.pretrained.contents import Tensor
@@ -52,7 +53,10 @@ def expand_compressed(place: Path, network: Network, directory: Path) -> None:
     """Write the model of a folder in the compressed-tensors format to `directory`, its weights in full."""
     architecture = architecture_of(network)
     loaded: Any = architecture.transformers_class.from_pretrained(place, dtype="auto", local_files_only=True)
-    loaded.hf_quantizer.compressor.decompress_model(loaded)
+    for module in loaded.modules():
+        if hasattr(module, "quantization_scheme"):
+            decompress_module(module)
+            put_on_disk(module, directory)
     config = artifacts.read_json(place / CONFIG_FILE)
     del config["quantization_config"]
     artifacts.write_json(directory / CONFIG_FILE, config)
