@@ -29,7 +29,7 @@ LOGITS_TOLERANCE = 1e-3
 Both compute with the same numbers, so they are usually equal; a wrong scale or weight moves them by far more.
 """
 
-_MOST_SEQUENCES, _MOST_TOKENS = 8, 4096
+_MOST_SEQUENCES, _MOST_TOKENS = 8, 2048
 """In a batch that calibrates: the activations of many long ones need more memory than the weights."""
 
 # What llmcompressor warns of at every start: a CPU is what was asked for, and nothing is tokenized here.
