@@ -124,7 +124,7 @@ class QuantizeSection(Section):
     scheme: Scheme
     calibration_samples: int = _as_in(Quantized, "calibration_samples")
     seed: int = _as_in(Quantized, "seed")
-    revision: int = 3
+    revision: int = 4
 
 
 @define("measure")

@@ -11,29 +11,17 @@ from forked_ranks import forked_ranks
 from plain_training import plain_losses
 from theirs import TOKENS, bert, imported, llama, saved
 from tiny_model import stage_context, write_tokenizer
-from tiny_training import LENGTH, MASKING, TRAINING, column, section, trained, write_tokens
+from tiny_training import LENGTH, MASKING, SHORT, STILL, TRAINING, column, section, trained, write_tokens
 from train_project import Project
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from llmrecipe import MaskedLM, Parallelism, Steps, artifacts, cards, identity, scheme
 from llmrecipe.cards import ModelCard
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.optimizer import SGD
-from llmrecipe.recipe.schedule import Constant
 from llmrecipe.sections import ExportSection, QuantizeSection
 from llmrecipe.stages import export, quantize, train
 
 pytestmark = pytest.mark.slow
-
-SHORT = attrs.evolve(TRAINING, duration=Steps(4), validation_interval=2)
-STILL = attrs.evolve(
-    SHORT,
-    duration=Steps(1),
-    optimizer=SGD(learning_rate=1e-30),
-    schedule=Constant(warmup=Steps(0)),
-    clip_grad_norm=None,
-)
-"""A step that changes no weight."""
 
 FURTHER = attrs.evolve(section(training=STILL), network=None)
 

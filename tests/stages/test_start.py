@@ -9,27 +9,15 @@ import pytest
 import torch
 from forked_ranks import forked_ranks
 from tiny_model import stage_context, write_tokenizer
-from tiny_training import LENGTH, MASKING, NETWORK, TRAINING, section, write_tokens
+from tiny_training import LENGTH, MASKING, NETWORK, SHORT, STILL, section, write_tokens
 
-from llmrecipe import Bert, MaskedLM, MultiMaskLM, Parallelism, Steps, artifacts, cards, identity
+from llmrecipe import Bert, MaskedLM, MultiMaskLM, Parallelism, artifacts, cards, identity
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.errors import RecipeError, StageError
-from llmrecipe.recipe.optimizer import SGD
-from llmrecipe.recipe.schedule import Constant
 from llmrecipe.sections import ExportSection
 from llmrecipe.stages import export, train
-
-SHORT = attrs.evolve(TRAINING, duration=Steps(4), validation_interval=2)
-STILL = attrs.evolve(
-    SHORT,
-    duration=Steps(1),
-    optimizer=SGD(learning_rate=1e-30),
-    schedule=Constant(warmup=Steps(0)),
-    clip_grad_norm=None,
-)
-"""A step that changes no weight."""
 
 FURTHER = attrs.evolve(section(training=STILL), network=None)
 

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+import attrs
 import numpy as np
 from forked_ranks import forked_ranks
 
@@ -11,8 +12,8 @@ from llmrecipe.cards import MaskingCard
 from llmrecipe.engines.nanotron.launcher import FinishedRun, train
 from llmrecipe.engines.tokens import writing
 from llmrecipe.recipe.networks.network import Network
-from llmrecipe.recipe.optimizer import AdamW
-from llmrecipe.recipe.schedule import Cosine
+from llmrecipe.recipe.optimizer import SGD, AdamW
+from llmrecipe.recipe.schedule import Constant, Cosine
 from llmrecipe.sections import TrainSection
 
 VOCAB_SIZE = 500
@@ -27,6 +28,16 @@ TRAINING = Training(
     validation_sequences=10,
 )
 LENGTH = 64
+
+SHORT = attrs.evolve(TRAINING, duration=Steps(4), validation_interval=2)
+STILL = attrs.evolve(
+    SHORT,
+    duration=Steps(1),
+    optimizer=SGD(learning_rate=1e-30),
+    schedule=Constant(warmup=Steps(0)),
+    clip_grad_norm=None,
+)
+"""A step that changes no weight."""
 
 MASKING = MaskingCard(mask_token_id=4, special_ids=(0, 1, 2, 3, 4), continuing_ids=tuple(range(6, VOCAB_SIZE, 3)))
 """A mask token, and every third token going on with a word."""

@@ -101,6 +101,7 @@ def _quantize_and_verify(
     device: torch.device,
     scratch: Path,
 ) -> int:
+    """As `quantize_and_verify`, where memory is in files already; the number of sequences that calibrated."""
     model = folders.load_model(source)
     if hasattr(model.config, "quantization_config"):
         raise StageError(f"{source}: this model is quantized already; quantize the one that it was made from")
