@@ -13,10 +13,9 @@ from llmrecipe.engines.models.stored import put_on_disk, write_weights
 from llmrecipe.engines.models.table import deinterleave, names_in_transformers
 from llmrecipe.pretrained import gguf
 from llmrecipe.pretrained.contents import Tensor
+from llmrecipe.pretrained.folder import CONFIG
 from llmrecipe.recipe.networks.llama import Llama
 from llmrecipe.recipe.networks.network import Network
-
-CONFIG_FILE = "config.json"
 
 _ROTATED = (".q_proj.weight", ".k_proj.weight")
 
@@ -27,7 +26,7 @@ def expand_gguf(place: Path, network: Network, directory: Path) -> None:
     llama.cpp's numbers in few bits are exactly these; no other format of 16 bits holds all of them.
     """
     found = gguf.contents_of(place)
-    artifacts.write_json(directory / CONFIG_FILE, found.config | {"dtype": "float32"})
+    artifacts.write_json(directory / CONFIG, found.config | {"dtype": "float32"})
     write_weights(directory, _expanded(place, found.tensors, network))
 
 
@@ -57,9 +56,9 @@ def expand_compressed(place: Path, network: Network, directory: Path) -> None:
         if hasattr(module, "quantization_scheme"):
             decompress_module(module)
             put_on_disk(module, directory)
-    config = artifacts.read_json(place / CONFIG_FILE)
+    config = artifacts.read_json(place / CONFIG)
     del config["quantization_config"]
-    artifacts.write_json(directory / CONFIG_FILE, config)
+    artifacts.write_json(directory / CONFIG, config)
     state = loaded.state_dict()
     names = sorted(names_in_transformers(architecture.weights(network)))
     write_weights(directory, ((name, state[name]) for name in names))

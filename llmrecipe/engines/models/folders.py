@@ -33,8 +33,6 @@ from llmrecipe.engines.tokens.packing import PackedDocuments
 from llmrecipe.errors import StageError
 from llmrecipe.pretrained import elsewhere
 
-CONFIG_FILE = "config.json"
-
 GENERATION_FILE = "generation_config.json"
 """How a model writes, unless it is told otherwise."""
 

@@ -14,6 +14,7 @@ from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.models.published import PublishedWeights
 from llmrecipe.errors import StageError
 from llmrecipe.pretrained import elsewhere
+from llmrecipe.pretrained.folder import CONFIG
 from llmrecipe.pretrained.reading import Reading
 from llmrecipe.recipe.model import PretrainedModel
 from llmrecipe.recipe.networks.network import Network
@@ -42,7 +43,7 @@ def import_model(model: PretrainedModel, reading: Reading, network: Network, pla
     elif model.dequantize:
         expanding.expand_compressed(place, network, directory)
     else:
-        shutil.copyfile(place / folders.CONFIG_FILE, directory / folders.CONFIG_FILE)
+        shutil.copyfile(place / CONFIG, directory / CONFIG)
     if place.is_dir():
         folders.copy_generation(place, directory)
     own = tuple(sorted(directory.glob("*.safetensors")))

@@ -14,6 +14,7 @@ from llmrecipe.engines.models.stored import on_disk
 from llmrecipe.engines.models.table import Weights
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.errors import StageError
+from llmrecipe.pretrained.folder import CONFIG
 
 
 def card_of_start(directory: Path, tokens: Sequence[Path], *, resize_embeddings: bool) -> ModelCard:
@@ -24,7 +25,7 @@ def card_of_start(directory: Path, tokens: Sequence[Path], *, resize_embeddings:
     """
     artifacts.open_artifact(directory, "model")
     card = cards.read(directory, ModelCard)
-    if "quantization_config" in artifacts.read_json(directory / "config.json"):
+    if "quantization_config" in artifacts.read_json(directory / CONFIG):
         raise StageError(
             f"{directory}: its weights are quantized, and rounded weights learn nothing from small steps; start from "
             "the model that it was made from"
