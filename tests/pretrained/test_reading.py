@@ -382,7 +382,7 @@ def test_quantized_weights_are_refused_unless_they_are_expanded(folder):
     found = reading(folder, dequantize=True)
     assert found.faults == ()
     assert found.network == NETWORK
-    assert found.notes == ("its weights were expanded from F32, I32, I64",)
+    assert found.notes == ("its weights were expanded from I32, I64",)
     del shapes["model.layers.0.mlp.up_proj.weight_packed"]
     write_safetensors(folder / "model.safetensors", shapes, dtypes=dtypes)
     assert "lacks 'model.layers.0.mlp.up_proj.weight'" in fault(folder, dequantize=True)
