@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,20 @@ from llmrecipe.errors import StageError
 
 MANIFEST = "manifest.json"
 
-_REMEDY = "delete the folder and run `dvc repro`, or `dvc repro --force` if DVC's cache gives back the same"
+_REMEDY = "delete the folder and run `dvc repro`"
+
+
+class Damage(StageError):
+    """An artifact is not what was sealed."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path = path
+        """The file."""
+
+        self.what = what
+        """What is wrong with it."""
+
+        super().__init__(f"{path}: {what}; {_REMEDY}")
 
 
 def to_json(data: Any) -> str:
@@ -90,23 +104,41 @@ def open_artifact(directory: Path, kind: str) -> dict[str, Any]:
     """The manifest of a whole artifact of this kind.
 
     Raises:
-        StageError: it isn't there, is of another kind, or has a file that is missing or of another size.
+        Damage: it has a file that is missing or of another size, or its manifest is not as it was written.
+        StageError: it isn't there, or is of another kind.
     """
     try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        found_kind, files = manifest["kind"], manifest["files"]
+        manifest = read_manifest(directory)
     except (FileNotFoundError, NotADirectoryError):
         raise StageError(f"{directory}: no {kind} artifact here; `dvc repro` makes it") from None
-    except (ValueError, TypeError, KeyError):
-        raise StageError(f"{directory / MANIFEST}: not the manifest of an artifact; {_REMEDY}") from None
-    if found_kind != kind:
-        raise StageError(f"{directory}: expected a {kind} artifact, found {found_kind!r}")
-    for name, entry in files.items():
+    if manifest["kind"] != kind:
+        raise StageError(f"{directory}: expected a {kind} artifact, found {manifest['kind']!r}")
+    for name, entry in manifest["files"].items():
         path = directory / name
         size = path.stat().st_size if path.exists() else None
         if size != entry["bytes"]:
             found = "is missing" if size is None else f"has {size} bytes"
-            raise StageError(f"{path}: {found}, its manifest says {entry['bytes']} bytes; {_REMEDY}")
+            raise Damage(path, f"{found}, its manifest says {entry['bytes']} bytes")
+    return manifest
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of an artifact of any kind, whose files aren't looked at.
+
+    Raises:
+        Damage: it is not byte for byte as `seal` writes it, so a single other bit is noticed.
+    """
+    path = directory / MANIFEST
+    text = path.read_bytes()
+    try:
+        manifest: dict[str, Any] = json.loads(text)
+        if manifest.keys() != {"files", "kind"} or to_json(manifest).encode() != text:
+            raise ValueError
+        for entry in manifest["files"].values():
+            if entry.keys() != {"bytes", "sha256"}:
+                raise ValueError
+    except (ValueError, TypeError, AttributeError):
+        raise Damage(path, "not the manifest of an artifact, or damaged") from None
     return manifest
 
 
@@ -114,17 +146,29 @@ def verify(directory: Path, kind: str) -> None:
     """Compare every file of an artifact with its digest in the manifest.
 
     Raises:
-        StageError: as `open_artifact`, or a file of the right size has other content.
+        Damage: as `open_artifact`, or a file of the right size has other content.
+        StageError: as `open_artifact`.
     """
-    for name, entry in open_artifact(directory, kind)["files"].items():
-        if file_digest(directory / name) != entry["sha256"]:
-            raise StageError(f"{directory / name}: its content is not what its manifest says; it was damaged")
+    files = {directory / name: entry["sha256"] for name, entry in open_artifact(directory, kind)["files"].items()}
+    for path in unlike(files):
+        raise Damage(path, "its content is not what its manifest says; it was damaged")
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+def unlike(files: Mapping[Path, str], algorithm: str = "sha256") -> list[Path]:
+    """Those of the files that are missing or don't have this digest; they are read in parallel."""
+
+    def differs(path: Path) -> bool:
+        return not path.is_file() or file_digest(path, algorithm) != files[path]
+
+    # hashlib lets other threads run while it reads and adds up.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return [path for path, is_unlike in zip(files, pool.map(differs, files), strict=True) if is_unlike]
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """SHA-256, or what `hashlib` knows by another name, of a file, in hexadecimal."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 @contextmanager

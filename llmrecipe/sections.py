@@ -28,6 +28,9 @@ class Section(Word):
     module: ClassVar[str] = ""
     """The module whose `run(context)` does the stage's work; empty for the one in `llmrecipe.stages` named after it."""
 
+    reads_only_cards: ClassVar[bool] = False
+    """Whether the stage reads of its artifacts what they are and how large, and nothing of their contents."""
+
 
 def _as_in(cls: type[Word], name: str) -> Any:
     """A field that obeys the rules of the field `name` of a recipe's class, and has no default."""
@@ -71,6 +74,8 @@ class TokenizeSection(Section):
 @define("mix")
 class MixSection(Section):
     """Token files of several corpora to a mixture of them."""
+
+    reads_only_cards: ClassVar[bool] = True
 
     shares: tuple[float, ...] = attrs.field(validator=[not_empty, all_greater_than(0)])
     """Sequences drawn from each corpus relative to the others, in the order in which the inputs name them."""
@@ -138,6 +143,8 @@ class MeasureSection(Section):
 @define("report")
 class ReportSection(Section):
     """Measurements to a comparison."""
+
+    reads_only_cards: ClassVar[bool] = True
 
     revision: int = 1
 

@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from llmrecipe import layout
+from llmrecipe import integrity, layout
 from llmrecipe.errors import StageError, suggestion
 
 _SHOWN = 5
@@ -21,6 +21,7 @@ def shown(corpus: str, augmenter: str) -> str:
         StageError: the corpus isn't augmented, or by no such augmenter.
     """
     folder = Path(layout.folder(corpus, "augment"))
+    integrity.verify([folder / "metrics.json", folder / "examples.jsonl"])
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         lines = (folder / "examples.jsonl").read_text(encoding="utf-8").splitlines()

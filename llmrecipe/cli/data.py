@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from llmrecipe import funnel, layout
+from llmrecipe import funnel, integrity, layout
 from llmrecipe.cli import augmented
 from llmrecipe.errors import StageError, suggestion
 
@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> str:
+    integrity.verify([path])
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from llmrecipe import artifacts, cards, layout
+from llmrecipe import artifacts, cards, integrity, layout
 from llmrecipe.cards import ModelCard
 from llmrecipe.errors import StageError
 from llmrecipe.loader import load
@@ -75,6 +75,7 @@ def report(recipe: Recipe) -> str:
     models = {model.name: Path(comparison.inputs[f"{model.name}.model"]) for model in recipe.models}
     for path in models.values():
         artifacts.open_artifact(path, "model")
+    integrity.verify(models.values(), only_cards=True)
     final = recipe.models[-1].name
     sections = [
         f"{recipe.name}: {models[final]}",
@@ -101,7 +102,7 @@ def _read(stage: Stage, name: str) -> Any:
     path = Path(stage.product(name))
     if not path.exists():
         raise StageError(f"{path}: no such file; run `dvc repro {stage.name}`, which makes it")
-    return artifacts.read_json(path)
+    return integrity.read_json(path)
 
 
 @attrs.frozen

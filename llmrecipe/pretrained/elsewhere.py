@@ -71,16 +71,34 @@ def files_of(directory: Path) -> tuple[Path, ...]:
     Raises:
         StageError: one isn't there any more, or has another size.
     """
-    own = tuple(sorted(directory.glob("*.safetensors")))
+    return (*_lying(directory), *sorted(directory.glob("*.safetensors")))
+
+
+def digests(directory: Path) -> dict[Path, str]:
+    """The weights of the artifact `directory` that lie elsewhere, with the SHA-256 that each had on its import.
+
+    Raises:
+        StageError: one isn't there any more, or has another size.
+    """
+    return {path: entry.sha256 for path, entry in _lying(directory).items()}
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of the files that hold the weights of a model artifact, as its own files say."""
+    card = read(directory)
+    elsewhere = sum(entry.bytes for entry in card.files.values()) if card else 0
+    return elsewhere + sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+
+
+def _lying(directory: Path) -> dict[Path, WeightsFile]:
     card = read(directory)
     if card is None:
-        return own
+        return {}
     asked = PretrainedModel(name="weights", path=card.path, hub=card.hub, revision=card.revision, package=card.package)
     try:
         folder = place.locate(asked, Path())
     except place.Missing as error:
         raise StageError(f"{directory}: its weights lie elsewhere, and {error.reason}") from None
-    found = []
     for name, entry in card.files.items():
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
@@ -90,12 +108,4 @@ def files_of(directory: Path) -> tuple[Path, ...]:
                 f"{path}: {what}, and it had {entry.bytes:,} when the model was imported; put it back, or run "
                 "`dvc repro`, which imports the model as it is now"
             )
-        found.append(path)
-    return (*found, *own)
-
-
-def size_of(directory: Path) -> int:
-    """Bytes of the files that hold the weights of a model artifact, as its own files say."""
-    card = read(directory)
-    elsewhere = sum(entry.bytes for entry in card.files.values()) if card else 0
-    return elsewhere + sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    return {folder / name: entry for name, entry in card.files.items()}

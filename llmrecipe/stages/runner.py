@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 from ruamel.yaml import YAML, YAMLError
 
-from llmrecipe import artifacts, codec, identity, layout, machines, origins
+from llmrecipe import artifacts, codec, identity, integrity, layout, machines, origins
 from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
@@ -125,7 +125,8 @@ def run_stage(
     scratch.mkdir(parents=True, exist_ok=True)
     # Next to the scratch folder, which a stage may clear.
     with exclusive(layout.SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
-        # Only now: a second writer shouldn't wait for the heavy libraries to be refused.
+        # Only now: a second writer shouldn't wait for either to be refused, the reading or the heavy libraries.
+        integrity.verify(inputs.values(), only_cards=cls.reads_only_cards)
         from llmrecipe.engines.quiet import hide_progress_bars
 
         hide_progress_bars()

@@ -258,7 +258,7 @@ def test_an_artifact_that_is_sealed_twice_has_the_same_manifest(tmp_path):
         (lambda folder: (folder / "a.bin").unlink(), r"a\.bin: is missing, .* 5 bytes; .*`dvc repro`"),
         (
             lambda folder: (folder / "a.bin").write_bytes(b"1"),
-            r"a\.bin: has 1 bytes, .* 5 bytes; .*`dvc repro --force`",
+            r"a\.bin: has 1 bytes, .* 5 bytes; .*`dvc repro`",
         ),
     ],
 )

@@ -1,13 +1,16 @@
 """What `dvc repro` runs again after a recipe has changed, with real DVC and the real stages."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from corpora import contents
-from dvc_project import create, repro, run, write
+from dvc_project import create, environment, repro, run, write
 from tiny_recipe import RECIPE
 
 from llmrecipe import (
@@ -79,6 +82,51 @@ def test_damage_to_what_it_left_is_undone(project):
     weights.write_bytes(short)
     assert repro(project) == []
     assert contents(project / "artifacts") == before
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reader", "in_cache"),
+    [
+        ("tiny/export/model/model.safetensors", "tiny-perplexity", False),
+        ("tiny/export/model/manifest.json", "tiny-perplexity", True),
+        ("tiny/perplexity/metrics.json", "small-report", True),
+    ],
+)
+def test_a_flipped_bit_is_named_and_undone_by_what_the_message_says(project, damaged, reader, in_cache):
+    before, path = outputs(project), project / "artifacts" / damaged
+    # Since these are copies, DVC reads them once, and from then on goes by their times.
+    assert repro(project) == []
+    copies = [copy for copy in (project / ".dvc/cache").rglob("*") if copy.is_file()]
+    copy = next(copy for copy in copies if copy.read_bytes() == path.read_bytes())
+    for each in [path, copy] if in_cache else [path]:
+        flip(each, path.stat().st_size // 2)
+    assert repro(project) == []
+    again = ("dvc", "repro", "--force", "--single-item", reader)
+    done = subprocess.run(again, cwd=project, env=environment(project), capture_output=True, text=True)
+    message = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert f"artifacts/{damaged}: damaged" in message
+    assert ("damaged, too" if in_cache else "is whole") in message
+    way_back = re.search(r"copy is [^`]*`([^`]+)`", message)
+    run(project, "bash", "-c", way_back[1])
+    assert repro(project, *again[1:]) == [reader]
+    assert outputs(project) == before
+
+
+def outputs(project: Path) -> dict[str, bytes]:
+    """What stages have left, without times."""
+    return {name: each for name, each in contents(project / "artifacts").items() if not name.endswith(".run.json")}
+
+
+def flip(path: Path, place: int) -> None:
+    """Change a bit of a file as a bad disk does, so size and times stay."""
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+    path.chmod(status.st_mode)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_a_run_leaves_nothing_for_git_but_the_lock(finished):

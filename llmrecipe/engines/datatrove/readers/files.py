@@ -124,7 +124,7 @@ class ParquetReader(FileReader):
     def rows(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Its rows, numbered from 1."""
         columns = [column for column in (self.text_field, self.url_field) if column]
-        with self.open(name) as file, pyarrow.parquet.ParquetFile(file) as table:
+        with self.open(name) as file, pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as table:
             self.require_fields(table.schema_arrow.names, name)
             number = 0
             for batch in table.iter_batches(batch_size=1000, columns=columns):

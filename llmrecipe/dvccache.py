@@ -1,0 +1,117 @@
+"""What DVC has of the outputs of stages: the digests in `dvc.lock`, and the copies in its cache."""
+
+import json
+import shlex
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+
+from llmrecipe import artifacts
+
+LOCK_FILE = Path("dvc.lock")
+
+_FOLDER = ".dir"
+
+
+@attrs.frozen(kw_only=True)
+class Output:
+    """An output of a stage, as `dvc.lock` has it."""
+
+    stage: str
+    """The stage."""
+
+    path: Path
+    """A file, or a folder."""
+
+    md5: str
+    """Its digest; that of a folder, which ends in `.dir`, is the digest of the list of its files."""
+
+
+def output_of(path: Path) -> Output | None:
+    """The output that is `path`, or that it lies in; None if no stage has left one, as far as DVC knows."""
+    try:
+        outputs = _outputs(LOCK_FILE.read_bytes())
+    except FileNotFoundError:
+        return None
+    return next((outputs[place] for place in (path, *path.parents) if place in outputs), None)
+
+
+@lru_cache(maxsize=1)
+def _outputs(lock: bytes) -> dict[Path, Output]:
+    try:
+        locked: Any = yaml.load(lock, Loader=yaml.CSafeLoader)
+        return {
+            Path(out["path"]): Output(stage=name, path=Path(out["path"]), md5=out["md5"])
+            for name, entry in locked["stages"].items()
+            for out in entry.get("outs") or ()
+            if "md5" in out
+        }
+    except (yaml.YAMLError, AttributeError, TypeError, KeyError):
+        # DVC itself says what is wrong with it.
+        return {}
+
+
+def digest_of(path: Path) -> str | None:
+    """The MD5 that a file of an output had when its stage had left it; None if DVC doesn't know."""
+    output = output_of(path)
+    return None if output is None else _digest(output, path, _cache())
+
+
+def way_back(path: Path) -> str:
+    """How a damaged file in an output gets its content back, by what DVC's cache has of it."""
+    output = output_of(path)
+    if output is None:
+        return "DVC knows nothing of it: delete the folder and run its stage again"
+    again = f"dvc repro --force --single-item {shlex.quote(output.stage)}"
+    whole = shlex.quote(output.path.as_posix())
+    copy, is_whole = _copy(output, path)
+    if copy is None:
+        return f"DVC's cache has no copy of it; `dvc pull {whole}` fetches one, if it was pushed, or `{again}` makes it"
+    if is_whole:
+        return f"DVC's cached copy is whole: `rm -f {shlex.quote(path.as_posix())} && dvc checkout {whole}` takes it"
+    # While the copy is there, DVC links it again in the place of what the stage has made anew.
+    return f"DVC's cached copy is damaged, too: `rm -f {shlex.quote(str(copy))} && {again}` makes both anew"
+
+
+def _copy(output: Output, path: Path) -> tuple[Path | None, bool]:
+    """The file in the cache that decides what `path` is after a checkout, and whether it is whole."""
+    cache = _cache()
+    if cache is None:
+        return None, False
+    listed = _object(cache, output.md5)
+    if listed.is_file() and not _is_whole(listed, output.md5):
+        return listed, False
+    md5 = _digest(output, path, cache)
+    if md5 is None or not (copy := _object(cache, md5)).is_file():
+        return None, False
+    return copy, _is_whole(copy, md5)
+
+
+def _digest(output: Output, path: Path, cache: Path | None) -> str | None:
+    if not output.md5.endswith(_FOLDER):
+        return output.md5
+    # Only the cache has the list of a folder's files.
+    listed = cache and _object(cache, output.md5)
+    if listed is None or not listed.is_file() or not _is_whole(listed, output.md5):
+        return None
+    files = {entry["relpath"]: str(entry["md5"]) for entry in json.loads(listed.read_bytes())}
+    return files.get(path.relative_to(output.path).as_posix())
+
+
+def _object(cache: Path, md5: str) -> Path:
+    return cache / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def _is_whole(copy: Path, md5: str) -> bool:
+    return artifacts.file_digest(copy, "md5") == md5.removesuffix(_FOLDER)
+
+
+def _cache() -> Path | None:
+    """Where the cache is: DVC has settings of the project, the user and the system for it."""
+    asked = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True)
+    return Path(asked.stdout.strip()) if asked.returncode == 0 and asked.stdout.strip() else None
