@@ -4,14 +4,14 @@ import importlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import attrs
 from ruamel.yaml import YAML, YAMLError
 
-from llmrecipe import artifacts, codec, identity, layout, machines, origins
+from llmrecipe import artifacts, codec, identity, layout, machines, origins, wiring
 from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
@@ -30,7 +30,9 @@ class Inputs(dict[str, Path]):
 
     def __missing__(self, role: str) -> Path:
         given = ", ".join(self) or "nothing"
-        raise StageError(f"--input {role}=PATH is missing, and the stage needs it; given: {given}")
+        raise StageError(
+            f"the section says no path of `inputs.{role}`, which the stage needs; given: {given}; run `llmrecipe plan`"
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -79,10 +81,8 @@ def run_stage(
     kind: str,
     *,
     name: str,
-    inputs: Mapping[str, Path],
     output: Path,
     params: Path = layout.MACHINES_FILE,
-    extensions: Sequence[Path] = (),
     chosen: Machines = NONE,
 ) -> None:
     """Run the stage `name` of this kind.
@@ -90,10 +90,8 @@ def run_stage(
     Args:
         kind: of work, `train`.
         name: of the stage, and of its section.
-        inputs: what it reads, by role.
         output: the folder that it leaves.
-        params: the file of its section.
-        extensions: modules of the user's own that define words of the section.
+        params: the file of its section, which also names what it reads.
         chosen: machines that go before those that `params` names.
 
     Raises:
@@ -102,13 +100,14 @@ def run_stage(
     """
     if "DVC_ROOT" in os.environ:
         die_with_parent()
-    for path in extensions:
-        load_extension(path)
     cls = section_of_kind(kind)
     if cls is None:
         raise StageError(f"no such kind of stage {kind!r}{suggestion(kind, list(members(Section)))}")
-    data = _read_params(params)
-    raw = _raw_section(data, name, params)
+    entry = _entry(_read_params(params), name, params)
+    raw, tied = wiring.read(entry, f"{params}:{name}")
+    for path in tied.extensions:
+        load_extension(Path(path))
+    inputs = {role: Path(path) for role, path in tied.inputs.items()}
     # Named as DVC names parameters.
     section = codec.structure(raw, cls, f"{params}:{name}")
     broken = checks.section_violations(section, f"{params}:{name}")
@@ -141,7 +140,7 @@ def run_stage(
             scratch=scratch,
         )
         run(context)
-        _refuse_changes(before, inputs, raw, name, params)
+        _refuse_changes(before, inputs, entry, name, params)
     for curve, rows in context.curves.items():
         artifacts.write_csv(layout.beside(output, f"{curve}.csv"), list(rows[0]), rows)
     measured = {"seconds": round(time.monotonic() - started, 3)} | context.measured
@@ -178,16 +177,16 @@ def _read_params(params: Path) -> dict[str, Any]:
     return data or {}
 
 
-def _raw_section(data: dict[str, Any], name: str, params: Path) -> Any:
+def _entry(data: dict[str, Any], name: str, params: Path) -> Any:
     if name not in data:
         raise StageError(f"{params}: no section {name!r}; run `llmrecipe plan`")
     return data[name]
 
 
-def _refuse_changes(before: object, inputs: Mapping[str, Path], raw: Any, name: str, params: Path) -> None:
+def _refuse_changes(before: object, inputs: Mapping[str, Path], entry: Any, name: str, params: Path) -> None:
     # DVC hashes parameters and dependencies again after the command and would pair this output with what they
     # have become.
-    if _raw_section(_read_params(params), name, params) != raw:
+    if _entry(_read_params(params), name, params) != entry:
         raise StageError(
             f"{name}: its section of {params} changed while it ran, so its output belongs to neither version; "
             "run `dvc repro` again"

@@ -158,7 +158,6 @@ def test_a_stage_without_parameters_says_what_to_do(capsys):
         "",
         "nope",
         "check --nope",
-        "stage tokenize --name x --output x --input tokens",
         "stage tokenize --output x",
     ],
 )
@@ -172,17 +171,15 @@ def test_wrong_usage_has_status_2(command, capsys):
 def test_a_stage_gets_what_the_command_line_says(monkeypatch):
     calls = []
     monkeypatch.setattr("llmrecipe.stages.runner.run_stage", lambda *given, **named: calls.append((given, named)))
-    command = "stage train --name q-train --input tokens=a/b=c --input x=d --output e --params p.yaml --extension o.py"
+    command = "stage train --name q-train --output e --params p.yaml"
     assert main(command.split()) == 0
     assert calls == [
         (
             ("train",),
             {
                 "name": "q-train",
-                "inputs": {"tokens": Path("a/b=c"), "x": Path("d")},
                 "output": Path("e"),
                 "params": Path("p.yaml"),
-                "extensions": [Path("o.py")],
                 "chosen": Machines({}, "machine.local.yaml"),
             },
         )

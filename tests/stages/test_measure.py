@@ -325,14 +325,12 @@ def test_a_measure_of_ones_own_is_taken_by_the_stage_itself(made, tmp_path):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/entropies.py").write_text(CUSTOM)
     measure_of_ones_own = {"type": "mean_entropy", "max_sequences": 3, "revision": 2}
-    params = {"tiny-entropy": {"type": "measure", "measure": measure_of_ones_own, "revision": 1}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    program = (
-        "import sys; from pathlib import Path; from llmrecipe.stages.runner import run_stage; "
-        "run_stage('measure', name='tiny-entropy', output=Path('out/tiny/entropy'), "
-        "inputs={'model': Path(sys.argv[1]), 'tokens': Path(sys.argv[2])}, extensions=[Path('recipes/entropies.py')])"
-    )
-    command = [sys.executable, "-c", program, str(made["model"]), str(made["tokens"])]
+    section = {"type": "measure", "measure": measure_of_ones_own, "revision": 1}
+    section["inputs"] = {role: str(made[role]) for role in ("model", "tokens")}
+    section["extensions"] = ["recipes/entropies.py"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"tiny-entropy": section}))
+    command = [sys.executable, "-m", "llmrecipe", "stage", "measure", "--name", "tiny-entropy"]
+    command += ["--output", "out/tiny/entropy"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -483,6 +483,7 @@ def write_params(project: Path, log_level: str = "info") -> None:
     data = {
         "c-prepare": {
             "type": "prepare",
+            "inputs": {"source": "data"},
             "source": {"type": "jsonl_files", "paths": ["data/*.jsonl"], "text_field": "text"},
             "clean": [{"type": "exact_dedup"}],
             "heldout": {"type": "fraction", "of_total": 0.3},
@@ -495,7 +496,7 @@ def write_params(project: Path, log_level: str = "info") -> None:
 
 
 def run_prepare() -> Path:
-    run_stage("prepare", name="c-prepare", inputs={"source": Path("data")}, output=Path("prepare"))
+    run_stage("prepare", name="c-prepare", output=Path("prepare"))
     return Path("prepare")
 
 

@@ -242,27 +242,32 @@ def test_a_line_of_documents_that_was_lost_is_an_error(corpus, tmp_path):
 def test_the_three_stages_run_from_one_params_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_jsonl(Path("data/a.jsonl"), TEXTS)
+    documents = Path("artifacts/c/prepare/documents")
     params = {
         "c-prepare": {
             "type": "prepare",
+            "inputs": {"data": "data"},
             "source": {"type": "jsonl_files", "paths": ["data/*.jsonl"]},
             "clean": [{"type": "fix_unicode"}, {"type": "exact_dedup"}],
             "heldout": {"type": "fraction", "of_total": 0.3},
             "shards": 2,
         },
-        "r-tokenizer": {"type": "tokenizer", "tokenizer": {"type": "byte_level_bpe", "vocab_size": 400}},
-        "r-tokenize": {"type": "tokenize", "revision": 1},
+        "r-tokenizer": {
+            "type": "tokenizer",
+            "inputs": {"documents": str(documents)},
+            "tokenizer": {"type": "byte_level_bpe", "vocab_size": 400},
+        },
+        "r-tokenize": {
+            "type": "tokenize",
+            "inputs": {"documents": str(documents), "tokenizer": "artifacts/r/tokenizer/tokenizer"},
+            "revision": 1,
+        },
         "machine": {"default": {"workers": 1}},
     }
     Path("params.yaml").write_text(yaml.safe_dump(params))
-    documents, tokenizer = Path("artifacts/c/prepare/documents"), Path("artifacts/r/tokenizer/tokenizer")
-    for name, inputs in (
-        ("c-prepare", {"data": Path("data")}),
-        ("r-tokenizer", {"documents": documents}),
-        ("r-tokenize", {"documents": documents, "tokenizer": tokenizer}),
-    ):
+    for name in ("c-prepare", "r-tokenizer", "r-tokenize"):
         owner, kind = name.split("-")
-        run_stage(kind, name=name, inputs=inputs, output=Path("artifacts", owner, kind))
+        run_stage(kind, name=name, output=Path("artifacts", owner, kind))
     opened = TokenFiles.open(Path("artifacts/r/tokenize/tokens"), "heldout")
     assert opened.num_documents == len(read_documents(documents, "heldout"))
     left = [path for path in tmp_path.glob(".llmrecipe/**/*") if path.is_file()]
