@@ -38,7 +38,7 @@ class Loaded:
 
 
 def load(reference: str, recipes_dir: Path = RECIPES_DIR) -> Recipe:
-    """The recipe that `reference` names: `file.py`, `file.py:function`, or `name` for `recipes_dir/name.py`.
+    """The recipe that `reference` names: `file.py`, also of `recipes_dir`, `file.py:function`, or `name` for `name.py`.
 
     Its fields are not checked yet, so `recipe.checks` can report all that is wrong at once. Without a name of its own
     it gets that of its function. The file is a program of the user: it runs with this process's rights.
@@ -58,6 +58,8 @@ def find(reference: str, recipes_dir: Path = RECIPES_DIR) -> Loaded:
     target, _, function = reference.partition(":")
     is_path = target.endswith(".py") or "/" in target
     path = Path(target) if is_path else recipes_dir / f"{target}.py"
+    if is_path and not path.is_file() and (recipes_dir / path).is_file():
+        path = recipes_dir / path
     if not path.is_file():
         raise LoadError(_not_found(path, is_path))
     recipe, name = _call(path, function, Recipe)

@@ -30,13 +30,12 @@ class Found:
 
 
 def add_argument(parser: argparse.ArgumentParser, note: str = "") -> None:
-    """Let the command take recipes, the quickstart by default; `note` ends the help."""
+    """Let the command take recipes; `note` ends the help."""
     parser.add_argument(
         "recipes",
         nargs="*",
-        default=["quickstart"],
         metavar="RECIPE",
-        help=f"file.py, file.py:function, or the name of a file in recipes/ (default: quickstart){note}",
+        help=f"file.py, file.py:function, a folder, or the name of a file in recipes/ (default: the only one){note}",
     )
 
 

@@ -10,6 +10,7 @@ import attrs
 
 from llmrecipe import artifacts, cards, layout
 from llmrecipe.cards import ModelCard
+from llmrecipe.cli.listing import one
 from llmrecipe.errors import StageError
 from llmrecipe.loader import load
 from llmrecipe.plan.pipeline import Pipeline
@@ -45,9 +46,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "recipe",
         nargs="?",
-        default="quickstart",
         metavar="RECIPE",
-        help="file.py, file.py:function, or the name of a file in recipes/ (default: quickstart)",
+        help="file.py, file.py:function, or the name of a file in recipes/ (default: the only one)",
     )
     parser.set_defaults(run=run)
 
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         LoadError: there is no such recipe.
         StageError: a result is missing.
     """
-    print(report(load(options.recipe)))
+    print(report(load(one(options.recipe))))
     return 0
 
 

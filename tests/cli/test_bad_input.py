@@ -372,7 +372,7 @@ def test_a_path_without_its_suffix_gets_the_file(project, capsys):
 def test_outside_a_project_every_command_says_where_to_go(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
     assert main([command]) == 1
-    error = "error: recipes/quickstart.py: no such recipe, and no folder recipes here; go to the project's folder\n"
+    error = "error: no folder recipes here; go to the project's folder, or make one with `llmrecipe init`\n"
     assert capsys.readouterr().err == error
     assert not list(tmp_path.iterdir())
 
