@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmrecipe import origins
-from llmrecipe.errors import Violation
+from llmrecipe.errors import ProjectError, Violation
 from llmrecipe.pretrained.place import Missing, locate, source_of
 from llmrecipe.recipe import augment, checks, names
 from llmrecipe.recipe.kinds import Augmenter
@@ -63,6 +63,20 @@ def violations(recipe: Recipe, root: Path) -> list[Violation]:
             if isinstance(tokenizer, PretrainedTokenizer):
                 found += _needs_of(word, tokenizer, words, root)
     return found
+
+
+def refuse_folder(root: Path) -> None:
+    """Refuse a folder in which DVC can run nothing.
+
+    Raises:
+        ProjectError: it is such a folder.
+    """
+    folder = str(root.absolute())
+    if set("{}") & set(folder):
+        raise ProjectError(
+            f"{folder!r} has a brace in its path, and in such a folder every `dvc repro` fails "
+            "('QueryingProgress' object has no attribute 'postfix'); rename or move it"
+        )
 
 
 def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:

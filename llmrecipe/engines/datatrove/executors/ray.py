@@ -15,6 +15,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 
 from llmrecipe.engines.datatrove.executors.tasks import RemoteExecutor, cleaning_up_on_termination, quiet
+from llmrecipe.engines.datatrove.folders import LocalFolder
 from llmrecipe.errors import StageError
 from llmrecipe.launch.process import die_with_parent
 from llmrecipe.recipe.machine import Machine
@@ -41,7 +42,7 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
                 list(steps),
                 tasks=tasks,
                 workers=machine.workers,
-                logging_dir=str(logs),
+                logging_dir=LocalFolder(logs),
                 cpus_per_task=on.cpus_per_task,
                 mem_per_cpu_gb=on.memory_per_cpu_gb,
             )
