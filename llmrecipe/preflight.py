@@ -152,9 +152,10 @@ def _packages(path: str, packages: tuple[str, ...]) -> Iterator[Violation]:
 
 
 def _missing(pattern: str, root: Path) -> str | None:
-    if any((root / match).is_file() for match in glob.iglob(pattern, root_dir=root, recursive=True)):
-        return None
-    what = origins.not_pulled(pattern, root) or _what_is_there(pattern, root)
+    found = origins.matches(pattern, root)
+    if found:
+        return next((reason for name in found if (reason := origins.unreadable(name, root))), None)
+    what = origins.not_pulled(pattern, root) or _what_is_there(pattern, root) + origins.brackets(pattern)
     return f"no file matches {pattern!r}; {what}"
 
 

@@ -13,6 +13,7 @@ import pyarrow
 from backports.zstd import ZstdError
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from llmrecipe import origins
@@ -148,6 +149,8 @@ class FileReader(SourceReader):
         super().__init__({name: _size(place) for name, place in self.files.items()}, **fields)
         for name, size in self.sizes.items():
             self.check_file(name, size)
+            if origins.is_url(name) and 0 < size < origins.LARGEST_POINTER:
+                self._refuse_pointer(name)
         if sum(self.sizes.values()) == 0:
             raise StageError(f"{next(iter(self.sizes))}: empty, and so is every other file of the source")
 
@@ -163,16 +166,30 @@ class FileReader(SourceReader):
         if size == 0:
             raise StageError(f"{name}: empty (0 bytes); fetch it again, or delete it")
 
+    def _refuse_pointer(self, name: str) -> None:
+        system, path = self._place(name)
+        try:
+            with system.open(path, "rb") as file:
+                pointer = origins.pointer(name, file.read(len(origins.LFS_POINTER)))
+        # A file system behind a URL has errors of its own.
+        except Exception as error:
+            raise unreachable(name, error) from error
+        if pointer:
+            raise StageError(pointer)
+
     def open_text(self, name: str, newline: str | None = None) -> IO[str]:
         """Open a text file, compressed or not; a byte order mark is no part of the text."""
         return cast(TextIO, self.open(name, "r", encoding="utf-8-sig", newline=newline))
 
     def open(self, name: str, mode: str = "rb", **options: Any) -> IO:
         """Open a file of the source, unpacked; `options` as for fsspec."""
+        system, path = self._place(name)
+        return system.open(path, mode, compression=COMPRESSIONS.get(compression_suffix(name)), **options)
+
+    def _place(self, name: str) -> tuple[AbstractFileSystem, str]:
         place = self.files[name]
         # Opened by fsspec's own function, a path would be searched for protocols: "a::b.txt".
-        system, path = (LocalFileSystem(), str(place)) if isinstance(place, Path) else fsspec.core.url_to_fs(place)
-        return system.open(path, mode, compression=COMPRESSIONS.get(compression_suffix(name)), **options)
+        return (LocalFileSystem(), str(place)) if isinstance(place, Path) else fsspec.core.url_to_fs(place)
 
     def refuse(self, name: str, error: Exception) -> StageError | None:
         """Damage; behind a URL, whatever its file system makes of a failure."""
