@@ -101,6 +101,8 @@ def matches(pattern: str, root: Path) -> list[str]:
 def unreadable(name: str, root: Path) -> str | None:
     """Why `name`, one of the `matches` below `root`, is no file to read; None if it is one."""
     path = root / name
+    if any("\udc80" <= character <= "\udcff" for character in name):
+        return f"{name!r} has a name that is not UTF-8, and documents bear the names of their files; rename it"
     if name.endswith(DVC_SUFFIX):
         kept = ", ".join(map(repr, _kept(name, root)))
         return f"{name!r} is no text: it stands for {kept}, which DVC keeps; `dvc pull` brings that, name it instead"

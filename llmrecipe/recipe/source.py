@@ -111,9 +111,17 @@ class ParquetFiles(RowFiles):
     """Parquet tables, one document a row."""
 
 
+def _one_sign(owner: object, attribute: attrs.Attribute, value: str) -> None:
+    if len(value) != 1 or value in '"\r\n' or not value.isascii():
+        raise FieldError(owner, attribute.name, f"must be one sign, such as ';' or '\\t', and no quote, got {value!r}")
+
+
 @define("csv_files")
 class CsvFiles(RowFiles):
-    """Comma-separated files with a header line, one document a row."""
+    """Comma-separated files (RFC 4180) with a header line, one document a row."""
+
+    delimiter: str = attrs.field(default=",", validator=_one_sign)
+    """What separates the columns; `;` where commas are decimal points, and `\\t` for tabs."""
 
 
 @define("warc_files")

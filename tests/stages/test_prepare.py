@@ -300,7 +300,7 @@ def bad(name, data, source, reason):
             TextFiles(paths=("*.txt",)),
             r"^corpus\.source: the corpus is empty: none of its 1 documents",
         ),
-        bad("a.txt", b"caf\xe9", TextFiles(paths=("*.txt",)), r"^a\.txt: not UTF-8"),
+        bad("a.txt", b"caf\xe9", TextFiles(paths=("*.txt",)), r"^a\.txt:1: not UTF-8: byte 0xe9 at offset 3"),
         bad("a.zip", b"PK", TextFiles(paths=("*",)), r"^a\.zip: '\.zip' is not a text file; unpack it"),
         bad("a.tar.gz", b"x", TextFiles(paths=("*",)), r"^a\.tar\.gz: '\.tar' is not a text file"),
         bad("a.txt", b"x", JsonlFiles(paths=("*",)), r"^a\.txt: a JSON lines file ends in \.jsonl or \.ndjson"),
@@ -311,7 +311,7 @@ def bad(name, data, source, reason):
         bad("a.jsonl", b"[1]\n", JsonlFiles(paths=("*",)), r"^a\.jsonl:1: not an object \(list\); .*jq"),
         bad("a.jsonl", b'{"text": 3}', JsonlFiles(paths=("*",)), r"^a\.jsonl:1: 'text' holds int, not text"),
         bad("a.jsonl", b'{"body": "x", "n": 1}', JsonlFiles(paths=("*",)), r"no 'text' here; .* one of 'body', 'n'"),
-        bad("a.jsonl", b'{"text": "\xff"}', JsonlFiles(paths=("*",)), r"^a\.jsonl: not UTF-8"),
+        bad("a.jsonl", b'{"text": "\xff"}', JsonlFiles(paths=("*",)), r"^a\.jsonl:1: not UTF-8: byte 0xff at offset 10"),
         bad(
             "a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 9)[:-9], JsonlFiles(paths=("*",)), r"^a\.jsonl\.gz: .*cut"
         ),

@@ -28,7 +28,6 @@ from llmrecipe.recipe.source import (
 _READERS: dict[type[Files], type[FileReader]] = {
     TextFiles: TextReader,
     JsonlFiles: JsonlReader,
-    CsvFiles: CsvReader,
     ParquetFiles: ParquetReader,
     WarcFiles: WarcReader,
 }
@@ -52,6 +51,13 @@ def reader_of(source: Source, where: str = "corpus.source") -> SourceReader:
             from llmrecipe.engines.datatrove.readers.hub import HubReader
 
             return HubReader(source, where)
+        case CsvFiles():
+            return CsvReader(
+                _found(source.paths, where),
+                delimiter=source.delimiter,
+                text_field=source.text_field,
+                url_field=source.url_field,
+            )
         case RowFiles():
             fields = {"text_field": source.text_field, "url_field": source.url_field}
             return _READERS[type(source)](_found(source.paths, where), **fields)
