@@ -21,6 +21,14 @@ def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
         os.kill(os.getpid(), number)
 
 
+def import_safely() -> None:
+    """Let no Python process that this one starts import from its working folder, the user's project.
+
+    A `signal.py` there would take the place of the standard library's, in workers that begin with `python -c`.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
 def keep_freed_memory() -> None:
     """Ask glibc to hand freed memory out again instead of returning it to the system.
 

@@ -85,7 +85,7 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
             if self.address is not None:
                 self._refuse_silent(self.address)
             # The workers import modules of the user's own.
-            environment = {"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}}
+            environment = {"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "PYTHONSAFEPATH": "1"}}
             ray.init(
                 self.address,
                 include_dashboard=False,

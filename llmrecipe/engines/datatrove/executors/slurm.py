@@ -156,4 +156,4 @@ class SlurmExecutor(RemoteExecutor, SlurmPipelineExecutor):
 def _environment() -> str:
     """The shell's commands for the Python of this process, activated or not, and for modules of the user's own."""
     path, modules = str(Path(sys.executable).parent), os.environ.get("PYTHONPATH", "")
-    return f"export PATH={shlex.quote(path)}:$PATH PYTHONPATH={shlex.quote(modules)}"
+    return f"export PATH={shlex.quote(path)}:$PATH PYTHONPATH={shlex.quote(modules)} PYTHONSAFEPATH=1"
