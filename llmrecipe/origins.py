@@ -20,6 +20,9 @@ _LOCAL = {"file", "local", "asynclocal", "git"}
 
 DVC_SUFFIX = ".dvc"
 
+_LONGEST_NAME, _LONGEST_PATH = 255, 4000
+"""Bytes of a file's name, and of a path that leaves some for the project's own."""
+
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How a pointer of Git LFS begins (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
 
@@ -50,7 +53,18 @@ def outside(path: str) -> str | None:
 
 def refusal(path: str) -> str | None:
     """Why a file or a URL can't be read from this project, whatever is there; None if it can."""
-    return outside(path) or (_url_refusal(path) if is_url(path) else None)
+    return outside(path) or (_url_refusal(path) if is_url(path) else too_long(path))
+
+
+def too_long(path: str) -> str | None:
+    """Why no file of this machine can have the path `path`; None if one can."""
+    sizes = [len(part.encode(errors="replace")) for part in path.split("/")]
+    if max(sizes) > _LONGEST_NAME:
+        return f"a name in {path[:40]!r}… has {max(sizes)} bytes, and no file system takes more than {_LONGEST_NAME}"
+    total = sum(sizes) + len(sizes) - 1
+    if total > _LONGEST_PATH:
+        return f"{path[:40]!r}… has {total:,} bytes, and no path may have more than {_LONGEST_PATH:,}; shorten it"
+    return None
 
 
 def package_refusal(package: str) -> str | None:

@@ -160,9 +160,9 @@ def _missing(pattern: str, root: Path) -> str | None:
 
 
 def _tokenizer(path: str, directory: str, root: Path) -> Iterator[Violation]:
-    outside = origins.outside(directory)
-    if outside:
-        yield Violation(path, outside)
+    refused = origins.outside(directory) or origins.too_long(directory)
+    if refused:
+        yield Violation(path, refused)
     elif not (root / directory).is_dir():
         yield Violation(path, f"there is no folder {directory!r}; save a tokenizer there in the transformers format")
     elif not (root / directory / "tokenizer.json").is_file():
@@ -175,7 +175,7 @@ def _needs_of(
 ) -> Iterator[Violation]:
     """What the objective of a model needs of a tokenizer and doesn't find in its folder."""
     given: Word = tokenizer
-    if tokenizer.path is not None and not origins.outside(tokenizer.path):
+    if tokenizer.path is not None and not (origins.outside(tokenizer.path) or origins.too_long(tokenizer.path)):
         folder, field, directory = root / tokenizer.path, "path", tokenizer.path
     elif isinstance(tokenizer.model, PretrainedModel) and tokenizer.model.hub is None:
         given, (field, directory) = tokenizer.model, source_of(tokenizer.model)

@@ -85,6 +85,13 @@ def test_a_pattern_that_matches_no_file_is_refused_with_what_is_there(project):
     }
 
 
+@pytest.mark.parametrize("name", ["x" * 252 + ".txt", "é" * 128 + "*", "y" * 300 + "/*", "/".join(["z" * 200] * 25)])
+def test_a_path_that_no_file_can_have_is_refused(project, name):
+    (reason,) = found(reading(f"data/{name}"), project).values()
+    assert "bytes, and" in reason
+    assert len(reason) < 200
+
+
 @pytest.mark.parametrize("name", ["d{x}y", "a}", "{"])
 def test_a_folder_in_which_dvc_can_run_nothing_is_refused(tmp_path, monkeypatch, capsys, name):
     folder = tmp_path / name / "project"

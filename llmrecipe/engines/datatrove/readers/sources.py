@@ -78,6 +78,9 @@ def _found(paths: Iterable[str], where: str) -> dict[str, Path | str]:
 
 
 def _names(pattern: str) -> list[str]:
+    refused = origins.too_long(pattern)
+    if refused:
+        raise StageError(refused)
     found = origins.matches(pattern, Path())
     if not found:
         here = f"it is relative to the project, {Path.cwd()}{origins.brackets(pattern)}"
