@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmrecipe import origins
-from llmrecipe.errors import Violation
+from llmrecipe.errors import ProjectError, Violation
 from llmrecipe.pretrained.place import Missing, locate, source_of
 from llmrecipe.recipe import augment, checks, names
 from llmrecipe.recipe.kinds import Augmenter
@@ -63,6 +63,20 @@ def violations(recipe: Recipe, root: Path) -> list[Violation]:
             if isinstance(tokenizer, PretrainedTokenizer):
                 found += _needs_of(word, tokenizer, words, root)
     return found
+
+
+def refuse_folder(root: Path) -> None:
+    """Refuse a folder in which DVC can run nothing.
+
+    Raises:
+        ProjectError: it is such a folder.
+    """
+    folder = str(root.absolute())
+    if set("{}") & set(folder):
+        raise ProjectError(
+            f"{folder!r} has a brace in its path, and in such a folder every `dvc repro` fails "
+            "('QueryingProgress' object has no attribute 'postfix'); rename or move it"
+        )
 
 
 def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:
@@ -138,16 +152,17 @@ def _packages(path: str, packages: tuple[str, ...]) -> Iterator[Violation]:
 
 
 def _missing(pattern: str, root: Path) -> str | None:
-    if any((root / match).is_file() for match in glob.iglob(pattern, root_dir=root, recursive=True)):
-        return None
-    what = origins.not_pulled(pattern, root) or _what_is_there(pattern, root)
+    found = origins.matches(pattern, root)
+    if found:
+        return next((reason for name in found if (reason := origins.unreadable(name, root))), None)
+    what = origins.not_pulled(pattern, root) or _what_is_there(pattern, root) + origins.brackets(pattern)
     return f"no file matches {pattern!r}; {what}"
 
 
 def _tokenizer(path: str, directory: str, root: Path) -> Iterator[Violation]:
-    outside = origins.outside(directory)
-    if outside:
-        yield Violation(path, outside)
+    refused = origins.outside(directory) or origins.too_long(directory)
+    if refused:
+        yield Violation(path, refused)
     elif not (root / directory).is_dir():
         yield Violation(path, f"there is no folder {directory!r}; save a tokenizer there in the transformers format")
     elif not (root / directory / "tokenizer.json").is_file():
@@ -160,7 +175,7 @@ def _needs_of(
 ) -> Iterator[Violation]:
     """What the objective of a model needs of a tokenizer and doesn't find in its folder."""
     given: Word = tokenizer
-    if tokenizer.path is not None and not origins.outside(tokenizer.path):
+    if tokenizer.path is not None and not (origins.outside(tokenizer.path) or origins.too_long(tokenizer.path)):
         folder, field, directory = root / tokenizer.path, "path", tokenizer.path
     elif isinstance(tokenizer.model, PretrainedModel) and tokenizer.model.hub is None:
         given, (field, directory) = tokenizer.model, source_of(tokenizer.model)

@@ -25,6 +25,7 @@ from llmrecipe import (
     preflight,
     source,
 )
+from llmrecipe.cli.main import main
 from llmrecipe.engines.tokenizing import folders
 
 TEXT = "small.models[0].text"
@@ -82,6 +83,24 @@ def test_a_pattern_that_matches_no_file_is_refused_with_what_is_there(project):
         "small.models[0].text.source.paths[2]": "no file matches 'date/*.txt'; there is no folder 'date'",
         "small.models[0].text.source.paths[3]": "no file matches 'data/de*'; 'data' holds a.txt, deep",
     }
+
+
+@pytest.mark.parametrize("name", ["x" * 252 + ".txt", "é" * 128 + "*", "y" * 300 + "/*", "/".join(["z" * 200] * 25)])
+def test_a_path_that_no_file_can_have_is_refused(project, name):
+    (reason,) = found(reading(f"data/{name}"), project).values()
+    assert "bytes, and" in reason
+    assert len(reason) < 200
+
+
+@pytest.mark.parametrize("name", ["d{x}y", "a}", "{"])
+def test_a_folder_in_which_dvc_can_run_nothing_is_refused(tmp_path, monkeypatch, capsys, name):
+    folder = tmp_path / name / "project"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    for command in ("plan", "check"):
+        assert main([command]) == 1
+        assert "has a brace in its path" in capsys.readouterr().err
+    assert not list(folder.iterdir())
 
 
 def test_an_evaluation_set_must_be_there_too(project):

@@ -43,7 +43,11 @@ def find_all(references: Sequence[str], root: Path, machines: Mapping[str, Machi
     """All the recipes; None if any is wrong, after everything that is wrong with each has been printed.
 
     They share the modules that they import. Warnings are those for the machine that is the `default` of `machines`.
+
+    Raises:
+        ProjectError: no recipe can work in this folder.
     """
+    preflight.refuse_folder(root)
     loaded, found = [], []
     with shared_modules():
         for reference in references:

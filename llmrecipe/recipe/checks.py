@@ -22,6 +22,9 @@ from llmrecipe.recipe.schema import Word, parts
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 """What DVC and every file system take. A section is `{name}-{kind}`; no kind holds a `-`, so no two collide."""
 
+LONGEST_NAME = 150
+"""File systems end at 255 bytes, and the name of a measure or a kind of stage comes behind it."""
+
 _NAMED = (Recipe, Model, Text, Tokenizer)
 
 rules = Rules()
@@ -72,6 +75,12 @@ def _name(named: Any) -> Findings:
         yield (
             "name",
             f"{given!r} must start with a letter or digit, followed by letters, digits, `_` and `-`{proposal}",
+        )
+    elif isinstance(named.name, str) and len(named.name) > LONGEST_NAME:
+        yield (
+            "name",
+            f"{named.name[:40]!r}… has {len(named.name)} characters, and folders and files are called so, with more "
+            f"behind it; use at most {LONGEST_NAME}",
         )
     elif given is None and isinstance(named.name, str) and not NAME.fullmatch(named.name):
         made_from = [item for _, item in parts(named, "") if isinstance(item, _NAMED)]
