@@ -252,7 +252,11 @@ def shown(value: object) -> str:
         return f"the class {value.__name__}; did you forget its parentheses?"
     if inspect.isfunction(value):
         return f"the function {value.__name__}; did you forget its parentheses?"
-    text = as_written(value)
+    try:
+        text = as_written(value)
+    except ValueError:
+        # Python writes no longer numbers (sys.set_int_max_str_digits).
+        text = "a number of thousands of digits"
     if len(text) > 80:
         text = f"{text[:77]}…"
     return text if value is None else f"{text} ({_type_name(type(value))})"
@@ -284,8 +288,31 @@ def matches(value: object, annotation: Any) -> bool:
     if annotation is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and _is_machine_number(value)
+    if annotation is str:
+        return isinstance(value, str) and _is_unicode(value)
     return isinstance(value, annotation)
+
+
+def _is_machine_number(value: int) -> bool:
+    return -(2**63) <= value < 2**63
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold a text: Python's may have one half of a surrogate pair, which is no character."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def misfit(value: object, annotation: Any) -> str:
+    """What more there is to say of a value that doesn't match its annotation; empty if nothing."""
+    if isinstance(value, tuple):
+        inner = _items(annotation, len(value)) or (None,) * len(value)
+        return next((said for item, of in zip(value, inner, strict=True) if (said := misfit(item, of))), "")
+    if isinstance(value, str) and str in _options(annotation) and not _is_unicode(value):
+        return ", which holds half of a surrogate pair, and so is no text that a file can hold"
+    if type(value) is int and int in _options(annotation) and not _is_machine_number(value):
+        return ", which has more than 64 bits"
+    return ""
 
 
 def plain(value: Any, annotation: Any) -> Any:
@@ -297,10 +324,10 @@ def plain(value: Any, annotation: Any) -> Any:
     if type(value).__module__ == "numpy":
         # A number, or lists of numbers for an array.
         value = value.tolist() if hasattr(value, "tolist") else value
-        value = tuple(value) if isinstance(value, list) and _items(annotation) is not None else value
+        value = tuple(value) if isinstance(value, list) and _items(annotation, len(value)) is not None else value
     if isinstance(value, tuple):
-        inner = _items(annotation)
-        return tuple(value if inner is None else (plain(item, inner) for item in value))
+        inner = _items(annotation, len(value))
+        return tuple(value) if inner is None else tuple(map(plain, value, inner))
     options = _options(annotation)
     if str in options and isinstance(value, os.PathLike):
         path = os.fspath(value)
@@ -319,11 +346,14 @@ def _options(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def _items(annotation: Any) -> Any:
-    """The annotation of a tuple's items; None if it isn't one of any length."""
+def _items(annotation: Any, length: int) -> tuple[Any, ...] | None:
+    """The annotations of the items of a tuple of this length; None if it can't be one."""
     for option in _options(annotation):
-        if get_origin(option) is tuple and get_args(option)[-1] is Ellipsis:
-            return get_args(option)[0]
+        if get_origin(option) is tuple:
+            items = get_args(option)
+            items = items[:1] * length if items[-1] is Ellipsis else items
+            if len(items) == length:
+                return items
     return None
 
 
@@ -342,7 +372,7 @@ def _with_checks(field: attrs.Attribute) -> attrs.Attribute:
 
 def _check_type(owner: object, attribute: attrs.Attribute, value: Any) -> None:
     if not matches(value, attribute.type):
-        reason = f"must be {describe(attribute.type)}, got {shown(value)}"
+        reason = f"must be {describe(attribute.type)}, got {shown(value)}{misfit(value, attribute.type)}"
         if get_origin(attribute.type) is tuple and matches((value,), attribute.type):
             reason += "; a tuple of one needs a comma: (…,)"
         elif get_origin(attribute.type) is tuple and isinstance(value, list):
