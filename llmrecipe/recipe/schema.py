@@ -190,6 +190,9 @@ def no_duplicates(owner: object, attribute: attrs.Attribute, value: tuple) -> No
 def own_violations(value: Word, path: str) -> Iterator[Violation]:
     """The fields of `value` itself that break their own rules; `path` is where `value` is."""
     for attribute in attrs.fields(type(value)):
+        if attribute.validator is None:
+            # Of a class that isn't declared as a word, which is refused where it is.
+            continue
         try:
             attribute.validator(value, attribute, getattr(value, attribute.name))
         except FieldError as error:
@@ -291,7 +294,12 @@ def matches(value: object, annotation: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and _is_machine_number(value)
     if annotation is str:
         return isinstance(value, str) and _is_unicode(value)
-    return isinstance(value, annotation)
+    return isinstance(value, annotation) and (not isinstance(value, Word) or _is_declared(type(value)))
+
+
+def _is_declared(cls: type[Word]) -> bool:
+    """Whether a class is a word itself, and not only derived from one."""
+    return "tag" in vars(cls)
 
 
 def _is_machine_number(value: int) -> bool:
@@ -312,6 +320,11 @@ def misfit(value: object, annotation: Any) -> str:
         return ", which holds half of a surrogate pair, and so is no text that a file can hold"
     if type(value) is int and int in _options(annotation) and not _is_machine_number(value):
         return ", which has more than 64 bits"
+    if isinstance(value, Word) and not _is_declared(type(value)):
+        words = [base for base in type(value).__mro__ if issubclass(base, Word) and _is_declared(base)]
+        instead = f", or use {words[0].__name__}" if words else ""
+        declare = "declare it by `@define(tag)` of llmrecipe.extend in a module next to the recipes"
+        return f", whose class is no word of the language, so no stage knows it: {declare}{instead}"
     return ""
 
 
