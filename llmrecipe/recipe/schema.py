@@ -124,21 +124,23 @@ def kinds_of(cls: type[Word]) -> list[type[Word]]:
 
 
 def at_least(minimum: float) -> Validator:
-    """A validator: the value is `minimum` or more."""
+    """A validator: the value is `minimum` or more; a rule of the checks says how much more it may be."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
         if value < minimum:
             raise FieldError(owner, attribute.name, f"must be at least {minimum}, got {value!r}")
 
-    return attrs.validators.optional(check)
+    return check
 
 
-def greater_than(bound: float) -> Validator:
-    """A validator: the value is strictly more than `bound`."""
+def greater_than(bound: float, at_most: float) -> Validator:
+    """A validator: `bound < value <= at_most`, or None where the field may be."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
         if value <= bound:
             raise FieldError(owner, attribute.name, f"must be greater than {bound}, got {value!r}")
+        if value > at_most:
+            raise FieldError(owner, attribute.name, f"must be at most {_number(at_most)}, got {value!r}")
 
     return attrs.validators.optional(check)
 
@@ -153,25 +155,31 @@ def below(bound: float) -> Validator:
     return check
 
 
-def all_greater_than(bound: float) -> Validator:
-    """A validator: every item of a tuple is strictly more than `bound`."""
+def all_greater_than(bound: float, at_most: float) -> Validator:
+    """A validator: every item of a tuple is strictly more than `bound`, and at most `at_most`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: tuple) -> None:
         for item in value:
-            if item <= bound:
-                raise FieldError(owner, attribute.name, f"must hold numbers greater than {bound}, got {item!r}")
+            if not bound < item <= at_most:
+                reason = f"must hold numbers greater than {bound}, up to {_number(at_most)}, got {item!r}"
+                raise FieldError(owner, attribute.name, reason)
 
     return check
 
 
 def between(low: float, high: float) -> Validator:
-    """A validator: `low <= value <= high`."""
+    """A validator: `low <= value <= high`, or None where the field may be."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
         if not low <= value <= high:
-            raise FieldError(owner, attribute.name, f"must be between {low} and {high}, got {value!r}")
+            bounds = f"between {_number(low)} and {_number(high)}"
+            raise FieldError(owner, attribute.name, f"must be {bounds}, got {value!r}")
 
-    return check
+    return attrs.validators.optional(check)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def not_empty(owner: object, attribute: attrs.Attribute, value: Any) -> None:

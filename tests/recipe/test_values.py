@@ -5,7 +5,7 @@ import enum
 import fractions
 import pathlib
 from collections import namedtuple
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 import numpy as np
@@ -17,7 +17,7 @@ from strategies import SMALL, SMALL_MODEL
 
 from llmrecipe import codec, measure, optimizer, source
 from llmrecipe.recipe import checks
-from llmrecipe.recipe.schema import Word, define, own_violations
+from llmrecipe.recipe.schema import FieldError, Word, define, own_violations
 
 
 class Name(str, enum.Enum):  # noqa: UP042
@@ -229,3 +229,29 @@ def test_a_text_that_no_file_can_hold_is_refused_wherever_it_is():
         fields = {each.path.rpartition(".")[2] for each in found}
         assert path.rpartition(".")[2].partition("[")[0] in fields, path
         assert all(each.path.isprintable() and each.reason.isprintable() for each in found)
+
+
+def words_of(cls):
+    for below in cls.__subclasses__():
+        if below.__module__.startswith("llmrecipe."):
+            yield below
+        yield from words_of(below)
+
+
+NUMBERS = [
+    pytest.param(cls, field, id=f"{cls.__name__}.{field.alias}")
+    for cls in dict.fromkeys(words_of(Word))
+    if cls.__module__.startswith("llmrecipe.recipe.")
+    for field in attrs.fields(cls)
+    # That of a seed is a rule of the checks.
+    if field.name != "seed" and {int, float} & {field.type, *get_args(field.type)}
+]
+
+
+@pytest.mark.parametrize(("cls", "field"), NUMBERS)
+def test_each_number_of_each_word_has_a_range(cls, field):
+    blank = cls.__new__(cls)
+    extremes = [-(2**62), 2**62, -1] if int in {field.type, *get_args(field.type)} else [-1e300, 1e300, -1.0]
+    for extreme in extremes:
+        with pytest.raises(FieldError, match=f"{field.name}: must "):
+            field.validator(blank, field, extreme)
