@@ -5,12 +5,13 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmrecipe import origins
 from llmrecipe.errors import ProjectError, Violation
+from llmrecipe.pretrained.completed import is_made
 from llmrecipe.pretrained.place import Missing, locate, source_of
 from llmrecipe.recipe import augment, checks, names
 from llmrecipe.recipe.kinds import Augmenter
@@ -36,8 +37,10 @@ _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """Roles of tokens in transformers."""
 
 
-def violations(recipe: Recipe, root: Path) -> list[Violation]:
+def violations(recipe: Recipe, root: Path, planned: Collection[str] = ()) -> list[Violation]:
     """The files, URLs and packages that `recipe` names and that can't be read here; `root` is the project's folder.
+
+    What is in one of `planned`, patterns of what the project's stages make, needn't be there yet.
 
     Other wrong fields hide none of them.
     """
@@ -56,7 +59,7 @@ def violations(recipe: Recipe, root: Path) -> list[Violation]:
             folders = {name: model for name, model in augment.models(word).items() if isinstance(model, str)}
             found += [each for name, folder in folders.items() for each in _model(f"{path}.{name}", folder, root)]
         elif isinstance(word, PretrainedTokenizer) and word.path is not None:
-            found += _tokenizer(f"{path}.path", word.path, root)
+            found += _tokenizer(f"{path}.path", word.path, root, planned)
     for _, word in words:
         if isinstance(word, Trained) and fields.has(word, "objective") and fields.has(word, "vocabulary.origin"):
             tokenizer = word.vocabulary.origin
@@ -159,10 +162,12 @@ def _missing(pattern: str, root: Path) -> str | None:
     return f"no file matches {pattern!r}; {what}"
 
 
-def _tokenizer(path: str, directory: str, root: Path) -> Iterator[Violation]:
+def _tokenizer(path: str, directory: str, root: Path, planned: Collection[str]) -> Iterator[Violation]:
     refused = origins.outside(directory) or origins.too_long(directory)
     if refused:
         yield Violation(path, refused)
+    elif is_made(directory, planned):
+        return
     elif not (root / directory).is_dir():
         yield Violation(path, f"there is no folder {directory!r}; save a tokenizer there in the transformers format")
     elif not (root / directory / "tokenizer.json").is_file():

@@ -3,7 +3,7 @@ import re
 
 import attrs
 import pytest
-from strategies import SMALL_MODEL, small
+from strategies import SMALL, SMALL_MODEL, small
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -27,6 +27,7 @@ from llmrecipe import (
 )
 from llmrecipe.cli.main import main
 from llmrecipe.engines.tokenizing import folders
+from llmrecipe.pretrained.completed import made_by
 
 TEXT = "small.models[0].text"
 
@@ -317,3 +318,11 @@ def test_slurms_time_limits_are_taken(limit):
 def test_another_time_limit_is_refused(limit):
     with pytest.raises(ValueError, match="must be a time limit of Slurm's, such as '8:00:00'"):
         place.Slurm(partition="cpu", time_limit=limit)
+
+
+def test_a_tokenizer_that_a_planned_stage_makes_need_not_be_there(tmp_path):
+    path = "artifacts/stdlib-bpe-512/tokenizer/tokenizer"
+    recipe = small(tokenizer=PretrainedTokenizer(path=path))
+    assert "artifacts/stdlib-bpe-512" in set(made_by(SMALL))
+    assert len(preflight.violations(recipe, tmp_path)) == 1
+    assert preflight.violations(recipe, tmp_path, set(made_by(SMALL))) == []

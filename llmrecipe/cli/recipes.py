@@ -99,7 +99,7 @@ def _valid(loaded: Loaded, root: Path, planned: Collection[str], machine: Machin
         RecipeError: it can't work, or not in this folder, with every reason.
     """
     recipe, found = completed(loaded.value, root, planned)
-    found = [*found, *checks.violations(recipe), *preflight.violations(recipe, root)]
+    found = [*found, *checks.violations(recipe), *preflight.violations(recipe, root, planned)]
     if found:
         raise RecipeError(found)
     for warning in preflight.warnings(recipe, machine) if machine is not None else ():

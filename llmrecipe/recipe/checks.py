@@ -17,7 +17,7 @@ from llmrecipe.recipe import (
 from llmrecipe.recipe.kinds import Model, Text, Tokenizer
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields, Findings, Rules
-from llmrecipe.recipe.schema import Word, parts
+from llmrecipe.recipe.schema import Word, matches, parts
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 """What DVC and every file system take. A section is `{name}-{kind}`; no kind holds a `-`, so no two collide."""
@@ -63,7 +63,7 @@ def section_violations(section: Word, path: str) -> list[Violation]:
 
 def path_of(recipe: Recipe) -> str:
     """What paths into a recipe begin with: its name, if it has one that can be shown."""
-    return recipe.name if isinstance(recipe.name, str) and recipe.name else "recipe"
+    return recipe.name if matches(recipe.name, str) and recipe.name else "recipe"
 
 
 @rules.add("name", of=_NAMED)

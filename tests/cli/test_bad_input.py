@@ -85,7 +85,7 @@ def stage(label: str, *inputs: str, output: str | None = None) -> int:
         ("parallelism.tensor", 3, "parallelism.tensor: 3 does not divide num_attention_heads = 4; use 1, 2 or 4"),
         ("parallelism.pipeline", 3, "parallelism.pipeline: 3 ranks can't share num_layers = 2; use at most 2"),
         ("network.hidden_size", 66, "network.hidden_size: 66 does not give num_attention_heads = 4 heads of"),
-        ("training.global_batch_size", 0, "training.global_batch_size: must be at least 1, got 0"),
+        ("training.global_batch_size", 0, "training.global_batch_size: must be between 1 and 100,000,000, got 0"),
         ("parallelism.micro_batch_size", 3, "training.global_batch_size: 4 is not a multiple of data × micro"),
         ("objective.sequence_length", 4096, "objective.sequence_length: 4096 exceeds the network's"),
         ("training.schedule.warmup", {"type": "steps", "count": 20}, "training.schedule.warmup: this Steps is 20"),
