@@ -130,6 +130,18 @@ def test_special_tokens_are_no_text_and_change_nothing_else_of_the_tokenizer(kin
     assert tokenizer.decode([*ids, names.index(special[1])], skip_special_tokens=True) == text
 
 
+@pytest.mark.parametrize("kind", [ByteLevelBPE, Unigram])
+def test_documents_that_hold_a_special_token_are_counted_and_the_token_named(kind, tmp_path, caplog):
+    texts = [f"<b>word {n}</b>{' [X]' * (n % 4 == 0)} <b> {n} words are more than one\n" for n in range(40)]
+    source = JsonlFiles(paths=(str(write_jsonl(tmp_path / "a.jsonl", texts)),))
+    section = PrepareSection(source=source, clean=(), heldout=Fraction(0.5), shards=1)
+    prepared = run("prepare", section, tmp_path / "prepared").output
+    train_documents = json.loads((prepared / "documents/card.json").read_text())["documents"]["train"]
+    train(prepared / "documents", tmp_path, kind, vocab_size=330, end_of_text="<b>", special_tokens=("[Y]",))
+    assert f"{train_documents} training documents hold '<b>'" in caplog.text
+    assert "[Y]" not in caplog.text
+
+
 @pytest.mark.slow
 def test_neither_threads_nor_hash_tables_change_a_byte_of_the_tokenizer(documents, tmp_path):
     script = (
