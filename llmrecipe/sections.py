@@ -132,7 +132,7 @@ class MeasureSection(Section):
     """A model to numbers."""
 
     measure: Measure
-    revision: int = 1
+    revision: int = 2
 
 
 @define("report")

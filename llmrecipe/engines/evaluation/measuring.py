@@ -94,7 +94,7 @@ class LoadedModel:
     def texts(self, limit: int) -> Iterator[str]:
         """At most `limit` held-out documents; see `MeasuredModel`."""
         for row in heldout_token_rows(self.text, limit):
-            yield str(self.tokenizer.decode(row.tolist()))
+            yield str(self.tokenizer.decode(row.tolist(), clean_up_tokenization_spaces=False))
 
 
 @singledispatch
