@@ -705,7 +705,9 @@ def test_what_an_objective_can_not_have_is_refused_with_what_would_work(model, c
 
 
 @pytest.mark.parametrize("kind", [ByteLevelBPE, Unigram])
-@pytest.mark.parametrize("token", ["the", "e", " ", "\n\n", "...", "<>", "[1]", "{}", "end of text", "<|end|>\n", "# END"])
+@pytest.mark.parametrize(
+    "token", ["the", "e", " ", "\n\n", "...", "<>", "[1]", "{}", "end of text", "<|end|>\n", "# END"]
+)
 def test_a_token_that_texts_are_made_of_ends_no_document_and_is_not_special(kind, token):
     model = evolve(SMALL_MODEL, tokenizer=kind(vocab_size=400, end_of_text=token))
     assert list(found(model)) == ["tokenizer.end_of_text"]
@@ -714,7 +716,9 @@ def test_a_token_that_texts_are_made_of_ends_no_document_and_is_not_special(kind
     assert list(found(special)) == ["tokenizer.special_tokens[1]"]
 
 
-@pytest.mark.parametrize("token", ["</s>", "<eos>", "[EOS]", "<|endoftext|>", "<｜end▁of▁sentence｜>", "{fin}", "<文末>"])
+@pytest.mark.parametrize(
+    "token", ["</s>", "<eos>", "[EOS]", "<|endoftext|>", "<｜end▁of▁sentence｜>", "{fin}", "<文末>"]
+)
 def test_a_name_in_brackets_may_end_documents(token):
     assert found(evolve(SMALL_MODEL, tokenizer__end_of_text=token)) == {}
 
