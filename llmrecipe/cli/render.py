@@ -22,7 +22,7 @@ def show_warning(warning: Violation) -> None:
 def foreign(text: str) -> str:
     """Text of others, such as a web page's or a model's, for a terminal: `\ufffd` for each sign that one would obey.
 
-    Line breaks and tabs stay, every kind of space, and what joins, parts or turns letters, as Persian and emoji need it.
+    Line breaks and tabs stay, every kind of space, and what joins, parts or turns letters, as Persian and emoji need.
     """
     return "".join("\ufffd" if _is_obeyed(character) else character for character in text.replace("\r\n", "\n"))
 

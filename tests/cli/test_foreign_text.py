@@ -45,7 +45,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     counts = {"exact": 1}
     names = ("dropped", "changed", "dropped_tokens", "dropped_text_bytes")
-    metrics = {name: counts for name in names} | {"cleaners": ["exact"]}
+    metrics = dict.fromkeys(names, counts) | {"cleaners": ["exact"]}
     row = {"by": "exact", "id": f"a{EVIL}", "because": f"b{EVIL}", "text": f"x{EVIL}{KEPT}"}
     write("web", "prepare", metrics, "dropped.jsonl", [row])
     known = {"other": {"tried": 1, "kept": 1, "share": 0.1, "share_of_bytes": 0.1, "dropped": {}}}
