@@ -97,12 +97,12 @@ class Run:
         return layout.SCRATCH / self.stage.name / "*"
 
     def _start(self) -> subprocess.Popen:
-        # As under DVC, which a stage doesn't outlive; `-P`, since the folder is no place to import from.
+        # `-P`, since the folder is no place to import from.
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", *self._command()],
+            [sys.executable, "-P", "-m", "llmrecipe.launch.child", str(os.getpid()), *self._command()],
             cwd=self.root,
             # The machine of the proof is the one that its parameters name.
-            env={**os.environ, "DVC_ROOT": str(self.root.resolve()), "LLMRECIPE_MACHINE": ""},
+            env={**os.environ, "LLMRECIPE_MACHINE": ""},
         )
 
     def _command(self) -> list[str]:

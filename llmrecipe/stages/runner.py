@@ -1,6 +1,7 @@
 """Runs one stage: its section and inputs in, its outputs whole at the end, or an error and nothing."""
 
 import importlib
+import json
 import logging
 import os
 import time
@@ -15,7 +16,7 @@ from llmrecipe import artifacts, codec, identity, layout, machines, origins, wir
 from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
-from llmrecipe.launch.process import die_with_parent
+from llmrecipe.launch.process import ancestors, die_with_parent
 from llmrecipe.machines import NONE, Machines
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.machine import Machine
@@ -99,7 +100,8 @@ def run_stage(
         RecipeError: its section is not valid.
     """
     if "DVC_ROOT" in os.environ:
-        die_with_parent()
+        die_with_parent(os.getppid())
+        _refuse_orphan(name, output)
     cls = section_of_kind(kind)
     if cls is None:
         raise StageError(f"no such kind of stage {kind!r}{suggestion(kind, list(members(Section)))}")
@@ -145,6 +147,20 @@ def run_stage(
         artifacts.write_csv(layout.beside(output, f"{curve}.csv"), list(rows[0]), rows)
     measured = {"seconds": round(time.monotonic() - started, 3)} | context.measured
     artifacts.write_json(layout.beside(output, "run.json"), measured)
+
+
+def _refuse_orphan(name: str, output: Path) -> None:
+    # The `dvc` that started this process may have died since, before it could ask to die too. DVC notes which process
+    # writes an output, and leaves the note when it is killed.
+    try:
+        notes = json.loads((Path(os.environ["DVC_ROOT"]) / ".dvc/tmp/rwlock").read_text(encoding="utf-8"))["write"]
+    except (OSError, ValueError, KeyError):
+        # None yet, or another `dvc` is writing one at this moment.
+        return
+    folder, above = output.resolve(), list(ancestors())
+    for path, note in notes.items():
+        if note and Path(path).is_relative_to(folder) and note["pid"] not in above:
+            raise StageError(f"{name}: its `dvc`, process {note['pid']}, is gone; run `dvc repro` again")
 
 
 def _refuse_missing(inputs: Mapping[str, Path]) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+import multiprocess
 from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
@@ -66,7 +67,9 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         # The actor that started this process may be killed, and the task given to another.
-        die_with_parent()
+        actor = multiprocess.parent_process()
+        if actor is not None:
+            die_with_parent(actor.pid)
         return super()._run_for_rank(rank, local_rank, node_rank)
 
     def _connect(self) -> None:
