@@ -58,7 +58,7 @@ class TokenizerSection(Section):
     """Documents to a tokenizer."""
 
     tokenizer: Tokenizer
-    revision: int = 2
+    revision: int = 3
 
 
 @define("tokenize")

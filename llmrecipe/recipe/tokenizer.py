@@ -125,7 +125,8 @@ class WordPiece(TrainedTokenizer):
     """Whether capitals are read as small letters, and accents left out."""
 
     character_coverage: float = attrs.field(default=0.9999, validator=between(0, 1))
-    """Share of the corpus's characters that get tokens: the most frequent ones, with at most half of the vocabulary."""
+    """Share of the corpus's characters that get tokens: the most frequent ones, with at most half of the vocabulary
+    unless merges leave more."""
 
 
 @define("pretrained_tokenizer")

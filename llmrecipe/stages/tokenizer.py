@@ -44,7 +44,7 @@ def run(context: StageContext[TokenizerSection]) -> None:
             )
         if len(tokenizer) < wanted.vocab_size:
             log.warning(
-                "the corpus gives only %d of the %d tokens asked for: it has no more that occur twice",
+                "the corpus gives only %d of the %d tokens asked for: no more pairs of tokens within words occur twice",
                 len(tokenizer),
                 wanted.vocab_size,
             )
