@@ -58,7 +58,7 @@ class TokenizerSection(Section):
     """Documents to a tokenizer."""
 
     tokenizer: Tokenizer
-    revision: int = 2
+    revision: int = 3
 
 
 @define("tokenize")
@@ -132,7 +132,7 @@ class MeasureSection(Section):
     """A model to numbers."""
 
     measure: Measure
-    revision: int = 1
+    revision: int = 2
 
 
 @define("report")

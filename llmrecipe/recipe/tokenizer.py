@@ -11,6 +11,9 @@ from llmrecipe.recipe.schema import UNWRITTEN, between, define, kind, no_duplica
 
 _OWN_OF_UNIGRAM = re.compile(r"<unk>|<0x[0-9A-F]{2}>")
 
+_MARKED = re.compile(r"<.*[^\W\d_].*>|\[.*[^\W\d_].*\]|\{.*[^\W\d_].*\}", re.DOTALL)
+"""How tokens are written that are no text: a name in brackets."""
+
 
 @kind
 class TrainedTokenizer(Tokenizer):
@@ -39,9 +42,7 @@ class TrainedTokenizer(Tokenizer):
 
     def meaning_of(self, token: str) -> str | None:
         """What a token is used for already, so it can't be a special one; None if nothing."""
-        if token == getattr(self, "end_of_text", None):
-            return "is the tokenizer's end_of_text"
-        return "is a character, of which texts are made" if len(token) == 1 else None
+        return None if _MARKED.fullmatch(token) else "is something that texts are made of"
 
 
 def _special_tokens() -> tuple[str, ...]:
@@ -61,10 +62,11 @@ class ByteLevelBPE(TrainedTokenizer):
     give fewer."""
 
     end_of_text: str = attrs.field(default="<|endoftext|>", validator=not_empty)
-    """The token that ends every document; also the model's begin, end and padding token."""
+    """The token that ends every document; also the model's begin, end and padding token. A name in brackets, `<…>`,
+    `[…]` or `{…}`, that no document holds: whoever loads the tokenizer gets the token wherever a text has its name."""
 
     special_tokens: tuple[str, ...] = _special_tokens()
-    """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`)."""
+    """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`); named as `end_of_text` is."""
 
 
 @define("unigram")
@@ -87,14 +89,15 @@ class Unigram(TrainedTokenizer):
     """Share of the corpus's characters that get pieces: the most frequent ones, with at most half of the vocabulary."""
 
     end_of_text: str = attrs.field(default="<|endoftext|>", validator=not_empty)
-    """The token that ends every document; also the model's begin, end and padding token."""
+    """The token that ends every document; also the model's begin, end and padding token. A name in brackets, `<…>`,
+    `[…]` or `{…}`, that no document holds: whoever loads the tokenizer gets the token wherever a text has its name."""
 
     special_tokens: tuple[str, ...] = _special_tokens()
-    """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`)."""
+    """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`); named as `end_of_text` is."""
 
     def meaning_of(self, token: str) -> str | None:
         """What a token is used for already, so it can't be a special one; None if nothing."""
-        if _OWN_OF_UNIGRAM.fullmatch(token) and token != self.end_of_text:
+        if _OWN_OF_UNIGRAM.fullmatch(token):
             return "is one of the tokens that every Unigram has"
         return super().meaning_of(token)
 
@@ -122,7 +125,8 @@ class WordPiece(TrainedTokenizer):
     """Whether capitals are read as small letters, and accents left out."""
 
     character_coverage: float = attrs.field(default=0.9999, validator=between(0, 1))
-    """Share of the corpus's characters that get tokens: the most frequent ones, with at most half of the vocabulary."""
+    """Share of the corpus's characters that get tokens: the most frequent ones, with at most half of the vocabulary
+    unless merges leave more."""
 
 
 @define("pretrained_tokenizer")
