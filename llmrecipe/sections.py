@@ -72,7 +72,7 @@ class TokenizeSection(Section):
 class MixSection(Section):
     """Token files of several corpora to a mixture of them."""
 
-    shares: tuple[float, ...] = attrs.field(validator=[not_empty, all_greater_than(0)])
+    shares: tuple[float, ...] = attrs.field(validator=[not_empty, all_greater_than(0, 1e9)])
     """Sequences drawn from each corpus relative to the others, in the order in which the inputs name them."""
 
     revision: int = 1
@@ -111,7 +111,7 @@ class TrainSection(Section):
 class ExportSection(Section):
     """Trained weights to a directory in the transformers format."""
 
-    logits_tolerance: float = attrs.field(default=1e-4, validator=greater_than(0))
+    logits_tolerance: float = attrs.field(default=1e-4, validator=greater_than(0, 1))
     """Largest difference to the training engine's own logits that is accepted, in float32, over the largest logit."""
 
     revision: int = 3

@@ -10,6 +10,7 @@ import attrs
 
 from llmrecipe import artifacts, cards, layout
 from llmrecipe.cards import ModelCard
+from llmrecipe.cli.listing import one
 from llmrecipe.cli.render import foreign
 from llmrecipe.errors import StageError
 from llmrecipe.loader import load
@@ -48,9 +49,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "recipe",
         nargs="?",
-        default="quickstart",
         metavar="RECIPE",
-        help="file.py, file.py:function, or the name of a file in recipes/ (default: quickstart)",
+        help="file.py, file.py:function, or the name of a file in recipes/ (default: the only one)",
     )
     parser.set_defaults(run=run)
 
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         LoadError: there is no such recipe.
         StageError: a result is missing.
     """
-    print(report(load(options.recipe)))
+    print(report(load(one(options.recipe))))
     return 0
 
 

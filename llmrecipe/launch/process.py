@@ -27,6 +27,14 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> Non
         os.kill(os.getpid(), number)
 
 
+def import_safely() -> None:
+    """Let no Python process that this one starts import from its working folder, the user's project.
+
+    A `signal.py` there would take the place of the standard library's, in workers that begin with `python -c`.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
 def begin_worker(parent: int) -> None:
     """Begin a process of a pool: it ends with its parent, and leaves Ctrl-C to it.
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import attrs
 
 from llmrecipe.recipe.kinds import Model, Text, Tokenizer
-from llmrecipe.recipe.schema import UNWRITTEN, at_least, between, define, kind, no_duplicates, not_empty
+from llmrecipe.recipe.schema import UNWRITTEN, between, define, kind, no_duplicates, not_empty
 
 _OWN_OF_UNIGRAM = re.compile(r"<unk>|<0x[0-9A-F]{2}>")
 
@@ -25,7 +25,7 @@ class TrainedTokenizer(Tokenizer):
     text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
     """What it is trained on: the training documents; None for the text of the model that it is the tokenizer of."""
 
-    vocab_size: int = attrs.field(validator=at_least(64))
+    vocab_size: int = attrs.field(validator=between(64, 10_000_000))
     """Tokens in the vocabulary."""
 
     short_name: ClassVar[str]
@@ -57,7 +57,7 @@ class ByteLevelBPE(TrainedTokenizer):
     fewest_tokens: ClassVar[int] = 257
     has_mask_token: ClassVar[bool | None] = False
 
-    vocab_size: int = attrs.field(validator=at_least(257))
+    vocab_size: int = attrs.field(validator=between(257, 10_000_000))
     """Tokens in the vocabulary: 256 bytes, the end-of-text token, the special tokens and the merges. A small corpus may
     give fewer."""
 
@@ -81,7 +81,7 @@ class Unigram(TrainedTokenizer):
     fewest_tokens: ClassVar[int] = 300
     has_mask_token: ClassVar[bool | None] = False
 
-    vocab_size: int = attrs.field(validator=at_least(300))
+    vocab_size: int = attrs.field(validator=between(300, 10_000_000))
     """Tokens in the vocabulary: 256 bytes, `<unk>`, the end-of-text token, the special tokens and pieces. A small
     corpus may give fewer."""
 
@@ -117,7 +117,7 @@ class WordPiece(TrainedTokenizer):
     fewest_tokens: ClassVar[int] = 64
     has_mask_token: ClassVar[bool | None] = True
 
-    vocab_size: int = attrs.field(validator=at_least(64))
+    vocab_size: int = attrs.field(validator=between(64, 10_000_000))
     """Tokens in the vocabulary: `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`, characters, their `##` forms and the
     merges. A small corpus may give fewer."""
 

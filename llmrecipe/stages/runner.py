@@ -16,7 +16,7 @@ from llmrecipe import artifacts, codec, identity, layout, machines, origins, wir
 from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
-from llmrecipe.launch.process import ancestors, die_with_parent
+from llmrecipe.launch.process import ancestors, die_with_parent, import_safely
 from llmrecipe.machines import NONE, Machines
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.machine import Machine
@@ -99,6 +99,7 @@ def run_stage(
         StageError: it can't do its work, or its section or inputs changed while it ran.
         RecipeError: its section is not valid.
     """
+    import_safely()
     if "DVC_ROOT" in os.environ:
         die_with_parent(os.getppid())
         _refuse_orphan(name, output)

@@ -85,7 +85,7 @@ def stage(label: str, *inputs: str, output: str | None = None) -> int:
         ("parallelism.tensor", 3, "parallelism.tensor: 3 does not divide num_attention_heads = 4; use 1, 2 or 4"),
         ("parallelism.pipeline", 3, "parallelism.pipeline: 3 ranks can't share num_layers = 2; use at most 2"),
         ("network.hidden_size", 66, "network.hidden_size: 66 does not give num_attention_heads = 4 heads of"),
-        ("training.global_batch_size", 0, "training.global_batch_size: must be at least 1, got 0"),
+        ("training.global_batch_size", 0, "training.global_batch_size: must be between 1 and 100,000,000, got 0"),
         ("parallelism.micro_batch_size", 3, "training.global_batch_size: 4 is not a multiple of data × micro"),
         ("objective.sequence_length", 4096, "objective.sequence_length: 4096 exceeds the network's"),
         ("training.schedule.warmup", {"type": "steps", "count": 20}, "training.schedule.warmup: this Steps is 20"),
@@ -372,7 +372,7 @@ def test_a_path_without_its_suffix_gets_the_file(project, capsys):
 def test_outside_a_project_every_command_says_where_to_go(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
     assert main([command]) == 1
-    error = "error: recipes/quickstart.py: no such recipe, and no folder recipes here; go to the project's folder\n"
+    error = "error: no folder recipes here; go to the project's folder, or make one with `llmrecipe init`\n"
     assert capsys.readouterr().err == error
     assert not list(tmp_path.iterdir())
 

@@ -225,6 +225,8 @@ def test_weights_that_the_network_has_not_are_named(folder):
 
 def test_layers_without_end_are_refused_at_once(folder):
     change_config(folder, num_hidden_layers=10_000_000)
+    assert fault(folder) == "config.json: num_layers must be between 1 and 10,000, got 10000000"
+    change_config(folder, num_hidden_layers=10_000)
     assert "lacks 'model.layers.2.input_layernorm.weight'" in fault(folder)
 
 

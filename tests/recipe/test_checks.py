@@ -395,6 +395,14 @@ def test_a_name_that_dvc_or_a_file_system_would_not_take_is_refused(name, where)
     assert [violation.path.rpartition(".")[2] for violation in checks.violations(recipe)] == ["name"]
 
 
+@pytest.mark.parametrize(("length", "is_refused"), [(120, False), (151, True), (300, True)])
+def test_a_name_leaves_room_for_what_comes_behind_it_in_files(length, is_refused):
+    for recipe in (evolve(SMALL, name="x" * length), small(name="x" * length)):
+        reasons = [reason for path, reason in found(recipe).items() if path.endswith("name")]
+        assert bool(reasons) == is_refused
+        assert all("use at most 150" in reason for reason in reasons)
+
+
 def test_a_name_that_is_made_from_parts_is_one_for_files_or_asks_for_another():
     @define("w 2")
     class Odd(scheme.Scheme):

@@ -13,6 +13,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 
 from llmrecipe.engines.datatrove.executors.tasks import TaskExecutor, quiet
+from llmrecipe.engines.datatrove.folders import LocalFolder
 from llmrecipe.engines.quiet import hide_progress_bars
 from llmrecipe.errors import StageError
 from llmrecipe.launch.process import begin_worker
@@ -27,7 +28,7 @@ class LocalExecutor(TaskExecutor):
     """
 
     def __init__(self, what: str, steps: Sequence[PipelineStep], *, tasks: int, machine: Machine, logs: Path) -> None:
-        super().__init__(list(steps), str(logs))
+        super().__init__(list(steps), LocalFolder(logs))
         self.what = what
         self.tasks = tasks
         self.workers = min(machine.workers, tasks)

@@ -16,6 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 
 from llmrecipe.engines.datatrove.executors.tasks import RemoteExecutor, cleaning_up_on_termination, quiet
+from llmrecipe.engines.datatrove.folders import LocalFolder
 from llmrecipe.errors import StageError
 from llmrecipe.launch.process import die_with_parent
 from llmrecipe.recipe.machine import Machine
@@ -42,7 +43,7 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
                 list(steps),
                 tasks=tasks,
                 workers=machine.workers,
-                logging_dir=str(logs),
+                logging_dir=LocalFolder(logs),
                 cpus_per_task=on.cpus_per_task,
                 mem_per_cpu_gb=on.memory_per_cpu_gb,
             )
@@ -87,7 +88,7 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
             if self.address is not None:
                 self._refuse_silent(self.address)
             # The workers import modules of the user's own.
-            environment = {"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}}
+            environment = {"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "PYTHONSAFEPATH": "1"}}
             ray.init(
                 self.address,
                 include_dashboard=False,
