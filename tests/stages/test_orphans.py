@@ -80,6 +80,7 @@ def test_a_program_whose_parent_is_another_than_it_was_told_ends_before_it_impor
     (tmp_path / "work.py").write_text("from pathlib import Path\nPath('begun').touch()\n")
     for parent, status in ((os.getpid(), 0), (1, -signal.SIGKILL)):
         command = [sys.executable, "-m", "llmrecipe.launch.child", str(parent), "work"]
-        assert subprocess.run(command, cwd=tmp_path).returncode == status
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        assert subprocess.run(command, cwd=tmp_path, env=environment).returncode == status
         assert (tmp_path / "begun").exists() == (status == 0)
         (tmp_path / "begun").unlink(missing_ok=True)

@@ -80,7 +80,7 @@ def test_each_document_is_its_text_and_the_end_of_text_token(corpus, split):
 
 
 @pytest.mark.parametrize("kind", [Unigram, WordPiece])
-def test_every_kind_of_tokenizer_gives_documents_with_an_end(corpus, tmp_path, kind):
+def test_every_kind_of_tokenizer_gives_documents_with_an_end(corpus, tmp_path, kind, caplog):
     documents, texts = corpus[0], [document["text"] for document in read_documents(corpus[0], "train")]
     section = TokenizerSection(tokenizer=kind(vocab_size=400, character_coverage=0.9))
     tokenizer = run("tokenizer", section, tmp_path, inputs={"documents": documents}).output / "tokenizer"
@@ -98,6 +98,8 @@ def test_every_kind_of_tokenizer_gives_documents_with_an_end(corpus, tmp_path, k
     metrics = json.loads((output / "metrics.json").read_text())
     tokens = [token for row in found for token in row]
     assert metrics["train"]["unknown_share"] == tokens.count(1) / len(tokens)
+    assert (tokens.count(1) > 0.001 * len(tokens)) == (kind is WordPiece)
+    assert ("% of the train tokens are '[UNK]'" in caplog.text) == (kind is WordPiece)
     # Bytes spell what no piece does.
     assert (tokens.count(1) > 0) == (kind is WordPiece)
 
