@@ -236,6 +236,12 @@ def test_of_damaged_shards_nothing_else_is_said(tmp_path):
     assert "model-00002-of-00002.safetensors is missing" in fault(tmp_path / "sharded")
 
 
+@pytest.mark.parametrize(("split", "named"), [("deepseek-llm", "'deepseek-llm'"), (None, "'default'")])
+def test_words_that_a_gguf_file_splits_in_another_way_are_refused_before_anything_runs(tmp_path, split, named):
+    found = fault(write_gguf(tmp_path / "x.gguf", split=split))
+    assert f"x.gguf has a tokenizer that splits texts by {named} (tokenizer.ggml.pre); known are gpt-2, smollm" in found
+
+
 def test_what_a_gguf_file_says_is_told_with_its_name(tmp_path):
     found = fault(write_gguf(tmp_path / "x.gguf", keys=GGUF | {"attention.head_count_kv": 3}))
     assert found == "x.gguf: num_key_value_heads: 3 does not divide num_attention_heads = 4; use 1, 2 or 4"
