@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import attrs
 
 from llmrecipe.recipe.quantity import Fraction, Phase
-from llmrecipe.recipe.schema import Word, at_least, between, greater_than, kind
+from llmrecipe.recipe.schema import FLOAT32_MAX, Word, at_least, between, greater_than, kind
 
 if TYPE_CHECKING:
     from llmrecipe.recipe.corpus import Part
@@ -124,7 +124,7 @@ class Objective(Word):
 class Optimizer(Word):
     """How gradients become updates."""
 
-    learning_rate: float = attrs.field(validator=greater_than(0, 1_000))
+    learning_rate: float = attrs.field(validator=greater_than(0, FLOAT32_MAX))
     """The peak, reached at the end of the warm-up."""
 
 

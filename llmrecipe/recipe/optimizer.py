@@ -5,7 +5,7 @@ from typing import Literal
 import attrs
 
 from llmrecipe.recipe.kinds import Optimizer
-from llmrecipe.recipe.schema import below, between, define, greater_than, no_duplicates
+from llmrecipe.recipe.schema import FLOAT32_MAX, below, between, define, greater_than, no_duplicates
 
 __all__ = [
     "SGD",
@@ -28,16 +28,16 @@ def _no_decay() -> NoDecay:
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
-    beta1: float = attrs.field(default=0.9, validator=between(0, 1))
+    beta1: float = attrs.field(default=0.9, validator=below(1))
     """Decay of the gradient's running mean."""
 
-    beta2: float = attrs.field(default=0.95, validator=between(0, 1))
+    beta2: float = attrs.field(default=0.95, validator=below(1))
     """Decay of the squared gradient's running mean; 0.95 is usual for language models (Brown et al. 2020)."""
 
     eps: float = attrs.field(default=1e-8, validator=greater_than(0, 1))
     """Added to the root of the squared mean."""
 
-    weight_decay: float = attrs.field(default=0.1, validator=between(0, 1_000))
+    weight_decay: float = attrs.field(default=0.1, validator=between(0, FLOAT32_MAX))
     """Share of a weight, times the learning rate, taken away at a step."""
 
     no_decay: NoDecay = _no_decay()
@@ -54,7 +54,7 @@ class SGD(Optimizer):
     nesterov: bool = False
     """Whether the momentum looks one step ahead (Nesterov 1983)."""
 
-    weight_decay: float = attrs.field(default=0.0, validator=between(0, 1_000))
+    weight_decay: float = attrs.field(default=0.0, validator=between(0, FLOAT32_MAX))
     """Added to the gradient as this times the weight."""
 
     no_decay: NoDecay = _no_decay()

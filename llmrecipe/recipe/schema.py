@@ -167,6 +167,10 @@ def all_greater_than(bound: float, at_most: float) -> Validator:
     return check
 
 
+FLOAT32_MAX = 3.4e38
+"""The most that a step can compute with."""
+
+
 def between(low: float, high: float) -> Validator:
     """A validator: `low <= value <= high`, or None where the field may be."""
 
