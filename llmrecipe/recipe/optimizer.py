@@ -28,10 +28,10 @@ def _no_decay() -> NoDecay:
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
-    beta1: float = attrs.field(default=0.9, validator=below(1))
+    beta1: float = attrs.field(default=0.9, validator=between(0, 1))
     """Decay of the gradient's running mean."""
 
-    beta2: float = attrs.field(default=0.95, validator=below(1))
+    beta2: float = attrs.field(default=0.95, validator=between(0, 1))
     """Decay of the squared gradient's running mean; 0.95 is usual for language models (Brown et al. 2020)."""
 
     eps: float = attrs.field(default=1e-8, validator=greater_than(0, 1))
