@@ -55,9 +55,11 @@ def peak_of(process: psutil.Process) -> float:
 
 def peak(project: Path, kind: str, inputs: dict[str, str]) -> tuple[float, float]:
     """Run a stage: the peak memory in MB of its largest process, and of all of them."""
+    file = project / "params.yaml"
+    sections = yaml.safe_load(file.read_text())
+    sections[f"c-{kind}"]["inputs"] = inputs
+    file.write_text(yaml.safe_dump(sections))
     command = [sys.executable, "-m", "llmrecipe", "stage", kind, "--name", f"c-{kind}"]
-    for role, path in inputs.items():
-        command += ["--input", f"{role}={path}"]
     stage = subprocess.Popen([*command, "--output", kind], cwd=project)
     watch = Watch(stage)
     watch.start()

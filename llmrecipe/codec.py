@@ -16,7 +16,18 @@ from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from llmrecipe.errors import RecipeError, Violation, suggestion
-from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, describe, is_kind, kinds_of, matches, members, shown
+from llmrecipe.recipe.schema import (
+    UNWRITTEN,
+    FieldError,
+    Word,
+    describe,
+    is_kind,
+    kinds_of,
+    matches,
+    members,
+    misfit,
+    shown,
+)
 
 T = TypeVar("T")
 
@@ -164,7 +175,7 @@ def _as(value: Any, annotation: Any) -> Any:
 def _hint(value: Any, annotation: Any) -> str:
     # YAML 1.1 takes a number for one only if it has a point: 1e-3 is a text.
     if not isinstance(value, str) or not _is_float(annotation):
-        return ""
+        return misfit(value, annotation)
     try:
         text = repr(float(value))
     except ValueError:

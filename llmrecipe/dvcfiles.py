@@ -18,13 +18,14 @@ from typing import Any
 import attrs
 import yaml
 
-from llmrecipe import artifacts, codec, layout, machines
+from llmrecipe import artifacts, codec, layout, machines, wiring
 from llmrecipe.errors import PlanError, RecipeError
 from llmrecipe.extensions import extensions_of
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.stage import Stage
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.sections import ReportSection, section_of_kind
+from llmrecipe.wiring import Wiring
 from llmrecipe.yamltext import YamlText
 
 PIPELINE_FILE = "dvc.yaml"
@@ -59,7 +60,7 @@ class Recorded:
     """Its entries of `dvc.yaml`, by name."""
 
     def sections(self, root: Path) -> dict[str, Any]:
-        """Its sections of the parameters, by stage."""
+        """Its sections of the parameters as they are written, by stage."""
         files = {_params_file(entry): None for entry in self.stages.values()}
         known: dict[str, Any] = {}
         for file in files:
@@ -134,7 +135,7 @@ def write(
     before = {name: entry for name, entry in entries.items() if _is_ours(name, entry)}
     _refuse_overlaps(pipeline, dvc, entries, before.keys())
     stages = {stage.name: _stage_entry(stage, root, references) for stage in pipeline.stages}
-    sections = {stage.name: codec.unstructure(stage.section) for stage in pipeline.stages}
+    sections = {stage.name: _section(stage, root) for stage in pipeline.stages}
     for recipe in kept:
         written = recipe.sections(root)
         _refuse_changes(recipe, written, stages, sections)
@@ -233,7 +234,7 @@ def _stage_entry(stage: Stage, root: Path, references: Mapping[str, str]) -> dic
     owner = {"owner": stage.owner, "recipe": references[stage.owner]} if is_report else stage.owner
     entry = {
         "desc": inspect.getdoc(type(stage.section)),
-        "cmd": _literal(shlex.join(_command(stage, root))),
+        "cmd": shlex.join(_command(stage)),
         "deps": sorted(map(_literal, stage.inputs.values())),
         "params": [{layout.params_file(stage.owner): [stage.name]}],
         "outs": [f"{stage.output}/{name}" for name in stage.outs],
@@ -243,13 +244,15 @@ def _stage_entry(stage: Stage, root: Path, references: Mapping[str, str]) -> dic
     return {key: value for key, value in entry.items() if value}
 
 
-def _command(stage: Stage, root: Path) -> list[str]:
+def _section(stage: Stage, root: Path) -> dict[str, Any]:
+    """A stage's section, and how it is tied to the project in `root`."""
+    extensions = {path for word in (stage.section, *stage.facts) for path in extensions_of(word, root)}
+    return wiring.written(stage.section, Wiring(inputs=stage.inputs, extensions=tuple(sorted(extensions))))
+
+
+def _command(stage: Stage) -> list[str]:
     """The command line that does a stage's work, in the project's folder."""
     command = ["llmrecipe", "stage", stage.kind, "--name", stage.name, "--params", layout.params_file(stage.owner)]
-    for role, path in stage.inputs.items():
-        command += ["--input", f"{role}={path}"]
-    for path in sorted({path for word in (stage.section, *stage.facts) for path in extensions_of(word, root)}):
-        command += ["--extension", path]
     return [*command, "--output", stage.output]
 
 
@@ -271,7 +274,7 @@ def _is_section(data: Any, kind: str) -> bool:
     if cls is None:
         return False
     try:
-        codec.structure(data, cls, "")
+        codec.structure(wiring.read(data, "")[0], cls, "")
     except RecipeError:
         return False
     return True

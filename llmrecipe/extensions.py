@@ -25,6 +25,12 @@ def load_extension(path: Path) -> None:
     folder, name = str(path.resolve().parent), path.stem
     if not path.is_file():
         raise LoadError(f"{path}: no such file, and words of a stage's section are defined there")
+    for module in sorted(path.parent.glob("*.py")):
+        if module.stem in sys.stdlib_module_names:
+            raise LoadError(
+                f"{module}: has the name of a module of Python's standard library, and the processes of a stage import "
+                f"{path.name} from the same folder; rename it"
+            )
     if folder not in sys.path:
         sys.path.append(folder)
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), folder]))

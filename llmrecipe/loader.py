@@ -18,7 +18,7 @@ from llmrecipe.errors import LoadError, RecipeError, suggestion
 from llmrecipe.recipe.kinds import Model
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.recipe.schema import field_violations, shown
+from llmrecipe.recipe.schema import field_violations, matches, misfit, shown
 
 RECIPES_DIR = Path("recipes")
 
@@ -38,7 +38,7 @@ class Loaded:
 
 
 def load(reference: str, recipes_dir: Path = RECIPES_DIR) -> Recipe:
-    """The recipe that `reference` names: `file.py`, `file.py:function`, or `name` for `recipes_dir/name.py`.
+    """The recipe that `reference` names: `file.py`, also of `recipes_dir`, `file.py:function`, or `name` for `name.py`.
 
     Its fields are not checked yet, so `recipe.checks` can report all that is wrong at once. Without a name of its own
     it gets that of its function. The file is a program of the user: it runs with this process's rights.
@@ -58,6 +58,8 @@ def find(reference: str, recipes_dir: Path = RECIPES_DIR) -> Loaded:
     target, _, function = reference.partition(":")
     is_path = target.endswith(".py") or "/" in target
     path = Path(target) if is_path else recipes_dir / f"{target}.py"
+    if is_path and not path.is_file() and (recipes_dir / path).is_file():
+        path = recipes_dir / path
     if not path.is_file():
         raise LoadError(_not_found(path, is_path))
     recipe, name = _call(path, function, Recipe)
@@ -112,13 +114,13 @@ def _call(path: Path, function: str, wanted: type) -> tuple[Any, str]:
         stack.enter_context(shared_modules())
         stack.enter_context(_importable_siblings(path.parent))
         stack.enter_context(attrs.validators.disabled())
-        module = _run(path)
-        factory = _factory(module, path, function, wanted)
+        module = stack.enter_context(_running(path))
+        name = _factory(module, path, function, wanted)
         with _user_code(path):
-            value = factory()
-    if not isinstance(value, wanted):
-        raise LoadError(f"{path}: {factory.__name__}() returned {_returned(value, factory.__name__, wanted)}")
-    return value, factory.__name__
+            value = vars(module)[name]()
+    if not matches(value, wanted):
+        raise LoadError(f"{path}: {name}() returned {_returned(value, wanted)}")
+    return value, name
 
 
 def _from_here(path: Path) -> str:
@@ -136,7 +138,7 @@ def _not_found(path: Path, is_path: bool) -> str:
     return f"{path}: no such {what}{suggestion(path.stem, [file.stem for file in files])}"
 
 
-def _returned(value: object, function: str, wanted: type) -> str:
+def _returned(value: object, wanted: type) -> str:
     noun = wanted.__name__
     if value is None:
         return f"None, not a {noun}; is its `return` missing?"
@@ -144,10 +146,12 @@ def _returned(value: object, function: str, wanted: type) -> str:
         return f"the class {noun}, not a {noun.lower()}; write {noun}(…)"
     if wanted is Recipe and isinstance(value, Model):
         return f"a {type(value).__name__}, not a Recipe; return Recipe(models=(…,)), with the model in it"
-    return f"{shown(value)}, not a {noun}"
+    return f"{shown(value)}, not a {noun}{misfit(value, wanted)}"
 
 
-def _run(path: Path) -> ModuleType:
+@contextmanager
+def _running(path: Path) -> Iterator[ModuleType]:
+    """The module of a file, which Python knows inside: dataclasses, pickle and annotations ask for it by its name."""
     # A name of its own: a file called json.py must not stand in for the module json.
     name = f"llmrecipe:{path.stem}"
     module = ModuleType(name)
@@ -156,38 +160,43 @@ def _run(path: Path) -> ModuleType:
     try:
         with _user_code(path):
             exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
+        yield module
     finally:
-        del sys.modules[name]
-    return module
+        sys.modules.pop(name, None)
 
 
-def _factory(module: ModuleType, path: Path, function: str, wanted: type) -> Callable[[], Any]:
-    """The function that makes what is wanted, by name or because no other can be meant."""
+def _factory(module: ModuleType, path: Path, function: str, wanted: type) -> str:
+    """The name of the function that makes what is wanted, as given or because no other can be meant."""
     noun = wanted.__name__
     own: dict[str, Callable[..., Any]] = {
         name: value
         for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+        if _is_function(value) and value.__module__ == module.__name__ and not name.startswith("_")
     }
     if not function:
         function = path.stem if path.stem in own else _only_one(own, path, wanted)
     value = vars(module).get(function)
     if value is None:
         raise LoadError(f"{path}: no function {function!r}{suggestion(function, list(own))}")
-    if not inspect.isfunction(value):
+    if not _is_function(value):
         raise LoadError(f"{path}: {function} is {shown(value)}; a {noun.lower()} is a function that returns a {noun}")
     if _required(value):
         raise LoadError(
             f"{path}: {function}() needs {', '.join(_required(value))}; a {noun.lower()} is a function without "
             "arguments: give them defaults, or write one that calls it"
         )
-    return value
+    return function
+
+
+def _is_function(value: object) -> bool:
+    """Whether a value is called like a function: also one that is wrapped, as by `functools.cache`."""
+    return callable(value) and not isinstance(value, type)
 
 
 def _only_one(own: Mapping[str, Callable[..., Any]], path: Path, wanted: type) -> str:
     noun = wanted.__name__
     complete = [name for name, value in own.items() if not _required(value)]
-    annotated = [name for name in complete if own[name].__annotations__.get("return") in (wanted, noun)]
+    annotated = [name for name in complete if inspect.signature(own[name]).return_annotation in (wanted, noun)]
     candidates = annotated or complete
     if not candidates:
         raise LoadError(f"{path}: has no {noun.lower()}; write `def {path.stem}() -> {noun}:`")

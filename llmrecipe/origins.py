@@ -2,6 +2,8 @@
 
 import glob
 import importlib.util
+import itertools
+import os
 import platform
 import posixpath
 from collections.abc import Iterator
@@ -15,6 +17,17 @@ from llmrecipe.errors import suggestion
 
 _LOCAL = {"file", "local", "asynclocal", "git"}
 """Protocols of fsspec that lead to this machine's own disk."""
+
+DVC_SUFFIX = ".dvc"
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 4000
+"""Bytes of a file's name, and of a path that leaves some for the project's own."""
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a pointer of Git LFS begins (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
+
+LARGEST_POINTER = 1024
+"""Bytes; every pointer has fewer."""
 
 _COMMON = ["https", "http", "s3", "gs", "az", "hf", "ftp"]
 
@@ -40,7 +53,18 @@ def outside(path: str) -> str | None:
 
 def refusal(path: str) -> str | None:
     """Why a file or a URL can't be read from this project, whatever is there; None if it can."""
-    return outside(path) or (_url_refusal(path) if is_url(path) else None)
+    return outside(path) or (_url_refusal(path) if is_url(path) else too_long(path))
+
+
+def too_long(path: str) -> str | None:
+    """Why no file of this machine can have the path `path`; None if one can."""
+    sizes = [len(part.encode(errors="replace")) for part in path.split("/")]
+    if max(sizes) > _LONGEST_NAME:
+        return f"a name in {path[:40]!r}… has {max(sizes)} bytes, and no file system takes more than {_LONGEST_NAME}"
+    total = sum(sizes) + len(sizes) - 1
+    if total > _LONGEST_PATH:
+        return f"{path[:40]!r}… has {total:,} bytes, and no path may have more than {_LONGEST_PATH:,}; shorten it"
+    return None
 
 
 def package_refusal(package: str) -> str | None:
@@ -73,6 +97,58 @@ def not_pulled(pattern: str, root: Path) -> str | None:
     return None
 
 
+def matches(pattern: str, root: Path) -> list[str]:
+    """What `pattern` means below `root`, sorted: files, and whatever stands where a file should be.
+
+    A path that exists as it is written is that file, and brackets that match something as they are written are no
+    pattern. A `.dvc` file next to what it stands for isn't meant, nor is a folder that `*` finds.
+    """
+    head, tail = _as_written(pattern, root)
+    literal = glob.escape("/".join(head))
+    for rest in ([part.replace("[", "[[]") for part in tail], tail):
+        found = glob.glob("/".join([*([literal] if head else []), *rest]), root_dir=root, recursive=True)
+        if any(not (root / name).is_dir() for name in found):
+            return sorted(name for name in found if not _is_beside(name, pattern, root))
+    return []
+
+
+def unreadable(name: str, root: Path) -> str | None:
+    """Why `name`, one of the `matches` below `root`, is no file to read; None if it is one."""
+    path = root / name
+    if any("\udc80" <= character <= "\udcff" for character in name):
+        return f"{name!r} has a name that is not UTF-8, and documents bear the names of their files; rename it"
+    if name.endswith(DVC_SUFFIX):
+        kept = ", ".join(map(repr, _kept(name, root)))
+        return f"{name!r} is no text: it stands for {kept}, which DVC keeps; `dvc pull` brings that, name it instead"
+    if not path.exists():
+        target = os.readlink(path) if path.is_symlink() else ""
+        return f"{name!r} is a link to {target!r}, where nothing is; bring it back, or delete the link"
+    if path.is_dir():
+        inside = f"{name}/*"
+        return f"{name!r} is a folder, named like a file; name what it holds, as in {inside!r}, or rename it"
+    if not path.is_file():
+        return f"{name!r} is neither a file nor a folder; move it away"
+    if path.stat().st_size < LARGEST_POINTER:
+        try:
+            with open(path, "rb") as file:
+                return pointer(name, file.read(len(LFS_POINTER)))
+        except OSError as error:
+            return f"{name!r} can't be read ({error.strerror})"
+    return None
+
+
+def pointer(name: str, head: bytes) -> str | None:
+    """That the file `name`, which begins with `head`, is a pointer of Git LFS; None if it isn't."""
+    if head.startswith(LFS_POINTER):
+        return f"{name!r} is a pointer of Git LFS, which stands for the file; `git lfs pull` brings that"
+    return None
+
+
+def brackets(pattern: str) -> str:
+    """The end of a message about a pattern that matches nothing: how brackets are written, if it holds some."""
+    return "; '[1]' in a pattern stands for '1': where a name holds a bracket, write '[[]'" if "[" in pattern else ""
+
+
 def behind_link(path: str, pattern: str) -> str | None:
     """Why DVC wouldn't notice a change of `path`, a file that `pattern` matches; None if it would.
 
@@ -93,9 +169,32 @@ def behind_link(path: str, pattern: str) -> str | None:
 
 def watched(pattern: str) -> str:
     """The part of a pattern that has to be watched for changes: a named file, or the folder that it searches."""
+    head, tail = _as_written(pattern, Path())
+    return posixpath.normpath("/".join([*head, *itertools.takewhile(lambda part: not glob.has_magic(part), tail)]))
+
+
+def _as_written(pattern: str, root: Path) -> tuple[list[str], list[str]]:
+    """The parts of a pattern: those in front that exist as they are written, and the others."""
     parts = pattern.split("/")
-    magic = [index for index, part in enumerate(parts) if glob.has_magic(part)]
-    return posixpath.normpath("/".join(parts[: magic[0]] if magic else parts))
+    count = next((count for count in range(len(parts), 0, -1) if os.path.lexists(root / "/".join(parts[:count]))), 0)
+    return parts[:count], parts[count:]
+
+
+def _is_beside(name: str, pattern: str, root: Path) -> bool:
+    """Whether `name`, which the pattern matches, isn't what it asks for, and nothing is lost without it."""
+    path, last = root / name, pattern.rpartition("/")[2]
+    if path.is_dir():
+        is_found = "**" in pattern or not path.suffix
+        return last in ("", "**") or (last == "*" and is_found)
+    if not name.endswith(DVC_SUFFIX) or name == pattern:
+        return False
+    return all(os.path.lexists(root / kept) for kept in _kept(name, root))
+
+
+def _kept(name: str, root: Path) -> list[str]:
+    """What the `.dvc` file `name` stands for, by paths below `root`."""
+    outs = list(_outs(root / name)) or [PurePosixPath(name).name.removesuffix(DVC_SUFFIX)]
+    return [(PurePosixPath(name).parent / out).as_posix() for out in outs]
 
 
 def _url_refusal(url: str) -> str | None:
@@ -130,6 +229,6 @@ def _may_hold(pattern: str, out: str) -> bool:
     for part, name in zip(parts, names, strict=False):
         if part == "**":
             return True
-        if not fnmatch(name, part):
+        if name != part and not fnmatch(name, part):
             return False
     return len(names) <= len(parts)

@@ -5,12 +5,13 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmrecipe import origins
-from llmrecipe.errors import Violation
+from llmrecipe.errors import ProjectError, Violation
+from llmrecipe.pretrained.completed import is_made
 from llmrecipe.pretrained.place import Missing, locate, source_of
 from llmrecipe.recipe import augment, checks, names
 from llmrecipe.recipe.kinds import Augmenter
@@ -36,8 +37,10 @@ _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """Roles of tokens in transformers."""
 
 
-def violations(recipe: Recipe, root: Path) -> list[Violation]:
+def violations(recipe: Recipe, root: Path, planned: Collection[str] = ()) -> list[Violation]:
     """The files, URLs and packages that `recipe` names and that can't be read here; `root` is the project's folder.
+
+    What is in one of `planned`, patterns of what the project's stages make, needn't be there yet.
 
     Other wrong fields hide none of them.
     """
@@ -56,13 +59,27 @@ def violations(recipe: Recipe, root: Path) -> list[Violation]:
             folders = {name: model for name, model in augment.models(word).items() if isinstance(model, str)}
             found += [each for name, folder in folders.items() for each in _model(f"{path}.{name}", folder, root)]
         elif isinstance(word, PretrainedTokenizer) and word.path is not None:
-            found += _tokenizer(f"{path}.path", word.path, root)
+            found += _tokenizer(f"{path}.path", word.path, root, planned)
     for _, word in words:
         if isinstance(word, Trained) and fields.has(word, "objective") and fields.has(word, "vocabulary.origin"):
             tokenizer = word.vocabulary.origin
             if isinstance(tokenizer, PretrainedTokenizer):
                 found += _needs_of(word, tokenizer, words, root)
     return found
+
+
+def refuse_folder(root: Path) -> None:
+    """Refuse a folder in which DVC can run nothing.
+
+    Raises:
+        ProjectError: it is such a folder.
+    """
+    folder = str(root.absolute())
+    if set("{}") & set(folder):
+        raise ProjectError(
+            f"{folder!r} has a brace in its path, and in such a folder every `dvc repro` fails "
+            "('QueryingProgress' object has no attribute 'postfix'); rename or move it"
+        )
 
 
 def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:
@@ -138,16 +155,19 @@ def _packages(path: str, packages: tuple[str, ...]) -> Iterator[Violation]:
 
 
 def _missing(pattern: str, root: Path) -> str | None:
-    if any((root / match).is_file() for match in glob.iglob(pattern, root_dir=root, recursive=True)):
-        return None
-    what = origins.not_pulled(pattern, root) or _what_is_there(pattern, root)
+    found = origins.matches(pattern, root)
+    if found:
+        return next((reason for name in found if (reason := origins.unreadable(name, root))), None)
+    what = origins.not_pulled(pattern, root) or _what_is_there(pattern, root) + origins.brackets(pattern)
     return f"no file matches {pattern!r}; {what}"
 
 
-def _tokenizer(path: str, directory: str, root: Path) -> Iterator[Violation]:
-    outside = origins.outside(directory)
-    if outside:
-        yield Violation(path, outside)
+def _tokenizer(path: str, directory: str, root: Path, planned: Collection[str]) -> Iterator[Violation]:
+    refused = origins.outside(directory) or origins.too_long(directory)
+    if refused:
+        yield Violation(path, refused)
+    elif is_made(directory, planned):
+        return
     elif not (root / directory).is_dir():
         yield Violation(path, f"there is no folder {directory!r}; save a tokenizer there in the transformers format")
     elif not (root / directory / "tokenizer.json").is_file():
@@ -160,7 +180,7 @@ def _needs_of(
 ) -> Iterator[Violation]:
     """What the objective of a model needs of a tokenizer and doesn't find in its folder."""
     given: Word = tokenizer
-    if tokenizer.path is not None and not origins.outside(tokenizer.path):
+    if tokenizer.path is not None and not (origins.outside(tokenizer.path) or origins.too_long(tokenizer.path)):
         folder, field, directory = root / tokenizer.path, "path", tokenizer.path
     elif isinstance(tokenizer.model, PretrainedModel) and tokenizer.model.hub is None:
         given, (field, directory) = tokenizer.model, source_of(tokenizer.model)

@@ -61,7 +61,7 @@ class TokenizerSection(Section):
     """Documents to a tokenizer."""
 
     tokenizer: Tokenizer
-    revision: int = 2
+    revision: int = 3
 
 
 @define("tokenize")
@@ -77,7 +77,7 @@ class MixSection(Section):
 
     reads_only_cards: ClassVar[bool] = True
 
-    shares: tuple[float, ...] = attrs.field(validator=[not_empty, all_greater_than(0)])
+    shares: tuple[float, ...] = attrs.field(validator=[not_empty, all_greater_than(0, 1e9)])
     """Sequences drawn from each corpus relative to the others, in the order in which the inputs name them."""
 
     revision: int = 1
@@ -116,7 +116,7 @@ class TrainSection(Section):
 class ExportSection(Section):
     """Trained weights to a directory in the transformers format."""
 
-    logits_tolerance: float = attrs.field(default=1e-4, validator=greater_than(0))
+    logits_tolerance: float = attrs.field(default=1e-4, validator=greater_than(0, 1))
     """Largest difference to the training engine's own logits that is accepted, in float32, over the largest logit."""
 
     revision: int = 3
@@ -137,7 +137,7 @@ class MeasureSection(Section):
     """A model to numbers."""
 
     measure: Measure
-    revision: int = 1
+    revision: int = 2
 
 
 @define("report")

@@ -1,6 +1,7 @@
 import logging
 import os
 import signal
+import sys
 
 import pytest
 from hypothesis import settings
@@ -17,7 +18,10 @@ _SIGNALS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SI
 
 @pytest.fixture(autouse=True)
 def untouched_process():
-    """Begin without what a training in this process leaves: levels of its log, signal handlers, a rank's number."""
+    """Begin without what a training in this process leaves: levels of its log, signal handlers, a rank's number.
+
+    And leave no group of ranks: in one, llmcompressor shares its tensors through another process.
+    """
     for logger, (level, propagates) in _LEVELS.items():
         logger.setLevel(level)
         logger.propagate = propagates
@@ -28,6 +32,10 @@ def untouched_process():
         signal.signal(number, handler)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         os.environ.pop(name, None)
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(autouse=True)

@@ -215,7 +215,7 @@ def test_what_validators_say_reaches_the_user_with_all_other_violations():
         )
     )
     assert found["small.training.optimizer.learning_rate"] == "must be greater than 0, got -1.0"
-    assert found["small.training.global_batch_size"] == "must be at least 1, got 0"
+    assert found["small.training.global_batch_size"] == "must be between 1 and 100,000,000, got 0"
     assert found["small.training.optimizer.no_decay"] == "names 'norms' 2 times; keep one"
     assert found["small.parallelism.data"] == "must be int, got '4' (str)"
     assert found["small.parallelism.tenser"].startswith("no such field; did you mean 'tensor'?")

@@ -104,9 +104,9 @@ def test_words_of_ones_own_are_planned_like_others(tmp_path):
     planned = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
     assert planned.returncode == 0, planned.stderr
-    pipeline = yaml.safe_load((tmp_path / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert "--extension recipes/soup.py" in pipeline["small-code-soup-average"]["cmd"]
-    assert "--extension recipes/entropy.py" in pipeline["small-code-soup-entropy"]["cmd"]
+    sections = yaml.safe_load((tmp_path / "params/small-code-soup.yaml").read_text(encoding="utf-8"))
+    assert "recipes/soup.py" in sections["small-code-soup-average"]["extensions"]
+    assert "recipes/entropy.py" in sections["small-code-soup-entropy"]["extensions"]
 
 
 def test_the_stages_listed_are_those_of_the_quickstart():

@@ -437,3 +437,89 @@ def test_everything_that_is_wrong_with_a_machine_is_said_at_once(write):
         "recipes/machines.py:wrong.device",
         "recipes/machines.py:wrong.workers",
     ]
+
+
+def test_a_file_is_ordinary_python_while_it_runs(write):
+    write("base.py", whole("base"))
+    write(
+        "a.py",
+        """
+        from __future__ import annotations
+        import dataclasses, pickle, typing
+        from llmrecipe import Recipe, evolve
+        from base import base
+
+        class Own:
+            pass
+
+        def other() -> Recipe:
+            @dataclasses.dataclass
+            class Options:
+                name: str = "small"
+                kept: typing.ClassVar[int] = 1
+
+            assert [field.name for field in dataclasses.fields(Options)] == ["name"]
+            assert isinstance(pickle.loads(pickle.dumps(Own())), Own)
+            return evolve(base(), name=Options().name)
+        """,
+    )
+    modules = set(sys.modules)
+    assert load("a.py:other") == SMALL
+    assert {name for name in set(sys.modules) - modules if name.startswith("llmrecipe:")} == set()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "@functools.cache\n    def other() -> Recipe: return base()",
+        "@functools.lru_cache(maxsize=None)\n    def other(): return base()",
+        "@staticmethod\n    def other() -> Recipe: return base()",
+        "other = lambda: base()",
+    ],
+)
+def test_a_function_that_is_wrapped_is_a_function(write, made):
+    write("other.py", "    import functools\n" + whole("base") + f"\n    {made}\n")
+    assert load("other.py") == SMALL
+    assert find("other.py:other").reference == "other.py:other"
+
+
+def test_what_is_called_like_a_function_can_be_named(write):
+    write(
+        "a.py", "    import functools\n" + whole("base") + "\n    other = functools.partial(evolve, base(), name='b')\n"
+    )
+    assert load("a.py:other") == evolve(SMALL, name="b")
+
+
+@pytest.mark.parametrize("field", ["", "extra: int = 1"])
+@pytest.mark.parametrize("decorator", ["", "@attrs.frozen(kw_only=True)"])
+@pytest.mark.parametrize("parent", ["optimizer.AdamW", "kinds.Optimizer"])
+def test_a_class_below_a_word_that_is_not_declared_is_refused_where_it_is_used(write, field, decorator, parent):
+    write("base.py", whole("base"))
+    write(
+        "a.py",
+        f"""
+        import attrs
+        from llmrecipe import Recipe, evolve
+        from llmrecipe.recipe import kinds, optimizer
+        from base import base
+
+        {decorator}
+        class Mine({parent}):
+            {field or "pass"}
+
+        def other() -> Recipe:
+            model = base().models[0]
+            return Recipe(models=(evolve(model, training__optimizer=Mine(learning_rate=1e-3)),))
+        """,
+    )
+    found = checks.violations(load("a.py:other"))
+    assert [each.path for each in found] == ["other.models[0].training.optimizer"]
+    assert "(Mine), whose class is no word of the language" in found[0].reason
+    assert found[0].reason.endswith("or use AdamW") == (parent == "optimizer.AdamW")
+
+
+def test_a_class_below_recipe_is_no_recipe(write):
+    write(
+        "a.py", whole("base") + "\n    class Mine(Recipe): pass\n    def other(): return Mine(models=base().models)\n"
+    )
+    assert "no word of the language" in str(refusal("a.py:other"))

@@ -3,7 +3,7 @@ import re
 
 import attrs
 import pytest
-from strategies import SMALL_MODEL, small
+from strategies import SMALL, SMALL_MODEL, small
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -25,7 +25,9 @@ from llmrecipe import (
     preflight,
     source,
 )
+from llmrecipe.cli.main import main
 from llmrecipe.engines.tokenizing import folders
+from llmrecipe.pretrained.completed import made_by
 
 TEXT = "small.models[0].text"
 
@@ -82,6 +84,24 @@ def test_a_pattern_that_matches_no_file_is_refused_with_what_is_there(project):
         "small.models[0].text.source.paths[2]": "no file matches 'date/*.txt'; there is no folder 'date'",
         "small.models[0].text.source.paths[3]": "no file matches 'data/de*'; 'data' holds a.txt, deep",
     }
+
+
+@pytest.mark.parametrize("name", ["x" * 252 + ".txt", "é" * 128 + "*", "y" * 300 + "/*", "/".join(["z" * 200] * 25)])
+def test_a_path_that_no_file_can_have_is_refused(project, name):
+    (reason,) = found(reading(f"data/{name}"), project).values()
+    assert "bytes, and" in reason
+    assert len(reason) < 200
+
+
+@pytest.mark.parametrize("name", ["d{x}y", "a}", "{"])
+def test_a_folder_in_which_dvc_can_run_nothing_is_refused(tmp_path, monkeypatch, capsys, name):
+    folder = tmp_path / name / "project"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    for command in ("plan", "check"):
+        assert main([command, "quickstart"]) == 1
+        assert "has a brace in its path" in capsys.readouterr().err
+    assert not list(folder.iterdir())
 
 
 def test_an_evaluation_set_must_be_there_too(project):
@@ -298,3 +318,11 @@ def test_slurms_time_limits_are_taken(limit):
 def test_another_time_limit_is_refused(limit):
     with pytest.raises(ValueError, match="must be a time limit of Slurm's, such as '8:00:00'"):
         place.Slurm(partition="cpu", time_limit=limit)
+
+
+def test_a_tokenizer_that_a_planned_stage_makes_need_not_be_there(tmp_path):
+    path = "artifacts/stdlib-bpe-512/tokenizer/tokenizer"
+    recipe = small(tokenizer=PretrainedTokenizer(path=path))
+    assert "artifacts/stdlib-bpe-512" in set(made_by(SMALL))
+    assert len(preflight.violations(recipe, tmp_path)) == 1
+    assert preflight.violations(recipe, tmp_path, set(made_by(SMALL))) == []

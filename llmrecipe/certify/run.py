@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 
-from llmrecipe import artifacts, codec, layout, machines
+from llmrecipe import artifacts, codec, layout, machines, wiring
 from llmrecipe.certify.comparison import Row
 from llmrecipe.errors import StageError
 from llmrecipe.extensions import extensions_of
@@ -21,6 +21,7 @@ from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import Trained
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.sections import TrainSection
+from llmrecipe.wiring import Wiring
 
 _POLL = 0.005
 """Seconds between two looks at a run that will be killed; its steps take several times that."""
@@ -36,9 +37,6 @@ class Run:
     stage: Stage
     """The stage."""
 
-    extensions: tuple[Path, ...]
-    """The user's own modules that define words of its section."""
-
     @classmethod
     def create(cls, root: Path, model: Trained, inputs: Mapping[str, Path], machine: Machine) -> "Run":
         """Lay out the project of `model` in a new folder, with `inputs` by role where the stage looks for them."""
@@ -47,14 +45,14 @@ class Run:
             place = root / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(inputs[role].resolve())
+        extensions = tuple(str(Path(file).resolve()) for file in extensions_of(stage.section, Path()))
         parameters = {
-            stage.name: codec.unstructure(stage.section),
+            stage.name: wiring.written(stage.section, Wiring(inputs=stage.inputs, extensions=extensions)),
             machines.ENTRY: {machines.DEFAULT: codec.unstructure(machine)},
         }
         # JSON is YAML.
         artifacts.write_json(root / layout.MACHINES_FILE, parameters)
-        extensions = tuple(Path(file).resolve() for file in extensions_of(stage.section, Path()))
-        return cls(root=root, stage=stage, extensions=extensions)
+        return cls(root=root, stage=stage)
 
     @property
     def checkpoint(self) -> Path:
@@ -99,21 +97,16 @@ class Run:
         return layout.SCRATCH / self.stage.name / "*"
 
     def _start(self) -> subprocess.Popen:
-        # As under DVC, which a stage doesn't outlive; `-P`, since the folder is no place to import from.
+        # `-P`, since the folder is no place to import from.
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", *self._command()],
+            [sys.executable, "-P", "-m", "llmrecipe.launch.child", str(os.getpid()), *self._command()],
             cwd=self.root,
             # The machine of the proof is the one that its parameters name.
-            env={**os.environ, "DVC_ROOT": str(self.root.resolve()), "LLMRECIPE_MACHINE": ""},
+            env={**os.environ, "LLMRECIPE_MACHINE": ""},
         )
 
     def _command(self) -> list[str]:
-        command = ["llmrecipe", "stage", self.stage.kind, "--name", self.stage.name, "--output", self.stage.output]
-        for role, path in self.stage.inputs.items():
-            command += ["--input", f"{role}={path}"]
-        for file in self.extensions:
-            command += ["--extension", str(file)]
-        return command
+        return ["llmrecipe", "stage", self.stage.kind, "--name", self.stage.name, "--output", self.stage.output]
 
     def _refuse_failure(self, status: int) -> None:
         if status != 0:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrecipe import integrity, layout
+from llmrecipe.cli.render import foreign
 from llmrecipe.errors import StageError, suggestion
 
 _SHOWN = 5
@@ -47,7 +48,7 @@ def _summary(augmenter: str, counts: dict[str, Any]) -> str:
 def _example(row: dict[str, Any]) -> str:
     measures = "".join(f", {name} {row[name]}" for name in ("similarity", "length_ratio") if name in row)
     texts = (f"{_indented(row[name])}" for name in ("source", "text"))
-    return f"{row['id']}: {row['because'] or 'kept'}{measures}\n" + "\n    -->\n".join(texts)
+    return foreign(f"{row['id']}: {row['because'] or 'kept'}{measures}\n" + "\n    -->\n".join(texts))
 
 
 def _indented(text: str) -> str:

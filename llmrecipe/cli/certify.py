@@ -11,6 +11,7 @@ from llmrecipe.certify.comparison import Column
 from llmrecipe.certify.proof import Finding, Proof
 from llmrecipe.certify.run import train_stage
 from llmrecipe.certify.tokens import find_or_make
+from llmrecipe.cli.listing import one
 from llmrecipe.cli.recipes import load_valid
 from llmrecipe.cli.render import parameters
 from llmrecipe.cli.stage import chosen_machines
@@ -39,9 +40,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "recipe",
         nargs="?",
-        default="quickstart",
         metavar="RECIPE",
-        help="file.py, file.py:function, or the name of a file in recipes/ (default: quickstart)",
+        help="file.py, file.py:function, or the name of a file in recipes/ (default: the only one)",
     )
     parser.add_argument("--model", metavar="NAME", help="only this model (default: all that the recipe trains)")
     parser.add_argument("--steps", type=_steps, default=20, help="length of each run (default: %(default)s)")
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         PlanError: the recipe trains no such model.
         StageError: a run failed.
     """
-    recipe = load_valid(options.recipe, Path())
+    recipe = load_valid(one(options.recipe), Path())
     certified = [_certify(recipe, model, options.steps) for model in _models(recipe, options.model)]
     return 0 if all(certified) else 1
 

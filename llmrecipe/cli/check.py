@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from llmrecipe import dvcfiles
+from llmrecipe.cli.listing import named_or_only
 from llmrecipe.cli.recipes import add_argument, find_all
 from llmrecipe.cli.render import parameters
 from llmrecipe.plan.planner import plan
@@ -24,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check every recipe, even after one that is wrong, and then all of them together."""
     root = Path()
-    found = find_all(options.recipes, root, dvcfiles.planned_machines(root))
+    found = find_all(named_or_only(options.recipes), root, dvcfiles.planned_machines(root))
     if found is None:
         return 1
     plan([each.recipe for each in found])

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from llmrecipe import artifacts, codec, dvcfiles, identity, layout
+from llmrecipe import artifacts, codec, dvcfiles, identity, layout, wiring
 from llmrecipe.engines.nanotron import meaning
 from llmrecipe.errors import RecipeError
 from llmrecipe.launch.lock import exclusive, is_held
@@ -111,7 +111,7 @@ def _in_stage(folder: Path, entry: dict[str, Any], section: Any, root: Path) -> 
 def _no_use(state: Path, entry: dict[str, Any], section: Any, root: Path) -> str | None:
     """Why no run resumes this state; None if one may, or if that can't be told."""
     try:
-        planned = codec.structure(section, TrainSection, "")
+        planned = codec.structure(wiring.read(section, "")[0], TrainSection, "")
     except RecipeError:
         return None
     changes = meaning.changes(state, planned, _digests([root / path for path in entry["deps"]]))

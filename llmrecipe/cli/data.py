@@ -8,6 +8,7 @@ from typing import Any
 
 from llmrecipe import funnel, integrity, layout
 from llmrecipe.cli import augmented
+from llmrecipe.cli.render import foreign
 from llmrecipe.errors import StageError, suggestion
 
 _SHOWN = 5
@@ -68,5 +69,5 @@ def _examples(cleaner: str, metrics: dict[str, Any], rows: list[dict[str, str]])
     for row in rows[:_SHOWN]:
         because = f": {row['because']}" if row["because"] else ""
         beginning = "\n".join(row["text"].strip().splitlines()[:_LINES])
-        parts.append(f"{row['id']}{because}\n{textwrap.indent(beginning, '    ')}")
+        parts.append(foreign(f"{row['id']}{because}\n{textwrap.indent(beginning, '    ')}"))
     return "\n\n".join(parts)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llmrecipe import dvcfiles, layout
+from llmrecipe.cli.listing import named_or_only
 from llmrecipe.cli.recipes import find_all, find_recorded
 from llmrecipe.cli.render import show_warning
 from llmrecipe.errors import PlanError, Violation, suggestion
@@ -27,8 +28,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "recipes",
         nargs="*",
         metavar="RECIPE",
-        help="file.py, file.py:function, or the name of a file in recipes/ "
-        "(default: those planned before, or the quickstart)",
+        help="file.py, file.py:function, a folder, or the name of a file in recipes/ "
+        "(default: those planned before, or the only one)",
     )
     parser.add_argument("--only", action="store_true", help="take out recipes that were planned before")
     parser.add_argument("--remove", action="append", default=[], metavar="NAME", help="take out a recipe; repeatable")
@@ -50,9 +51,9 @@ def run(options: argparse.Namespace) -> int:
         if name not in before:
             raise PlanError(f"--remove {name}: no recipe of that name is planned{suggestion(name, list(before))}")
     machines = _machines(options.machine, root)
-    default = [] if before else ["quickstart"]
+    given = [] if before and not options.recipes else named_or_only(options.recipes)
     with shared_modules():
-        named = find_all(options.recipes or default, root, machines or dvcfiles.planned_machines(root))
+        named = find_all(given, root, machines or dvcfiles.planned_machines(root))
         if named is None:
             return 1
         again = {} if options.only else {name: each for name, each in before.items() if name not in options.remove}

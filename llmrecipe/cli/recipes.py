@@ -30,13 +30,12 @@ class Found:
 
 
 def add_argument(parser: argparse.ArgumentParser, note: str = "") -> None:
-    """Let the command take recipes, the quickstart by default; `note` ends the help."""
+    """Let the command take recipes; `note` ends the help."""
     parser.add_argument(
         "recipes",
         nargs="*",
-        default=["quickstart"],
         metavar="RECIPE",
-        help=f"file.py, file.py:function, or the name of a file in recipes/ (default: quickstart){note}",
+        help=f"file.py, file.py:function, a folder, or the name of a file in recipes/ (default: the only one){note}",
     )
 
 
@@ -44,7 +43,11 @@ def find_all(references: Sequence[str], root: Path, machines: Mapping[str, Machi
     """All the recipes; None if any is wrong, after everything that is wrong with each has been printed.
 
     They share the modules that they import. Warnings are those for the machine that is the `default` of `machines`.
+
+    Raises:
+        ProjectError: no recipe can work in this folder.
     """
+    preflight.refuse_folder(root)
     loaded, found = [], []
     with shared_modules():
         for reference in references:
@@ -96,7 +99,7 @@ def _valid(loaded: Loaded, root: Path, planned: Collection[str], machine: Machin
         RecipeError: it can't work, or not in this folder, with every reason.
     """
     recipe, found = completed(loaded.value, root, planned)
-    found = [*found, *checks.violations(recipe), *preflight.violations(recipe, root)]
+    found = [*found, *checks.violations(recipe), *preflight.violations(recipe, root, planned)]
     if found:
         raise RecipeError(found)
     for warning in preflight.warnings(recipe, machine) if machine is not None else ():

@@ -10,6 +10,8 @@ import attrs
 
 from llmrecipe import artifacts, cards, integrity, layout
 from llmrecipe.cards import ModelCard
+from llmrecipe.cli.listing import one
+from llmrecipe.cli.render import foreign
 from llmrecipe.errors import StageError
 from llmrecipe.loader import load
 from llmrecipe.plan.pipeline import Pipeline
@@ -35,6 +37,8 @@ COLUMNS = {
 
 _OTHER = "{:.4g}"
 
+_LONGEST = 1e12
+
 _GROUPS = ("corpora", "unigram")
 """What is no measure's group of numbers."""
 
@@ -45,9 +49,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "recipe",
         nargs="?",
-        default="quickstart",
         metavar="RECIPE",
-        help="file.py, file.py:function, or the name of a file in recipes/ (default: quickstart)",
+        help="file.py, file.py:function, or the name of a file in recipes/ (default: the only one)",
     )
     parser.set_defaults(run=run)
 
@@ -59,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         LoadError: there is no such recipe.
         StageError: a result is missing.
     """
-    print(report(load(options.recipe)))
+    print(report(load(one(options.recipe))))
     return 0
 
 
@@ -94,7 +97,7 @@ def _notes(models: Mapping[str, Path]) -> Iterator[str]:
         for note in cards.read(path, ModelCard).notes:
             told.setdefault(note, []).append(name)
     for note, names in told.items():
-        yield textwrap.fill(f"{', '.join(names)}: {note}", width=100, subsequent_indent="  ")
+        yield textwrap.fill(foreign(f"{', '.join(names)}: {note}"), width=100, subsequent_indent="  ")
 
 
 def _read(stage: Stage, name: str) -> Any:
@@ -134,7 +137,8 @@ class Column:
             return ""
         _, form = COLUMNS.get(self.key, (self.key, _OTHER))
         by = " by byte" if self.key == "recovery_percent" and found.get("recovery_by") == "byte" else ""
-        return form.format(found[self.key]) + by
+        # A model that has diverged has numbers of hundreds of digits.
+        return (form if abs(found[self.key]) < _LONGEST else _OTHER).format(found[self.key]) + by
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[Column]:
@@ -213,7 +217,6 @@ def _samples(pipeline: Pipeline, comparison: Stage, model: str) -> Iterator[dict
 
 
 def _sample(sample: dict[str, str]) -> str:
-    text = sample["prompt"] + sample["completion"]
-    # A model may write anything, and a terminal obeys control characters.
-    text = "".join(character if character.isprintable() or character in "\n\t" else "\ufffd" for character in text)
-    return f"from {sample['prompt']!r}:\n" + textwrap.indent(text, "    ", lambda line: True)
+    text = foreign(sample["prompt"] + sample["completion"])
+    prompt = foreign(sample["prompt"]).replace("\n", "\\n").replace("\t", "\\t")
+    return f"from '{prompt}':\n" + textwrap.indent(text, "    ", lambda line: True)

@@ -17,14 +17,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("stage", help="run one stage of a plan; `dvc repro` calls this")
     parser.add_argument("kind", metavar="KIND", help="train, quantize, …")
     parser.add_argument("--name", required=True, help="its section of the parameters")
-    parser.add_argument(
-        "--input", action="append", default=[], type=_input, metavar="ROLE=PATH", help="what it reads; repeatable"
-    )
     parser.add_argument("--output", required=True, type=Path, help="the folder it leaves")
     parser.add_argument("--params", default=layout.MACHINES_FILE, type=Path, help="default: %(default)s")
-    parser.add_argument(
-        "--extension", action="append", default=[], type=Path, metavar="FILE", help="a module that defines words of it"
-    )
     parser.set_defaults(run=run)
 
 
@@ -36,10 +30,8 @@ def run(options: argparse.Namespace) -> int:
     run_stage(
         options.kind,
         name=options.name,
-        inputs=dict(options.input),
         output=options.output,
         params=options.params,
-        extensions=options.extension,
         chosen=chosen_machines(),
     )
     return 0
@@ -51,10 +43,3 @@ def chosen_machines() -> Machines:
     if name:
         return Machines({DEFAULT: load_machine(name)}, "LLMRECIPE_MACHINE")
     return planned(LOCAL_FILE)
-
-
-def _input(text: str) -> tuple[str, Path]:
-    role, separator, path = text.partition("=")
-    if not (role and separator and path):
-        raise argparse.ArgumentTypeError(f"{text!r} is not ROLE=PATH")
-    return role, Path(path)

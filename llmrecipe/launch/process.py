@@ -3,22 +3,57 @@
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
 
 
-def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
     """Ask Linux to send this process `number` when its parent dies, whatever kills the parent.
 
     Without it a run whose `dvc` was killed continues as an orphan, next to the one that the next `dvc repro` starts.
+
+    Args:
+        parent: the process that started this one, as it knows itself: it may have died before this line, and whoever
+            has taken its place is no parent to die with.
+        number: what is sent.
     """
-    parent = os.getppid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
+
+
+def import_safely() -> None:
+    """Let no Python process that this one starts import from its working folder, the user's project.
+
+    A `signal.py` there would take the place of the standard library's, in workers that begin with `python -c`.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def begin_worker(parent: int) -> None:
+    """Begin a process of a pool: it ends with its parent, and leaves Ctrl-C to it.
+
+    In this module so a worker does it before it imports what its work needs, which can take seconds.
+    """
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def ancestors() -> Iterator[int]:
+    """The parent of this process, its parent, and so on."""
+    process = os.getpid()
+    while process > 1:
+        try:
+            # The name, in parentheses, may hold anything; the state and the parent come after it.
+            process = int(Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+        except FileNotFoundError:
+            return
+        yield process
 
 
 def keep_freed_memory() -> None:

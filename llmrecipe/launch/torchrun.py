@@ -41,7 +41,8 @@ def run_ranks(name: str, module: str, arguments: Sequence[str], *, ranks: int, t
     )
     try:
         # -P: the working folder, the user's project, is no place to import libraries from.
-        elastic_launch(config, sys.executable)("-u", "-P", "-m", module, *arguments)
+        program = ("-u", "-P", "-m", "llmrecipe.launch.child", str(os.getpid()), module)
+        elastic_launch(config, sys.executable)(*program, *arguments)
     except SignalException as stopped:
         if stopped.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None

@@ -11,11 +11,12 @@ from llmrecipe.pretrained.reading import read
 from llmrecipe.recipe import checks, model_checks, names
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Model
-from llmrecipe.recipe.model import PretrainedModel
+from llmrecipe.recipe.model import PretrainedModel, Trained
 from llmrecipe.recipe.rebuilding import rebuilt
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields
 from llmrecipe.recipe.schema import Word
+from llmrecipe.recipe.tokenizer import PretrainedTokenizer, TrainedTokenizer
 
 
 def completed(recipe: Recipe, root: Path, planned: Collection[str]) -> tuple[Recipe, list[Violation]]:
@@ -49,9 +50,16 @@ def completed(recipe: Recipe, root: Path, planned: Collection[str]) -> tuple[Rec
 
 
 def made_by(recipe: Recipe) -> Iterator[str]:
-    """The folders, relative to the project, in which the stages of a recipe's models leave what they make."""
-    for name, _ in _made_here(names.words(recipe, checks.path_of(recipe))):
-        yield f"{layout.ARTIFACTS}/{name}"
+    """The folders, relative to the project, in which a recipe's stages leave models, texts and tokenizers."""
+    fields = Fields()
+    for _, word in names.words(recipe, checks.path_of(recipe)):
+        made = [word, word.vocabulary] if isinstance(word, Trained) and fields.has(word, "vocabulary") else [word]
+        for each in made:
+            # A tokenizer without a text of its own is that of a model, with the model's.
+            is_open = isinstance(each, TrainedTokenizer) and each.text is None
+            name = names.name_of(each) if isinstance(each, names.SHARED) and not is_open else None
+            if name is not None and not isinstance(each, PretrainedModel | PretrainedTokenizer):
+                yield f"{layout.ARTIFACTS}/{name}"
 
 
 def _made_here(words: Iterable[tuple[str, Word]]) -> Iterator[tuple[str, Model]]:
@@ -83,6 +91,11 @@ def _is_in(model: PretrainedModel, patterns: Iterable[str]) -> bool:
     """Whether the project's folder or file of a model is one of these, or in one."""
     if model.path is None or model.package is not None:
         return False
+    return is_made(model.path, patterns)
+
+
+def is_made(path: str, planned: Iterable[str]) -> bool:
+    """Whether a path, relative to the project, is one of what stages make, or in one."""
     # As in DVC's files, where `./models/x` is models/x.
-    path = PurePosixPath(model.path)
-    return any(fnmatchcase(str(place), pattern) for place in (path, *path.parents) for pattern in patterns)
+    place = PurePosixPath(path)
+    return any(fnmatchcase(str(each), pattern) for each in (place, *place.parents) for pattern in planned)

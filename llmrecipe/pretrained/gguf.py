@@ -63,6 +63,9 @@ _WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "outp
 
 _TOKENS, _END = "tokenizer.ggml.tokens", "tokenizer.ggml.eos_token_id"
 
+PRE_TOKENIZERS = ("gpt-2", "smollm", "llama-bpe", "qwen2")
+"""By llama.cpp's names (`llama-vocab.cpp`), the ways to split a text into words that are known here."""
+
 _ELSE = "use the model's files in the transformers format"
 
 
@@ -116,6 +119,13 @@ def _of_tokens(found: Header) -> Iterator[str]:
         yield f"has no tokenizer ({_TOKENS}); {_ELSE}"
     elif kind not in ("gpt2", "llama"):
         yield f"has a tokenizer of the kind {kind!r}; known are 'gpt2' and 'llama': {_ELSE}"
+    elif kind == "gpt2":
+        split = found.values.get("tokenizer.ggml.pre", "default")
+        if split not in PRE_TOKENIZERS:
+            known = ", ".join(PRE_TOKENIZERS)
+            yield f"has a tokenizer that splits texts by {split!r} (tokenizer.ggml.pre); known are {known}: {_ELSE}"
+        if not isinstance(found.values.get("tokenizer.ggml.merges"), Array):
+            yield f"has a tokenizer without merges (tokenizer.ggml.merges); {_ELSE}"
 
 
 def _config(found: Header, tensors: dict[str, Tensor]) -> dict[str, Any]:

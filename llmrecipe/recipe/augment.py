@@ -11,7 +11,7 @@ import attrs
 
 from llmrecipe.recipe import hub
 from llmrecipe.recipe.kinds import Augmenter, Decoding, Model
-from llmrecipe.recipe.schema import Word, at_least, between, define, greater_than, kind, not_empty
+from llmrecipe.recipe.schema import Word, between, define, greater_than, kind, not_empty
 
 __all__ = [
     "BackTranslate",
@@ -28,17 +28,17 @@ __all__ = [
 PLACEHOLDER = "{text}"
 """Where a prompt takes the text."""
 
-_SHARE = [greater_than(0), between(0, 1)]
+_SHARE = greater_than(0, 1)
 
 
 @define("band")
 class Band(Word):
     """The values that are accepted, both ends included."""
 
-    least: float = attrs.field(validator=at_least(0))
+    least: float = attrs.field(validator=between(0, 1e9))
     """The smallest value."""
 
-    most: float = attrs.field(validator=at_least(0))
+    most: float = attrs.field(validator=between(0, 1e9))
     """The largest value; at least `least`."""
 
 
@@ -61,7 +61,7 @@ Pretrained = str | HubModel | Model
 class BeamSearch(Decoding):
     """The likeliest text that a beam search finds."""
 
-    beams: int = attrs.field(default=1, validator=at_least(1))
+    beams: int = attrs.field(default=1, validator=between(1, 1_000))
     """Texts followed at once; 1 takes the likeliest token each time."""
 
 
@@ -72,7 +72,7 @@ class Sampling(Decoding):
     Sampled back-translations teach a large model more than the likeliest ones do (Edunov et al. 2018).
     """
 
-    temperature: float = attrs.field(default=1.0, validator=greater_than(0))
+    temperature: float = attrs.field(default=1.0, validator=greater_than(0, 1_000))
     """What the logits are divided by: below 1 for likelier tokens, above for rarer ones."""
 
     top_p: float = attrs.field(default=1.0, validator=_SHARE)
@@ -108,13 +108,13 @@ class BackTranslate(AlteringAugmenter):
     decoding: Decoding = BeamSearch(beams=4)
     """How both models write."""
 
-    piece_tokens: int = attrs.field(default=128, validator=at_least(8))
+    piece_tokens: int = attrs.field(default=128, validator=between(8, 1_000_000))
     """Most tokens of a piece; a document is cut to fit the models."""
 
-    max_new_tokens: int = attrs.field(default=256, validator=at_least(1))
+    max_new_tokens: int = attrs.field(default=256, validator=between(1, 1_000_000))
     """Most tokens written for a piece. A document of which a piece has not ended by then is dropped, as unfinished."""
 
-    batch_size: int = attrs.field(default=16, validator=at_least(1))
+    batch_size: int = attrs.field(default=16, validator=between(1, 1_000_000))
     """Pieces translated at once. Part of the result: padding changes rounding."""
 
     similarity: Band = Band(least=0.3, most=0.95)
@@ -142,13 +142,13 @@ class Paraphrase(AlteringAugmenter):
     decoding: Decoding = Sampling(temperature=0.7, top_p=0.9)
     """How the model writes."""
 
-    piece_tokens: int = attrs.field(default=256, validator=at_least(8))
+    piece_tokens: int = attrs.field(default=256, validator=between(8, 1_000_000))
     """Most tokens of a piece, without the prompt; a document is cut to fit the model."""
 
-    max_new_tokens: int = attrs.field(default=512, validator=at_least(1))
+    max_new_tokens: int = attrs.field(default=512, validator=between(1, 1_000_000))
     """Most tokens written for a piece. A document of which a piece has not ended by then is dropped, as unfinished."""
 
-    batch_size: int = attrs.field(default=16, validator=at_least(1))
+    batch_size: int = attrs.field(default=16, validator=between(1, 1_000_000))
     """Pieces paraphrased at once. Part of the result: padding changes rounding."""
 
     similarity: Band = Band(least=0.3, most=0.9)
@@ -165,7 +165,7 @@ class JoinDocuments(Augmenter):
     They come from the same shard. Nothing but an empty text is dropped: the texts are those of the sources.
     """
 
-    documents: int = attrs.field(default=4, validator=at_least(2))
+    documents: int = attrs.field(default=4, validator=between(2, 1_000_000))
     """Documents in one."""
 
     separator: str = "\n\n"

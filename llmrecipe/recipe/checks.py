@@ -17,10 +17,13 @@ from llmrecipe.recipe import (
 from llmrecipe.recipe.kinds import Model, Text, Tokenizer
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields, Findings, Rules
-from llmrecipe.recipe.schema import Word, parts
+from llmrecipe.recipe.schema import Word, matches, parts
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 """What DVC and every file system take. A section is `{name}-{kind}`; no kind holds a `-`, so no two collide."""
+
+LONGEST_NAME = 150
+"""File systems end at 255 bytes, and the name of a measure or a kind of stage comes behind it."""
 
 _NAMED = (Recipe, Model, Text, Tokenizer)
 
@@ -60,7 +63,7 @@ def section_violations(section: Word, path: str) -> list[Violation]:
 
 def path_of(recipe: Recipe) -> str:
     """What paths into a recipe begin with: its name, if it has one that can be shown."""
-    return recipe.name if isinstance(recipe.name, str) and recipe.name else "recipe"
+    return recipe.name if matches(recipe.name, str) and recipe.name else "recipe"
 
 
 @rules.add("name", of=_NAMED)
@@ -72,6 +75,12 @@ def _name(named: Any) -> Findings:
         yield (
             "name",
             f"{given!r} must start with a letter or digit, followed by letters, digits, `_` and `-`{proposal}",
+        )
+    elif isinstance(named.name, str) and len(named.name) > LONGEST_NAME:
+        yield (
+            "name",
+            f"{named.name[:40]!r}… has {len(named.name)} characters, and folders and files are called so, with more "
+            f"behind it; use at most {LONGEST_NAME}",
         )
     elif given is None and isinstance(named.name, str) and not NAME.fullmatch(named.name):
         made_from = [item for _, item in parts(named, "") if isinstance(item, _NAMED)]

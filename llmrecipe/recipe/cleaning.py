@@ -10,7 +10,7 @@ from typing import ClassVar
 import attrs
 
 from llmrecipe.recipe.kinds import Cleaner
-from llmrecipe.recipe.schema import FieldError, at_least, between, define, greater_than, kind, not_empty
+from llmrecipe.recipe.schema import FieldError, between, define, greater_than, kind, not_empty
 
 _CODES = """
 af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de diq
@@ -84,19 +84,19 @@ class GopherQuality(Cleaner):
     words nor for their mean length.
     """
 
-    min_words: int = attrs.field(default=50, validator=at_least(1))
+    min_words: int = attrs.field(default=50, validator=between(1, 10**9))
     """Fewest words of a document."""
 
-    max_words: int = attrs.field(default=100_000, validator=at_least(1))
+    max_words: int = attrs.field(default=100_000, validator=between(1, 10**9))
     """Most words of a document."""
 
-    min_mean_word_length: float = attrs.field(default=3.0, validator=greater_than(0))
+    min_mean_word_length: float = attrs.field(default=3.0, validator=greater_than(0, 1e9))
     """Smallest mean length of a word, in characters."""
 
-    max_mean_word_length: float = attrs.field(default=10.0, validator=greater_than(0))
+    max_mean_word_length: float = attrs.field(default=10.0, validator=greater_than(0, 1e9))
     """Largest mean length of a word, in characters."""
 
-    max_symbols_per_word: float = attrs.field(default=0.1, validator=greater_than(0))
+    max_symbols_per_word: float = attrs.field(default=0.1, validator=greater_than(0, 1e9))
     """Most hash signs, and most ellipses, for each word."""
 
     max_bullet_lines: float = attrs.field(default=0.9, validator=between(0, 1))
@@ -108,7 +108,7 @@ class GopherQuality(Cleaner):
     min_alphabetic_words: float = attrs.field(default=0.8, validator=between(0, 1))
     """Smallest share of words with a letter; 0 doesn't look."""
 
-    min_stop_words: int = attrs.field(default=2, validator=at_least(0))
+    min_stop_words: int = attrs.field(default=2, validator=between(0, 1_000))
     """Fewest of the words the, be, to, of, and, that, have, with that occur; 0 doesn't look."""
 
 
@@ -143,13 +143,13 @@ class C4Quality(Cleaner):
 
     changes_text: ClassVar[bool] = True
 
-    min_sentences: int = attrs.field(default=5, validator=at_least(1))
+    min_sentences: int = attrs.field(default=5, validator=between(1, 10**9))
     """Fewest sentences that are left of a document."""
 
-    min_words_per_line: int = attrs.field(default=3, validator=at_least(1))
+    min_words_per_line: int = attrs.field(default=3, validator=between(1, 10**9))
     """Fewest words of a line."""
 
-    max_word_length: int = attrs.field(default=1000, validator=at_least(1))
+    max_word_length: int = attrs.field(default=1000, validator=between(1, 10**9))
     """Longest word of a line, in characters."""
 
     terminal_punctuation: bool = True
@@ -169,13 +169,13 @@ class FineWebQuality(Cleaner):
     max_short_lines: float = attrs.field(default=0.67, validator=between(0, 1))
     """Largest share of lines of at most `short_line_length` characters."""
 
-    short_line_length: int = attrs.field(default=30, validator=at_least(1))
+    short_line_length: int = attrs.field(default=30, validator=between(1, 10**9))
     """The longest line that counts as short, in characters."""
 
     max_duplicate_line_characters: float = attrs.field(default=0.01, validator=between(0, 1))
     """Largest share of characters in lines that occurred before."""
 
-    max_newlines_per_word: float = attrs.field(default=0.3, validator=greater_than(0))
+    max_newlines_per_word: float = attrs.field(default=0.3, validator=greater_than(0, 1e9))
     """Most line breaks for each word."""
 
 
@@ -204,10 +204,10 @@ class RegexFilter(Cleaner):
 class LengthFilter(Cleaner):
     """Drop documents that are too short or too long. The limits are from no paper: they depend on the corpus."""
 
-    min_characters: int = attrs.field(default=0, validator=at_least(0))
+    min_characters: int = attrs.field(default=0, validator=between(0, 10**9))
     """Fewest characters."""
 
-    max_characters: int | None = attrs.field(default=None, validator=at_least(1))
+    max_characters: int | None = attrs.field(default=None, validator=between(1, 10**9))
     """Most characters; None doesn't look."""
 
 
@@ -249,7 +249,7 @@ class CustomCleaner(Cleaner):
     """Whether documents that stay can come out with another text; set it to False for a filter, and held-out text of a
     source of its own is left alone by it."""
 
-    revision: int = attrs.field(default=1, validator=at_least(1))
+    revision: int = attrs.field(default=1, validator=between(1, 10**9))
     """Raised by hand when the code does something else: whatever was cleaned by it is then cleaned again."""
 
     @abstractmethod

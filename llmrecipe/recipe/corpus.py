@@ -9,7 +9,7 @@ from llmrecipe.recipe.schema import (
     UNWRITTEN,
     FieldError,
     Word,
-    at_least,
+    between,
     define,
     greater_than,
     no_duplicates,
@@ -50,7 +50,7 @@ class Corpus(Text):
     augment: tuple[Augmenter, ...] = attrs.field(default=(), validator=no_duplicates)
     """What is made of the training documents and added to them; the held-out ones are left alone."""
 
-    shards: int = attrs.field(default=4, validator=at_least(1))
+    shards: int = attrs.field(default=4, validator=between(1, 10_000))
     """Number of files the documents are spread over, and the most workers that can share the work."""
 
     def evaluation_sets(self) -> dict[str, Source]:
@@ -81,7 +81,7 @@ class Part(Word):
     corpus: Corpus
     """The text."""
 
-    weight: float = attrs.field(default=1.0, validator=greater_than(0))
+    weight: float = attrs.field(default=1.0, validator=greater_than(0, 1e9))
     """Training sequences drawn from it, relative to the other parts' weights; at least 1 in 500 of all."""
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import attrs
 
 from llmrecipe.recipe.kinds import Cleaner, Source
-from llmrecipe.recipe.schema import FieldError, at_least, define
+from llmrecipe.recipe.schema import FieldError, between, define
 
 
 def _inside_0_and_1(owner: object, attribute: attrs.Attribute, value: float) -> None:
@@ -41,10 +41,10 @@ class MinHashDedup(Cleaner):
     drops_equals: ClassVar[bool] = True
     needs_split: ClassVar[bool] = True
 
-    ngram: int = attrs.field(default=5, validator=at_least(1))
+    ngram: int = attrs.field(default=5, validator=between(1, 1_000))
     """Words of an n-gram."""
 
-    bands: int = attrs.field(default=14, validator=at_least(2))
+    bands: int = attrs.field(default=14, validator=between(2, 1_000))
     """Groups of hashes; two documents are a pair if all hashes of one group are equal."""
 
     threshold: float = attrs.field(default=0.72, validator=_inside_0_and_1)
@@ -74,13 +74,13 @@ class SentenceDedup(Cleaner):
     compares: ClassVar[bool] = True
     needs_split: ClassVar[bool] = True
 
-    sentences: int = attrs.field(default=3, validator=at_least(1))
+    sentences: int = attrs.field(default=3, validator=between(1, 1_000))
     """Sentences of a span; 3 as in C4."""
 
-    min_words: int = attrs.field(default=50, validator=at_least(0))
+    min_words: int = attrs.field(default=50, validator=between(0, 10**9))
     """Fewest words that a document which was cut has to have left, else it is dropped; 50 as in datatrove."""
 
-    min_sentences: int = attrs.field(default=3, validator=at_least(0))
+    min_sentences: int = attrs.field(default=3, validator=between(0, 10**9))
     """The same in sentences; 3 as in datatrove."""
 
 
@@ -106,5 +106,5 @@ class Decontaminate(Cleaner):
     drops them all if it is in a held-out one.
     """
 
-    ngram: int = attrs.field(default=13, validator=at_least(1))
+    ngram: int = attrs.field(default=13, validator=between(1, 1_000))
     """Words of an n-gram; 13 as for GPT-3."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import attrs
 
 from llmrecipe.recipe.quantity import Fraction, Phase
-from llmrecipe.recipe.schema import Word, at_least, between, greater_than, kind
+from llmrecipe.recipe.schema import FLOAT32_MAX, Word, at_least, between, greater_than, kind
 
 if TYPE_CHECKING:
     from llmrecipe.recipe.corpus import Part
@@ -51,7 +51,7 @@ class Cleaner(Word):
 class Augmenter(Word):
     """What is made of training documents and added to them."""
 
-    share: float = attrs.field(default=0.1, validator=[greater_than(0), between(0, 1)])
+    share: float = attrs.field(default=0.1, validator=greater_than(0, 1))
     """Most documents used, as a share of the training documents, and of their UTF-8 bytes."""
 
     seed: int = attrs.field(default=0, validator=at_least(0))
@@ -95,7 +95,7 @@ class Tokenizer(Word):
 class Objective(Word):
     """What a model learns to predict."""
 
-    sequence_length: int = attrs.field(validator=at_least(2))
+    sequence_length: int = attrs.field(validator=between(2, 10**7))
     """Tokens the model reads at once."""
 
     module: ClassVar[str] = ""
@@ -124,7 +124,7 @@ class Objective(Word):
 class Optimizer(Word):
     """How gradients become updates."""
 
-    learning_rate: float = attrs.field(validator=greater_than(0))
+    learning_rate: float = attrs.field(validator=greater_than(0, FLOAT32_MAX))
     """The peak, reached at the end of the warm-up."""
 
 

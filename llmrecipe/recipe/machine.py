@@ -10,7 +10,7 @@ import attrs
 
 from llmrecipe.recipe.kinds import Place
 from llmrecipe.recipe.place import Local
-from llmrecipe.recipe.schema import Word, at_least, define
+from llmrecipe.recipe.schema import Word, between, define
 
 
 @define("machine")
@@ -20,19 +20,19 @@ class Machine(Word):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models are trained, quantized and measured; `auto` takes a GPU when PyTorch sees one."""
 
-    workers: int = attrs.field(default=2, validator=at_least(1))
+    workers: int = attrs.field(default=2, validator=between(1, 10_000))
     """Shards of text that are worked on at once, each by a process; more than a corpus's `shards` don't help."""
 
     text_on: Place = Local()
     """Where text is prepared and tokenized."""
 
-    checkpoint_interval: int = attrs.field(default=100, validator=at_least(1))
+    checkpoint_interval: int = attrs.field(default=100, validator=between(1, 10**9))
     """Steps between two resumable states; an interruption costs at most this many."""
 
-    keep_checkpoints: int = attrs.field(default=2, validator=at_least(1))
+    keep_checkpoints: int = attrs.field(default=2, validator=between(1, 1_000_000))
     """Resumable states kept; older ones are deleted."""
 
-    log_interval: int = attrs.field(default=10, validator=at_least(1))
+    log_interval: int = attrs.field(default=10, validator=between(1, 10**9))
     """Steps between two lines of progress in a log; a terminal is updated at every step."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"

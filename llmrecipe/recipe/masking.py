@@ -3,7 +3,7 @@
 import attrs
 
 from llmrecipe.recipe.kinds import Masking
-from llmrecipe.recipe.schema import FieldError, at_least, define
+from llmrecipe.recipe.schema import FieldError, between, define
 
 __all__ = [
     "SingleTokens",
@@ -42,5 +42,5 @@ class Spans(Masking):
     success_probability: float = attrs.field(default=0.2, validator=share_of_tokens)
     """Of the geometric distribution of lengths; SpanBERT's 0.2, cut at 10, gives 4.5 tokens on average."""
 
-    max_length: int = attrs.field(default=10, validator=at_least(1))
+    max_length: int = attrs.field(default=10, validator=between(1, 10**7))
     """Tokens of the longest span."""

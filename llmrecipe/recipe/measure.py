@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 import attrs
 
 from llmrecipe.recipe.kinds import Objective, Text
-from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, at_least, define, kind, not_empty
+from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, between, define, kind, not_empty
 
 TAKEN = ("model", "unigram", "corpora", "size_mb", "recovery_percent", "recovery_by")
 """What a comparison says of a model besides its measures."""
@@ -68,7 +68,7 @@ class TokenMeasure(Measure):
 
     files: ClassVar[tuple[str, ...]] = ("documents.jsonl",)
 
-    max_tokens: int = attrs.field(default=100_000, validator=at_least(1))
+    max_tokens: int = attrs.field(default=100_000, validator=between(1, 10**12))
     """Held-out tokens that are read, from the start of the split."""
 
     def too_few_tokens(self, sequence_length: int, smallest_share: float) -> str | None:
@@ -106,7 +106,7 @@ class PseudoPerplexity(TokenMeasure):
     it has tokens.
     """
 
-    max_tokens: int = attrs.field(default=10_000, validator=at_least(1))
+    max_tokens: int = attrs.field(default=10_000, validator=between(1, 10**12))
     """Held-out tokens that are masked, from the start of the split; the time it takes grows with their number × the
     length of a sequence."""
 
@@ -129,7 +129,7 @@ class Samples(Measure):
     prompts: tuple[str, ...] = attrs.field(validator=not_empty)
     """What the model continues."""
 
-    max_new_tokens: int = attrs.field(default=48, validator=at_least(1))
+    max_new_tokens: int = attrs.field(default=48, validator=between(1, 1_000_000))
     """Length of a completion."""
 
     def misfit(self, objective: Objective) -> str | None:
@@ -172,7 +172,7 @@ class MeasuredModel(Protocol):
 class CustomMeasure(Measure):
     """A measure of your own: derive from it in a module next to the recipes, and define `measure`."""
 
-    revision: int = attrs.field(default=1, validator=at_least(1))
+    revision: int = attrs.field(default=1, validator=between(1, 10**9))
     """Raise it when the code of `measure` gives other numbers: the code itself is not part of what is compared."""
 
     @abstractmethod

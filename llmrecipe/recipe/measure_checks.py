@@ -12,6 +12,8 @@ from llmrecipe.recipe.texts import common_text
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 """What a measure may be called: without `-`, so `{model}-{measure}` can't be another model's."""
 
+LONGEST_NAME = 50
+
 STAGES = ("import", "prepare", "augment", "tokenizer", "tokenize", "mix", "train", "export", "quantize", "report")
 """Kinds of stages, by which no measure can be called."""
 
@@ -30,6 +32,9 @@ def _measure_name(measure: Measure) -> Findings:
     name = measure.name
     if name in STAGES:
         yield "name", f"{name!r} is what a kind of stage is called; use another, such as '{measure.tag}_{name}'"
+    elif len(name) > LONGEST_NAME:
+        reason = f"{name[:40]!r}… has {len(name)} characters, and files are called so; use at most {LONGEST_NAME}"
+        yield "name", reason
     elif not NAME.fullmatch(name):
         better = re.sub(r"[^A-Za-z0-9]+", "_", name.encode("ascii", "ignore").decode()).strip("_")
         proposal = f"; use {better!r}" if better and better not in (*STAGES, *TAKEN) else ""

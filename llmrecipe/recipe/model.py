@@ -11,7 +11,7 @@ from llmrecipe.recipe.hub import name as hub_name
 from llmrecipe.recipe.kinds import Model, Objective, Scheme, Text, Tokenizer
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
-from llmrecipe.recipe.schema import UNWRITTEN, at_least, define, kind, not_empty
+from llmrecipe.recipe.schema import UNWRITTEN, at_least, between, define, kind, not_empty
 from llmrecipe.recipe.source import installed_package
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer, TrainedTokenizer
 from llmrecipe.recipe.training import Training
@@ -202,7 +202,7 @@ class Quantized(Derived):
     text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
     """What calibrates the scheme: sequences of its training split; None for the text that the model was trained on."""
 
-    calibration_samples: int = attrs.field(default=128, validator=at_least(1))
+    calibration_samples: int = attrs.field(default=128, validator=between(1, 1_000_000))
     """Sequences of the training split that calibrate the scheme."""
 
     seed: int = attrs.field(default=0, validator=at_least(0))

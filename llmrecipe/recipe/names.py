@@ -190,6 +190,6 @@ def name_of(value: Any) -> str | None:
     """The name of a value; None where it is wrong, or derived from a field that is."""
     try:
         name = value.name
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, ValueError):
         return None
     return name if isinstance(name, str) else None

@@ -6,7 +6,7 @@ import attrs
 
 from llmrecipe.recipe.kinds import Masking, Objective
 from llmrecipe.recipe.masking import SingleTokens, Spans, share_of_tokens
-from llmrecipe.recipe.schema import FieldError, Word, at_least, between, define, not_empty
+from llmrecipe.recipe.schema import FieldError, Word, between, define, not_empty
 
 
 def _share_of_documents(owner: object, attribute: attrs.Attribute, value: float) -> None:
@@ -58,7 +58,7 @@ class FillInTheMiddle(Word):
 class CausalLM(Objective):
     """Predict every token from those before it; documents are packed end to end."""
 
-    sequence_length: int = attrs.field(validator=at_least(2))
+    sequence_length: int = attrs.field(validator=between(2, 10**7))
     """Tokens the model reads at once; each sequence also holds the one token after them as the last label."""
 
     is_masked: ClassVar[bool] = False
@@ -132,5 +132,5 @@ class MultiMaskLM(Objective):
     random_share: float = attrs.field(default=0.1, validator=between(0, 1))
     """The share whose tokens become random ones; what is left stays as it is."""
 
-    context_weight: float = attrs.field(default=1.0, validator=at_least(0))
+    context_weight: float = attrs.field(default=1.0, validator=between(0, 1_000))
     """λ, the weight of the tokens before the spans."""

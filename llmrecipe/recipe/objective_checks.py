@@ -90,6 +90,9 @@ def _special_tokens_of_parts(model: Any) -> Findings:
         )
         return
     taken = {token: meaning for token in tokens if (meaning := tokenizer.meaning_of(token))}
+    end_of_text = getattr(tokenizer, "end_of_text", None)
+    if end_of_text in tokens:
+        taken[end_of_text] = "is the tokenizer's end_of_text"
     for path, part, token in zip(_TOKENS_OF_PARTS, _PARTS, tokens, strict=True):
         if token in taken:
             yield path, f"{token!r} {taken[token]}; use another, such as '<|fim_{part}|>'"

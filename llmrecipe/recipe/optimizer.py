@@ -5,7 +5,7 @@ from typing import Literal
 import attrs
 
 from llmrecipe.recipe.kinds import Optimizer
-from llmrecipe.recipe.schema import at_least, between, define, greater_than, no_duplicates
+from llmrecipe.recipe.schema import FLOAT32_MAX, below, between, define, greater_than, no_duplicates
 
 __all__ = [
     "SGD",
@@ -34,10 +34,10 @@ class AdamW(Optimizer):
     beta2: float = attrs.field(default=0.95, validator=between(0, 1))
     """Decay of the squared gradient's running mean; 0.95 is usual for language models (Brown et al. 2020)."""
 
-    eps: float = attrs.field(default=1e-8, validator=greater_than(0))
+    eps: float = attrs.field(default=1e-8, validator=greater_than(0, 1))
     """Added to the root of the squared mean."""
 
-    weight_decay: float = attrs.field(default=0.1, validator=at_least(0))
+    weight_decay: float = attrs.field(default=0.1, validator=between(0, FLOAT32_MAX))
     """Share of a weight, times the learning rate, taken away at a step."""
 
     no_decay: NoDecay = _no_decay()
@@ -48,13 +48,13 @@ class AdamW(Optimizer):
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum."""
 
-    momentum: float = attrs.field(default=0.9, validator=between(0, 1))
+    momentum: float = attrs.field(default=0.9, validator=below(1))
     """Decay of the running sum of gradients; 0 is plain gradient descent."""
 
     nesterov: bool = False
     """Whether the momentum looks one step ahead (Nesterov 1983)."""
 
-    weight_decay: float = attrs.field(default=0.0, validator=at_least(0))
+    weight_decay: float = attrs.field(default=0.0, validator=between(0, FLOAT32_MAX))
     """Added to the gradient as this times the weight."""
 
     no_decay: NoDecay = _no_decay()

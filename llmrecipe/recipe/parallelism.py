@@ -4,23 +4,23 @@ from typing import Literal
 
 import attrs
 
-from llmrecipe.recipe.schema import Word, at_least, define
+from llmrecipe.recipe.schema import Word, between, define
 
 
 @define("parallelism")
 class Parallelism(Word):
     """Data, tensor and pipeline parallelism. Changes rounding, never the meaning of a run."""
 
-    data: int = attrs.field(default=1, validator=at_least(1))
+    data: int = attrs.field(default=1, validator=between(1, 100_000))
     """Replicas of the model, each reading its own part of a batch."""
 
-    tensor: int = attrs.field(default=1, validator=at_least(1))
+    tensor: int = attrs.field(default=1, validator=between(1, 100_000))
     """Ranks that share every matrix of a replica (Shoeybi et al. 2019)."""
 
-    pipeline: int = attrs.field(default=1, validator=at_least(1))
+    pipeline: int = attrs.field(default=1, validator=between(1, 10_000))
     """Ranks that share the layers of a replica."""
 
-    micro_batch_size: int = attrs.field(default=1, validator=at_least(1))
+    micro_batch_size: int = attrs.field(default=1, validator=between(1, 1_000_000))
     """Sequences that one replica reads at once; smaller needs less memory, larger is faster."""
 
     zero_stage: Literal[0, 1] = 0
@@ -35,7 +35,7 @@ class Parallelism(Word):
     recompute_activations: bool = False
     """Keep only the input of each layer, and compute the layer again in the backward pass (Chen et al. 2016)."""
 
-    bucket_size_mb: int = attrs.field(default=25, validator=at_least(1))
+    bucket_size_mb: int = attrs.field(default=25, validator=between(1, 100_000))
     """Megabytes of gradients that data-parallel ranks add up at once, during the backward pass (Li et al.
     2020). Smaller buckets start earlier, larger ones need fewer messages. In bfloat16 with `zero_stage=1` there is one
     bucket, when the backward pass has ended."""
@@ -43,7 +43,7 @@ class Parallelism(Word):
     async_tensor_parallel: bool = False
     """Let tensor-parallel ranks compute what they can while they exchange the rest; on a CPU without oneDNN."""
 
-    threads_per_rank: int = attrs.field(default=1, validator=at_least(1))
+    threads_per_rank: int = attrs.field(default=1, validator=between(1, 10_000))
     """CPU threads of each rank; ranks × threads should not exceed the cores."""
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from llmrecipe.recipe.kinds import Place
-from llmrecipe.recipe.schema import FieldError, at_least, define, not_empty
+from llmrecipe.recipe.schema import FieldError, between, define, not_empty
 
 __all__ = [
     "Local",
@@ -50,10 +50,10 @@ class Slurm(Place):
     time_limit: str = attrs.field(validator=_time_limit)
     """`--time` of a shard in one pass, `hours:minutes:seconds` or `days-hours:minutes:seconds`."""
 
-    cpus_per_task: int = attrs.field(default=1, validator=at_least(1))
+    cpus_per_task: int = attrs.field(default=1, validator=between(1, 10_000))
     """`--cpus-per-task`: cores of a shard; the work needs one, a second brings its memory."""
 
-    memory_per_cpu_gb: int = attrs.field(default=4, validator=at_least(1))
+    memory_per_cpu_gb: int = attrs.field(default=4, validator=between(1, 100_000))
     """`--mem-per-cpu`, in GB."""
 
     account: str | None = None
@@ -73,8 +73,8 @@ class Ray(Place):
     address: str | None = attrs.field(default=None, validator=_address)
     """`host:port` of the cluster; without it, `RAY_ADDRESS`, or one that runs here, or else one of the stage's own."""
 
-    cpus_per_task: int = attrs.field(default=1, validator=at_least(1))
+    cpus_per_task: int = attrs.field(default=1, validator=between(1, 10_000))
     """Cores that are reserved for a shard; the work needs one."""
 
-    memory_per_cpu_gb: int = attrs.field(default=2, validator=at_least(1))
+    memory_per_cpu_gb: int = attrs.field(default=2, validator=between(1, 100_000))
     """Memory that is reserved for each of them, in GB."""

@@ -2,14 +2,14 @@
 
 import attrs
 
-from llmrecipe.recipe.schema import Word, at_least, between, quantity
+from llmrecipe.recipe.schema import Word, between, quantity
 
 
 @quantity("tokens")
 class Tokens(Word):
     """A number of training tokens."""
 
-    count: int = attrs.field(validator=at_least(1))
+    count: int = attrs.field(validator=between(1, 10**15))
     """How many; rounded up to whole steps."""
 
 
@@ -17,7 +17,7 @@ class Tokens(Word):
 class Steps(Word):
     """A number of optimizer steps."""
 
-    count: int = attrs.field(validator=at_least(0))
+    count: int = attrs.field(validator=between(0, 10**9))
     """How many."""
 
 

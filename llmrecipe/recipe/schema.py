@@ -124,21 +124,23 @@ def kinds_of(cls: type[Word]) -> list[type[Word]]:
 
 
 def at_least(minimum: float) -> Validator:
-    """A validator: the value is `minimum` or more."""
+    """A validator: the value is `minimum` or more; a rule of the checks says how much more it may be."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
         if value < minimum:
             raise FieldError(owner, attribute.name, f"must be at least {minimum}, got {value!r}")
 
-    return attrs.validators.optional(check)
+    return check
 
 
-def greater_than(bound: float) -> Validator:
-    """A validator: the value is strictly more than `bound`."""
+def greater_than(bound: float, at_most: float) -> Validator:
+    """A validator: `bound < value <= at_most`, or None where the field may be."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
         if value <= bound:
             raise FieldError(owner, attribute.name, f"must be greater than {bound}, got {value!r}")
+        if value > at_most:
+            raise FieldError(owner, attribute.name, f"must be at most {_number(at_most)}, got {value!r}")
 
     return attrs.validators.optional(check)
 
@@ -153,25 +155,35 @@ def below(bound: float) -> Validator:
     return check
 
 
-def all_greater_than(bound: float) -> Validator:
-    """A validator: every item of a tuple is strictly more than `bound`."""
+def all_greater_than(bound: float, at_most: float) -> Validator:
+    """A validator: every item of a tuple is strictly more than `bound`, and at most `at_most`."""
 
     def check(owner: object, attribute: attrs.Attribute, value: tuple) -> None:
         for item in value:
-            if item <= bound:
-                raise FieldError(owner, attribute.name, f"must hold numbers greater than {bound}, got {item!r}")
+            if not bound < item <= at_most:
+                reason = f"must hold numbers greater than {bound}, up to {_number(at_most)}, got {item!r}"
+                raise FieldError(owner, attribute.name, reason)
 
     return check
+
+
+FLOAT32_MAX = 3.4e38
+"""The most that a step can compute with."""
 
 
 def between(low: float, high: float) -> Validator:
-    """A validator: `low <= value <= high`."""
+    """A validator: `low <= value <= high`, or None where the field may be."""
 
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
         if not low <= value <= high:
-            raise FieldError(owner, attribute.name, f"must be between {low} and {high}, got {value!r}")
+            bounds = f"between {_number(low)} and {_number(high)}"
+            raise FieldError(owner, attribute.name, f"must be {bounds}, got {value!r}")
 
-    return check
+    return attrs.validators.optional(check)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def not_empty(owner: object, attribute: attrs.Attribute, value: Any) -> None:
@@ -190,6 +202,9 @@ def no_duplicates(owner: object, attribute: attrs.Attribute, value: tuple) -> No
 def own_violations(value: Word, path: str) -> Iterator[Violation]:
     """The fields of `value` itself that break their own rules; `path` is where `value` is."""
     for attribute in attrs.fields(type(value)):
+        if attribute.validator is None:
+            # Of a class that isn't declared as a word, which is refused where it is.
+            continue
         try:
             attribute.validator(value, attribute, getattr(value, attribute.name))
         except FieldError as error:
@@ -252,7 +267,11 @@ def shown(value: object) -> str:
         return f"the class {value.__name__}; did you forget its parentheses?"
     if inspect.isfunction(value):
         return f"the function {value.__name__}; did you forget its parentheses?"
-    text = as_written(value)
+    try:
+        text = as_written(value)
+    except ValueError:
+        # Python writes no longer numbers (sys.set_int_max_str_digits).
+        text = "a number of thousands of digits"
     if len(text) > 80:
         text = f"{text[:77]}…"
     return text if value is None else f"{text} ({_type_name(type(value))})"
@@ -284,8 +303,41 @@ def matches(value: object, annotation: Any) -> bool:
     if annotation is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, annotation)
+        return isinstance(value, int) and not isinstance(value, bool) and _is_machine_number(value)
+    if annotation is str:
+        return isinstance(value, str) and _is_unicode(value)
+    return isinstance(value, annotation) and (not isinstance(value, Word) or _is_declared(type(value)))
+
+
+def _is_declared(cls: type[Word]) -> bool:
+    """Whether a class is a word itself, and not only derived from one."""
+    return "tag" in vars(cls)
+
+
+def _is_machine_number(value: int) -> bool:
+    return -(2**63) <= value < 2**63
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold a text: Python's may have one half of a surrogate pair, which is no character."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def misfit(value: object, annotation: Any) -> str:
+    """What more there is to say of a value that doesn't match its annotation; empty if nothing."""
+    if isinstance(value, tuple):
+        inner = _items(annotation, len(value)) or (None,) * len(value)
+        return next((said for item, of in zip(value, inner, strict=True) if (said := misfit(item, of))), "")
+    if isinstance(value, str) and str in _options(annotation) and not _is_unicode(value):
+        return ", which holds half of a surrogate pair, and so is no text that a file can hold"
+    if type(value) is int and int in _options(annotation) and not _is_machine_number(value):
+        return ", which has more than 64 bits"
+    if isinstance(value, Word) and not _is_declared(type(value)):
+        words = [base for base in type(value).__mro__ if issubclass(base, Word) and _is_declared(base)]
+        instead = f", or use {words[0].__name__}" if words else ""
+        declare = "declare it by `@define(tag)` of llmrecipe.extend in a module next to the recipes"
+        return f", whose class is no word of the language, so no stage knows it: {declare}{instead}"
+    return ""
 
 
 def plain(value: Any, annotation: Any) -> Any:
@@ -297,10 +349,10 @@ def plain(value: Any, annotation: Any) -> Any:
     if type(value).__module__ == "numpy":
         # A number, or lists of numbers for an array.
         value = value.tolist() if hasattr(value, "tolist") else value
-        value = tuple(value) if isinstance(value, list) and _items(annotation) is not None else value
+        value = tuple(value) if isinstance(value, list) and _items(annotation, len(value)) is not None else value
     if isinstance(value, tuple):
-        inner = _items(annotation)
-        return tuple(value if inner is None else (plain(item, inner) for item in value))
+        inner = _items(annotation, len(value))
+        return tuple(value) if inner is None else tuple(map(plain, value, inner))
     options = _options(annotation)
     if str in options and isinstance(value, os.PathLike):
         path = os.fspath(value)
@@ -319,11 +371,14 @@ def _options(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def _items(annotation: Any) -> Any:
-    """The annotation of a tuple's items; None if it isn't one of any length."""
+def _items(annotation: Any, length: int) -> tuple[Any, ...] | None:
+    """The annotations of the items of a tuple of this length; None if it can't be one."""
     for option in _options(annotation):
-        if get_origin(option) is tuple and get_args(option)[-1] is Ellipsis:
-            return get_args(option)[0]
+        if get_origin(option) is tuple:
+            items = get_args(option)
+            items = items[:1] * length if items[-1] is Ellipsis else items
+            if len(items) == length:
+                return items
     return None
 
 
@@ -342,7 +397,7 @@ def _with_checks(field: attrs.Attribute) -> attrs.Attribute:
 
 def _check_type(owner: object, attribute: attrs.Attribute, value: Any) -> None:
     if not matches(value, attribute.type):
-        reason = f"must be {describe(attribute.type)}, got {shown(value)}"
+        reason = f"must be {describe(attribute.type)}, got {shown(value)}{misfit(value, attribute.type)}"
         if get_origin(attribute.type) is tuple and matches((value,), attribute.type):
             reason += "; a tuple of one needs a comma: (…,)"
         elif get_origin(attribute.type) is tuple and isinstance(value, list):

@@ -3,7 +3,7 @@
 import attrs
 
 from llmrecipe.recipe.kinds import Rounding, Scheme
-from llmrecipe.recipe.schema import at_least, between, define, greater_than
+from llmrecipe.recipe.schema import between, define, greater_than
 
 __all__ = [
     "FP8",
@@ -19,7 +19,7 @@ __all__ = [
 class GPTQ(Rounding):
     """Round weights one column at a time, correcting the rest with second-order information (Frantar et al. 2023)."""
 
-    dampening_frac: float = attrs.field(default=0.01, validator=greater_than(0))
+    dampening_frac: float = attrs.field(default=0.01, validator=greater_than(0, 1))
     """Share of the Hessian's mean diagonal added to it for stability."""
 
 
@@ -32,7 +32,7 @@ class RoundToNearest(Rounding):
 class W4A16(Scheme):
     """4-bit weights in groups with a scale each, 16-bit activations."""
 
-    group_size: int = attrs.field(default=128, validator=at_least(1))
+    group_size: int = attrs.field(default=128, validator=between(1, 2**20))
     """Weights of a row that share a scale; must divide the input width of every quantized layer."""
 
     rounding: Rounding = GPTQ()

@@ -48,7 +48,8 @@ class Files(Source):
     """Where the files are.
 
     Glob patterns relative to the project, such as `data/books/**/*.txt.gz`; gzip, bzip2, xz and zstd by suffix. DVC
-    watches the folder that a pattern searches, and a file with a `.dvc` file next to it works like any other.
+    watches the folder that a pattern searches, and a file with a `.dvc` file next to it works like any other. A path
+    that exists as it is written is that file, whatever signs are in it; in a pattern, `[[]` stands for a bracket.
 
     Or URLs of any protocol that fsspec knows, such as `s3://bucket/books/*.txt` or `https://host/book.txt.gz`, with
     patterns where the other side can list its files. They are read when the stage runs and **not watched**: the same
@@ -110,9 +111,17 @@ class ParquetFiles(RowFiles):
     """Parquet tables, one document a row."""
 
 
+def _one_sign(owner: object, attribute: attrs.Attribute, value: str) -> None:
+    if len(value) != 1 or value in '"\r\n' or not value.isascii():
+        raise FieldError(owner, attribute.name, f"must be one sign, such as ';' or '\\t', and no quote, got {value!r}")
+
+
 @define("csv_files")
 class CsvFiles(RowFiles):
-    """Comma-separated files with a header line, one document a row."""
+    """Comma-separated files (RFC 4180) with a header line, one document a row."""
+
+    delimiter: str = attrs.field(default=",", validator=_one_sign)
+    """What separates the columns; `;` where commas are decimal points, and `\\t` for tabs."""
 
 
 @define("warc_files")

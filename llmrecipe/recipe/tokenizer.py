@@ -7,9 +7,12 @@ from typing import ClassVar
 import attrs
 
 from llmrecipe.recipe.kinds import Model, Text, Tokenizer
-from llmrecipe.recipe.schema import UNWRITTEN, at_least, between, define, kind, no_duplicates, not_empty
+from llmrecipe.recipe.schema import UNWRITTEN, between, define, kind, no_duplicates, not_empty
 
 _OWN_OF_UNIGRAM = re.compile(r"<unk>|<0x[0-9A-F]{2}>")
+
+_MARKED = re.compile(r"<.*[^\W\d_].*>|\[.*[^\W\d_].*\]|\{.*[^\W\d_].*\}", re.DOTALL)
+"""How tokens are written that are no text: a name in brackets."""
 
 
 @kind
@@ -22,7 +25,7 @@ class TrainedTokenizer(Tokenizer):
     text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
     """What it is trained on: the training documents; None for the text of the model that it is the tokenizer of."""
 
-    vocab_size: int = attrs.field(validator=at_least(64))
+    vocab_size: int = attrs.field(validator=between(64, 10_000_000))
     """Tokens in the vocabulary."""
 
     short_name: ClassVar[str]
@@ -39,9 +42,7 @@ class TrainedTokenizer(Tokenizer):
 
     def meaning_of(self, token: str) -> str | None:
         """What a token is used for already, so it can't be a special one; None if nothing."""
-        if token == getattr(self, "end_of_text", None):
-            return "is the tokenizer's end_of_text"
-        return "is a character, of which texts are made" if len(token) == 1 else None
+        return None if _MARKED.fullmatch(token) else "is something that texts are made of"
 
 
 def _special_tokens() -> tuple[str, ...]:
@@ -56,15 +57,16 @@ class ByteLevelBPE(TrainedTokenizer):
     fewest_tokens: ClassVar[int] = 257
     has_mask_token: ClassVar[bool | None] = False
 
-    vocab_size: int = attrs.field(validator=at_least(257))
+    vocab_size: int = attrs.field(validator=between(257, 10_000_000))
     """Tokens in the vocabulary: 256 bytes, the end-of-text token, the special tokens and the merges. A small corpus may
     give fewer."""
 
     end_of_text: str = attrs.field(default="<|endoftext|>", validator=not_empty)
-    """The token that ends every document; also the model's begin, end and padding token."""
+    """The token that ends every document; also the model's begin, end and padding token. A name in brackets, `<…>`,
+    `[…]` or `{…}`, that no document holds: whoever loads the tokenizer gets the token wherever a text has its name."""
 
     special_tokens: tuple[str, ...] = _special_tokens()
-    """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`)."""
+    """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`); named as `end_of_text` is."""
 
 
 @define("unigram")
@@ -79,7 +81,7 @@ class Unigram(TrainedTokenizer):
     fewest_tokens: ClassVar[int] = 300
     has_mask_token: ClassVar[bool | None] = False
 
-    vocab_size: int = attrs.field(validator=at_least(300))
+    vocab_size: int = attrs.field(validator=between(300, 10_000_000))
     """Tokens in the vocabulary: 256 bytes, `<unk>`, the end-of-text token, the special tokens and pieces. A small
     corpus may give fewer."""
 
@@ -87,14 +89,15 @@ class Unigram(TrainedTokenizer):
     """Share of the corpus's characters that get pieces: the most frequent ones, with at most half of the vocabulary."""
 
     end_of_text: str = attrs.field(default="<|endoftext|>", validator=not_empty)
-    """The token that ends every document; also the model's begin, end and padding token."""
+    """The token that ends every document; also the model's begin, end and padding token. A name in brackets, `<…>`,
+    `[…]` or `{…}`, that no document holds: whoever loads the tokenizer gets the token wherever a text has its name."""
 
     special_tokens: tuple[str, ...] = _special_tokens()
-    """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`)."""
+    """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`); named as `end_of_text` is."""
 
     def meaning_of(self, token: str) -> str | None:
         """What a token is used for already, so it can't be a special one; None if nothing."""
-        if _OWN_OF_UNIGRAM.fullmatch(token) and token != self.end_of_text:
+        if _OWN_OF_UNIGRAM.fullmatch(token):
             return "is one of the tokens that every Unigram has"
         return super().meaning_of(token)
 
@@ -114,7 +117,7 @@ class WordPiece(TrainedTokenizer):
     fewest_tokens: ClassVar[int] = 64
     has_mask_token: ClassVar[bool | None] = True
 
-    vocab_size: int = attrs.field(validator=at_least(64))
+    vocab_size: int = attrs.field(validator=between(64, 10_000_000))
     """Tokens in the vocabulary: `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`, characters, their `##` forms and the
     merges. A small corpus may give fewer."""
 
@@ -122,7 +125,8 @@ class WordPiece(TrainedTokenizer):
     """Whether capitals are read as small letters, and accents left out."""
 
     character_coverage: float = attrs.field(default=0.9999, validator=between(0, 1))
-    """Share of the corpus's characters that get tokens: the most frequent ones, with at most half of the vocabulary."""
+    """Share of the corpus's characters that get tokens: the most frequent ones, with at most half of the vocabulary
+    unless merges leave more."""
 
 
 @define("pretrained_tokenizer")

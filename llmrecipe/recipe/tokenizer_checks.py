@@ -12,11 +12,13 @@ rules = Rules()
 
 @rules.add("special_tokens", "vocab_size", "end_of_text")
 def _special_tokens(tokenizer: Any) -> Findings:
+    end_of_text = tokenizer.end_of_text
+    if end_of_text and (meaning := tokenizer.meaning_of(end_of_text)):
+        yield "end_of_text", _unfit(end_of_text, meaning, "<|endoftext|>")
     for index, token in enumerate(tokenizer.special_tokens):
-        meaning = tokenizer.meaning_of(token)
-        if meaning or not token:
-            reason = f"{token!r} {meaning}" if token else "must not be empty"
-            yield f"special_tokens[{index}]", f"{reason}; use a text that no document holds, such as '<|fim_prefix|>'"
+        meaning = "is the tokenizer's end_of_text" if token == end_of_text else tokenizer.meaning_of(token)
+        if meaning:
+            yield f"special_tokens[{index}]", _unfit(token, meaning, "<|fim_prefix|>")
     least = tokenizer.fewest_tokens + len(tokenizer.special_tokens)
     if tokenizer.vocab_size < least:
         yield (
@@ -24,6 +26,11 @@ def _special_tokens(tokenizer: Any) -> Findings:
             f"{tokenizer.vocab_size} leaves no room for {len(tokenizer.special_tokens)} special_tokens next to what "
             f"every {type(tokenizer).__name__} has; use at least {least}",
         )
+
+
+def _unfit(token: str, meaning: str, example: str) -> str:
+    reason = f"{token!r} {meaning}" if token else "must not be empty"
+    return f"{reason}; use a name in brackets that no document holds, such as {example!r}"
 
 
 @rules.add("path", "model")

@@ -8,7 +8,7 @@ import attrs
 from llmrecipe.recipe.kinds import Optimizer, Schedule
 from llmrecipe.recipe.quantity import Duration, Fraction, Phase, Steps
 from llmrecipe.recipe.schedule import Cosine
-from llmrecipe.recipe.schema import Word, at_least, below, define, greater_than
+from llmrecipe.recipe.schema import Word, at_least, below, between, define, greater_than
 
 
 @define("dropout")
@@ -35,10 +35,10 @@ class Anomalies(Word):
     action: Literal["stop", "skip"] = "stop"
     """`stop` ends the run before the step; `skip` continues with the next batch, also where `stop` has ended a run."""
 
-    spike_sigmas: float | None = attrs.field(default=None, validator=greater_than(0))
+    spike_sigmas: float | None = attrs.field(default=None, validator=greater_than(0, 1e6))
     """A loss or norm so many standard deviations above its mean is a spike too, such as 6; None for no limit."""
 
-    window: int = attrs.field(default=128, validator=at_least(2))
+    window: int = attrs.field(default=128, validator=between(2, 1_000_000))
     """Steps before a step that the mean and deviation are taken of; with less than half of them nothing is a spike."""
 
 
@@ -49,7 +49,7 @@ class Training(Word):
     duration: Duration
     """Its length, as `Tokens(…)` or `Steps(…)`."""
 
-    global_batch_size: int = attrs.field(validator=at_least(1))
+    global_batch_size: int = attrs.field(validator=between(1, 10**8))
     """Sequences that one optimizer step learns from, over all ranks."""
 
     optimizer: Optimizer
@@ -61,13 +61,13 @@ class Training(Word):
     seed: int = attrs.field(default=42, validator=at_least(0))
     """Decides the initial weights, the order of the data and what is dropped."""
 
-    clip_grad_norm: float | None = attrs.field(default=1.0, validator=greater_than(0))
+    clip_grad_norm: float | None = attrs.field(default=1.0, validator=greater_than(0, 1e9))
     """Gradients with a larger global norm are scaled down to it; None leaves them alone."""
 
     dropout: Dropout = Dropout()
     """What a training step leaves out."""
 
-    z_loss: float = attrs.field(default=0.0, validator=at_least(0))
+    z_loss: float = attrs.field(default=0.0, validator=between(0, 1_000))
     """Weight of the mean squared logarithm of the softmax's denominator (Chowdhery et al. 2022); 1e-4 is usual."""
 
     parameters: Literal["all", "head"] = "all"
@@ -80,10 +80,10 @@ class Training(Word):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of weights and activations, on every machine; bfloat16 (gradients and optimizer in float32) suits GPUs."""
 
-    validation_interval: int = attrs.field(default=100, validator=at_least(1))
+    validation_interval: int = attrs.field(default=100, validator=between(1, 10**9))
     """Steps between two measurements of the loss on the held-out split; the last step is always measured."""
 
-    validation_sequences: int = attrs.field(default=64, validator=at_least(1))
+    validation_sequences: int = attrs.field(default=64, validator=between(1, 10**9))
     """Held-out sequences a measurement reads (fewer, if the split is smaller)."""
 
     select: Literal["last", "best"] = "last"

@@ -1,21 +1,22 @@
 """Runs one stage: its section and inputs in, its outputs whole at the end, or an error and nothing."""
 
 import importlib
+import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import attrs
 from ruamel.yaml import YAML, YAMLError
 
-from llmrecipe import artifacts, codec, identity, integrity, layout, machines, origins
+from llmrecipe import artifacts, codec, identity, integrity, layout, machines, origins, wiring
 from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
-from llmrecipe.launch.process import die_with_parent
+from llmrecipe.launch.process import ancestors, die_with_parent, import_safely
 from llmrecipe.machines import NONE, Machines
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.machine import Machine
@@ -30,7 +31,9 @@ class Inputs(dict[str, Path]):
 
     def __missing__(self, role: str) -> Path:
         given = ", ".join(self) or "nothing"
-        raise StageError(f"--input {role}=PATH is missing, and the stage needs it; given: {given}")
+        raise StageError(
+            f"the section says no path of `inputs.{role}`, which the stage needs; given: {given}; run `llmrecipe plan`"
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -79,10 +82,8 @@ def run_stage(
     kind: str,
     *,
     name: str,
-    inputs: Mapping[str, Path],
     output: Path,
     params: Path = layout.MACHINES_FILE,
-    extensions: Sequence[Path] = (),
     chosen: Machines = NONE,
 ) -> None:
     """Run the stage `name` of this kind.
@@ -90,25 +91,26 @@ def run_stage(
     Args:
         kind: of work, `train`.
         name: of the stage, and of its section.
-        inputs: what it reads, by role.
         output: the folder that it leaves.
-        params: the file of its section.
-        extensions: modules of the user's own that define words of the section.
+        params: the file of its section, which also names what it reads.
         chosen: machines that go before those that `params` names.
 
     Raises:
         StageError: it can't do its work, or its section or inputs changed while it ran.
         RecipeError: its section is not valid.
     """
+    import_safely()
     if "DVC_ROOT" in os.environ:
-        die_with_parent()
-    for path in extensions:
-        load_extension(path)
+        die_with_parent(os.getppid())
+        _refuse_orphan(name, output)
     cls = section_of_kind(kind)
     if cls is None:
         raise StageError(f"no such kind of stage {kind!r}{suggestion(kind, list(members(Section)))}")
-    data = _read_params(params)
-    raw = _raw_section(data, name, params)
+    entry = _entry(_read_params(params), name, params)
+    raw, tied = wiring.read(entry, f"{params}:{name}")
+    for path in tied.extensions:
+        load_extension(Path(path))
+    inputs = {role: Path(path) for role, path in tied.inputs.items()}
     # Named as DVC names parameters.
     section = codec.structure(raw, cls, f"{params}:{name}")
     broken = checks.section_violations(section, f"{params}:{name}")
@@ -142,11 +144,25 @@ def run_stage(
             scratch=scratch,
         )
         run(context)
-        _refuse_changes(before, inputs, raw, name, params)
+        _refuse_changes(before, inputs, entry, name, params)
     for curve, rows in context.curves.items():
         artifacts.write_csv(layout.beside(output, f"{curve}.csv"), list(rows[0]), rows)
     measured = {"seconds": round(time.monotonic() - started, 3)} | context.measured
     artifacts.write_json(layout.beside(output, "run.json"), measured)
+
+
+def _refuse_orphan(name: str, output: Path) -> None:
+    # The `dvc` that started this process may have died since, before it could ask to die too. DVC notes which process
+    # writes an output, and leaves the note when it is killed.
+    try:
+        notes = json.loads((Path(os.environ["DVC_ROOT"]) / ".dvc/tmp/rwlock").read_text(encoding="utf-8"))["write"]
+    except (OSError, ValueError, KeyError):
+        # None yet, or another `dvc` is writing one at this moment.
+        return
+    folder, above = output.resolve(), list(ancestors())
+    for path, note in notes.items():
+        if note and Path(path).is_relative_to(folder) and note["pid"] not in above:
+            raise StageError(f"{name}: its `dvc`, process {note['pid']}, is gone; run `dvc repro` again")
 
 
 def _refuse_missing(inputs: Mapping[str, Path]) -> None:
@@ -179,16 +195,16 @@ def _read_params(params: Path) -> dict[str, Any]:
     return data or {}
 
 
-def _raw_section(data: dict[str, Any], name: str, params: Path) -> Any:
+def _entry(data: dict[str, Any], name: str, params: Path) -> Any:
     if name not in data:
         raise StageError(f"{params}: no section {name!r}; run `llmrecipe plan`")
     return data[name]
 
 
-def _refuse_changes(before: object, inputs: Mapping[str, Path], raw: Any, name: str, params: Path) -> None:
+def _refuse_changes(before: object, inputs: Mapping[str, Path], entry: Any, name: str, params: Path) -> None:
     # DVC hashes parameters and dependencies again after the command and would pair this output with what they
     # have become.
-    if _raw_section(_read_params(params), name, params) != raw:
+    if _entry(_read_params(params), name, params) != entry:
         raise StageError(
             f"{name}: its section of {params} changed while it ran, so its output belongs to neither version; "
             "run `dvc repro` again"

@@ -13,6 +13,9 @@ from llmrecipe.stages.runner import StageContext
 
 log = logging.getLogger(__name__)
 
+_MOST_UNKNOWN = 0.001
+"""The share of unknown tokens that is not worth a warning."""
+
 
 def run(context: StageContext[TokenizeSection]) -> None:
     """Write the token files and how many tokens they hold.
@@ -43,6 +46,15 @@ def run(context: StageContext[TokenizeSection]) -> None:
             for split, counts in metrics.items():
                 unknown = TokenFiles.open(work / "tokens", split).token_counts()[loaded.unk_token_id]
                 counts["unknown_share"] = int(unknown) / counts["tokens"]
+                if counts["unknown_share"] > _MOST_UNKNOWN:
+                    log.warning(
+                        "%.1f %% of the %s tokens are %r, what the tokenizer doesn't know: that text is lost to the "
+                        "model, and measures take it for easy; use a larger vocab_size, or a "
+                        "tokenizer that spells what it doesn't know in bytes, such as ByteLevelBPE",
+                        100 * counts["unknown_share"],
+                        split,
+                        loaded.unk_token,
+                    )
     artifacts.write_json(context.output / "metrics.json", metrics)
     if not resumed:
         context.measured["tokens_per_second"] = round(rate, 1)

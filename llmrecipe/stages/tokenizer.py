@@ -1,6 +1,7 @@
 """Documents to a tokenizer, or an existing tokenizer taken over."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 
@@ -24,14 +25,26 @@ def run(context: StageContext[TokenizerSection]) -> None:
         for source in sources:
             artifacts.open_artifact(source, "documents")
 
+        special = (getattr(wanted, "end_of_text", None), *getattr(wanted, "special_tokens", ()))
+        quoting: Counter[str] = Counter()
+
         def texts() -> Iterator[str]:
-            whole = chain.from_iterable(documents.texts(source, "train") for source in sources)
-            return chain.from_iterable(cut(text, LEARNED_AT_ONCE) for text in whole)
+            quoting.clear()
+            for text in chain.from_iterable(documents.texts(source, "train") for source in sources):
+                quoting.update(token for token in special if token and token in text)
+                yield from cut(text, LEARNED_AT_ONCE)
 
         tokenizer = training.train(wanted, texts, directory)
+        for token, count in quoting.items():
+            log.warning(
+                "%d training documents hold %r: it is text there for every stage, but the special token for whoever "
+                "loads the tokenizer; name the token otherwise",
+                count,
+                token,
+            )
         if len(tokenizer) < wanted.vocab_size:
             log.warning(
-                "the corpus gives only %d of the %d tokens asked for: it has no more that occur twice",
+                "the corpus gives only %d of the %d tokens asked for: no more pairs of tokens within words occur twice",
                 len(tokenizer),
                 wanted.vocab_size,
             )

@@ -30,6 +30,7 @@ from llmrecipe.recipe import checks
 from llmrecipe.recipe.names import named_values
 from llmrecipe.recipe.networks.decoder import Decoder
 from llmrecipe.recipe.schedule import Constant, Cosine
+from llmrecipe.recipe.schema import define
 
 steps = st.integers(8, 200)
 vocab_sizes = st.integers(SMALLEST_VOCAB, LARGEST_VOCAB)
@@ -180,7 +181,7 @@ def test_the_warmup_keeps_its_share_of_the_training(warmup, expected):
 
 
 def test_a_field_of_the_training_that_is_not_known_here_survives():
-    @attrs.frozen(kw_only=True)
+    @define("newer_training")
     class Newer(type(BASE.training)):
         not_known_here: float
 

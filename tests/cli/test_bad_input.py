@@ -70,10 +70,10 @@ def set_param(project: Path, label: str, path: str, value: object) -> str:
 def stage(label: str, *inputs: str, output: str | None = None) -> int:
     owner = OWNERS[label]
     kind = "measure" if label == "perplexity" else label
-    command = ["stage", kind, "--name", f"{owner}-{label}", "--params", f"params/{owner}.yaml"]
-    for item in inputs:
-        command += ["--input", item]
-    return main([*command, "--output", output or f"artifacts/{owner}/{label}"])
+    file, name = f"params/{owner}.yaml", f"{owner}-{label}"
+    if inputs:
+        set_param(Path(), label, "inputs", dict(item.split("=", 1) for item in inputs))
+    return main(["stage", kind, "--name", name, "--params", file, "--output", output or f"artifacts/{owner}/{label}"])
 
 
 # Parameters edited by hand, or by `dvc exp run --set-param`
@@ -85,7 +85,7 @@ def stage(label: str, *inputs: str, output: str | None = None) -> int:
         ("parallelism.tensor", 3, "parallelism.tensor: 3 does not divide num_attention_heads = 4; use 1, 2 or 4"),
         ("parallelism.pipeline", 3, "parallelism.pipeline: 3 ranks can't share num_layers = 2; use at most 2"),
         ("network.hidden_size", 66, "network.hidden_size: 66 does not give num_attention_heads = 4 heads of"),
-        ("training.global_batch_size", 0, "training.global_batch_size: must be at least 1, got 0"),
+        ("training.global_batch_size", 0, "training.global_batch_size: must be between 1 and 100,000,000, got 0"),
         ("parallelism.micro_batch_size", 3, "training.global_batch_size: 4 is not a multiple of data × micro"),
         ("objective.sequence_length", 4096, "objective.sequence_length: 4096 exceeds the network's"),
         ("training.schedule.warmup", {"type": "steps", "count": 20}, "training.schedule.warmup: this Steps is 20"),
@@ -142,13 +142,13 @@ def test_the_fields_of_a_section_have_the_limits_of_the_recipes(project, label, 
     where = set_param(project, label, field, value)
     owner, kind = OWNERS[label], "measure" if label == "perplexity" else label
     with pytest.raises(RecipeError, match=rf"^{where}\.{field}: must be .*, got {value}"):
-        run_stage(kind, name=f"{owner}-{label}", inputs={}, output=Path("out"), params=Path(f"params/{owner}.yaml"))
+        run_stage(kind, name=f"{owner}-{label}", output=Path("out"), params=Path(f"params/{owner}.yaml"))
 
 
 def test_a_section_keeps_the_rules_of_a_text(project):
     set_param(project, "prepare", "heldout", {"type": "fraction", "of_total": 0.6})
     with pytest.raises(RecipeError, match=r"books-prepare\.heldout: must be at most Fraction\(0\.5\), got"):
-        run_stage("prepare", name="books-prepare", inputs={}, output=Path("out"), params=Path("params/books.yaml"))
+        run_stage("prepare", name="books-prepare", output=Path("out"), params=Path("params/books.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,8 @@ def test_parameters_that_are_no_mapping_are_refused(project, capsys, text):
 )
 def test_a_stage_without_an_input_that_it_needs_names_it(project, capsys, label, missing):
     assert stage(label, "other=data") == 1
-    assert f"--input {missing}=PATH is missing, and the stage needs it; given: other" in capsys.readouterr().err
+    said = f"the section says no path of `inputs.{missing}`, which the stage needs; given: other; run `llmrecipe plan`"
+    assert said in capsys.readouterr().err
     assert not list(project.glob("artifacts/*/*"))
 
 
@@ -371,7 +372,7 @@ def test_a_path_without_its_suffix_gets_the_file(project, capsys):
 def test_outside_a_project_every_command_says_where_to_go(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
     assert main([command]) == 1
-    error = "error: recipes/quickstart.py: no such recipe, and no folder recipes here; go to the project's folder\n"
+    error = "error: no folder recipes here; go to the project's folder, or make one with `llmrecipe init`\n"
     assert capsys.readouterr().err == error
     assert not list(tmp_path.iterdir())
 

@@ -173,6 +173,12 @@ def test_what_was_not_measured_is_not_shown(project, capsys):
     assert "training of base: 2,140 tokens/s\n" in shown(capsys)
 
 
+def test_foreign_spaces_and_joiners_are_shown_as_they_are(project, capsys):
+    sample = {"prompt": "　全角の\n", "completion": "می‌خواهم\u00a0👨‍👩‍👧\r\nend"}
+    write(project / "artifacts/base-w4a16/samples/samples.json", [sample])
+    assert "from '　全角の\\n':\n    　全角の\n    می‌خواهم\u00a0👨‍👩‍👧\n    end" in shown(capsys)
+
+
 def test_three_completions_of_the_final_model_are_shown_without_control_characters(project, capsys):
     text = shown(capsys)
     for index in range(3):

@@ -225,6 +225,8 @@ def test_weights_that_the_network_has_not_are_named(folder):
 
 def test_layers_without_end_are_refused_at_once(folder):
     change_config(folder, num_hidden_layers=10_000_000)
+    assert fault(folder) == "config.json: num_layers must be between 1 and 10,000, got 10000000"
+    change_config(folder, num_hidden_layers=10_000)
     assert "lacks 'model.layers.2.input_layernorm.weight'" in fault(folder)
 
 
@@ -232,6 +234,12 @@ def test_of_damaged_shards_nothing_else_is_said(tmp_path):
     write_shards(tmp_path / "sharded")
     (tmp_path / "sharded/model-00002-of-00002.safetensors").unlink()
     assert "model-00002-of-00002.safetensors is missing" in fault(tmp_path / "sharded")
+
+
+@pytest.mark.parametrize(("split", "named"), [("deepseek-llm", "'deepseek-llm'"), (None, "'default'")])
+def test_words_that_a_gguf_file_splits_in_another_way_are_refused_before_anything_runs(tmp_path, split, named):
+    found = fault(write_gguf(tmp_path / "x.gguf", split=split))
+    assert f"x.gguf has a tokenizer that splits texts by {named} (tokenizer.ggml.pre); known are gpt-2, smollm" in found
 
 
 def test_what_a_gguf_file_says_is_told_with_its_name(tmp_path):

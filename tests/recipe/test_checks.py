@@ -395,6 +395,14 @@ def test_a_name_that_dvc_or_a_file_system_would_not_take_is_refused(name, where)
     assert [violation.path.rpartition(".")[2] for violation in checks.violations(recipe)] == ["name"]
 
 
+@pytest.mark.parametrize(("length", "is_refused"), [(120, False), (151, True), (300, True)])
+def test_a_name_leaves_room_for_what_comes_behind_it_in_files(length, is_refused):
+    for recipe in (evolve(SMALL, name="x" * length), small(name="x" * length)):
+        reasons = [reason for path, reason in found(recipe).items() if path.endswith("name")]
+        assert bool(reasons) == is_refused
+        assert all("use at most 150" in reason for reason in reasons)
+
+
 def test_a_name_that_is_made_from_parts_is_one_for_files_or_asks_for_another():
     @define("w 2")
     class Odd(scheme.Scheme):
@@ -680,12 +688,12 @@ def test_a_model_is_named_in_a_recipe_once():
             SMALL_MODEL,
             {"tokenizer__special_tokens": ("<a>", "a")},
             "tokenizer.special_tokens[1]",
-            "of which texts are made",
+            "that texts are made of; use a name in brackets that no document holds, such as '<|fim_prefix|>'",
         ),
         (SMALL_MODEL, {"tokenizer__special_tokens": ("<|endoftext|>",)}, "tokenizer.special_tokens[0]", "end_of_text"),
         (
             SMALL_MODEL,
-            {"tokenizer": Unigram(vocab_size=303, special_tokens=("<0x0A>x", "<0x0A>"))},
+            {"tokenizer": Unigram(vocab_size=303, special_tokens=("<0x0A >", "<0x0A>"))},
             "tokenizer.special_tokens[1]",
             "one of the tokens that every Unigram has",
         ),
@@ -702,6 +710,31 @@ def test_what_an_objective_can_not_have_is_refused_with_what_would_work(model, c
 
     assert list(violations) == [path]
     assert fix in violations[path]
+
+
+@pytest.mark.parametrize("kind", [ByteLevelBPE, Unigram])
+@pytest.mark.parametrize(
+    "token", ["the", "e", " ", "\n\n", "...", "<>", "[1]", "{}", "end of text", "<|end|>\n", "# END"]
+)
+def test_a_token_that_texts_are_made_of_ends_no_document_and_is_not_special(kind, token):
+    model = evolve(SMALL_MODEL, tokenizer=kind(vocab_size=400, end_of_text=token))
+    assert list(found(model)) == ["tokenizer.end_of_text"]
+    assert "such as '<|endoftext|>'" in found(model)["tokenizer.end_of_text"]
+    special = evolve(SMALL_MODEL, tokenizer=kind(vocab_size=400, special_tokens=("<a>", token)))
+    assert list(found(special)) == ["tokenizer.special_tokens[1]"]
+
+
+@pytest.mark.parametrize(
+    "token", ["</s>", "<eos>", "[EOS]", "<|endoftext|>", "<｜end▁of▁sentence｜>", "{fin}", "<文末>"]
+)
+def test_a_name_in_brackets_may_end_documents(token):
+    assert found(evolve(SMALL_MODEL, tokenizer__end_of_text=token)) == {}
+
+
+@pytest.mark.parametrize("token", ["<unk>", "<0x41>"])
+def test_a_token_that_every_unigram_model_has_ends_no_document(token):
+    model = evolve(SMALL_MODEL, tokenizer=Unigram(vocab_size=400, end_of_text=token))
+    assert list(found(model)) == ["tokenizer.end_of_text"]
 
 
 def test_a_masked_recipe_may_mask_and_mix_as_it_likes():

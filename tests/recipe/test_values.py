@@ -5,7 +5,7 @@ import enum
 import fractions
 import pathlib
 from collections import namedtuple
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 import numpy as np
@@ -13,10 +13,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SMALL_MODEL
+from strategies import SMALL, SMALL_MODEL
 
 from llmrecipe import codec, measure, optimizer, source
-from llmrecipe.recipe.schema import Word, define, own_violations
+from llmrecipe.recipe import checks
+from llmrecipe.recipe.schema import FieldError, Word, define, own_violations
 
 
 class Name(str, enum.Enum):  # noqa: UP042
@@ -69,6 +70,7 @@ class Anything(Word):
     texts: tuple[str, ...] = ()
     numbers: tuple[int, ...] = ()
     shares: tuple[float, ...] = ()
+    either: tuple[str, ...] | int | None = None
 
 
 def holding(name, value):
@@ -106,6 +108,8 @@ STORED = [
     ("numbers", np.arange(3), (0, 1, 2)),
     ("shares", (1, np.float32(0.5), Half.HALF), (1.0, 0.5, 0.5)),
     ("shares", np.linspace(0, 1, 3), (0.0, 0.5, 1.0)),
+    ("either", (np.str_("a"), Kind.A), ("a", "a")),
+    ("either", Number.ONE, 1),
 ]
 REFUSED = [
     ("text", Plain.A, "must be str, got <Plain.A: 'a'> (tests.recipe.test_values.Plain)"),
@@ -113,6 +117,10 @@ REFUSED = [
     ("text", 3, "must be str, got 3 (int)"),
     ("number", 1.0, "must be int, got 1.0 (float)"),
     ("number", np.float64(1), "must be int, got 1.0 (float)"),
+    ("text", "a\ud800", r"must be str, got 'a\ud800' (str), which holds half of a surrogate pair, and so is no text"),
+    ("texts", ("a", "\udfff"), r"must be a tuple of str, got ('a', '\udfff') (tuple), which holds half"),
+    ("either", ("\udc80",), r"must be a tuple of str or int or None, got ('\udc80',) (tuple), which holds half"),
+    ("number", 2**63, "must be int, got 9223372036854775808 (int), which has more than 64 bits"),
     ("number", True, "must be int, got True (bool)"),
     ("number", np.True_, "must be int, got True (bool)"),
     ("share", fractions.Fraction(1, 3), "must be a finite float, got Fraction(1, 3) (fractions.Fraction)"),
@@ -152,6 +160,13 @@ def test_what_means_no_plain_value_is_refused_in_plain_words(name, value, said):
     assert wrong[0].startswith(said)
 
 
+@pytest.mark.parametrize("name", ["number", "share", "numbers", "text"])
+def test_a_number_that_python_refuses_to_write_is_refused_without_being_written(name):
+    # Such a value can't be a parameter of a test: pytest would write it.
+    _, wrong = holding(name, (10**5000,) if name == "numbers" else 10**5000)
+    assert "got a number of thousands of digits (" in wrong[0]
+
+
 anything = st.one_of(
     *(st.just(value) for _, value, _ in [*STORED, *REFUSED]),
     st.recursive(
@@ -159,7 +174,7 @@ anything = st.one_of(
         | st.booleans()
         | st.integers()
         | st.floats()
-        | st.text(max_size=5)
+        | st.text(st.characters(), max_size=5)
         | st.binary(max_size=5)
         | st.fractions()
         | st.decimals()
@@ -189,3 +204,54 @@ def test_words_of_the_language_take_them_as_well():
     assert optimizer.AdamW(learning_rate=np.float64(1e-3)) == optimizer.AdamW(learning_rate=1e-3)
     assert measure.Samples(prompts=np.array(["a"])).prompts == ("a",)
     assert attrs.evolve(SMALL_MODEL, name=Name.A).name == "a"
+
+
+def test_a_text_that_no_file_can_hold_is_refused_wherever_it_is():
+    def spoiled(value):
+        """Each value with such a text in one place, and that place."""
+        if isinstance(value, str):
+            yield "", "a\ud800"
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                for path, spoilt in spoiled(item):
+                    yield f"[{index}]{path}", (*value[:index], spoilt, *value[index + 1 :])
+        elif isinstance(value, Word):
+            for field in attrs.fields(type(value)):
+                for path, spoilt in spoiled(getattr(value, field.name)):
+                    yield f".{field.alias}{path}", attrs.evolve(value, **{field.alias: spoilt})
+
+    with attrs.validators.disabled():
+        recipes = list(spoiled(SMALL))
+    assert len(recipes) > 10
+    for path, recipe in recipes:
+        found = checks.violations(recipe)
+        # A part that is used twice is reported where it occurs first, and a tuple as a whole.
+        fields = {each.path.rpartition(".")[2] for each in found}
+        assert path.rpartition(".")[2].partition("[")[0] in fields, path
+        assert all(each.path.isprintable() and each.reason.isprintable() for each in found)
+
+
+def words_of(cls):
+    for below in cls.__subclasses__():
+        if below.__module__.startswith("llmrecipe."):
+            yield below
+        yield from words_of(below)
+
+
+NUMBERS = [
+    pytest.param(cls, field, id=f"{cls.__name__}.{field.alias}")
+    for cls in dict.fromkeys(words_of(Word))
+    if cls.__module__.startswith("llmrecipe.recipe.")
+    for field in attrs.fields(cls)
+    # That of a seed is a rule of the checks.
+    if field.name != "seed" and {int, float} & {field.type, *get_args(field.type)}
+]
+
+
+@pytest.mark.parametrize(("cls", "field"), NUMBERS)
+def test_each_number_of_each_word_has_a_range(cls, field):
+    blank = cls.__new__(cls)
+    extremes = [-(2**62), 2**62, -1] if int in {field.type, *get_args(field.type)} else [-1e300, 1e300, -1.0]
+    for extreme in extremes:
+        with pytest.raises(FieldError, match=f"{field.name}: must "):
+            field.validator(blank, field, extreme)

@@ -147,8 +147,8 @@ def test_a_continued_run_that_is_killed_ends_with_the_bytes_of_a_whole_one(proje
     for each in (whole, killed):
         text = (each.root / "params.yaml").read_text()
         parameters = text.replace(text[text.index("  network:") : text.index("  objective:")], "  network: null\n")
+        parameters = parameters.replace("  inputs:\n", f"  inputs:\n    start: {start}\n")
         (each.root / "params.yaml").write_text(parameters)
-        each.command += ["--input", f"start={start}"]
         (each.root / "models").symlink_to(project / "models")
     whole.finish()
     process = killed.start()

@@ -263,6 +263,31 @@ def test_broken_weights_are_refused(made, tmp_path):
         measured(inputs, tmp_path / "out", Perplexity())
 
 
+def scaled(logits: float):
+    """Puts this weight on one token at random for each state: finite logits, most of them wrong."""
+
+    def change(model):
+        model.model.norm.weight.fill_(logits)
+
+    return change
+
+
+def test_a_model_that_has_diverged_is_said_to_have_or_refused_where_its_perplexity_is_no_number(made, tmp_path, caplog):
+    inputs = with_logits_of(scaled(300.0), tmp_path, made)
+    found = measured(inputs, tmp_path / "finite", Perplexity())
+    assert math.log(found["perplexity"]) == pytest.approx(losses(inputs["model"], heldout(made["tokens"])).mean())
+    assert "the training has diverged" in caplog.text
+
+    inputs = with_logits_of(scaled(1e5), tmp_path / "more", made)
+    with pytest.raises(StageError, match="nats a token, so its perplexity is no number: the training has diverged"):
+        measured(inputs, tmp_path / "out", Perplexity())
+
+
+def test_a_model_that_learned_something_is_not_said_to_have_diverged(made, tmp_path, caplog):
+    measured(made, tmp_path / "out", Perplexity())
+    assert "diverged" not in caplog.text
+
+
 def test_a_split_that_is_too_short_is_refused(made, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(made["model"])
     tokens = tiny_model.write_tokens(tmp_path / "tokens", {"train": [["q"]], "heldout": [["qq"]]}, tokenizer)
@@ -325,14 +350,12 @@ def test_a_measure_of_ones_own_is_taken_by_the_stage_itself(made, tmp_path):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/entropies.py").write_text(CUSTOM)
     measure_of_ones_own = {"type": "mean_entropy", "max_sequences": 3, "revision": 2}
-    params = {"tiny-entropy": {"type": "measure", "measure": measure_of_ones_own, "revision": 1}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    program = (
-        "import sys; from pathlib import Path; from llmrecipe.stages.runner import run_stage; "
-        "run_stage('measure', name='tiny-entropy', output=Path('out/tiny/entropy'), "
-        "inputs={'model': Path(sys.argv[1]), 'tokens': Path(sys.argv[2])}, extensions=[Path('recipes/entropies.py')])"
-    )
-    command = [sys.executable, "-c", program, str(made["model"]), str(made["tokens"])]
+    section = {"type": "measure", "measure": measure_of_ones_own, "revision": 1}
+    section["inputs"] = {role: str(made[role]) for role in ("model", "tokens")}
+    section["extensions"] = ["recipes/entropies.py"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"tiny-entropy": section}))
+    command = [sys.executable, "-m", "llmrecipe", "stage", "measure", "--name", "tiny-entropy"]
+    command += ["--output", "out/tiny/entropy"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -351,7 +374,8 @@ class Broken(CustomMeasure):
     gives: str = "nan"
 
     def measure(self, model):
-        return {"text": model.texts(1), "nan": {"x": math.nan}, "list": [1.0]}[self.gives]
+        given = {"text": model.texts, "nan": lambda n: {"x": math.nan}, "list": lambda n: [1.0]}
+        return given.get(self.gives, lambda n: {"perplexity": math.exp(720 * n)})(1)
 
 
 @define("broken_without_text")
@@ -367,6 +391,7 @@ class BrokenWithoutText(CustomMeasure):
     [
         (Broken(gives="nan"), r"Broken.measure returned 'x': nan; it must return finite numbers by name"),
         (Broken(gives="list"), r"Broken.measure returned \[1.0\]; it must return a dict"),
+        (Broken(gives="exp"), r"Broken.measure computes a number that is too large \(math range error\), .* diverged"),
         (BrokenWithoutText(), "declares `reads_text = False`, and asks for held-out text"),
     ],
 )

@@ -300,7 +300,7 @@ def bad(name, data, source, reason):
             TextFiles(paths=("*.txt",)),
             r"^corpus\.source: the corpus is empty: none of its 1 documents",
         ),
-        bad("a.txt", b"caf\xe9", TextFiles(paths=("*.txt",)), r"^a\.txt: not UTF-8"),
+        bad("a.txt", b"caf\xe9", TextFiles(paths=("*.txt",)), r"^a\.txt:1: not UTF-8: byte 0xe9 at offset 3"),
         bad("a.zip", b"PK", TextFiles(paths=("*",)), r"^a\.zip: '\.zip' is not a text file; unpack it"),
         bad("a.tar.gz", b"x", TextFiles(paths=("*",)), r"^a\.tar\.gz: '\.tar' is not a text file"),
         bad("a.txt", b"x", JsonlFiles(paths=("*",)), r"^a\.txt: a JSON lines file ends in \.jsonl or \.ndjson"),
@@ -311,7 +311,9 @@ def bad(name, data, source, reason):
         bad("a.jsonl", b"[1]\n", JsonlFiles(paths=("*",)), r"^a\.jsonl:1: not an object \(list\); .*jq"),
         bad("a.jsonl", b'{"text": 3}', JsonlFiles(paths=("*",)), r"^a\.jsonl:1: 'text' holds int, not text"),
         bad("a.jsonl", b'{"body": "x", "n": 1}', JsonlFiles(paths=("*",)), r"no 'text' here; .* one of 'body', 'n'"),
-        bad("a.jsonl", b'{"text": "\xff"}', JsonlFiles(paths=("*",)), r"^a\.jsonl: not UTF-8"),
+        bad(
+            "a.jsonl", b'{"text": "\xff"}', JsonlFiles(paths=("*",)), r"^a\.jsonl:1: not UTF-8: byte 0xff at offset 10"
+        ),
         bad(
             "a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 9)[:-9], JsonlFiles(paths=("*",)), r"^a\.jsonl\.gz: .*cut"
         ),
@@ -479,24 +481,43 @@ def wait_until(condition, seconds=30):
 # As a stage
 
 
-def write_params(project: Path, log_level: str = "info") -> None:
+def write_params(project: Path, log_level: str = "info", workers: int = 1) -> None:
     data = {
         "c-prepare": {
             "type": "prepare",
+            "inputs": {"source": "data"},
             "source": {"type": "jsonl_files", "paths": ["data/*.jsonl"], "text_field": "text"},
             "clean": [{"type": "exact_dedup"}],
             "heldout": {"type": "fraction", "of_total": 0.3},
             "shards": 2,
             "revision": 1,
         },
-        "machine": {"default": {"workers": 1, "log_level": log_level}},
+        "machine": {"default": {"workers": workers, "log_level": log_level}},
     }
     (project / "params.yaml").write_text(yaml.safe_dump(data))
 
 
 def run_prepare() -> Path:
-    run_stage("prepare", name="c-prepare", inputs={"source": Path("data")}, output=Path("prepare"))
+    run_stage("prepare", name="c-prepare", output=Path("prepare"))
     return Path("prepare")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_modules_of_the_project_take_no_library_of_a_stages_processes(project, tmp_path_factory, workers):
+    write_params(project, workers=workers)
+    write_jsonl(project / "data/a.jsonl", TEXTS)
+    for name in ("signal", "random", "json", "tokenize", "selectors", "numpy", "datatrove"):
+        (project / f"{name}.py").write_text(f"raise SystemExit('the project has a {name} of its own')\n")
+    # As pip writes it: the folder of the script is where Python looks first.
+    script = tmp_path_factory.mktemp("bin") / "llmrecipe"
+    script.write_text(
+        "import sys\nfrom llmrecipe.cli.main import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    command = [sys.executable, str(script), "stage", "prepare", "--name", "c-prepare", "--output", "prepare"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not list(project.rglob("__pycache__"))
 
 
 def test_the_stage_leaves_its_outputs_or_nothing(project):

@@ -23,7 +23,7 @@ from transformers import (
     ModernBertForMaskedLM,
 )
 
-from llmrecipe import artifacts, cards, codec
+from llmrecipe import artifacts, cards, wiring
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.tokens.files import TokenFiles
@@ -33,6 +33,7 @@ from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.recipe.scheme import FP8, GPTQ, W4A16, W8A8, W8A16, RoundToNearest
 from llmrecipe.sections import QuantizeSection
 from llmrecipe.stages import quantize
+from llmrecipe.wiring import Wiring
 
 LENGTH = tiny_model.SEQUENCE_LENGTH
 NEAREST = RoundToNearest()
@@ -373,10 +374,10 @@ def test_two_projects_get_the_same_bytes_in_any_order_and_nothing_beside_them(ma
     for place, order in (("here", names), ("some/where/else", names[::-1])):
         project, home = tmp_path / place, tmp_path / place / "home"
         home.mkdir(parents=True)
-        sections = {f"{name}-quantize": codec.unstructure(section(SCHEMES[name])) for name in names}
+        tied = Wiring(inputs={role: str(path) for role, path in made.items()})
+        sections = {f"{name}-quantize": wiring.written(section(SCHEMES[name]), tied) for name in names}
         (project / "params.yaml").write_text(yaml.safe_dump(sections))
-        inputs = ";".join(f"--input;{role}={path}" for role, path in made.items())
-        stages = [f"stage;quantize;--name;{name}-quantize;--output;out/{name}/quantize;{inputs}" for name in order]
+        stages = [f"stage;quantize;--name;{name}-quantize;--output;out/{name}/quantize" for name in order]
         environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONHASHSEED": str(len(place))}
         subprocess.run([sys.executable, "-c", run, *stages], cwd=project, env=environment, check=True)
         files = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}

@@ -133,6 +133,19 @@ def test_there_is_no_recovery_where_numbers_do_not_compare(compared, card, numbe
     assert compared.result()["other"] == {"size_mb": 1.0, **numbers}
 
 
+@pytest.mark.parametrize("changes", [{}, OTHER_TOKENIZER], ids=["by token", "by byte"])
+def test_nothing_recovers_a_reference_that_has_diverged(compared, changes):
+    compared.model("base", perplexity=causal(math.exp(709), 2000.0))
+    compared.model("other", attrs.evolve(CARD, **changes), perplexity=causal(1.0, 1.7))
+    assert "recovery_percent" not in compared.result()["other"]
+
+
+def test_a_model_that_has_diverged_recovers_nothing(compared):
+    compared.model("base", perplexity=causal(20.0, 1.7))
+    compared.model("other", attrs.evolve(CARD, **OTHER_TOKENIZER), perplexity=causal(math.exp(709), 2000.0))
+    assert compared.result()["other"]["recovery_percent"] == pytest.approx(0)
+
+
 @pytest.mark.parametrize(
     "changes", [OTHER_TOKENIZER, {"objective": MaskedLM(sequence_length=32, mask_rate=0.3)}], ids=["tokenizer", "masks"]
 )

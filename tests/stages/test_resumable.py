@@ -14,7 +14,7 @@ from corpora import contents, run, write_jsonl
 from datatrove.executor.base import PipelineExecutor
 from paths import SUPPORT
 
-from llmrecipe import artifacts, codec
+from llmrecipe import artifacts, wiring
 from llmrecipe.engines.datatrove import documents, tokenize
 from llmrecipe.engines.datatrove.executors import tasks
 from llmrecipe.errors import StageError
@@ -26,6 +26,7 @@ from llmrecipe.recipe.tokenizer import ByteLevelBPE
 from llmrecipe.sections import PrepareSection, TokenizerSection, TokenizeSection
 from llmrecipe.stages import prepare as prepare_stage
 from llmrecipe.stages import resumable, runner
+from llmrecipe.wiring import Wiring
 
 SECTION = PrepareSection(
     source=JsonlFiles(paths=("data/*.jsonl",)), clean=(ExactDedup(),), heldout=Fraction(0.3), shards=4
@@ -201,7 +202,7 @@ def test_tokenize_goes_on_too(project, monkeypatch, begun):
 
 def stage(project: Path, switch: dict | None) -> subprocess.CompletedProcess:
     """The stage as `dvc.yaml` calls it, killed at what the switch says."""
-    options = ["--input", "source=data", "--output", "artifacts/prepare"]
+    options = ["--output", "artifacts/prepare"]
     paths = [str(SUPPORT / "kill_switch"), *sys.path]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     if switch:
@@ -218,7 +219,8 @@ def stage(project: Path, switch: dict | None) -> subprocess.CompletedProcess:
 @pytest.mark.slow
 def test_a_killed_prepare_goes_on_and_ends_with_the_same_bytes(project):
     whole = contents(prepare(project, "straight").output)
-    params = {"c-prepare": codec.unstructure(SECTION), "machine": {"default": {"workers": 1}}}
+    section = wiring.written(SECTION, Wiring(inputs={"source": "data"}))
+    params = {"c-prepare": section, "machine": {"default": {"workers": 1}}}
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     expected = ""
     for event, path, next_says in (

@@ -80,7 +80,7 @@ def test_each_document_is_its_text_and_the_end_of_text_token(corpus, split):
 
 
 @pytest.mark.parametrize("kind", [Unigram, WordPiece])
-def test_every_kind_of_tokenizer_gives_documents_with_an_end(corpus, tmp_path, kind):
+def test_every_kind_of_tokenizer_gives_documents_with_an_end(corpus, tmp_path, kind, caplog):
     documents, texts = corpus[0], [document["text"] for document in read_documents(corpus[0], "train")]
     section = TokenizerSection(tokenizer=kind(vocab_size=400, character_coverage=0.9))
     tokenizer = run("tokenizer", section, tmp_path, inputs={"documents": documents}).output / "tokenizer"
@@ -98,6 +98,8 @@ def test_every_kind_of_tokenizer_gives_documents_with_an_end(corpus, tmp_path, k
     metrics = json.loads((output / "metrics.json").read_text())
     tokens = [token for row in found for token in row]
     assert metrics["train"]["unknown_share"] == tokens.count(1) / len(tokens)
+    assert (tokens.count(1) > 0.001 * len(tokens)) == (kind is WordPiece)
+    assert ("% of the train tokens are '[UNK]'" in caplog.text) == (kind is WordPiece)
     # Bytes spell what no piece does.
     assert (tokens.count(1) > 0) == (kind is WordPiece)
 
@@ -242,27 +244,32 @@ def test_a_line_of_documents_that_was_lost_is_an_error(corpus, tmp_path):
 def test_the_three_stages_run_from_one_params_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_jsonl(Path("data/a.jsonl"), TEXTS)
+    documents = Path("artifacts/c/prepare/documents")
     params = {
         "c-prepare": {
             "type": "prepare",
+            "inputs": {"data": "data"},
             "source": {"type": "jsonl_files", "paths": ["data/*.jsonl"]},
             "clean": [{"type": "fix_unicode"}, {"type": "exact_dedup"}],
             "heldout": {"type": "fraction", "of_total": 0.3},
             "shards": 2,
         },
-        "r-tokenizer": {"type": "tokenizer", "tokenizer": {"type": "byte_level_bpe", "vocab_size": 400}},
-        "r-tokenize": {"type": "tokenize", "revision": 1},
+        "r-tokenizer": {
+            "type": "tokenizer",
+            "inputs": {"documents": str(documents)},
+            "tokenizer": {"type": "byte_level_bpe", "vocab_size": 400},
+        },
+        "r-tokenize": {
+            "type": "tokenize",
+            "inputs": {"documents": str(documents), "tokenizer": "artifacts/r/tokenizer/tokenizer"},
+            "revision": 1,
+        },
         "machine": {"default": {"workers": 1}},
     }
     Path("params.yaml").write_text(yaml.safe_dump(params))
-    documents, tokenizer = Path("artifacts/c/prepare/documents"), Path("artifacts/r/tokenizer/tokenizer")
-    for name, inputs in (
-        ("c-prepare", {"data": Path("data")}),
-        ("r-tokenizer", {"documents": documents}),
-        ("r-tokenize", {"documents": documents, "tokenizer": tokenizer}),
-    ):
+    for name in ("c-prepare", "r-tokenizer", "r-tokenize"):
         owner, kind = name.split("-")
-        run_stage(kind, name=name, inputs=inputs, output=Path("artifacts", owner, kind))
+        run_stage(kind, name=name, output=Path("artifacts", owner, kind))
     opened = TokenFiles.open(Path("artifacts/r/tokenize/tokens"), "heldout")
     assert opened.num_documents == len(read_documents(documents, "heldout"))
     left = [path for path in tmp_path.glob(".llmrecipe/**/*") if path.is_file()]

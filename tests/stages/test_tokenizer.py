@@ -130,6 +130,18 @@ def test_special_tokens_are_no_text_and_change_nothing_else_of_the_tokenizer(kin
     assert tokenizer.decode([*ids, names.index(special[1])], skip_special_tokens=True) == text
 
 
+@pytest.mark.parametrize("kind", [ByteLevelBPE, Unigram])
+def test_documents_that_hold_a_special_token_are_counted_and_the_token_named(kind, tmp_path, caplog):
+    texts = [f"<b>word {n}</b>{' [X]' * (n % 4 == 0)} <b> {n} words are more than one\n" for n in range(40)]
+    source = JsonlFiles(paths=(str(write_jsonl(tmp_path / "a.jsonl", texts)),))
+    section = PrepareSection(source=source, clean=(), heldout=Fraction(0.5), shards=1)
+    prepared = run("prepare", section, tmp_path / "prepared").output
+    train_documents = json.loads((prepared / "documents/card.json").read_text())["documents"]["train"]
+    train(prepared / "documents", tmp_path, kind, vocab_size=330, end_of_text="<b>", special_tokens=("[Y]",))
+    assert f"{train_documents} training documents hold '<b>'" in caplog.text
+    assert "[Y]" not in caplog.text
+
+
 @pytest.mark.slow
 def test_neither_threads_nor_hash_tables_change_a_byte_of_the_tokenizer(documents, tmp_path):
     script = (
@@ -270,11 +282,22 @@ def test_characters_take_at_most_half_of_a_vocabulary_the_frequent_ones_first(ki
     training.train(kind(vocab_size=500), lambda: texts, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     characters = {token.strip() for token in tokenizer.get_vocab() if len(token.strip()) == 1}
-    assert 50 < len(characters) <= 250
+    # Chinese characters are words by themselves, so WordPiece has nothing to merge.
+    assert 50 < len(characters) <= 250 if kind is Unigram else len(characters) == 500 - 5
     assert len(tokenizer) <= 500
     assert chr(0x4E00) in characters
     if kind is Unigram:
         assert [tokenizer.decode(tokenizer(text)["input_ids"]) for text in texts] == texts
+
+
+def test_letters_and_their_forms_within_words_leave_half_of_the_vocabulary_to_merges(tmp_path):
+    draw = random.Random(0)
+    letters = [chr(0x10A0 + number) for number in range(38)] + [chr(0x400 + number) for number in range(250)]
+    words = ["".join(draw.choices(letters, k=6)) for _ in range(400)]
+    training.train(WordPiece(vocab_size=205, lowercase=False), lambda: [" ".join(words)] * 2, tmp_path)
+    tokens = [token.removeprefix("##") for token in AutoTokenizer.from_pretrained(tmp_path).get_vocab()]
+    assert len(tokens) == 205
+    assert sum(len(token) == 1 for token in tokens) == 100
 
 
 @pytest.mark.parametrize(("kind", "smallest"), [(ByteLevelBPE, 257), (Unigram, 258), (WordPiece, 5)])

@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import pytest
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from llmrecipe.launch import torchrun
+from llmrecipe.launch.process import die_with_parent
 
 
 @contextmanager
@@ -51,6 +53,7 @@ def _launch(config: LaunchConfig, _executable: str) -> Callable[..., Any]:
 
 
 def _rank(_outputs: None, command: tuple[str, ...]) -> None:
-    """`python -m MODULE ARGUMENTS…`"""
-    sys.argv = list(command)
-    importlib.import_module(command[0]).main()
+    """`python -m llmrecipe.launch.child PARENT MODULE ARGUMENTS…`, but for the parent: here it is whoever forks."""
+    _child, _parent, *sys.argv = command
+    die_with_parent(os.getppid(), signal.SIGKILL)
+    importlib.import_module(sys.argv[0]).main()

@@ -180,7 +180,9 @@ def gguf_weights(*, tied=False):
     return shapes if tied else {**shapes, "output.weight": (ROWS, WIDTH)}
 
 
-def write_gguf(path, *, architecture="llama", keys=None, values=None, shapes=None, tokens=ROWS, end=ROWS - 1):
+def write_gguf(
+    path, *, architecture="llama", keys=None, values=None, shapes=None, tokens=ROWS, end=ROWS - 1, split="gpt-2"
+):
     """Write a GGUF file with these keys of its architecture, other values, and weights in float32; the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, architecture)
@@ -188,6 +190,8 @@ def write_gguf(path, *, architecture="llama", keys=None, values=None, shapes=Non
         _add(writer, f"{architecture}.{key}", value)
     if tokens:
         writer.add_tokenizer_model("gpt2")
+        if split is not None:
+            writer.add_tokenizer_pre(split)
         writer.add_token_list([f"t{index}" for index in range(tokens)])
         writer.add_token_merges(["t 1"])
         if end is not None:

@@ -91,7 +91,8 @@ counts = st.integers(1, 64)
 seeds = st.integers(0, 2**32 - 1)
 shares = st.floats(0, 1)
 below_one = st.floats(0, 1, exclude_max=True)
-positive = st.floats(0, 1e9, exclude_min=True)
+positive = st.floats(0, 1_000, exclude_min=True)
+up_to_one = st.floats(0, 1, exclude_min=True)
 
 
 def tuples(items, min_size=0):
@@ -210,6 +211,7 @@ def with_addresses_to_look_at(cleaners, origin):
     return tuple(each for each in cleaners if origin.has_addresses or not each.reads_addresses)
 
 
+ends_of_text = texts.map(lambda text: f"<|a{text}|>")
 sentinels = st.permutations(["<|a|>", "<pre>", "<|fim_middle|>", "[x y]"]).map(lambda tokens: tuple(tokens[:3]))
 masking_tokenizers = st.one_of(
     st.builds(WordPiece, vocab_size=st.integers(64, 9_999), lowercase=st.booleans(), character_coverage=shares),
@@ -219,14 +221,14 @@ tokenizers = st.one_of(
     st.builds(
         ByteLevelBPE,
         vocab_size=st.integers(260, 9_999),
-        end_of_text=texts,
+        end_of_text=ends_of_text,
         special_tokens=st.just(()) | sentinels,
     ),
     st.builds(
         Unigram,
         vocab_size=st.integers(303, 9_999),
         character_coverage=shares,
-        end_of_text=texts,
+        end_of_text=ends_of_text,
         special_tokens=st.just(()) | sentinels,
     ),
     masking_tokenizers,
@@ -240,18 +242,18 @@ optimizers = st.builds(
     learning_rate=positive,
     beta1=below_one,
     beta2=below_one,
-    eps=positive,
+    eps=up_to_one,
     weight_decay=weight_decays,
     no_decay=no_decays,
 ) | st.builds(
     optimizer.SGD,
     learning_rate=positive,
-    momentum=st.floats(0, 1, exclude_min=True),
+    momentum=st.floats(0, 1, exclude_min=True, exclude_max=True),
     nesterov=st.booleans(),
     weight_decay=weight_decays,
     no_decay=no_decays,
 )
-roundings = st.builds(scheme.GPTQ, dampening_frac=positive) | st.builds(scheme.RoundToNearest)
+roundings = st.builds(scheme.GPTQ, dampening_frac=up_to_one) | st.builds(scheme.RoundToNearest)
 places = st.one_of(
     st.builds(place.Local),
     st.builds(
@@ -371,11 +373,11 @@ def networks(draw, kind):
     if kind is Bert:
         segments = draw(st.integers(1, 3))
         width = heads * draw(st.integers(2, 128))
-        return Bert(hidden_size=width, layer_norm_eps=draw(positive), type_vocab_size=segments, **shared)
+        return Bert(hidden_size=width, layer_norm_eps=draw(up_to_one), type_vocab_size=segments, **shared)
     shared |= {"hidden_size": heads * 2 * draw(st.integers(1, 64)), "rope_theta": draw(positive)}
     if kind is ModernBert:
         return ModernBert(
-            layer_norm_eps=draw(positive),
+            layer_norm_eps=draw(up_to_one),
             local_attention=draw(st.none() | st.integers(2, 256)),
             global_attn_every_n_layers=draw(st.integers(1, 4)),
             local_rope_theta=draw(positive),
@@ -391,7 +393,7 @@ def networks(draw, kind):
         num_key_value_heads=key_value_heads,
         head_dim=head_dim,
         rope_scaling=draw(st.none() | scalings),
-        rms_norm_eps=draw(positive),
+        rms_norm_eps=draw(up_to_one),
         tie_word_embeddings=draw(st.booleans()),
         **shared,
     )
@@ -676,7 +678,7 @@ sections = st.one_of(
     st.builds(TokenizeSection, revision=revisions),
     st.builds(MixSection, shares=st.lists(positive, min_size=1, max_size=3).map(tuple)),
     recipes().map(lambda recipe: next(map(train_section, filter(is_trained, lineage(recipe.models))), ReportSection())),
-    st.builds(ExportSection, logits_tolerance=positive, revision=revisions),
+    st.builds(ExportSection, logits_tolerance=up_to_one, revision=revisions),
     st.builds(QuantizeSection, scheme=schemes, calibration_samples=counts, seed=seeds),
     st.builds(MeasureSection, measure=st.builds(measure.Perplexity, max_tokens=counts)),
     st.builds(ReportSection, revision=revisions),

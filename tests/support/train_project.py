@@ -12,7 +12,8 @@ import attrs
 import yaml
 from tiny_training import TRAINING, section
 
-from llmrecipe import Machine, Parallelism, Steps, Training, artifacts, codec, machines
+from llmrecipe import Machine, Parallelism, Steps, Training, artifacts, codec, machines, wiring
+from llmrecipe.wiring import Wiring
 
 # Steps slow enough to be interrupted at a chosen one.
 SLOW = attrs.evolve(TRAINING, duration=Steps(30), global_batch_size=32)
@@ -33,12 +34,12 @@ class Project:
         root.mkdir()
         machine = Machine(device="cpu", checkpoint_interval=checkpoint_interval)
         parameters = {
-            "t-train": codec.unstructure(section(parallelism, training=training)),
+            "t-train": wiring.written(section(parallelism, training=training), Wiring(inputs={"tokens": str(tokens)})),
             machines.ENTRY: {machines.DEFAULT: codec.unstructure(machine)},
         }
         (root / "params.yaml").write_text(yaml.safe_dump(parameters))
         self.command = [sys.executable, "-m", "llmrecipe", "stage", "train", "--name", "t-train"]
-        self.command += ["--input", f"tokens={tokens}", "--output", "artifacts/t/train"]
+        self.command += ["--output", "artifacts/t/train"]
         self.output = root / "artifacts" / "t" / "train"
 
     def start(self, **environment: str) -> subprocess.Popen:

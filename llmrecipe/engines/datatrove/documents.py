@@ -4,14 +4,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import orjson
 from datatrove.data import Document
 from datatrove.pipeline.writers.jsonl import JsonlWriter
+from fsspec.implementations.local import LocalFileSystem
 
 from llmrecipe import cards
 from llmrecipe.cards import DocumentsCard
 from llmrecipe.engines.datatrove import companions
+from llmrecipe.engines.datatrove.folders import LocalFolder
 
 SPLITS = ("train", "heldout")
 
@@ -23,7 +24,7 @@ class DocumentWriter(JsonlWriter):
     """
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(str(directory), output_filename="${split}/${rank}.jsonl", compression="zstd")
+        super().__init__(LocalFolder(directory), output_filename="${split}/${rank}.jsonl", compression="zstd")
 
     def write(self, document: Document, rank: int = 0, **kwargs: Any) -> None:
         """Write and count a document."""
@@ -63,13 +64,13 @@ def texts(directory: Path, split: str) -> Iterator[str]:
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The documents of a file."""
-    with fsspec.open(str(path), "rb", compression="zstd") as file:
+    with LocalFileSystem().open(str(path), "rb", compression="zstd") as file:
         yield from map(orjson.loads, file)
 
 
 def write(path: Path, documents: Iterable[dict[str, Any]]) -> None:
     """Write a file of documents, each with `id` and `text`, and maybe more."""
-    with fsspec.open(str(path), "wb", compression="zstd") as file:
+    with LocalFileSystem().open(str(path), "wb", compression="zstd") as file:
         file.writelines(orjson.dumps(document) + b"\n" for document in documents)
 
 

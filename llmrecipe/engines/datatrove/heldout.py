@@ -22,6 +22,7 @@ from llmrecipe.engines.datatrove.cleaners import hashes, words
 from llmrecipe.engines.datatrove.cleaners.steps import step_of
 from llmrecipe.engines.datatrove.documents import has_text
 from llmrecipe.engines.datatrove.executors import executor
+from llmrecipe.engines.datatrove.folders import LocalFolder
 from llmrecipe.engines.datatrove.passes import TaskReader
 from llmrecipe.engines.datatrove.readers.sources import reader_of
 from llmrecipe.engines.datatrove.split import SplitByHash
@@ -93,7 +94,7 @@ class HeldoutSource(Heldout):
             ("empty", LambdaFilter(has_text)),
             ("split", SplitByHash(1.0)),
             *(("mend", Mended(step_of(each))) for each in section.clean if each.changes_text and not each.compares),
-            ("write", JsonlWriter(str(self._documents), compression=None)),
+            ("write", JsonlWriter(LocalFolder(self._documents), compression=None)),
             ("hash", TextHashes(work / "parts")),
         ]
         counted = executor.run(
@@ -156,7 +157,7 @@ class HeldoutFirst(PipelineStep):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.reader = TaskReader(str(folder), compression=None, add_file_path=False)
+        self.reader = TaskReader(LocalFolder(folder), compression=None, add_file_path=False)
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """The held-out documents, then the others."""

@@ -11,6 +11,7 @@ from datatrove.pipeline.writers.jsonl import JsonlWriter
 from llmrecipe.engines.datatrove.cleaners.comparing import Comparison
 from llmrecipe.engines.datatrove.dropped import Watched
 from llmrecipe.engines.datatrove.executors import executor
+from llmrecipe.engines.datatrove.folders import LocalFolder
 from llmrecipe.recipe.machine import Machine
 
 
@@ -51,7 +52,7 @@ class Passes:
     def compare(self, cleaner: str, comparison: Comparison) -> None:
         """Run what was gathered, if the documents have to be signed; then what finds by it those to drop."""
         if comparison.sign is not None:
-            documents = str(self._work / f"pass{self._passes}" / "documents")
+            documents = LocalFolder(self._work / f"pass{self._passes}" / "documents")
             self.add("cleaned", JsonlWriter(documents, compression=None))
             self.add("sign", comparison.sign)
             self.run("cleaning" if self._passes else "reading")

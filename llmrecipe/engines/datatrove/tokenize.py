@@ -17,6 +17,7 @@ from llmrecipe import cards
 from llmrecipe.cards import DocumentsCard, MaskingCard, SplitCard, TokensCard
 from llmrecipe.engines.datatrove import documents
 from llmrecipe.engines.datatrove.executors import executor
+from llmrecipe.engines.datatrove.folders import LocalFolder
 from llmrecipe.engines.tokenizing.long_texts import ENCODED_AT_ONCE, cut
 from llmrecipe.engines.tokens.files import DTYPES
 from llmrecipe.engines.tokens.writing import TOKENS_SUFFIX, document_row, dtype_of, listing_of
@@ -66,7 +67,7 @@ class FileTokenizer(DocumentTokenizer):
 
     def __init__(self, directory: Path, vocabulary: Vocabulary, files: Sequence[str]) -> None:
         """`files` are those of the tasks, relative to `directory`."""
-        super().__init__(str(directory), str(vocabulary.file), eos_token=vocabulary.end_of_text)
+        super().__init__(LocalFolder(directory), str(vocabulary.file), eos_token=vocabulary.end_of_text)
         self.files = files
         self.dtype = vocabulary.dtype
 
@@ -118,7 +119,7 @@ class ListedReader(JsonlReader):
     """Reads one file for each task."""
 
     def __init__(self, directory: Path, files: Sequence[str]) -> None:
-        super().__init__(str(directory))
+        super().__init__(LocalFolder(directory))
         self.files = files
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:

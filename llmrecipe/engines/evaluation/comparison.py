@@ -1,5 +1,6 @@
 """What was measured of several models, put next to each other."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ Numbers = dict[str, Any]
 """Numbers by name; groups of them are dictionaries again."""
 
 _PERPLEXITIES = ("perplexity", "masked_perplexity")
+
+_LARGEST_RATIO = 2.0**40
+"""Of a perplexity to that of a better model, where both have learned something."""
 
 _OWN = {"size_mb", "recovery_percent", "recovery_by"}
 """Numbers that no measure gives."""
@@ -105,11 +109,16 @@ def recovery(reference: MeasuredFolder, model: MeasuredFolder, measure: str) -> 
     if reference.card.tokenizer == model.card.tokenizer:
         for key in _PERPLEXITIES:
             if key in before and key in after:
-                return {"recovery_percent": 100 * (before[key] / after[key]), "recovery_by": "token"}
+                return _recovery(before[key] / after[key], "token")
     elif "bits_per_byte" in before and "bits_per_byte" in after:
-        ratio = 2 ** (before["bits_per_byte"] - after["bits_per_byte"])
-        return {"recovery_percent": 100 * ratio, "recovery_by": "byte"}
+        bits = before["bits_per_byte"] - after["bits_per_byte"]
+        return _recovery(2 ** min(bits, math.log2(_LARGEST_RATIO)), "byte")
     return {}
+
+
+def _recovery(ratio: float, by: str) -> Numbers:
+    # A reference that has diverged has no quality to keep.
+    return {"recovery_percent": 100 * ratio, "recovery_by": by} if ratio < _LARGEST_RATIO else {}
 
 
 def _without_group(models: Sequence[MeasuredFolder]) -> set[str]:

@@ -1,6 +1,8 @@
 """Measures of a model: one function for each class of `Measure`, found by the class."""
 
+import logging
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial, singledispatch
 from pathlib import Path
@@ -21,6 +23,13 @@ from llmrecipe.engines.models.vocabulary import check_embeddings, check_tokenize
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.measure import CustomMeasure, Measure, Perplexity, PseudoPerplexity, Samples, TokenMeasure
+
+log = logging.getLogger(__name__)
+
+_LARGEST_LOSS = math.log(sys.float_info.max)
+"""Nats of the largest perplexity that is a number."""
+
+_HELPS = "most often by a learning rate that is too high; a lower one, or a longer warm-up, may help"
 
 Numbers = dict[str, Any]
 """What a measure says of a model: numbers by name, those of a mixture's parts below `corpora`."""
@@ -94,7 +103,7 @@ class LoadedModel:
     def texts(self, limit: int) -> Iterator[str]:
         """At most `limit` held-out documents; see `MeasuredModel`."""
         for row in heldout_token_rows(self.text, limit):
-            yield str(self.tokenizer.decode(row.tolist()))
+            yield str(self.tokenizer.decode(row.tolist(), clean_up_tokenization_spaces=False))
 
 
 @singledispatch
@@ -142,8 +151,14 @@ def _samples(asked: Samples, model: LoadedModel, output: Path) -> Numbers:
 
 @measure.register
 def _custom(asked: CustomMeasure, model: LoadedModel, output: Path) -> Numbers:
-    found = asked.measure(model)
     name = type(asked).__name__
+    try:
+        found = asked.measure(model)
+    except OverflowError as error:
+        raise StageError(
+            f"{model.directory}: {name}.measure computes a number that is too large ({error}), such as exp of the loss "
+            f"of a model whose training has diverged; {_HELPS}"
+        ) from error
     if not isinstance(found, dict):
         raise StageError(f"{name}.measure returned {found!r}; it must return a dict of numbers by name")
     for key, value in found.items():
@@ -169,14 +184,20 @@ def _token_losses(asked: TokenMeasure, score: Score, model: LoadedModel, output:
     of_model = [DocumentSums.of(text, score.of_model(model.transformers_model, text)) for text in texts]
     means = [sums.means for sums in of_model]
     for each in means:
-        if not math.isfinite(each.loss):
-            raise StageError(
-                f"{model.directory}: the loss on held-out text is {each.loss}; the weights are broken, most often by a "
-                "learning rate that is too high"
-            )
+        _refuse_diverged(each.loss, model)
     artifacts.write_jsonl(output / "documents.jsonl", (row for sums in of_model for row in sums.rows()))
     unigram = _summary(score, texts, [sums.means for sums in of_unigram], heldout.fractions)
     return _summary(score, texts, means, heldout.fractions) | {"unigram": unigram}
+
+
+def _refuse_diverged(loss: float, model: LoadedModel) -> None:
+    where = f"{model.directory}: the loss on held-out text is {loss:.6g} nats a token"
+    # Not `>`, which is false for NaN.
+    if not loss <= _LARGEST_LOSS:
+        raise StageError(f"{where}, so its perplexity is no number: the training has diverged; {_HELPS}")
+    guessing = math.log(model.card.vocab_size)
+    if loss > 2 * guessing:
+        log.warning("%s, and guessing has %.4g: the training has diverged; %s", where, guessing, _HELPS)
 
 
 def _summary(score: Score, texts: list[HeldoutText], means: list[Means], fractions: Iterable[float]) -> Numbers:

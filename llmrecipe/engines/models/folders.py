@@ -205,5 +205,19 @@ def complete(
         eos_token_id=end_of_text_id,
         pad_token_id=end_of_text_id,
     )
-    text: Any = tokenizer.decode(generated[0, length:], skip_special_tokens=True)
-    return str(text)
+    return continuation(tokenizer, generated[0].tolist(), length)
+
+
+def continuation(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], length: int) -> str:
+    """What the tokens after the first `length` add to their text, the space before their first word included.
+
+    Tokenizers like SentencePiece's take the first space of whatever they decode for their own.
+    """
+
+    def text(part: Sequence[int]) -> str:
+        # What is tidied up, such as the space before a comma, would differ by what comes next.
+        return str(tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    before, whole = text(tokens[:length]), text(tokens)
+    # Bytes that are no text spoil those of the prompt that they follow.
+    return whole.removeprefix(before) if whole.startswith(before) else text(tokens[length:])

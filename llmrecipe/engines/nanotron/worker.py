@@ -16,7 +16,7 @@ from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.quiet import hide_progress_bars
 from llmrecipe.errors import StageError
-from llmrecipe.launch.process import die_with_parent, keep_freed_memory
+from llmrecipe.launch.process import keep_freed_memory
 
 _PATIENCE = 5.0
 """Seconds that a rank with an error of its own waits for the launcher."""
@@ -25,7 +25,6 @@ _PATIENCE = 5.0
 @record
 def main() -> None:
     """Train as the job file given on the command line says."""
-    die_with_parent(signal.SIGKILL)
     # Ctrl-C reaches every process of a terminal, and the launcher answers for all.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     job = Job.read(Path(sys.argv[1]))

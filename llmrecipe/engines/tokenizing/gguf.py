@@ -29,17 +29,17 @@ _LETTERS = (
 
 
 def convert(file: Path, directory: Path) -> PreTrainedTokenizerFast:
-    """Write the tokenizer of a GGUF file to `directory`.
+    """Write the tokenizer of a GGUF file in which `pretrained` has found nothing wrong to `directory`.
 
     Raises:
-        StageError: its pre-tokenizer is none of those that are known, it can't be read, or as `folders.check`.
+        StageError: it can't be read, or as `folders.check`.
     """
     # Of an extra.
     from gguf import GGUFReader
 
     keys = {name: field.contents() for name, field in GGUFReader(file).fields.items() if name.startswith("tokenizer.")}
     if keys["tokenizer.ggml.model"] == "gpt2":
-        made = PreTrainedTokenizerFast(tokenizer_object=_byte_level_bpe(file, keys))
+        made = PreTrainedTokenizerFast(tokenizer_object=_byte_level_bpe(keys))
     else:
         made = _by_transformers(file)
     tokens = keys["tokenizer.ggml.tokens"]
@@ -51,18 +51,12 @@ def convert(file: Path, directory: Path) -> PreTrainedTokenizerFast:
     return folders.check(directory, file)
 
 
-def _byte_level_bpe(file: Path, keys: Mapping[str, Any]) -> Tokenizer:
+def _byte_level_bpe(keys: Mapping[str, Any]) -> Tokenizer:
     vocabulary = {token: number for number, token in enumerate(keys["tokenizer.ggml.tokens"])}
     merges = [tuple(merge.split(" ")) for merge in keys["tokenizer.ggml.merges"]]
-    name = keys.get("tokenizer.ggml.pre", "default")
-    pre_tokenizer = PRE_TOKENIZERS.get(name)
-    if pre_tokenizer is None:
-        raise StageError(
-            f"{file}: its tokenizer splits texts by {name!r} (tokenizer.ggml.pre); known are "
-            f"{', '.join(PRE_TOKENIZERS)}: use the model's files in the transformers format"
-        )
+    name = keys["tokenizer.ggml.pre"]
     made = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=name == "llama-bpe"))
-    made.pre_tokenizer = pre_tokenizer()
+    made.pre_tokenizer = PRE_TOKENIZERS[name]()
     made.decoder = decoders.ByteLevel()
     if name == "qwen2":
         made.normalizer = normalizers.NFC()
@@ -101,4 +95,4 @@ PRE_TOKENIZERS = {
     "llama-bpe": lambda: _words("{1,3}"),
     "qwen2": lambda: _words(""),
 }
-"""By llama.cpp's names (`llama-vocab.cpp`), what splits a text into words."""
+"""What splits a text into words: those that `pretrained.gguf` knows, by llama.cpp's names."""

@@ -5,8 +5,10 @@ changes from run to run: it decides between merges of equal frequency, and the l
 """
 
 import io
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from pathlib import Path
 
 import sentencepiece
@@ -157,27 +159,35 @@ def _word_piece(description: WordPiece, texts: Texts) -> PreTrainedTokenizerFast
         characters.update(normalizer.normalize_str(text))
     # What it makes of every white space.
     del characters[" "]
-    most = (description.vocab_size - len(_WORD_PIECE_SPECIAL)) // 4
-    alphabet = sorted(_frequent(characters, description.character_coverage, most))
-    # The trainer would number these as it meets them, and of merges of equal frequency it takes the one with the
-    # lowest numbers. Punctuation and Chinese characters are words by themselves.
-    inner = [
-        f"##{character}"
-        for character in alphabet
+    # Punctuation and Chinese characters are words by themselves, and continue none.
+    inside = {
+        character
+        for character in characters
         if len(pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(f"a{character}"))) == 1
-    ]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizer
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=description.vocab_size,
-        min_frequency=_MIN_FREQUENCY,
-        special_tokens=[*_WORD_PIECE_SPECIAL, *inner],
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts(), trainer)
+    }
+    wanted = _frequent(characters, description.character_coverage, len(characters))
+    ranked = sorted(wanted, key=lambda character: (-characters[character], character))
+    room = description.vocab_size - len(_WORD_PIECE_SPECIAL)
+    # Where merges leave room, more characters take it.
+    for share in (room // 2, room):
+        tokens_up_to = accumulate(1 + (character in inside) for character in ranked)
+        alphabet = sorted(ranked[: bisect_right(list(tokens_up_to), share)])
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizer
+        tokenizer.pre_tokenizer = pre_tokenizer
+        # The trainer would number characters as it meets them, and of merges of equal frequency it takes the one with
+        # the lowest numbers.
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=description.vocab_size,
+            min_frequency=_MIN_FREQUENCY,
+            special_tokens=[*_WORD_PIECE_SPECIAL, *(f"##{each}" for each in alphabet if each in inside)],
+            initial_alphabet=alphabet,
+            limit_alphabet=len(alphabet),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts(), trainer)
+        if tokenizer.get_vocab_size() >= description.vocab_size or len(alphabet) == len(ranked):
+            break
     return BertTokenizer(
         vocab=tokenizer.get_vocab(),
         do_lower_case=description.lowercase,

@@ -9,7 +9,7 @@ from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, width
 from llmrecipe.recipe.networks.weights import Weights
-from llmrecipe.recipe.schema import at_least, define, greater_than
+from llmrecipe.recipe.schema import between, define, greater_than
 from llmrecipe.recipe.scheme import W8A8
 
 
@@ -40,13 +40,13 @@ class Bert(Network):
     intermediate_size: int | Ratio = width(Ratio(4.0))
     """Width of the feed-forward layer; BERT's is 4 × `hidden_size`."""
 
-    max_position_embeddings: int = attrs.field(default=512, validator=at_least(1))
+    max_position_embeddings: int = attrs.field(default=512, validator=between(1, 10**9))
     """Positions that have an embedding, and so the longest sequence."""
 
-    type_vocab_size: int = attrs.field(default=2, validator=at_least(1))
+    type_vocab_size: int = attrs.field(default=2, validator=between(1, 1_000_000))
     """Segments that have an embedding; every token that is read here is of the first."""
 
-    layer_norm_eps: float = attrs.field(default=1e-12, validator=greater_than(0))
+    layer_norm_eps: float = attrs.field(default=1e-12, validator=greater_than(0, 1))
     """Added to the variance before its root is taken."""
 
     @property

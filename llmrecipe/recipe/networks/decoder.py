@@ -8,7 +8,7 @@ import attrs
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, width
 from llmrecipe.recipe.networks.weights import Weights
-from llmrecipe.recipe.schema import Word, at_least, define, greater_than, kind
+from llmrecipe.recipe.schema import Word, between, define, greater_than, kind
 
 
 @define("llama3_rope_scaling")
@@ -19,16 +19,16 @@ class Llama3RopeScaling(Word):
     shorter than `original_max_position_embeddings / high_freq_factor` stay, and those between are in between.
     """
 
-    factor: float = attrs.field(default=8.0, validator=at_least(1))
+    factor: float = attrs.field(default=8.0, validator=between(1, 1_000_000))
     """What the longest wavelengths are multiplied by."""
 
-    low_freq_factor: float = attrs.field(default=1.0, validator=greater_than(0))
+    low_freq_factor: float = attrs.field(default=1.0, validator=greater_than(0, 1_000_000))
     """Wavelengths from which on all is stretched, as a divisor of the original length."""
 
-    high_freq_factor: float = attrs.field(default=4.0, validator=greater_than(0))
+    high_freq_factor: float = attrs.field(default=4.0, validator=greater_than(0, 1_000_000))
     """Wavelengths up to which nothing is; more than `low_freq_factor`."""
 
-    original_max_position_embeddings: int = attrs.field(default=8192, validator=at_least(1))
+    original_max_position_embeddings: int = attrs.field(default=8192, validator=between(1, 10**9))
     """The longest sequence before."""
 
 
@@ -50,25 +50,25 @@ class Decoder(Network):
     """transformers' values of keys that a `config.json` lacks, where these aren't the same for all, or a null would
     mean another."""
 
-    num_key_value_heads: int = attrs.field(validator=at_least(1))
+    num_key_value_heads: int = attrs.field(validator=between(1, 100_000))
     """Key and value heads of a layer (Ainslie et al. 2023); equal to `num_attention_heads` for multi-head attention."""
 
-    head_dim: int | None = attrs.field(default=None, validator=at_least(2))
+    head_dim: int | None = attrs.field(default=None, validator=between(2, 100_000))
     """Width of one attention head; None for `hidden_size / num_attention_heads`."""
 
     intermediate_size: int | Ratio = width(Ratio(8 / 3))
     """Width of the feed-forward layer; 8/3 keeps a SwiGLU's parameters at those of a plain 4 × layer (Shazeer 2020)."""
 
-    max_position_embeddings: int = attrs.field(default=2048, validator=at_least(1))
+    max_position_embeddings: int = attrs.field(default=2048, validator=between(1, 10**9))
     """The longest sequence that the model declares it can read."""
 
-    rope_theta: float = attrs.field(default=10_000.0, validator=greater_than(0))
+    rope_theta: float = attrs.field(default=10_000.0, validator=greater_than(0, 1e12))
     """Base of the rotary frequencies (Su et al. 2021)."""
 
     rope_scaling: Llama3RopeScaling | None = None
     """How the rotary frequencies are stretched; None leaves them."""
 
-    rms_norm_eps: float = attrs.field(default=1e-5, validator=greater_than(0))
+    rms_norm_eps: float = attrs.field(default=1e-5, validator=greater_than(0, 1))
     """Added to the mean square before its root is taken."""
 
     tie_word_embeddings: bool = False

@@ -7,7 +7,7 @@ import attrs
 
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.decoder import Decoder
-from llmrecipe.recipe.schema import at_least, define
+from llmrecipe.recipe.schema import between, define
 
 
 @define("mistral")
@@ -17,7 +17,7 @@ class Mistral(Decoder):
     architectures: ClassVar[Mapping[str, bool]] = {"MistralForCausalLM": True, "MistralModel": False}
     config_defaults: ClassVar[Mapping[str, int]] = {"max_position_embeddings": 131_072, "num_key_value_heads": 8}
 
-    sliding_window: int | None = attrs.field(default=None, validator=at_least(1))
+    sliding_window: int | None = attrs.field(default=None, validator=between(1, 10**9))
     """Tokens that each token reads, itself included; None for all before it."""
 
     @property

@@ -9,7 +9,7 @@ from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, width
 from llmrecipe.recipe.networks.weights import Weights
-from llmrecipe.recipe.schema import at_least, between, define, greater_than
+from llmrecipe.recipe.schema import between, define, greater_than
 from llmrecipe.recipe.scheme import W4A16, W8A8, W8A16
 
 
@@ -35,26 +35,26 @@ class ModernBert(Network):
     intermediate_size: int | Ratio = width(Ratio(1.5))
     """Width of the feed-forward layer, and of its gate; that of ModernBERT's base is 1.5 × `hidden_size`."""
 
-    max_position_embeddings: int = attrs.field(default=8192, validator=at_least(1))
+    max_position_embeddings: int = attrs.field(default=8192, validator=between(1, 10**9))
     """The longest sequence that the model declares it can read."""
 
-    rope_theta: float = attrs.field(default=160_000.0, validator=greater_than(0))
+    rope_theta: float = attrs.field(default=160_000.0, validator=greater_than(0, 1e12))
     """Base of the rotary frequencies (Su et al. 2021); ModernBERT's of layers with global attention."""
 
-    local_attention: int | None = attrs.field(default=None, validator=at_least(2))
+    local_attention: int | None = attrs.field(default=None, validator=between(2, 10**9))
     """Width of the window that a token reads in layers with local attention, half of it on each side; None makes all
     layers global. The published models have 128."""
 
-    global_attn_every_n_layers: int = attrs.field(default=3, validator=at_least(1))
+    global_attn_every_n_layers: int = attrs.field(default=3, validator=between(1, 10_000))
     """Of how many layers one is global, the first one first, where `local_attention` is given."""
 
-    local_rope_theta: float = attrs.field(default=10_000.0, validator=greater_than(0))
+    local_rope_theta: float = attrs.field(default=10_000.0, validator=greater_than(0, 1e12))
     """Base of the rotary frequencies in layers with local attention."""
 
-    layer_norm_eps: float = attrs.field(default=1e-5, validator=greater_than(0))
+    layer_norm_eps: float = attrs.field(default=1e-5, validator=greater_than(0, 1))
     """Added to the variance before its root is taken."""
 
-    initializer_range: float = attrs.field(default=0.02, validator=[greater_than(0), between(0, 1)])
+    initializer_range: float = attrs.field(default=0.02, validator=greater_than(0, 1))
     """Standard deviation of the initial weights, of those that write to the residual stream times 1 / √(2 × layers)."""
 
     @property

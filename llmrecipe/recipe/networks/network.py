@@ -10,17 +10,17 @@ import attrs
 from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.weights import Weights
-from llmrecipe.recipe.schema import FieldError, Word, at_least, between, greater_than, kind, quantity
+from llmrecipe.recipe.schema import Word, between, greater_than, kind, quantity
 
 
 @quantity("ratio")
 class Ratio(Word):
     """A width given as a multiple of `hidden_size`."""
 
-    of_hidden_size: float = attrs.field(validator=greater_than(0))
+    of_hidden_size: float = attrs.field(validator=greater_than(0, 1_000))
     """The multiple."""
 
-    multiple_of: int = attrs.field(default=64, validator=at_least(1))
+    multiple_of: int = attrs.field(default=64, validator=between(1, 1_000_000))
     """The width is rounded up to a multiple of this."""
 
 
@@ -28,19 +28,19 @@ class Ratio(Word):
 class Network(Word):
     """The shape of a model, without weights."""
 
-    hidden_size: int = attrs.field(validator=at_least(2))
+    hidden_size: int = attrs.field(validator=between(2, 2**20))
     """Width of the residual stream."""
 
-    num_layers: int = attrs.field(validator=at_least(1))
+    num_layers: int = attrs.field(validator=between(1, 10_000))
     """Layers of attention and feed-forward."""
 
-    num_attention_heads: int = attrs.field(validator=at_least(1))
+    num_attention_heads: int = attrs.field(validator=between(1, 100_000))
     """Query heads of a layer."""
 
-    initializer_range: float = attrs.field(default=0.02, validator=[greater_than(0), between(0, 1)])
+    initializer_range: float = attrs.field(default=0.02, validator=greater_than(0, 1))
     """Standard deviation of the initial weights."""
 
-    make_vocab_size_divisible_by: int = attrs.field(default=64, validator=at_least(1))
+    make_vocab_size_divisible_by: int = attrs.field(default=64, validator=between(1, 1_000_000))
     """The vocabulary is padded to a multiple of this while it is trained, the same for every tensor-parallel degree."""
 
     module: ClassVar[str] = ""
@@ -127,9 +127,12 @@ class Network(Word):
         return _round_up(vocab_size, self.make_vocab_size_divisible_by)
 
 
+_WIDTHS = between(1, 2**24)
+
+
 def _positive_width(owner: object, attribute: attrs.Attribute, value: int | Ratio) -> None:
-    if isinstance(value, int) and value < 1:
-        raise FieldError(owner, attribute.name, f"must be at least 1, got {value}")
+    if isinstance(value, int):
+        _WIDTHS(owner, attribute, value)
 
 
 def width(default: Ratio) -> int | Ratio:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from corpora import contents, read_documents, write_jsonl
 
-from llmrecipe import codec
+from llmrecipe import codec, wiring
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.cleaning import CustomCleaner, FixUnicode
 from llmrecipe.recipe.deduplication import ExactDedup
@@ -16,6 +16,7 @@ from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.source import JsonlFiles
 from llmrecipe.sections import PrepareSection
 from llmrecipe.stages.runner import run_stage
+from llmrecipe.wiring import Wiring
 
 MODULE = '''
 from llmrecipe.extend import CustomCleaner, define
@@ -65,11 +66,11 @@ def prepared(module, *clean, workers: int = 1) -> Path:
     """The output of the prepare stage, run as DVC does it."""
     write_jsonl(Path("data/a.jsonl"), TEXTS)
     section = PrepareSection(source=JsonlFiles(paths=("data/*.jsonl",)), clean=clean, heldout=Fraction(0.3), shards=2)
-    params = {"c-prepare": codec.unstructure(section), "machine": {"default": {"workers": workers}}}
+    tied = Wiring(inputs={"source0": "data"}, extensions=(f"recipes/{module.__name__}.py",))
+    params = {"c-prepare": wiring.written(section, tied), "machine": {"default": {"workers": workers}}}
     Path("params.yaml").write_text(json.dumps(params))
-    extension = Path(f"recipes/{module.__name__}.py")
     output = Path(f"artifacts/c{workers}/prepare")
-    run_stage("prepare", name="c-prepare", inputs={"source0": Path("data")}, output=output, extensions=[extension])
+    run_stage("prepare", name="c-prepare", output=output)
     return output
 
 

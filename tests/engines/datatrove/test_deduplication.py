@@ -17,6 +17,7 @@ from strategies import small
 
 from llmrecipe import Machine
 from llmrecipe.engines.datatrove.cleaners import comparing, words
+from llmrecipe.engines.datatrove.executors.local import LocalExecutor
 from llmrecipe.engines.datatrove.split import split_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe import checks
@@ -128,6 +129,39 @@ def test_equal_texts_never_cross_the_splits_even_if_they_were_split_before_they_
 
     assert sorted([*splits["train"], *splits["heldout"]]) == sorted(texts)
     assert set(splits["heldout"]) == {pair[0] for pair in pairs if "heldout" in {split_of(t, HELDOUT) for t in pair}}
+
+
+@pytest.mark.parametrize(("name", "shards"), [("dd [v2]", 1), ("a?*[!x]", 3), ("s3::b", 3), ("memory:", 1)])
+def test_duplicates_are_found_in_a_folder_of_any_name(tmp_path, monkeypatch, name, shards):
+    generator = random.Random(5)
+    span = " ".join(sentences(generator, 3))
+    texts = [" ".join([*sentences(generator, 9), span]) for _ in range(8)]
+    near = [*texts[0].split(), "more"]
+    project = tmp_path / name
+    project.mkdir()
+    monkeypatch.chdir(project)
+    clean = (ExactDedup(), MinHashDedup(), SentenceDedup(min_words=0), Decontaminate(heldout=True))
+
+    _, metrics, _ = prepared(project, clean, [*texts, *texts[:5], " ".join(near)], shards=shards)
+
+    assert metrics["dropped"]["exact_dedup"] == 5
+    assert metrics["dropped"]["minhash_dedup"] == 1
+    assert metrics["changed"]["sentence_dedup"] == 7
+
+
+@pytest.mark.parametrize("cleaner", [ExactDedup(), MinHashDedup(), SentenceDedup()])
+def test_a_task_whose_signatures_are_gone_is_an_error(project, monkeypatch, cleaner):
+    write_jsonl(project / "data.jsonl", [" ".join(sentences(random.Random(number), 9)) for number in range(20)])
+    finish = LocalExecutor.finish
+
+    def finish_and_lose(self):
+        finish(self)
+        for lost in list(project.rglob("signatures/*/00001.*"))[-1:]:
+            lost.unlink()
+
+    monkeypatch.setattr(LocalExecutor, "finish", finish_and_lose)
+    with pytest.raises(StageError, match="2 of the 3 files of signatures are there"):
+        prepared(project, (cleaner,))
 
 
 def test_a_span_of_sentences_stays_where_it_is_held_out_and_is_cut_elsewhere(project):

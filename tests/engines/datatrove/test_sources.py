@@ -5,6 +5,7 @@ import http.server
 import importlib.metadata
 import io
 import json
+import os
 import pickle
 import socket
 import threading
@@ -26,7 +27,7 @@ from llmrecipe.engines.datatrove.readers.sources import reader_of
 from llmrecipe.errors import StageError
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe.quantity import Fraction
-from llmrecipe.recipe.source import CsvFiles, HubDataset, JsonlFiles, ParquetFiles, PythonPackages, WarcFiles
+from llmrecipe.recipe.source import CsvFiles, HubDataset, JsonlFiles, ParquetFiles, PythonPackages, TextFiles, WarcFiles
 from llmrecipe.sections import PrepareSection
 
 TEXTS = [f"document {number}, with a text of its own" for number in range(40)]
@@ -410,6 +411,187 @@ def test_a_dvc_file_of_something_else_explains_nothing(dvc_file, content):
     Path("data").mkdir()
     Path(dvc_file).write_text(content, encoding="latin-1")
     assert "dvc pull" not in found(JsonlFiles(paths=("data/x.jsonl",)))["small.models[0].text.source.paths[0]"]
+
+
+def texts_of(*paths: str) -> list[str]:
+    return [document.text for document in reader_of(TextFiles(paths=paths)).run()]
+
+
+@pytest.mark.parametrize(
+    ("path", "read", "watches"),
+    [
+        ("data/b/x[1].txt", ["x[1].txt"], "data/b/x[1].txt"),
+        ("data/b/a*.txt", ["a*.txt"], "data/b/a*.txt"),
+        ("data/b/w?.txt", ["w?.txt"], "data/b/w?.txt"),
+        ("data/*/x[1].txt", ["x[1].txt"], "data"),
+        ("data/b/[[]!]/*.txt", ["in [!]"], "data/b"),
+        ("data/b/[!]/*.txt", ["in [!]"], "data/b/[!]"),
+        ("data/b/[wx][1?].txt", ["w1.txt", "w?.txt", "x1.txt"], "data/b"),
+        ("data/b/x[[]1].txt", ["x[1].txt"], "data/b"),
+        ("data/b/s3::y", ["s3::y"], "data/b/s3::y"),
+    ],
+)
+def test_a_path_that_exists_as_it_is_written_is_that_file(path, read, watches):
+    for name in ("x[1].txt", "x1.txt", "a*.txt", "ab.txt", "w?.txt", "w1.txt", "s3::y", "[!]/y.txt", "b/y.txt"):
+        file = Path("data/b", name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("in [!]" if "[!]" in name else name)
+    assert texts_of(path) == read
+    assert found(TextFiles(paths=(path,))) == {}
+    assert origins.watched(path) == watches
+
+
+def test_brackets_that_match_nothing_are_explained():
+    Path("data").mkdir()
+    Path("data/x2.txt").write_text("two")
+    (reason,) = found(TextFiles(paths=("data/x[1].txt",))).values()
+    assert reason.endswith("where a name holds a bracket, write '[[]'")
+    with pytest.raises(StageError, match=r"write '\[\[\]'$"):
+        texts_of("data/x[1].txt")
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to("nowhere.txt")
+
+
+def _pointer(path: Path) -> None:
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n")
+
+
+def _of_dvc(path: Path) -> None:
+    Path(f"{path}.dvc").write_text(f"outs:\n- md5: {'0' * 32}\n  path: {path.name}\n")
+
+
+SUFFIXES = {TextFiles: "txt", JsonlFiles: "jsonl.gz", CsvFiles: "csv", ParquetFiles: "parquet", WarcFiles: "warc"}
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+@pytest.mark.parametrize("pattern", ["data/*", "data/**/*", "data/b*"])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_dangling, "is a link to 'nowhere.txt', where nothing is"),
+        (_pointer, "is a pointer of Git LFS"),
+        (_of_dvc, "it stands for 'data/bad.{}', which DVC keeps; `dvc pull`"),
+        (os.mkfifo, "is neither a file nor a folder"),
+    ],
+)
+def test_what_stands_for_a_file_that_is_not_here_is_named_in_every_format(kind, pattern, make, reason):
+    suffix = SUFFIXES[kind]
+    Path("data").mkdir()
+    Path(f"data/beside.{suffix}").write_text("{}")
+    make(Path(f"data/bad.{suffix}"))
+    source = kind(paths=(pattern,))
+    (said,) = found(source).values()
+    assert reason.format(suffix) in said
+    with pytest.raises(StageError) as refused:
+        reader_of(source)
+    assert reason.format(suffix) in str(refused.value)
+
+
+@pytest.mark.parametrize("pattern", ["data/*", "data/*.txt", "data/**/*.txt"])
+def test_a_folder_named_like_a_file_is_an_error_and_others_are_no_files(pattern):
+    Path("data/deep").mkdir(parents=True)
+    Path("data/good.txt").write_text("good")
+    assert texts_of(pattern) == ["good"]
+    Path("data/a.txt").mkdir()
+    (said,) = found(TextFiles(paths=(pattern,))).values()
+    assert said.startswith("'data/a.txt' is a folder, named like a file")
+    with pytest.raises(StageError, match="is a folder, named like a file"):
+        texts_of(pattern)
+
+
+def test_a_dvc_file_next_to_its_file_is_left_alone_unless_it_is_named():
+    Path("data").mkdir()
+    Path("data/0.txt").write_text("zero")
+    _of_dvc(Path("data/0.txt"))
+    assert texts_of("data/*") == ["zero"]
+    with pytest.raises(StageError, match=r"it stands for 'data/0\.txt'"):
+        texts_of("data/0.txt.dvc")
+
+
+# Encodings
+
+
+def refused_by(source) -> str:
+    with pytest.raises(StageError) as refused:
+        list(reader_of(source).run())
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("name", [b"data/\xff.txt", b"data/\xe4\xf6/a.txt"])
+def test_a_name_that_is_not_utf8_is_refused_before_and_in_the_stage(name):
+    path = os.fsdecode(name)
+    Path(path).parent.mkdir(parents=True)
+    Path(path).write_text("text")
+    source = TextFiles(paths=("data/**/*.txt",))
+    (said,) = found(source).values()
+    assert "has a name that is not UTF-8" in said.encode().decode()
+    assert "has a name that is not UTF-8" in refused_by(source)
+
+
+@pytest.mark.parametrize("open_packed", [open, gzip.open])
+@pytest.mark.parametrize(
+    ("source", "before", "line"),
+    [
+        (JsonlFiles, b'{"text": "\xc3\xa4"}\n' * 3, 4),
+        (CsvFiles, b"text\n" + b"x\n" * 9000, 9002),
+        (TextFiles, b"a\r\n\xe2\x82\xac\n", 3),
+    ],
+)
+def test_a_bad_byte_is_named_with_its_line_and_offset(source, before, line, open_packed):
+    suffix = {JsonlFiles: "jsonl", CsvFiles: "csv", TextFiles: "txt"}[source]
+    name = f"a.{suffix}{'.gz' if open_packed is gzip.open else ''}"
+    with open_packed(name, "wb") as file:
+        file.write(before + b'{"text": "' + b"\xe9\n")
+    said = refused_by(source(paths=(name,)))
+    assert said.startswith(f"{name}:{line}: not UTF-8: byte 0xe9 at offset {len(before) + 10:,} of the")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b'{"text": "x"}\n', mtime=0), "gzip data; name it as that, with .gz"),
+        (b"%PDF-1.4\nall of it ASCII", "a PDF document; extract its text"),
+        (b"PK\x03\x04xxxx", "a ZIP archive"),
+        ("text".encode("utf-16"), "UTF-16; convert it"),
+        (b"PAR1\x15xxxPAR1", "a Parquet table"),
+    ],
+)
+@pytest.mark.parametrize("kind", [TextFiles, JsonlFiles, CsvFiles])
+def test_a_file_of_another_format_under_a_wrong_name_is_told_by_its_content(kind, content, said):
+    name = f"a.{SUFFIXES[kind].removesuffix('.gz')}"
+    Path(name).write_bytes(content)
+    refused = refused_by(kind(paths=(name,)))
+    assert refused.startswith(f"{name}: not a ")
+    assert said in refused
+    assert "iconv" not in refused or content[:1] == b"\xff"
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_columns_are_separated_by_what_the_source_says_and_another_sign_is_seen(delimiter):
+    Path("a.csv").write_text(f'id{delimiter}text\n1{delimiter}"one{delimiter} two, three"\n')
+    assert refused_by(CsvFiles(paths=("a.csv",))).endswith(f"set `delimiter={delimiter!r}`")
+    (document,) = reader_of(CsvFiles(paths=("a.csv",), delimiter=delimiter)).run()
+    assert document.text == f"one{delimiter} two, three"
+
+
+@pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n", "\r", "→"])
+def test_a_delimiter_is_one_sign(delimiter):
+    with pytest.raises(ValueError, match="delimiter: must be one sign"):
+        CsvFiles(paths=("a.csv",), delimiter=delimiter)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), [{"x": float("nan")}], "\ud83d", 10**30])
+def test_a_line_that_pythons_json_wrote_is_read_whatever_its_other_fields_hold(value):
+    Path("a.jsonl").write_text(json.dumps({"score": value, "text": "one"}) + "\n")
+    assert [document.text for document in reader_of(JsonlFiles(paths=("a.jsonl",))).run()] == ["one"]
+
+
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "holds float, not text"), ("x\ud83d", "half a character")])
+def test_what_is_no_text_in_the_text_field_is_still_refused(value, said):
+    Path("a.jsonl").write_text(json.dumps({"text": value}) + "\n")
+    assert said in refused_by(JsonlFiles(paths=("a.jsonl",)))
 
 
 # Data sets of the hub

@@ -29,8 +29,9 @@ from datatrove.pipeline.dedup.sentence_dedup import (
 
 from llmrecipe.engines.datatrove import companions
 from llmrecipe.engines.datatrove.cleaners import contamination, words
-from llmrecipe.engines.datatrove.cleaners.signatures import CompactSignature
+from llmrecipe.engines.datatrove.cleaners.signatures import AllSigned, CompactSignature, FileForEach
 from llmrecipe.engines.datatrove.companions import is_heldout
+from llmrecipe.engines.datatrove.folders import LocalFolder
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.deduplication import Decontaminate, ExactDedup, MinHashDedup, SentenceDedup
 from llmrecipe.recipe.kinds import Cleaner
@@ -74,22 +75,24 @@ def comparison_of(cleaner: Cleaner, where: str, folder: Path, shards: int, *, ke
         shards: tasks in which the documents come.
         keeps_heldout: whether all held-out documents stay, as they are; else they are compared with each other, too.
     """
-    signatures, found = str(folder / "signatures"), str(folder / "found")
+    signatures, found = LocalFolder(folder / "signatures"), LocalFolder(folder / "found")
+    present = AllSigned(signatures, "{:04d}", shards)
     match cleaner:
         case ExactDedup():
             find = ExactFindDedups(signatures, found, _EXACT, lines_to_buffer=_AT_ONCE)
             return Comparison(
                 _for_finders(CompactSignature(signatures, _EXACT, skips_heldout=keeps_heldout), shards),
-                (Find("finding duplicates", (find,), shards),),
+                (Find("finding duplicates", (present, find), shards),),
                 ExactDedupFilter(found, _EXACT),
             )
         case MinHashDedup():
             minhash = MinhashConfig(cleaner.ngram, cleaner.bands, cleaner.hashes_per_band, hash_config=words.HASH)
-            find = MinhashDedupBuckets(signatures, str(folder / "pairs"), config=minhash, lines_to_buffer=_AT_ONCE)
+            pairs = LocalFolder(folder / "pairs")
+            find = MinhashDedupBuckets(signatures, pairs, config=minhash, lines_to_buffer=_AT_ONCE)
             return Comparison(
                 MinHashSignature(folder, minhash),
                 (
-                    Find("comparing bands", (find,), cleaner.bands),
+                    Find("comparing bands", (AllSigned(signatures, "bucket_{:03d}", shards), find), cleaner.bands),
                     Find("clustering", (MinHashCluster(folder, keeps_heldout=keeps_heldout),), 1),
                 ),
                 MinhashDedupFilter(found),
@@ -105,7 +108,7 @@ def comparison_of(cleaner: Cleaner, where: str, folder: Path, shards: int, *, ke
             find = SentenceFindDedups(signatures, found, config=sentence, lines_to_buffer=_AT_ONCE)
             return Comparison(
                 _for_finders(SentenceSignature(signatures, config=sentence, language=tokenizer), shards),
-                (Find("finding sentences", (find,), shards),),
+                (Find("finding sentences", (present, find), shards),),
                 SentenceFilter(found, sentence, tokenizer, keeps_heldout=keeps_heldout),
             )
         case Decontaminate():
@@ -154,7 +157,7 @@ class MinHashSignature(MinhashDedupSignature):
     _AT_ONCE = 10_000
 
     def __init__(self, folder: Path, config: MinhashConfig) -> None:
-        super().__init__(str(folder / "signatures"), config)
+        super().__init__(LocalFolder(folder / "signatures"), config)
         self.heldout = folder / "heldout"
 
     def get_shingles(self, text: str) -> np.ndarray:
@@ -239,7 +242,7 @@ _LAST_SPAN = (1 << 16) - 1
 """datatrove's files hold no larger number of a span."""
 
 
-class SentenceSignature(SentenceDedupSignature):
+class SentenceSignature(FileForEach, SentenceDedupSignature):
     """datatrove's step, with held-out documents before all others."""
 
     def get_hashes(self, doc: Document, doc_idx: int) -> list[tuple[int, int, int]]:
@@ -252,7 +255,7 @@ class SentenceFilter(SentenceDedupFilter):
     """datatrove's step, which takes the numbers back and shows what it cuts."""
 
     def __init__(
-        self, folder: str, config: SentDedupConfig, tokenizer: words.PiecewiseTokenizer, *, keeps_heldout: bool
+        self, folder: LocalFolder, config: SentDedupConfig, tokenizer: words.PiecewiseTokenizer, *, keeps_heldout: bool
     ) -> None:
         super().__init__(folder, config=config, language=tokenizer)
         self.keeps_heldout = keeps_heldout

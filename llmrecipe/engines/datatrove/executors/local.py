@@ -3,7 +3,6 @@
 import copy
 import multiprocessing
 import os
-import signal
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -14,9 +13,10 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 
 from llmrecipe.engines.datatrove.executors.tasks import TaskExecutor, quiet
+from llmrecipe.engines.datatrove.folders import LocalFolder
 from llmrecipe.engines.quiet import hide_progress_bars
 from llmrecipe.errors import StageError
-from llmrecipe.launch.process import die_with_parent
+from llmrecipe.launch.process import begin_worker
 from llmrecipe.recipe.machine import Machine
 
 
@@ -28,7 +28,7 @@ class LocalExecutor(TaskExecutor):
     """
 
     def __init__(self, what: str, steps: Sequence[PipelineStep], *, tasks: int, machine: Machine, logs: Path) -> None:
-        super().__init__(list(steps), str(logs))
+        super().__init__(list(steps), LocalFolder(logs))
         self.what = what
         self.tasks = tasks
         self.workers = min(machine.workers, tasks)
@@ -72,7 +72,9 @@ class LocalExecutor(TaskExecutor):
     def _in_processes(self, ranks: list[int]) -> Iterable[PipelineStats]:
         # Not forkserver: its children have another parent, whose death they would not be told of.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker) as pool:
+        with ProcessPoolExecutor(
+            self.workers, mp_context=context, initializer=begin_worker, initargs=(os.getpid(),)
+        ) as pool:
             try:
                 for future in as_completed([pool.submit(self._run_task, rank) for rank in ranks]):
                     yield future.result()
@@ -89,13 +91,8 @@ class LocalExecutor(TaskExecutor):
                 raise
 
     def _run_task(self, rank: int) -> PipelineStats:
+        if multiprocessing.parent_process() is not None:
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+            hide_progress_bars()
         with quiet(self.verbose):
             return self._run_for_rank(rank)
-
-
-def _start_worker() -> None:
-    die_with_parent()
-    # A Ctrl-C reaches the stage too, which ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    hide_progress_bars()

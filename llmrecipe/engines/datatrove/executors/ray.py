@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+import multiprocess
 from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 
 from llmrecipe.engines.datatrove.executors.tasks import RemoteExecutor, cleaning_up_on_termination, quiet
+from llmrecipe.engines.datatrove.folders import LocalFolder
 from llmrecipe.errors import StageError
 from llmrecipe.launch.process import die_with_parent
 from llmrecipe.recipe.machine import Machine
@@ -41,7 +43,7 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
                 list(steps),
                 tasks=tasks,
                 workers=machine.workers,
-                logging_dir=str(logs),
+                logging_dir=LocalFolder(logs),
                 cpus_per_task=on.cpus_per_task,
                 mem_per_cpu_gb=on.memory_per_cpu_gb,
             )
@@ -66,7 +68,9 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         # The actor that started this process may be killed, and the task given to another.
-        die_with_parent()
+        actor = multiprocess.parent_process()
+        if actor is not None:
+            die_with_parent(actor.pid)
         return super()._run_for_rank(rank, local_rank, node_rank)
 
     def _connect(self) -> None:
@@ -84,7 +88,7 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
             if self.address is not None:
                 self._refuse_silent(self.address)
             # The workers import modules of the user's own.
-            environment = {"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}}
+            environment = {"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "PYTHONSAFEPATH": "1"}}
             ray.init(
                 self.address,
                 include_dashboard=False,

@@ -17,6 +17,7 @@ from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from llmrecipe.engines.datatrove.executors.tasks import RemoteExecutor, cleaning_up_on_termination, quiet
+from llmrecipe.engines.datatrove.folders import LocalFolder
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.place import Slurm
@@ -60,7 +61,7 @@ class SlurmExecutor(RemoteExecutor, SlurmPipelineExecutor):
             qos=on.qos,
             env_command=_environment(),
             sbatch_args={"account": on.account} if on.account else {},
-            logging_dir=str(logs),
+            logging_dir=LocalFolder(logs),
             tasks_per_job=math.ceil(tasks / MAX_ARRAY_SIZE),
         )
 
@@ -155,4 +156,4 @@ class SlurmExecutor(RemoteExecutor, SlurmPipelineExecutor):
 def _environment() -> str:
     """The shell's commands for the Python of this process, activated or not, and for modules of the user's own."""
     path, modules = str(Path(sys.executable).parent), os.environ.get("PYTHONPATH", "")
-    return f"export PATH={shlex.quote(path)}:$PATH PYTHONPATH={shlex.quote(modules)}"
+    return f"export PATH={shlex.quote(path)}:$PATH PYTHONPATH={shlex.quote(modules)} PYTHONSAFEPATH=1"

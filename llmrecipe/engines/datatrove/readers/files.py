@@ -1,9 +1,11 @@
 """Readers of text, JSON lines, CSV and Parquet."""
 
 import csv
+import json
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
 import orjson
@@ -15,6 +17,9 @@ from llmrecipe.errors import StageError
 
 # The module's own limit, 128 KiB, is less than many documents.
 csv.field_size_limit(sys.maxsize)
+
+_DELIMITERS = ",;\t|"
+"""What columns are separated by in files that are found."""
 
 _ONE_EACH = "every line holds one object: mend or delete the line, or unpack a list with `jq -c '.[]'`"
 
@@ -75,7 +80,11 @@ class JsonlReader(FileReader):
         try:
             fields = orjson.loads(row)
         except orjson.JSONDecodeError as error:
-            raise StageError(f"{place}: not JSON ({error}); {_ONE_EACH}") from None
+            try:
+                # It takes what it writes itself: NaN, infinity, and half a character.
+                fields = json.loads(row)
+            except (ValueError, RecursionError):
+                raise StageError(f"{place}: not JSON ({error}); {_ONE_EACH}") from None
         if not isinstance(fields, dict):
             raise StageError(f"{place}: not an object ({type(fields).__name__}); {_ONE_EACH}")
         self.require_fields(fields, place)
@@ -89,24 +98,39 @@ class CsvReader(FileReader):
     kind = "CSV file"
     suffixes = (".csv",)
 
+    def __init__(self, files: Mapping[str, Path | str], *, delimiter: str = ",", **fields: str) -> None:
+        """`delimiter` separates the columns; the others are as for `FileReader`."""
+        super().__init__(files, **fields)
+        self.delimiter = delimiter
+
     def rows(self, name: str) -> Iterator[tuple[str, dict[str, str]]]:
         """Its rows; a document is named by the line where its row ends."""
         with self.open_text(name, newline="") as file:
-            rows = csv.reader(file, strict=True)
+            rows = csv.reader(file, delimiter=self.delimiter, strict=True)
             try:
                 header = next(rows, [])
-                self.require_fields(header, name)
+                self._require_columns(header, name)
                 for row in rows:
                     place = f"{name}:{rows.line_num}"
                     if row and len(row) != len(header):
                         raise StageError(
                             f"{place}: {len(row)} columns under a header of {len(header)}; "
-                            "a text with a comma or a line break needs quotes"
+                            f"a text with {self.delimiter!r} or a line break needs quotes"
                         )
                     if row:
                         yield place, dict(zip(header, row, strict=True))
             except csv.Error as error:
                 raise StageError(f"{name}:{rows.line_num}: not CSV ({error}); mend the row") from error
+
+    def _require_columns(self, header: list[str], name: str) -> None:
+        if len(header) == 1 and self.text_field not in header:
+            for other in _DELIMITERS.replace(self.delimiter, ""):
+                if self.text_field in header[0].split(other):
+                    raise StageError(
+                        f"{name}: its columns seem to be separated by {other!r}, and not by {self.delimiter!r}; "
+                        f"set `delimiter={other!r}`"
+                    )
+        self.require_fields(header, name)
 
     def document(self, row: dict[str, str], place: str) -> Document:
         """A row under the header."""

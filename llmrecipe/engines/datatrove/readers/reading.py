@@ -1,11 +1,12 @@
 """How every source is read: its parts dealt over the tasks, and what can't be read named, never skipped."""
 
+import io
 import lzma
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import IO, Any, ClassVar, TextIO, cast
+from typing import IO, Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 import fsspec
@@ -13,6 +14,7 @@ import pyarrow
 from backports.zstd import ZstdError
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from llmrecipe import origins
@@ -20,6 +22,24 @@ from llmrecipe.engines.datatrove import companions
 from llmrecipe.errors import StageError
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
+
+
+_SIGNS = {
+    b"\x1f\x8b": "gzip data; name it as that, with .gz at the end, or unpack it",
+    b"BZh": "bzip2 data; name it as that, with .bz2 at the end, or unpack it",
+    b"\xfd7zXZ\x00": "xz data; name it as that, with .xz at the end, or unpack it",
+    b"\x28\xb5\x2f\xfd": "zstd data; name it as that, with .zst at the end, or unpack it",
+    b"PK\x03\x04": "a ZIP archive (an office document, perhaps); unpack it or save it as text",
+    b"%PDF-": "a PDF document; extract its text, for instance with pdftotext",
+    b"PAR1\x15": "a Parquet table; read it with ParquetFiles",
+    b"\xff\xfe": "UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`",
+    b"\xfe\xff": "UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`",
+    b"\x7fELF": "a program; narrow the pattern of the source",
+    b"\x89PNG": "an image; narrow the pattern of the source",
+    b"\xff\xd8\xff": "an image; narrow the pattern of the source",
+    b"SQLite format 3\x00": "an SQLite database; write its texts as JSON lines",
+}
+"""How files begin that are no text, whatever their name, and what to do with them."""
 
 
 class SourceReader(PipelineStep):
@@ -76,7 +96,7 @@ class SourceReader(PipelineStep):
                         document = self.document(row, place)
                         companions.SHARD.put(document, rank)
                         self.stat_update("documents")
-                        self.stat_update("bytes", value=len(document.text.encode()))
+                        self.stat_update("bytes", value=_num_bytes(document))
                         yield document
             except StageError:
                 raise
@@ -148,6 +168,8 @@ class FileReader(SourceReader):
         super().__init__({name: _size(place) for name, place in self.files.items()}, **fields)
         for name, size in self.sizes.items():
             self.check_file(name, size)
+            if origins.is_url(name) and 0 < size < origins.LARGEST_POINTER:
+                self._refuse_pointer(name)
         if sum(self.sizes.values()) == 0:
             raise StageError(f"{next(iter(self.sizes))}: empty, and so is every other file of the source")
 
@@ -163,21 +185,57 @@ class FileReader(SourceReader):
         if size == 0:
             raise StageError(f"{name}: empty (0 bytes); fetch it again, or delete it")
 
+    def _refuse_pointer(self, name: str) -> None:
+        system, path = self._place(name)
+        try:
+            with system.open(path, "rb") as file:
+                pointer = origins.pointer(name, file.read(len(origins.LFS_POINTER)))
+        # A file system behind a URL has errors of its own.
+        except Exception as error:
+            raise unreachable(name, error) from error
+        if pointer:
+            raise StageError(pointer)
+
     def open_text(self, name: str, newline: str | None = None) -> IO[str]:
         """Open a text file, compressed or not; a byte order mark is no part of the text."""
-        return cast(TextIO, self.open(name, "r", encoding="utf-8-sig", newline=newline))
+        file = io.BufferedReader(cast(io.RawIOBase, self.open(name)))
+        head = file.peek(16)
+        found = next((what for sign, what in _SIGNS.items() if head.startswith(sign)), None)
+        if found:
+            file.close()
+            raise StageError(f"{name}: not a {self.kind}, but {found}")
+        return io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
 
     def open(self, name: str, mode: str = "rb", **options: Any) -> IO:
         """Open a file of the source, unpacked; `options` as for fsspec."""
+        system, path = self._place(name)
+        return system.open(path, mode, compression=COMPRESSIONS.get(compression_suffix(name)), **options)
+
+    def _not_utf8(self, name: str) -> StageError:
+        offset = 0
+        with self.open(name) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    byte, offset = line[error.start], offset + error.start
+                    return StageError(
+                        f"{name}:{number}: not UTF-8: byte 0x{byte:02x} at offset {offset:,} of the "
+                        f"{'unpacked ' if compression_suffix(name) else ''}file; mend that line if it is the only one, "
+                        "or convert the file: `iconv -f ENCODING -t UTF-8`, with its own encoding, such as WINDOWS-1252"
+                    )
+                offset += len(line)
+        return StageError(f"{name}: not UTF-8 when it was read, and changed since; run this again")
+
+    def _place(self, name: str) -> tuple[AbstractFileSystem, str]:
         place = self.files[name]
         # Opened by fsspec's own function, a path would be searched for protocols: "a::b.txt".
-        system, path = (LocalFileSystem(), str(place)) if isinstance(place, Path) else fsspec.core.url_to_fs(place)
-        return system.open(path, mode, compression=COMPRESSIONS.get(compression_suffix(name)), **options)
+        return (LocalFileSystem(), str(place)) if isinstance(place, Path) else fsspec.core.url_to_fs(place)
 
     def refuse(self, name: str, error: Exception) -> StageError | None:
         """Damage; behind a URL, whatever its file system makes of a failure."""
         if isinstance(error, UnicodeDecodeError):
-            return StageError(f"{name}: not UTF-8 ({error.reason}); convert it, for instance with iconv")
+            return self._not_utf8(name)
         if isinstance(error, self.damaged):
             return StageError(
                 f"{name}: can't be read as a {self.kind} ({error}); it may be damaged or cut short, fetch it again"
@@ -185,6 +243,17 @@ class FileReader(SourceReader):
         if origins.is_url(name):
             return unreachable(name, error)
         return None
+
+
+def _num_bytes(document: Document) -> int:
+    try:
+        return len(document.text.encode())
+    except UnicodeEncodeError as error:
+        half = document.text[error.start]
+        raise StageError(
+            f"{document.id}: the text holds half a character ({half!r}, at {error.start:,}), which no UTF-8 has; "
+            "whatever wrote the file cut a surrogate pair: mend or delete the line"
+        ) from None
 
 
 def unreachable(url: str, error: BaseException) -> StageError:

@@ -1,6 +1,5 @@
 """From a source to its reader, with its files found."""
 
-import glob
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
@@ -29,7 +28,6 @@ from llmrecipe.recipe.source import (
 _READERS: dict[type[Files], type[FileReader]] = {
     TextFiles: TextReader,
     JsonlFiles: JsonlReader,
-    CsvFiles: CsvReader,
     ParquetFiles: ParquetReader,
     WarcFiles: WarcReader,
 }
@@ -53,6 +51,13 @@ def reader_of(source: Source, where: str = "corpus.source") -> SourceReader:
             from llmrecipe.engines.datatrove.readers.hub import HubReader
 
             return HubReader(source, where)
+        case CsvFiles():
+            return CsvReader(
+                _found(source.paths, where),
+                delimiter=source.delimiter,
+                text_field=source.text_field,
+                url_field=source.url_field,
+            )
         case RowFiles():
             fields = {"text_field": source.text_field, "url_field": source.url_field}
             return _READERS[type(source)](_found(source.paths, where), **fields)
@@ -73,11 +78,18 @@ def _found(paths: Iterable[str], where: str) -> dict[str, Path | str]:
 
 
 def _names(pattern: str) -> list[str]:
-    found = [path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]
+    refused = origins.too_long(pattern)
+    if refused:
+        raise StageError(refused)
+    found = origins.matches(pattern, Path())
     if not found:
-        what = origins.not_pulled(pattern, Path()) or f"it is relative to the project, {Path.cwd()}"
+        here = f"it is relative to the project, {Path.cwd()}{origins.brackets(pattern)}"
+        what = origins.not_pulled(pattern, Path()) or here
         raise StageError(f"{pattern}: no file matches this pattern; {what}")
     for path in found:
+        wrong = origins.unreadable(path, Path())
+        if wrong:
+            raise StageError(f"{pattern}: {wrong}")
         unseen = origins.behind_link(path, pattern)
         if unseen:
             raise StageError(f"{path}: {unseen}")
@@ -91,7 +103,7 @@ def _urls(pattern: str, where: str) -> list[str]:
     try:
         system, path = fsspec.core.url_to_fs(pattern)
         # "?" begins the query of a URL, and a pattern on no server.
-        found = system.glob(path) if set(path) & set("*[") else [path]
+        found = system.glob(path) if set(path) & set("*[") and not system.exists(path) else [path]
     # A file system behind a URL has errors of its own.
     except Exception as error:
         raise unreachable(pattern, error) from error

@@ -1,0 +1,66 @@
+"""Text of others is shown as it is, but for what a terminal would obey."""
+
+import argparse
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmrecipe import layout
+from llmrecipe.cli import augmented, data, render
+from llmrecipe.errors import StageError
+
+EVIL = "\x1b]0;title\x07\x9b31m\x08\x7f"
+KEPT = "　全角の می‌خواهم 👨‍👩‍👧 a b c\u2028d\u200ee\tf"
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
+def test_whatever_is_no_control_character_stays(text):
+    assert render.foreign(text) == text
+
+
+@given(st.text(st.characters()))
+def test_no_control_character_but_line_breaks_and_tabs_reaches_the_terminal(text):
+    shown = render.foreign(text)
+    assert not {"Cc", "Cs"} & {unicodedata.category(character) for character in shown if character not in "\n\t"}
+    shown.encode()
+
+
+def test_windows_line_breaks_are_line_breaks():
+    assert render.foreign("a\r\nb\rc") == "a\nb\ufffdc"
+
+
+def write(corpus: str, kind: str, metrics: dict, file: str, rows: list[dict]) -> None:
+    folder = Path(layout.folder(corpus, kind))
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    counts = {"exact": 1}
+    names = ("dropped", "changed", "dropped_tokens", "dropped_text_bytes")
+    metrics = dict.fromkeys(names, counts) | {"cleaners": ["exact"]}
+    row = {"by": "exact", "id": f"a{EVIL}", "because": f"b{EVIL}", "text": f"x{EVIL}{KEPT}"}
+    write("web", "prepare", metrics, "dropped.jsonl", [row])
+    known = {"other": {"tried": 1, "kept": 1, "share": 0.1, "share_of_bytes": 0.1, "dropped": {}}}
+    row = {"by": "other", "id": f"a{EVIL}", "because": "", "source": f"x{EVIL}{KEPT}", "text": f"y{EVIL}{KEPT}"}
+    write("web", "augment", {"augmented": known}, "examples.jsonl", [row])
+
+
+def test_dropped_documents_and_augmented_ones_obey_nothing(project, capsys):
+    data.run(argparse.Namespace(corpus="web", dropped="exact", augmented=None))
+    for shown in (capsys.readouterr().out, augmented.shown("web", "other")):
+        assert not set(EVIL) & {sign for sign in shown if unicodedata.category(sign) == "Cc"}
+        for part in KEPT.split("\u2028"):
+            assert part in shown
+
+
+def test_an_error_obeys_nothing(capsys):
+    render.show_error(StageError(f"{KEPT}{EVIL}: no such file"))
+    assert KEPT in capsys.readouterr().err
