@@ -2,6 +2,7 @@
 
 import csv
 import ctypes
+import errno
 import hashlib
 import io
 import json
@@ -169,6 +170,23 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """SHA-256, or what `hashlib` knows by another name, of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def own_folder(folder: Path) -> Path:
+    """A folder that we make for ourselves, in which git ignores everything, whatever the project's own rules are.
+
+    Raises:
+        NotADirectoryError: a file is there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+    rules = folder / ".gitignore"
+    # A kill may have left it empty.
+    if not rules.is_file() or not rules.stat().st_size:
+        rules.write_text("*\n", encoding="utf-8")
+    return folder
 
 
 @contextmanager

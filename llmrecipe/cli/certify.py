@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmrecipe import layout, machines
+from llmrecipe import artifacts, layout, machines
 from llmrecipe.certify.comparison import Column
 from llmrecipe.certify.proof import Finding, Proof
 from llmrecipe.certify.run import train_stage
@@ -74,8 +74,8 @@ def _models(recipe: Recipe, name: str | None) -> list[Trained]:
 
 
 def _certify(recipe: Recipe, model: Trained, steps: int) -> bool:
-    home = layout.SCRATCH / "certify"
-    home.mkdir(parents=True, exist_ok=True)
+    home = artifacts.own_folder(layout.SCRATCH) / "certify"
+    home.mkdir(exist_ok=True)
     folder = home / model.name
     with exclusive(home / f"{model.name}.lock", f"certifying {model.name}"):
         shutil.rmtree(folder, ignore_errors=True)

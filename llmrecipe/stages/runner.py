@@ -123,8 +123,11 @@ def run_stage(
     _refuse_missing(inputs)
     before = _states(inputs)
     started = time.monotonic()
-    scratch = layout.SCRATCH / name
-    scratch.mkdir(parents=True, exist_ok=True)
+    if output.parts[:1] == (layout.ARTIFACTS,):
+        # Also what a killed stage leaves beside its output is nothing for git.
+        artifacts.own_folder(Path(layout.ARTIFACTS))
+    scratch = artifacts.own_folder(layout.SCRATCH) / name
+    scratch.mkdir(exist_ok=True)
     # Next to the scratch folder, which a stage may clear.
     with exclusive(layout.SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
         # Only now: a second writer shouldn't wait for either to be refused, the reading or the heavy libraries.

@@ -333,7 +333,7 @@ def test_planning_on_a_full_disk_leaves_the_files_as_they_were(project, capsys):
 def test_a_file_in_place_of_the_scratch_folder_is_named(project, capsys):
     (project / ".llmrecipe").touch()
     assert stage("prepare", "source0=data/books") == 1
-    assert "error: .llmrecipe/books-prepare: Not a directory; a file is where" in capsys.readouterr().err
+    assert "error: .llmrecipe: Not a directory; a file is where" in capsys.readouterr().err
 
 
 # Recipes

@@ -137,6 +137,17 @@ def test_a_run_leaves_nothing_for_git_but_the_lock(finished):
     assert run(finished, "git", "status", "--porcelain") == ""
 
 
+def test_in_a_project_without_rules_of_its_own_git_sees_nothing_that_stages_made(project):
+    (project / ".gitignore").unlink()
+    # As a stage leaves it that is killed while it writes.
+    (project / "artifacts/tiny/.train.tmp").mkdir()
+    (project / "artifacts/tiny/.train.tmp/model.safetensors").touch()
+    seen = run(project, "git", "status", "--porcelain", "--untracked-files=all").split()
+    assert not [path for path in seen if path.startswith(("artifacts/", ".llmrecipe/"))]
+    assert repro(project, "repro", "--force", "--single-item", "small-report") == ["small-report"]
+    assert not list((project / "artifacts").rglob("*/.gitignore"))
+
+
 def test_another_quantization_reruns_quantize_and_what_is_measured_of_it_only(project):
     write(project, evolve(BASE, models=(TRAINED, evolve(BASE.models[1], scheme__group_size=16))))
     assert repro(project) == ["tiny-w4a16-quantize", *SMALLER_MEASURED, "small-report"]
