@@ -25,6 +25,19 @@ def of_artifact(directory: Path) -> str:
     return artifacts.file_digest(directory / artifacts.MANIFEST)
 
 
+def of_outputs(folder: Path) -> str:
+    """A SHA-256 that two output folders of stages share exactly if they hold the same, artifacts by their manifests."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    sealed = {path.parent for path in files if path.name == artifacts.MANIFEST and artifacts.is_artifact(path.parent)}
+    digests = {
+        path.relative_to(folder).as_posix(): artifacts.file_digest(path)
+        for path in files
+        # DVC may leave rules for git here.
+        if path.name != ".gitignore" and (path.name == artifacts.MANIFEST or sealed.isdisjoint(path.parents))
+    }
+    return of_work(digests)
+
+
 def of_work(decides: Any) -> str:
     """A SHA-256 that two pieces of work share exactly if all that decides their result, plain data, is equal."""
     return hashlib.sha256(artifacts.to_json(decides).encode()).hexdigest()

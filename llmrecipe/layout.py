@@ -10,6 +10,9 @@ PARAMS = "params"
 SCRATCH = Path(".llmrecipe")
 """State that outlives an interrupted stage; neither git nor DVC looks at it."""
 
+TIMES = SCRATCH / "times"
+"""What was measured of runs, by stage and outputs."""
+
 MACHINES_FILE = Path("params.yaml")
 """The file of the `machine` entry, which no stage tracks."""
 
@@ -27,8 +30,3 @@ def params_file(owner: str) -> str:
 def owner_of(output: Path | PurePosixPath) -> str:
     """The value that the stage with this output folder belongs to."""
     return output.parent.name
-
-
-def beside(output: Path, suffix: str) -> Path:
-    """A file of what was measured of a run, which is no output: `artifacts/small-code/train.run.json`."""
-    return output.with_name(f"{output.name}.{suffix}")

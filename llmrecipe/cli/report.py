@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from llmrecipe import artifacts, cards, integrity, layout
+from llmrecipe import artifacts, cards, integrity, times
 from llmrecipe.cards import ModelCard
 from llmrecipe.cli.listing import one
 from llmrecipe.cli.render import foreign
@@ -185,14 +185,14 @@ def _speeds(pipeline: Pipeline) -> Iterator[str]:
     """A line for each model that is trained."""
     for stage in pipeline.stages:
         if isinstance(stage.section, TrainSection):
-            yield f"training of {stage.owner}: {_speed(layout.beside(Path(stage.output), 'run.json'))}"
+            yield f"training of {stage.owner}: {_speed(stage)}"
 
 
-def _speed(path: Path) -> str:
-    # Not an output of DVC: a run that came out of its cache was measured elsewhere.
-    if not path.exists():
+def _speed(stage: Stage) -> str:
+    measured = times.read(stage.name, Path(stage.output))
+    # What DVC pulled was measured elsewhere.
+    if measured is None:
         return "not run on this machine"
-    measured = artifacts.read_json(path)
     parts = [f"{measured['tokens_per_second']:,.0f} tokens/s"]
     # One rank waits for nobody, and a run that was finished by another launch has none of this.
     if kinds := measured.get("communication_percent"):

@@ -78,5 +78,4 @@ def _plots(folder: str) -> tuple[Plot, ...]:
         Plot(title="loss", curves={curves: "loss", f"{folder}/validation.csv": "validation_loss"}),
         Plot(title="learning rate", curves={curves: "learning_rate"}),
         Plot(title="gradient norm", curves={curves: "grad_norm"}),
-        Plot(title="throughput", curves={f"{folder}.throughput.csv": "tokens_per_second"}),
     )

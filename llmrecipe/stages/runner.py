@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 from ruamel.yaml import YAML, YAMLError
 
-from llmrecipe import artifacts, codec, identity, integrity, layout, machines, origins, wiring
+from llmrecipe import artifacts, codec, identity, integrity, layout, machines, origins, times, wiring
 from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
@@ -62,7 +62,7 @@ class StageContext(Generic[S]):
     """What was measured about this very run (seconds, tokens per second), kept outside the hashed outputs."""
 
     curves: dict[str, list[dict[str, Any]]] = attrs.field(factory=dict)
-    """Measured tables by name, each a list of rows, kept next to `measured`."""
+    """Measured tables by name, each a list of rows, kept with `measured`."""
 
     @property
     def parents(self) -> dict[str, str]:
@@ -148,10 +148,7 @@ def run_stage(
         )
         run(context)
         _refuse_changes(before, inputs, entry, name, params)
-    for curve, rows in context.curves.items():
-        artifacts.write_csv(layout.beside(output, f"{curve}.csv"), list(rows[0]), rows)
-    measured = {"seconds": round(time.monotonic() - started, 3)} | context.measured
-    artifacts.write_json(layout.beside(output, "run.json"), measured)
+    times.write(name, output, {"seconds": round(time.monotonic() - started, 3)} | context.measured, context.curves)
 
 
 def _refuse_orphan(name: str, output: Path) -> None:

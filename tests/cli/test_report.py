@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmrecipe import CausalLM, Llama, artifacts, cards
+from llmrecipe import CausalLM, Llama, artifacts, cards, times
 from llmrecipe.cards import ModelCard
 from llmrecipe.cli import report
 from llmrecipe.errors import LoadError, StageError
@@ -51,6 +52,7 @@ def mine():
     )
 """
 
+TRAINED = Path("artifacts/base/train")
 MODELS = {"base": "artifacts/base/export/model", "base-w4a16": "artifacts/base-w4a16/quantize/model"}
 
 
@@ -65,7 +67,8 @@ def project(tmp_path, monkeypatch):
         seal_model(tmp_path / model)
         write(tmp_path / f"artifacts/{name}/samples/samples.json", [] if name == "base" else SAMPLES)
     write(tmp_path / "artifacts/mine/report/metrics.json", METRICS)
-    write(tmp_path / "artifacts/base/train.run.json", MEASURED)
+    write(tmp_path / TRAINED / "metrics.json", {"loss": 2.5})
+    times.write("base-train", TRAINED, MEASURED, {})
     return tmp_path
 
 
@@ -163,13 +166,11 @@ def test_models_with_other_tokens_have_a_unigram_model_each_and_recovery_by_byte
 
 
 def test_what_was_not_measured_is_not_shown(project, capsys):
-    write(
-        project / "artifacts/base/train.run.json",
-        {"communication_percent": {}, "peak_memory_mb": [412], "tokens_per_second": 2140.4},
-    )
+    measured = {"communication_percent": {}, "peak_memory_mb": [412], "tokens_per_second": 2140.4}
+    times.write("base-train", TRAINED, measured, {})
     assert "training of base: 2,140 tokens/s, peak memory 412 MB a rank\n" in shown(capsys)
 
-    write(project / "artifacts/base/train.run.json", {"tokens_per_second": 2140.4})
+    times.write("base-train", TRAINED, {"tokens_per_second": 2140.4}, {})
     assert "training of base: 2,140 tokens/s\n" in shown(capsys)
 
 
@@ -195,9 +196,14 @@ def test_a_recipe_of_one_model_has_that_reported(project, capsys):
     assert "w4a16" not in text
 
 
-def test_a_run_from_the_cache_is_said_not_to_have_run_here(project, capsys):
-    (project / "artifacts/base/train.run.json").unlink()
+def test_a_speed_is_that_of_the_run_whose_outputs_are_here(project, capsys):
+    write(project / TRAINED / "metrics.json", {"loss": 2.4})
     assert "training of base: not run on this machine" in shown(capsys)
+    times.write("base-train", TRAINED, {"tokens_per_second": 99.0}, {})
+    assert "training of base: 99 tokens/s" in shown(capsys)
+    shutil.rmtree(project / TRAINED)
+    write(project / TRAINED / "metrics.json", {"loss": 2.5})
+    assert f"training of base: {MEASURED['tokens_per_second']:,.0f} tokens/s" in shown(capsys)
 
 
 @pytest.mark.parametrize(

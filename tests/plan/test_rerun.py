@@ -25,6 +25,7 @@ from llmrecipe import (
     measure,
     optimizer,
     scheme,
+    times,
 )
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe.recipe import Recipe
@@ -93,7 +94,7 @@ def test_damage_to_what_it_left_is_undone(project):
     ],
 )
 def test_a_flipped_bit_is_named_and_undone_by_what_the_message_says(project, damaged, reader, in_cache):
-    before, path = outputs(project), project / "artifacts" / damaged
+    before, path = contents(project / "artifacts"), project / "artifacts" / damaged
     # Since these are copies, DVC reads them once, and from then on goes by their times.
     assert repro(project) == []
     copies = [copy for copy in (project / ".dvc/cache").rglob("*") if copy.is_file()]
@@ -110,12 +111,7 @@ def test_a_flipped_bit_is_named_and_undone_by_what_the_message_says(project, dam
     way_back = re.search(r"copy is [^`]*`([^`]+)`", message)
     run(project, "bash", "-c", way_back[1])
     assert repro(project, *again[1:]) == [reader]
-    assert outputs(project) == before
-
-
-def outputs(project: Path) -> dict[str, bytes]:
-    """What stages have left, without times."""
-    return {name: each for name, each in contents(project / "artifacts").items() if not name.endswith(".run.json")}
+    assert contents(project / "artifacts") == before
 
 
 def flip(path: Path, place: int) -> None:
@@ -192,8 +188,27 @@ def test_another_learning_rate_reruns_train_and_what_follows_and_shows_in_metric
         "tiny-train loss": both,
         "tiny-train learning rate": both,
         "tiny-train gradient norm": both,
-        "tiny-train throughput": {"workspace"},
     }
+
+
+def test_times_are_those_of_the_run_whose_outputs_are_here(project, monkeypatch):
+    monkeypatch.chdir(project)
+    output = Path("artifacts/tiny/train")
+    before = times.read("tiny-train", output)
+    write(project, changed(training__seed=8))
+    assert repro(project, "repro", "tiny-train") == ["tiny-train"]
+    other = times.read("tiny-train", output)
+    assert other["seconds"] != before["seconds"]
+
+    write(project, BASE)
+    assert repro(project) == []
+    assert times.read("tiny-train", output) == before
+    shutil.rmtree("artifacts")
+    assert times.read("tiny-train", output) is None
+    run(project, "dvc", "checkout")
+    assert times.read("tiny-train", output) == before
+    curve = (times.folder("tiny-train", output) / "throughput.csv").read_text().splitlines()
+    assert len(curve) == TRAINED.training.duration.count + 1
 
 
 def test_every_curve_is_drawn_from_numbers(finished):
@@ -205,7 +220,6 @@ def test_every_curve_is_drawn_from_numbers(finished):
         "tiny-train loss": steps + 1,
         "tiny-train learning rate": steps,
         "tiny-train gradient norm": steps,
-        "tiny-train throughput": steps,
     }
     for drawn in plots.values():
         axes = [drawn[0]["content"]["encoding"][axis]["field"] for axis in "xy"]

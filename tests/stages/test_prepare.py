@@ -26,7 +26,7 @@ from datatrove.pipeline.base import PipelineStep
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrecipe import artifacts
+from llmrecipe import artifacts, times
 from llmrecipe.engines.datatrove import prepare
 from llmrecipe.engines.datatrove.executors import executor
 from llmrecipe.engines.datatrove.readers import python_code
@@ -525,7 +525,7 @@ def test_the_stage_leaves_its_outputs_or_nothing(project):
     write_jsonl(project / "data/a.jsonl", [*TEXTS, TEXTS[0]])
     output = run_prepare()
     assert {path.name for path in output.iterdir()} == {"documents", "dropped.jsonl", "metrics.json"}
-    measured = json.loads(Path("prepare.run.json").read_text())
+    measured = times.read("c-prepare", output)
     assert measured["megabytes_per_second"] > 0
     (project / "data/b.jsonl").write_text("broken")
     before = contents(output)

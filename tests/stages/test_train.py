@@ -222,7 +222,7 @@ def test_ranks_die_with_their_launcher_and_past_a_truncated_checkpoint_it_goes_o
     assert f"resumes after step {int(newest.name) - 5} of 30" in message
     assert project.outputs() == uninterrupted
     assert project.steps_logged() == list(range(1, 31))
-    measured = json.loads((project.root / "artifacts/t/train.run.json").read_text())
+    measured = json.loads(next(project.root.glob(".llmrecipe/times/t-train/*/run.json")).read_text())
     assert measured["communication_percent"].keys() == {"data", "other"}
     assert len(measured["peak_memory_mb"]) == 2
 
