@@ -103,13 +103,13 @@ def run_stage(
     if "DVC_ROOT" in os.environ:
         die_with_parent(os.getppid())
         _refuse_orphan(name, output)
-    cls = section_of_kind(kind)
-    if cls is None:
-        raise StageError(f"no such kind of stage {kind!r}{suggestion(kind, list(members(Section)))}")
     entry = _entry(_read_params(params), name, params)
     raw, tied = wiring.read(entry, f"{params}:{name}")
     for path in tied.extensions:
         load_extension(Path(path))
+    cls = section_of_kind(kind)
+    if cls is None:
+        raise StageError(f"no such kind of stage {kind!r}{suggestion(kind, list(members(Section)))}")
     inputs = {role: Path(path) for role, path in tied.inputs.items()}
     # Named as DVC names parameters.
     section = codec.structure(raw, cls, f"{params}:{name}")

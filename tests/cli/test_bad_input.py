@@ -416,7 +416,7 @@ def test_a_failed_run_works_once_its_input_is_mended(tmp_path):
     book = project / "data/books/7.txt"
     text = book.read_bytes()
     book.write_bytes(b"caf\xe9")
-    with pytest.raises(AssertionError, match=r"error: data/books/7\.txt: not UTF-8") as failed:
+    with pytest.raises(AssertionError, match=r"error: data/books/7\.txt:1: not UTF-8") as failed:
         repro(project, "repro", "books-prepare")
     assert "Traceback" not in str(failed.value)
     assert not list(project.glob("artifacts/books/prepare*"))

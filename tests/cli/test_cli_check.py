@@ -186,7 +186,9 @@ def test_a_stage_gets_what_the_command_line_says(monkeypatch):
     ]
 
 
-def test_a_stage_of_no_known_kind_is_refused(capsys):
+def test_a_stage_of_no_known_kind_is_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("x: {}\n")
     assert main(["stage", "nope", "--name", "x", "--output", "x"]) == 1
     assert "no such kind of stage 'nope'" in capsys.readouterr().err
 

@@ -172,7 +172,7 @@ def start(monkeypatch):
 
     def starting_from(model: PreTrainedModel, network: Network) -> None:
         taken = architecture_of(network).from_transformers(copy.deepcopy(model.state_dict()), network)
-        monkeypatch.setattr(launcher, "first_weights", lambda job: taken)
+        monkeypatch.setattr(launcher, "first_weights", lambda *_: taken)
 
     return starting_from
 
