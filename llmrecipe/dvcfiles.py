@@ -105,6 +105,14 @@ def outputs(root: Path) -> set[str]:
     return {_TEMPLATE.sub("*", output) for entry in stages.values() for output in _outputs(entry)}
 
 
+def entries(
+    pipeline: Pipeline, root: Path, references: Mapping[str, str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The stages of a pipeline as `dvc.yaml` has them, and as the parameters do, by name."""
+    stages = {stage.name: _stage_entry(stage, root, references) for stage in pipeline.stages}
+    return stages, {stage.name: _section(stage, root) for stage in pipeline.stages}
+
+
 def write(
     pipeline: Pipeline,
     root: Path,
@@ -131,11 +139,10 @@ def write(
     _refuse_odd_names(pipeline)
     dvc = YamlText.read(root / PIPELINE_FILE, fresh=_PIPELINE_HEADER)
     # Its scalars are texts, which is all that these look at.
-    entries = dvc.entries("stages")
-    before = {name: entry for name, entry in entries.items() if _is_ours(name, entry)}
-    _refuse_overlaps(pipeline, dvc, entries, before.keys())
-    stages = {stage.name: _stage_entry(stage, root, references) for stage in pipeline.stages}
-    sections = {stage.name: _section(stage, root) for stage in pipeline.stages}
+    written_stages = dvc.entries("stages")
+    before = {name: entry for name, entry in written_stages.items() if _is_ours(name, entry)}
+    _refuse_overlaps(pipeline, dvc, written_stages, before.keys())
+    stages, sections = entries(pipeline, root, references)
     for recipe in kept:
         written = recipe.sections(root)
         _refuse_changes(recipe, written, stages, sections)

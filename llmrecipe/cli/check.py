@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from llmrecipe import dvcfiles
+from llmrecipe.cli import outdated
 from llmrecipe.cli.listing import named_or_only
 from llmrecipe.cli.recipes import add_argument, find_all
 from llmrecipe.cli.render import parameters
@@ -30,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
         return 1
     plan([each.recipe for each in found])
     for each in found:
+        outdated.warn(each.recipe, each.reference, root)
         print(f"{each.recipe.name}: fine. {_summary(each.recipe)}")
     return 0
 

@@ -8,15 +8,17 @@ from typing import Any
 
 import attrs
 
-from llmrecipe import artifacts, cards, integrity, times
+from llmrecipe import artifacts, cards, dvcfiles, integrity, times
 from llmrecipe.cards import ModelCard
+from llmrecipe.cli import outdated
 from llmrecipe.cli.listing import one
 from llmrecipe.cli.render import foreign
 from llmrecipe.errors import StageError
-from llmrecipe.loader import load
+from llmrecipe.loader import find
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.planner import plan
 from llmrecipe.plan.stage import Stage
+from llmrecipe.pretrained.completed import completed
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.sections import MeasureSection, ReportSection, TrainSection
 
@@ -62,7 +64,11 @@ def run(options: argparse.Namespace) -> int:
         LoadError: there is no such recipe.
         StageError: a result is missing.
     """
-    print(report(load(one(options.recipe))))
+    root = Path()
+    found = find(one(options.recipe))
+    recipe, _ = completed(found.value, root, dvcfiles.outputs(root))
+    outdated.warn(recipe, found.reference, root)
+    print(report(recipe))
     return 0
 
 
