@@ -370,6 +370,17 @@ def test_a_parquet_without_the_text_column_lists_those_there_are(project):
         run("prepare", section(ParquetFiles(paths=("*.parquet",))), project / "out")
 
 
+def test_another_bit_in_a_text_of_a_parquet_with_page_checksums_is_an_error(project):
+    table = pyarrow.table({"text": TEXTS})
+    options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    pyarrow.parquet.write_table(table, "a.parquet", **options)
+    data = bytearray(Path("a.parquet").read_bytes())
+    data[data.index(TEXTS[30].encode())] ^= 1
+    Path("a.parquet").write_bytes(data)
+    with pytest.raises(StageError, match=r"^a\.parquet: can't be read as a Parquet file"):
+        run("prepare", section(ParquetFiles(paths=("*.parquet",))), project / "out")
+
+
 def test_a_parquet_damaged_in_its_middle_is_an_error(project):
     pyarrow.parquet.write_table(pyarrow.table({"text": [f"{n}" * 99 for n in range(9999)]}), "a.parquet")
     data = bytearray(Path("a.parquet").read_bytes())
