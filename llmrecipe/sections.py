@@ -45,7 +45,7 @@ class PrepareSection(Section):
     clean: tuple[Cleaner, ...]
     heldout: Fraction | Source = _as_in(Corpus, "heldout")
     shards: int = _as_in(Corpus, "shards")
-    revision: int = 4
+    revision: int = 5
 
 
 @define("augment")
@@ -53,7 +53,7 @@ class AugmentSection(Section):
     """Documents and what is made of the training ones, together."""
 
     augment: tuple[Augmenter, ...] = _as_in(Corpus, "augment")
-    revision: int = 1
+    revision: int = 2
 
 
 @define("tokenizer")

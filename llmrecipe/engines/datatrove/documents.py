@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from backports import zstd
 from datatrove.data import Document
+from datatrove.io import OutputFileManager
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 from fsspec.implementations.local import LocalFileSystem
 
@@ -24,7 +26,9 @@ class DocumentWriter(JsonlWriter):
     """
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(LocalFolder(directory), output_filename="${split}/${rank}.jsonl", compression="zstd")
+        folder = LocalFolder(directory)
+        super().__init__(folder, output_filename="${split}/${rank}.jsonl.zst", compression=None)
+        self.output_mg = _CompressedFiles(folder)
 
     def write(self, document: Document, rank: int = 0, **kwargs: Any) -> None:
         """Write and count a document."""
@@ -70,13 +74,34 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 def write(path: Path, documents: Iterable[dict[str, Any]]) -> None:
     """Write a file of documents, each with `id` and `text`, and maybe more."""
-    with LocalFileSystem().open(str(path), "wb", compression="zstd") as file:
+    with _compressed(path) as file:
         file.writelines(orjson.dumps(document) + b"\n" for document in documents)
 
 
 def has_text(document: Document) -> bool:
     """Whether a document holds more than white space."""
     return bool(document.text.strip())
+
+
+class _CompressedFiles(OutputFileManager):
+    """datatrove's open files; fsspec, through which it opens them, compresses without checksums."""
+
+    def __init__(self, folder: LocalFolder) -> None:
+        super().__init__(folder, mode="wb", compression=None)
+
+    def get_file(self, filename: str) -> zstd.ZstdFile:
+        """The file of this name, opened once."""
+        if filename not in self._output_files:
+            path = Path(self.fs.path, filename)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._output_files[filename] = _compressed(path)
+        file: zstd.ZstdFile = self._output_files[filename]
+        return file
+
+
+def _compressed(path: Path) -> zstd.ZstdFile:
+    """A file to write to, with a checksum of its content, so whoever reads it notices damage."""
+    return zstd.ZstdFile(path, "wb", options={zstd.CompressionParameter.checksum_flag: 1})
 
 
 def _files(directory: Path, split: str) -> tuple[str, ...]:
