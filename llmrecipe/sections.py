@@ -17,8 +17,9 @@ from llmrecipe.recipe.model import PretrainedModel, Quantized
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction
-from llmrecipe.recipe.schema import Word, all_greater_than, define, greater_than, kind, members, not_empty
+from llmrecipe.recipe.schema import Word, define, kind, members
 from llmrecipe.recipe.training import Training
+from llmrecipe.recipe.validators import all_greater_than, greater_than, not_empty
 
 
 @kind

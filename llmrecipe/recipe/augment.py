@@ -11,7 +11,8 @@ import attrs
 
 from llmrecipe.recipe import hub
 from llmrecipe.recipe.kinds import Augmenter, Decoding, Model
-from llmrecipe.recipe.schema import Word, between, define, greater_than, kind, not_empty
+from llmrecipe.recipe.schema import Word, define, kind
+from llmrecipe.recipe.validators import between, greater_than, not_empty
 
 __all__ = [
     "BackTranslate",

@@ -10,7 +10,8 @@ from typing import ClassVar
 import attrs
 
 from llmrecipe.recipe.kinds import Cleaner
-from llmrecipe.recipe.schema import FieldError, between, define, greater_than, kind, not_empty
+from llmrecipe.recipe.schema import FieldError, define, kind
+from llmrecipe.recipe.validators import between, greater_than, not_empty
 
 _CODES = """
 af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de diq

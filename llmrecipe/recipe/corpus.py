@@ -5,16 +5,8 @@ import attrs
 from llmrecipe.recipe.deduplication import Decontaminate
 from llmrecipe.recipe.kinds import Augmenter, Cleaner, Source, Text
 from llmrecipe.recipe.quantity import Fraction
-from llmrecipe.recipe.schema import (
-    UNWRITTEN,
-    FieldError,
-    Word,
-    between,
-    define,
-    greater_than,
-    no_duplicates,
-    not_empty,
-)
+from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, define
+from llmrecipe.recipe.validators import between, greater_than, no_duplicates, not_empty
 
 
 def _share_of_documents(owner: object, attribute: attrs.Attribute, value: Fraction | Source) -> None:

@@ -9,7 +9,8 @@ from typing import ClassVar
 import attrs
 
 from llmrecipe.recipe.kinds import Cleaner, Source
-from llmrecipe.recipe.schema import FieldError, between, define
+from llmrecipe.recipe.schema import FieldError, define
+from llmrecipe.recipe.validators import between
 
 
 def _inside_0_and_1(owner: object, attribute: attrs.Attribute, value: float) -> None:

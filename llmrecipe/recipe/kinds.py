@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 import attrs
 
 from llmrecipe.recipe.quantity import Fraction, Phase
-from llmrecipe.recipe.schema import FLOAT32_MAX, Word, at_least, between, greater_than, kind
+from llmrecipe.recipe.schema import Word, kind
+from llmrecipe.recipe.validators import FLOAT32_MAX, at_least, between, greater_than
 
 if TYPE_CHECKING:
     from llmrecipe.recipe.corpus import Part

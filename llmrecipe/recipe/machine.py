@@ -10,7 +10,8 @@ import attrs
 
 from llmrecipe.recipe.kinds import Place
 from llmrecipe.recipe.place import Local
-from llmrecipe.recipe.schema import Word, between, define
+from llmrecipe.recipe.schema import Word, define
+from llmrecipe.recipe.validators import between
 
 
 @define("machine")

@@ -3,7 +3,8 @@
 import attrs
 
 from llmrecipe.recipe.kinds import Masking
-from llmrecipe.recipe.schema import FieldError, between, define
+from llmrecipe.recipe.schema import FieldError, define
+from llmrecipe.recipe.validators import between
 
 __all__ = [
     "SingleTokens",

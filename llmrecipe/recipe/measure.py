@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Protocol
 import attrs
 
 from llmrecipe.recipe.kinds import Objective, Text
-from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, between, define, kind, not_empty
+from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, define, kind
+from llmrecipe.recipe.validators import between, not_empty
 
 TAKEN = ("model", "unigram", "corpora", "size_mb", "recovery_percent", "recovery_by")
 """What a comparison says of a model besides its measures."""

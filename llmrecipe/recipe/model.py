@@ -11,10 +11,11 @@ from llmrecipe.recipe.hub import name as hub_name
 from llmrecipe.recipe.kinds import Model, Objective, Scheme, Text, Tokenizer
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
-from llmrecipe.recipe.schema import UNWRITTEN, at_least, between, define, kind, not_empty
+from llmrecipe.recipe.schema import UNWRITTEN, define, kind
 from llmrecipe.recipe.source import installed_package
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer, TrainedTokenizer
 from llmrecipe.recipe.training import Training
+from llmrecipe.recipe.validators import at_least, between, not_empty
 
 
 @define("pretrained_model")

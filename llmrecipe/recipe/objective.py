@@ -6,7 +6,8 @@ import attrs
 
 from llmrecipe.recipe.kinds import Masking, Objective
 from llmrecipe.recipe.masking import SingleTokens, Spans, share_of_tokens
-from llmrecipe.recipe.schema import FieldError, Word, between, define, not_empty
+from llmrecipe.recipe.schema import FieldError, Word, define
+from llmrecipe.recipe.validators import between, not_empty
 
 
 def _share_of_documents(owner: object, attribute: attrs.Attribute, value: float) -> None:

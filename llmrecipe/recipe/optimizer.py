@@ -5,7 +5,8 @@ from typing import Literal
 import attrs
 
 from llmrecipe.recipe.kinds import Optimizer
-from llmrecipe.recipe.schema import FLOAT32_MAX, below, between, define, greater_than, no_duplicates
+from llmrecipe.recipe.schema import define
+from llmrecipe.recipe.validators import FLOAT32_MAX, below, between, greater_than, no_duplicates
 
 __all__ = [
     "SGD",

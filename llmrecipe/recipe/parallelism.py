@@ -4,7 +4,8 @@ from typing import Literal
 
 import attrs
 
-from llmrecipe.recipe.schema import Word, between, define
+from llmrecipe.recipe.schema import Word, define
+from llmrecipe.recipe.validators import between
 
 
 @define("parallelism")

@@ -6,7 +6,8 @@ from typing import Any
 import attrs
 
 from llmrecipe.recipe.kinds import Place
-from llmrecipe.recipe.schema import FieldError, between, define, not_empty
+from llmrecipe.recipe.schema import FieldError, define
+from llmrecipe.recipe.validators import between, not_empty
 
 __all__ = [
     "Local",

@@ -2,7 +2,8 @@
 
 import attrs
 
-from llmrecipe.recipe.schema import Word, between, quantity
+from llmrecipe.recipe.schema import Word, quantity
+from llmrecipe.recipe.validators import between
 
 
 @quantity("tokens")

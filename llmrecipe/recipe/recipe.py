@@ -4,7 +4,8 @@ import attrs
 
 from llmrecipe.recipe.kinds import Model
 from llmrecipe.recipe.measure import Measure, Perplexity
-from llmrecipe.recipe.schema import Word, define, not_empty
+from llmrecipe.recipe.schema import Word, define
+from llmrecipe.recipe.validators import not_empty
 
 
 @define("recipe")

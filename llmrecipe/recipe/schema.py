@@ -21,8 +21,6 @@ from llmrecipe.errors import Violation
 
 T = TypeVar("T", bound="Word")
 
-Validator = Callable[[Any, attrs.Attribute, Any], Any]
-
 UNWRITTEN = {"unwritten": True}
 """Metadata of a field that only the planner reads: no section of the parameters holds it."""
 
@@ -121,82 +119,6 @@ def members(kind: type[T]) -> dict[str, type[T]]:
 def kinds_of(cls: type[Word]) -> list[type[Word]]:
     """The kinds that a word is of."""
     return [base for base in cls.__mro__ if base in _members]
-
-
-def at_least(minimum: float) -> Validator:
-    """A validator: the value is `minimum` or more; a rule of the checks says how much more it may be."""
-
-    def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
-        if value < minimum:
-            raise FieldError(owner, attribute.name, f"must be at least {minimum}, got {value!r}")
-
-    return check
-
-
-def greater_than(bound: float, at_most: float) -> Validator:
-    """A validator: `bound < value <= at_most`, or None where the field may be."""
-
-    def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
-        if value <= bound:
-            raise FieldError(owner, attribute.name, f"must be greater than {bound}, got {value!r}")
-        if value > at_most:
-            raise FieldError(owner, attribute.name, f"must be at most {_number(at_most)}, got {value!r}")
-
-    return attrs.validators.optional(check)
-
-
-def below(bound: float) -> Validator:
-    """A validator: `0 <= value < bound`."""
-
-    def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
-        if not 0 <= value < bound:
-            raise FieldError(owner, attribute.name, f"must be at least 0 and less than {bound}, got {value!r}")
-
-    return check
-
-
-def all_greater_than(bound: float, at_most: float) -> Validator:
-    """A validator: every item of a tuple is strictly more than `bound`, and at most `at_most`."""
-
-    def check(owner: object, attribute: attrs.Attribute, value: tuple) -> None:
-        for item in value:
-            if not bound < item <= at_most:
-                reason = f"must hold numbers greater than {bound}, up to {_number(at_most)}, got {item!r}"
-                raise FieldError(owner, attribute.name, reason)
-
-    return check
-
-
-FLOAT32_MAX = 3.4e38
-"""The most that a step can compute with."""
-
-
-def between(low: float, high: float) -> Validator:
-    """A validator: `low <= value <= high`, or None where the field may be."""
-
-    def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
-        if not low <= value <= high:
-            bounds = f"between {_number(low)} and {_number(high)}"
-            raise FieldError(owner, attribute.name, f"must be {bounds}, got {value!r}")
-
-    return attrs.validators.optional(check)
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
-
-
-def not_empty(owner: object, attribute: attrs.Attribute, value: Any) -> None:
-    """A validator: a text or tuple with something in it."""
-    if not value:
-        raise FieldError(owner, attribute.name, "must not be empty")
-
-
-def no_duplicates(owner: object, attribute: attrs.Attribute, value: tuple) -> None:
-    """A validator: no item is in the tuple twice."""
-    for index, item in enumerate(value):
-        if item not in value[:index] and value.count(item) > 1:
-            raise FieldError(owner, attribute.name, f"names {item!r} {value.count(item)} times; keep one")
 
 
 def own_violations(value: Word, path: str) -> Iterator[Violation]:

@@ -3,7 +3,8 @@
 import attrs
 
 from llmrecipe.recipe.kinds import Rounding, Scheme
-from llmrecipe.recipe.schema import between, define, greater_than
+from llmrecipe.recipe.schema import define
+from llmrecipe.recipe.validators import between, greater_than
 
 __all__ = [
     "FP8",

@@ -6,7 +6,8 @@ import attrs
 
 from llmrecipe.recipe import hub
 from llmrecipe.recipe.kinds import Source
-from llmrecipe.recipe.schema import FieldError, define, kind, no_duplicates, not_empty
+from llmrecipe.recipe.schema import FieldError, define, kind
+from llmrecipe.recipe.validators import no_duplicates, not_empty
 
 __all__ = [
     "CsvFiles",

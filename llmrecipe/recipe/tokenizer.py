@@ -7,7 +7,8 @@ from typing import ClassVar
 import attrs
 
 from llmrecipe.recipe.kinds import Model, Text, Tokenizer
-from llmrecipe.recipe.schema import UNWRITTEN, between, define, kind, no_duplicates, not_empty
+from llmrecipe.recipe.schema import UNWRITTEN, define, kind
+from llmrecipe.recipe.validators import between, no_duplicates, not_empty
 
 _OWN_OF_UNIGRAM = re.compile(r"<unk>|<0x[0-9A-F]{2}>")
 

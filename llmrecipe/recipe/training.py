@@ -8,7 +8,8 @@ import attrs
 from llmrecipe.recipe.kinds import Optimizer, Schedule
 from llmrecipe.recipe.quantity import Duration, Fraction, Phase, Steps
 from llmrecipe.recipe.schedule import Cosine
-from llmrecipe.recipe.schema import Word, at_least, below, between, define, greater_than
+from llmrecipe.recipe.schema import Word, define
+from llmrecipe.recipe.validators import at_least, below, between, greater_than
 
 
 @define("dropout")

@@ -8,7 +8,8 @@ import attrs
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, width
 from llmrecipe.recipe.networks.weights import Weights
-from llmrecipe.recipe.schema import Word, between, define, greater_than, kind
+from llmrecipe.recipe.schema import Word, define, kind
+from llmrecipe.recipe.validators import between, greater_than
 
 
 @define("llama3_rope_scaling")

@@ -7,7 +7,8 @@ import attrs
 
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.decoder import Decoder
-from llmrecipe.recipe.schema import between, define
+from llmrecipe.recipe.schema import define
+from llmrecipe.recipe.validators import between
 
 
 @define("mistral")

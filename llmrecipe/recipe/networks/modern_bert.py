@@ -9,8 +9,9 @@ from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, width
 from llmrecipe.recipe.networks.weights import Weights
-from llmrecipe.recipe.schema import between, define, greater_than
+from llmrecipe.recipe.schema import define
 from llmrecipe.recipe.scheme import W4A16, W8A8, W8A16
+from llmrecipe.recipe.validators import between, greater_than
 
 
 @define("modernbert")

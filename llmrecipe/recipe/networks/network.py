@@ -10,7 +10,8 @@ import attrs
 from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.weights import Weights
-from llmrecipe.recipe.schema import Word, between, greater_than, kind, quantity
+from llmrecipe.recipe.schema import Word, kind, quantity
+from llmrecipe.recipe.validators import between, greater_than
 
 
 @quantity("ratio")
