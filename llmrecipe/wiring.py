@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from llmrecipe import codec
+from llmrecipe.errors import PlanError
 from llmrecipe.sections import Section
 
 
@@ -23,9 +24,20 @@ class Wiring:
     """Modules of the user's that define words of the section, or of the cards that it reads."""
 
 
+_KEYS = tuple(field.name for field in attrs.fields(Wiring))
+
+
 def written(section: Section, wiring: Wiring) -> dict[str, Any]:
-    """A stage's entry of the parameters, plain."""
+    """A stage's entry of the parameters, plain.
+
+    Raises:
+        PlanError: the section, which may be of a user's own, has fields of these names.
+    """
     plain = codec.unstructure(section)
+    for key in _KEYS:
+        if key in plain:
+            kind = type(section).__name__
+            raise PlanError(f"{kind}.{key}: a stage's `{key}` stand under this name in its section; rename the field")
     ties = {key: value for key, value in codec.unstructure(wiring).items() if value}
     return {codec.TAG: plain.pop(codec.TAG)} | ties | plain
 
@@ -38,6 +50,5 @@ def read(entry: Any, path: str) -> tuple[Any, Wiring]:
     """
     if not isinstance(entry, Mapping):
         return entry, Wiring()
-    keys = [field.name for field in attrs.fields(Wiring)]
-    wiring = codec.structure({key: entry[key] for key in keys if key in entry}, Wiring, path)
-    return {key: value for key, value in entry.items() if key not in keys}, wiring
+    wiring = codec.structure({key: entry[key] for key in _KEYS if key in entry}, Wiring, path)
+    return {key: value for key, value in entry.items() if key not in _KEYS}, wiring

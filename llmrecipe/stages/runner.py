@@ -32,7 +32,7 @@ class Inputs(dict[str, Path]):
     def __missing__(self, role: str) -> Path:
         given = ", ".join(self) or "nothing"
         raise StageError(
-            f"the section says no path of `inputs.{role}`, which the stage needs; given: {given}; run `llmrecipe plan`"
+            f"its section names no `inputs.{role}`, which the stage needs; given: {given}; run `llmrecipe plan`"
         )
 
 

@@ -190,7 +190,7 @@ def test_parameters_that_are_no_mapping_are_refused(project, capsys, text):
 )
 def test_a_stage_without_an_input_that_it_needs_names_it(project, capsys, label, missing):
     assert stage(label, "other=data") == 1
-    said = f"the section says no path of `inputs.{missing}`, which the stage needs; given: other; run `llmrecipe plan`"
+    said = f"its section names no `inputs.{missing}`, which the stage needs; given: other; run `llmrecipe plan`"
     assert said in capsys.readouterr().err
     assert not list(project.glob("artifacts/*/*"))
 

@@ -67,7 +67,7 @@ def test_inputs_that_are_not_those_of_the_mixture_are_refused(tmp_path):
         Tokens.of(mixture | {"tokens.books": books, "tokens.web": web})
     with pytest.raises(StageError, match=r"^.*/w: not the tokens that .*/mixture was made for; run `dvc repro`"):
         Tokens.of(mixture | {"tokens.web": tokens(tmp_path / "w", first=2), "tokens.books": books})
-    with pytest.raises(StageError, match=r"no path of `inputs.mixture`"):
+    with pytest.raises(StageError, match=r"names no `inputs\.mixture`"):
         Tokens.of(Inputs({"tokens.web": web}))
 
 
