@@ -167,11 +167,11 @@ def _word_piece(description: WordPiece, texts: Texts) -> PreTrainedTokenizerFast
     }
     wanted = _frequent(characters, description.character_coverage, len(characters))
     ranked = sorted(wanted, key=lambda character: (-characters[character], character))
-    room = description.vocab_size - len(_WORD_PIECE_SPECIAL)
-    # Where merges leave room, more characters take it.
-    for share in (room // 2, room):
-        tokens_up_to = accumulate(1 + (character in inside) for character in ranked)
-        alphabet = sorted(ranked[: bisect_right(list(tokens_up_to), share)])
+    tokens_up_to = list(accumulate(1 + (character in inside) for character in ranked))
+
+    def learned(room: int) -> Tokenizer:
+        """With the most frequent characters that take this many tokens."""
+        alphabet = sorted(ranked[: bisect_right(tokens_up_to, room)])
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer = normalizer
         tokenizer.pre_tokenizer = pre_tokenizer
@@ -186,8 +186,13 @@ def _word_piece(description: WordPiece, texts: Texts) -> PreTrainedTokenizerFast
             show_progress=False,
         )
         tokenizer.train_from_iterator(texts(), trainer)
-        if tokenizer.get_vocab_size() >= description.vocab_size or len(alphabet) == len(ranked):
-            break
+        return tokenizer
+
+    half = (description.vocab_size - len(_WORD_PIECE_SPECIAL)) // 2
+    tokenizer = learned(half)
+    left = description.vocab_size - tokenizer.get_vocab_size()
+    if left and half < max(tokens_up_to, default=0):
+        tokenizer = learned(half + left)
     return BertTokenizer(
         vocab=tokenizer.get_vocab(),
         do_lower_case=description.lowercase,
