@@ -19,7 +19,7 @@ from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.schema import Word, define, kind, members
 from llmrecipe.recipe.training import Training
-from llmrecipe.recipe.validators import all_greater_than, greater_than, not_empty
+from llmrecipe.recipe.validators import all_greater_than, not_empty
 
 
 @kind
@@ -116,9 +116,6 @@ class TrainSection(Section):
 @define("export")
 class ExportSection(Section):
     """Trained weights to a directory in the transformers format."""
-
-    logits_tolerance: float = attrs.field(default=1e-4, validator=greater_than(0, 1))
-    """Largest difference to the training engine's own logits that is accepted, in float32, over the largest logit."""
 
     revision: int = 3
 

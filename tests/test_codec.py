@@ -53,8 +53,11 @@ def holds_every_field(value, data):
         return len(value) == len(data) and all(map(holds_every_field, value, data))
     if not attrs.has(type(value)):
         return value == data
-    names = {field.name for field in attrs.fields(type(value)) if field.metadata != UNWRITTEN}
-    return set(data) - {"type"} == names and all(holds_every_field(getattr(value, name), data[name]) for name in names)
+    # What is given may stand under another name than the value made of it.
+    names = {field.alias: field.name for field in attrs.fields(type(value)) if field.metadata != UNWRITTEN}
+    return set(data) - {"type"} == set(names) and all(
+        holds_every_field(getattr(value, name), data[alias]) for alias, name in names.items()
+    )
 
 
 @given(sections)

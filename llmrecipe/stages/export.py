@@ -1,5 +1,6 @@
 """Trained weights to a directory in the transformers format, checked against the engine that trained them."""
 
+import logging
 from pathlib import Path
 
 from llmrecipe import artifacts, cards, identity
@@ -7,21 +8,23 @@ from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron import metrics, weights
-from llmrecipe.engines.nanotron.parity import logits_difference
+from llmrecipe.engines.nanotron.parity import agreement, altered_weights
 from llmrecipe.errors import StageError
 from llmrecipe.launch.process import return_freed_memory
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.sections import ExportSection
 from llmrecipe.stages.runner import StageContext
 
+log = logging.getLogger(__name__)
+
 
 def run(context: StageContext[ExportSection]) -> None:
-    """Convert, save, load back and compare logits in float32.
+    """Convert, save, load back, and compare the logits and every weight.
 
     Raises:
         StageError: the checkpoint is neither of the run's last step nor of its best, the tokenizer isn't the one that
-            it was trained with, or the saved model's logits differ from nanotron's by more than the section's
-            tolerance.
+            it was trained with, the saved model's logits differ from nanotron's by more than rounding explains, or it
+            doesn't hold the trained weights.
     """
     checkpoint, tokenizer = context.inputs["checkpoint"], context.inputs["tokenizer"]
     artifacts.open_artifact(checkpoint, "checkpoint")
@@ -46,15 +49,27 @@ def run(context: StageContext[ExportSection]) -> None:
     cards.write(folder, evolve(card, made_by=context.section.tag, parents=context.parents))
     artifacts.seal(folder, "model")
 
-    difference = logits_difference(trained, *facts, folder)
-    # Not `>`, which is false for NaN.
-    if not difference <= context.section.logits_tolerance:
+    found = agreement(trained, *facts, folder)
+    if not found.is_explained_by_rounding:
         raise StageError(
-            f"{context.name}: logits of the exported model differ from nanotron's by {difference:.2e} of the largest, "
-            f"more than logits_tolerance = {context.section.logits_tolerance:.0e}; the export is wrong, please report "
-            "it"
+            f"{context.name}: logits of the exported model differ from nanotron's by {found.difference:.2e}, and "
+            f"rounding to float32 changes them by {found.rounding:.2e} (the largest is {found.largest:.3g}); the "
+            "export is wrong, please report it"
         )
-    context.measured["logits_difference"] = difference
+    altered = altered_weights(trained, card.network, card.rows, folder)
+    if altered:
+        raise StageError(
+            f"{context.name}: the exported model doesn't hold the trained weights of {', '.join(altered)}; the export "
+            "is wrong, please report it"
+        )
+    if found.proves_nothing:
+        log.warning(
+            "the weights are so large that rounding to float32 changes logits by %.2g, and the largest is %.2g: "
+            "whether the exported model computes the same can't be told; it holds the same weights",
+            found.rounding,
+            found.largest,
+        )
+    context.measured.update(logits_difference=found.difference, logits_rounding=found.rounding)
 
 
 def _refuse_step(checkpoint: Path, card: ModelCard) -> None:

@@ -132,7 +132,6 @@ def test_a_section_breaks_the_rules_that_its_recipe_breaks(changes):
     [
         ("prepare", "heldout.of_total", 1.1),
         ("prepare", "shards", 0),
-        ("export", "logits_tolerance", 0),
         ("quantize", "calibration_samples", 0),
         ("quantize", "seed", -1),
         ("perplexity", "measure.max_tokens", 0),

@@ -275,9 +275,9 @@ def test_a_key_deleted_from_a_section_by_hand_makes_its_stage_stale(project):
 
 def test_an_experiment_can_set_a_field_without_a_recipe(project):
     # DVC writes 9e-05, a number to it and to YAML 1.2, a text to YAML 1.1.
-    setting = "params/tiny.yaml:tiny-export.logits_tolerance=9e-5"
-    assert repro(project, "exp", "run", "--set-param", setting) == ["tiny-export"]
-    assert "logits_tolerance: 9e-05\n" in (project / "params/tiny.yaml").read_text()
+    setting = "params/tiny-w4a16.yaml:tiny-w4a16-quantize.scheme.rounding.dampening_frac=9e-5"
+    assert repro(project, "exp", "run", "--set-param", setting)[0] == "tiny-w4a16-quantize"
+    assert "dampening_frac: 9e-05\n" in (project / "params/tiny-w4a16.yaml").read_text()
 
 
 def test_an_experiment_with_another_objective_is_one_for_all_that_reads_the_model(project):

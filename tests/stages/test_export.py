@@ -23,6 +23,7 @@ from llmrecipe.engines.models.bert.architecture import ARCHITECTURE as BERT
 from llmrecipe.engines.models.llama.architecture import ARCHITECTURE as LLAMA
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.sections import ExportSection
 from llmrecipe.stages import export
@@ -145,7 +146,7 @@ def test_bfloat16_weights_stay_bfloat16(tmp_path):
 def test_a_conversion_that_changes_the_logits_fails_the_stage(tmp_path, monkeypatch):
     context = stage_context(ExportSection(), inputs(tmp_path, NETWORK, new_network(NETWORK)), tmp_path / "out")
     monkeypatch.setattr("llmrecipe.engines.models.table.deinterleave", lambda weight, _: weight.contiguous())
-    with pytest.raises(StageError, match=r"differ from nanotron's by .* of the largest, more than logits_"):
+    with pytest.raises(StageError, match=r"differ from nanotron's by .*, and rounding to float32 changes them by"):
         export.run(context)
 
 
@@ -158,7 +159,43 @@ def test_an_encoder_whose_logits_change_fails_the_stage(tmp_path, monkeypatch):
         return state | {bias: state[bias] + 0.01}
 
     monkeypatch.setattr(BERT, "to_transformers", moved)
-    with pytest.raises(StageError, match=r"differ from nanotron's by .* of the largest, more than logits_"):
+    with pytest.raises(StageError, match=r"differ from nanotron's by .*, and rounding to float32 changes them by"):
+        export.run(context)
+
+
+def test_large_weights_of_a_wide_and_deep_model_are_exported(tmp_path):
+    network = evolve(NETWORK, hidden_size=512, num_layers=8, num_attention_heads=8)
+    model = new_network(network)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    tokens = torch.randint(0, VOCAB_SIZE, (2, 64), generator=torch.Generator().manual_seed(1))
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        optimizer.step()
+    context = stage_context(ExportSection(), inputs(tmp_path, network, model), tmp_path / "out")
+    export.run(context)
+    assert context.measured["logits_difference"] > 1e-4
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    assert all(torch.equal(exported.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_a_weight_that_was_rounded_on_its_way_fails_the_stage(tmp_path, monkeypatch, kind):
+    model, network = (NETWORK, new_network(NETWORK)) if kind == "decoder" else (ENCODER, new_encoder(ENCODER))
+    context = stage_context(ExportSection(), inputs(tmp_path, model, network), tmp_path / "out")
+    architecture = architecture_of(model)
+    to_transformers, embedding = architecture.to_transformers, architecture.embedding(model)
+
+    def rounded(*arguments):
+        state = to_transformers(*arguments)
+        # A token that the logits were not computed for.
+        state[embedding] = state[embedding].clone()
+        state[embedding][7] = state[embedding][7].bfloat16().float()
+        return state
+
+    monkeypatch.setattr(type(architecture), "to_transformers", lambda _, *arguments: rounded(*arguments))
+    told = "doesn't hold the trained weights of|differ from nanotron's"
+    with pytest.raises(StageError, match=told):
         export.run(context)
 
 

@@ -350,6 +350,15 @@ def test_a_damaged_model_is_refused(made, tmp_path, damage, sealed, message):
         quantized(made | {"model": model}, tmp_path / "out", FP8())
 
 
+@pytest.mark.parametrize("name", ["w4a16", "w8a8", "fp8"])
+def test_a_deep_model_with_large_weights_is_saved_to_the_last_bit_of_its_logits(made, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(quantization, "LOGITS_TOLERANCE", 0.0)
+    model = tiny_model.new_model(num_hidden_layers=8, initializer_range=1.0)
+    tiny_model.write_tokenizer(tmp_path / "tokenizer")
+    source = tiny_model.write_model(model, tmp_path / "tokenizer", tmp_path / "model")
+    quantized({**made, "model": source}, tmp_path / "out", SCHEMES[name])
+
+
 def test_a_saved_model_that_computes_something_else_is_refused(made, tmp_path, monkeypatch):
     real = quantization.save_compressed
 

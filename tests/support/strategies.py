@@ -678,7 +678,7 @@ sections = st.one_of(
     st.builds(TokenizeSection, revision=revisions),
     st.builds(MixSection, shares=st.lists(positive, min_size=1, max_size=3).map(tuple)),
     recipes().map(lambda recipe: next(map(train_section, filter(is_trained, lineage(recipe.models))), ReportSection())),
-    st.builds(ExportSection, logits_tolerance=up_to_one, revision=revisions),
+    st.builds(ExportSection, revision=revisions),
     st.builds(QuantizeSection, scheme=schemes, calibration_samples=counts, seed=seeds),
     st.builds(MeasureSection, measure=st.builds(measure.Perplexity, max_tokens=counts)),
     st.builds(ReportSection, revision=revisions),

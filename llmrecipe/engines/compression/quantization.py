@@ -26,7 +26,8 @@ from llmrecipe.recipe.kinds import Scheme
 LOGITS_TOLERANCE = 1e-3
 """Largest difference between the logits of the quantized model in memory and as saved, over the largest logit.
 
-Both compute with the same numbers, so they are usually equal; a wrong scale or weight moves them by far more.
+Both compute with the same numbers in the same order, so rounding is the same in both, whatever the model's size and
+weights, and they are usually equal; a wrong scale or weight moves them by far more.
 """
 
 _MOST_SEQUENCES, _MOST_TOKENS = 8, 2048

@@ -1,4 +1,4 @@
-"""Networks that compute in float32 one part at a time, whatever their weights are stored in."""
+"""Networks that compute in a wide number format one part at a time, whatever their weights are stored in."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,32 +7,37 @@ import torch
 from torch import nn
 
 
-def compute_in_float32(network: nn.Module) -> None:
-    """Let `network` compute what it would after `network.float()`, with no more than one part's weights in float32.
+def compute_in(network: nn.Module, dtype: torch.dtype) -> None:
+    """Let `network` compute what it would after `network.to(dtype)`, with no more than one part's weights in `dtype`.
 
     A part is a layer, or what comes before and after the layers. Its weights are widened when it is called and given
-    back when it has answered, so this is for inference.
+    back when it has answered, so this is for inference, and once for a network.
     """
     for buffer in network.buffers():
         if buffer.is_floating_point():
-            buffer.data = buffer.data.float()
+            buffer.data = buffer.data.to(dtype)
     for part in _parts(network):
-        widened = _Widened(part)
-        part.register_forward_pre_hook(widened.enter)
-        part.register_forward_hook(widened.leave)
+        if type(part) is nn.Embedding:
+            # The rows that it has found are enough, of what is often the largest table.
+            part.register_forward_hook(lambda _, __, found: found.to(dtype))
+        else:
+            widened = _Widened(part, dtype)
+            part.register_forward_pre_hook(widened.enter)
+            part.register_forward_hook(widened.leave)
 
 
 class _Widened:
-    """A part's weights, in float32 while it computes."""
+    """A part's weights, in another number format while it computes."""
 
-    def __init__(self, part: nn.Module) -> None:
+    def __init__(self, part: nn.Module, dtype: torch.dtype) -> None:
         self.part = part
+        self.dtype = dtype
         self.stored: dict[nn.Parameter, torch.Tensor] = {}
 
     def enter(self, *_: Any) -> None:
         for parameter in self.part.parameters():
             self.stored[parameter] = parameter.data
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(self.dtype)
 
     def leave(self, *_: Any) -> None:
         for parameter, stored in self.stored.items():

@@ -11,7 +11,7 @@ from nanotron.parallel import ParallelContext
 from torch import nn
 
 from llmrecipe.engines.models.architecture import RunOptions, architecture_of
-from llmrecipe.engines.models.parts import compute_in_float32
+from llmrecipe.engines.models.parts import compute_in
 from llmrecipe.engines.nanotron.data import Reader, Shard
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.errors import StageError
@@ -79,7 +79,7 @@ def logits(
             )
         module, _, leaf = name.rpartition(".")
         setattr(built.get_submodule(module), leaf, nn.Parameter(given, requires_grad=False))
-    compute_in_float32(built)
+    compute_in(built, torch.float32)
     return architecture.logits(built, input_ids)[..., :vocab_size]
 
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from llmrecipe import Bert, Llama, ModernBert
 from llmrecipe.engines.models.architecture import architecture_of
-from llmrecipe.engines.models.parts import compute_in_float32
+from llmrecipe.engines.models.parts import compute_in
 from llmrecipe.engines.models.stored import on_disk, write_weights
 from llmrecipe.recipe.networks.network import Network
 
@@ -54,7 +54,7 @@ def test_a_network_computes_part_by_part_what_it_computes_in_float32(name):
     model = kind.from_config(config).bfloat16().eval()
     stored = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     tokens = torch.arange(64).view(2, 32)
-    compute_in_float32(model)
+    compute_in(model, torch.float32)
     with torch.no_grad():
         found = model(input_ids=tokens).logits
         after = {key: tensor.clone() for key, tensor in model.state_dict().items()}
