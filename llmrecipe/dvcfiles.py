@@ -7,7 +7,6 @@ the section can be read as its own: a crash may have left the files at odds.
 The stage that a recipe ends in also holds where the recipe was found, so the next plan can keep it.
 """
 
-import inspect
 import posixpath
 import re
 import shlex
@@ -24,6 +23,7 @@ from llmrecipe.extensions import extensions_of
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.stage import Stage
 from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.pages import summary
 from llmrecipe.sections import ReportSection, section_of_kind
 from llmrecipe.wiring import Wiring
 from llmrecipe.yamltext import YamlText
@@ -240,7 +240,7 @@ def _stage_entry(stage: Stage, root: Path, references: Mapping[str, str]) -> dic
     is_report = isinstance(stage.section, ReportSection)
     owner = {"owner": stage.owner, "recipe": references[stage.owner]} if is_report else stage.owner
     entry = {
-        "desc": inspect.getdoc(type(stage.section)),
+        "desc": summary(type(stage.section)),
         "cmd": shlex.join(_command(stage)),
         "deps": sorted(map(_literal, stage.inputs.values())),
         "params": [{layout.params_file(stage.owner): [stage.name]}],

@@ -25,11 +25,13 @@ class _Line:
             self._bar.update(self._task, completed=done)
             self._bar.start()
 
-    def update(self, done: float, status: str, *, log: bool) -> None:
-        """Show how much is done; `log` says whether a log gets a line of it."""
+    def update(self, done: float, status: str, *, log: bool, stays: bool = False) -> None:
+        """Show how much is done; `log` says whether a log gets a line of it, `stays` that a terminal does, too."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, status=status)
-        elif log:
+            if stays:
+                self._bar.console.print(f"{self._name}: {status}", markup=False, highlight=False)
+        elif log or stays:
             self._print(status)
 
     def close(self, summary: str) -> None:
@@ -60,16 +62,18 @@ class TrainingProgress:
         self._validating = 0.0
         self._line = _Line(name, total=total, done=done)
 
-    def validated(self, step: int, loss: float, seconds: float) -> None:
-        """After this step the held-out sequences had this loss; to measure it took so many seconds."""
-        self._validation = f"  validation {loss:.4f} at step {step}"
+    def validated(self, loss: float, seconds: float) -> None:
+        """After the step that is told next the held-out sequences had this loss; to measure it took so many seconds."""
+        self._validation = f"  validation {loss:.4f}"
         self._validations += 1
         self._validating += seconds
 
     def step(self, step: int, seconds: float, *, loss: float | None) -> None:
         """A step is done, and measured if that was due: it took `seconds` by itself and had this loss, if any."""
         status = f"step {step}/{self._total}  {self._status(step, seconds, loss)}"
-        self._line.update(step, status, log=step % self._interval == 0 or step in (self._total, self._first + 1))
+        is_due = step % self._interval == 0 or step in (self._total, self._first + 1)
+        self._line.update(step, status, log=is_due, stays=bool(self._validation))
+        self._validation = ""
 
     def close(self, summary: str) -> None:
         """Leave the terminal as it was, with a last line that says `summary`."""

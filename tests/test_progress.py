@@ -38,18 +38,34 @@ def run(line: TrainingProgress, clock: Clock, steps: range) -> None:
         clock.now += 2
         if step % 4 == 0:
             clock.now += 10
-            line.validated(step, 3.25, 10.0)
+            line.validated(3.25, 10.0)
         line.step(step, 2.0, loss=4.5)
 
 
-def test_a_validation_is_shown_with_the_step_that_it_was_measured_at(clock, capsys):
+def test_a_validation_stands_on_the_line_of_its_step_alone(clock, capsys):
     run(new_progress(), clock, range(1, 7))
 
     lines = capsys.readouterr().err.splitlines()
-    assert [re.findall(r"validation .*? at step \d+", line) for line in lines] == [
-        *[[]] * 3,
-        *[["validation 3.2500 at step 4"]] * 3,
-    ]
+    assert [re.findall(r"validation [\d.]+", line) for line in lines] == [*[[]] * 3, ["validation 3.2500"], [], []]
+
+
+def test_a_log_has_a_line_of_each_step_that_was_validated(clock, capsys):
+    run(new_progress(interval=5), clock, range(1, 11))
+
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("/")[0] for line in lines] == [f"t: step {step}" for step in (1, 4, 5, 8, 10)]
+    assert ["validation" in line for line in lines] == [False, True, False, True, False]
+
+
+def test_a_validation_stays_on_a_terminal(clock, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    line = new_progress(interval=5)
+    run(line, clock, range(1, 7))
+    line.close("done")
+
+    written = capsys.readouterr().err
+    assert written.count("t: step 4/10  loss 4.5000  validation 3.2500  500 tokens/s") == 1
+    assert "t: step 5" not in written
 
 
 def test_the_rate_is_that_of_steps_alone(clock, capsys):

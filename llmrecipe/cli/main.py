@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from llmrecipe.cli import certify, check, clean, data, init, plan, report, stage
+from llmrecipe.cli import certify, check, clean, data, help, init, plan, report, stage
 from llmrecipe.cli.render import show_error
 from llmrecipe.errors import LLMRecipeError, refusal
 
-COMMANDS = (init, check, plan, report, data, certify, clean, stage)
+COMMANDS = (init, check, plan, report, data, certify, clean, help, stage)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

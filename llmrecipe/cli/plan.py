@@ -1,7 +1,6 @@
 """`llmrecipe plan`: recipes into DVC stages."""
 
 import argparse
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from llmrecipe.machines import DEFAULT
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.pages import summary
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -83,7 +83,7 @@ def _machines(given: list[str], root: Path) -> Mapping[str, Machine] | None:
 def _show(pipeline: Pipeline, changed: list[Path], names: list[str]) -> None:
     width = max((len(stage.name) for stage in pipeline.stages), default=0)
     for stage in pipeline.stages:
-        print(f"{stage.name:{width}}  {inspect.getdoc(type(stage.section))}")
+        print(f"{stage.name:{width}}  {summary(type(stage.section))}")
     written = f"wrote {_listed(changed)}" if changed else "already planned, nothing to write"
     targets = " ".join(f"{name}-report" for name in names)
     print(f"{written}; now run `dvc repro {targets}`" if names else written)

@@ -21,10 +21,6 @@ that a model looks its input up in; an output layer is one where it shares the t
 """
 
 
-def _no_decay() -> NoDecay:
-    return attrs.field(default=("norms", "biases"), validator=no_duplicates)
-
-
 @define("adamw")
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
@@ -41,7 +37,7 @@ class AdamW(Optimizer):
     weight_decay: float = attrs.field(default=0.1, validator=between(0, FLOAT32_MAX))
     """Share of a weight, times the learning rate, taken away at a step."""
 
-    no_decay: NoDecay = _no_decay()
+    no_decay: NoDecay = attrs.field(default=("norms", "biases"), validator=no_duplicates)
     """Weights that weight decay leaves alone: any of `norms`, `biases` and `embeddings`."""
 
 
@@ -58,5 +54,5 @@ class SGD(Optimizer):
     weight_decay: float = attrs.field(default=0.0, validator=between(0, FLOAT32_MAX))
     """Added to the gradient as this times the weight."""
 
-    no_decay: NoDecay = _no_decay()
+    no_decay: NoDecay = attrs.field(default=("norms", "biases"), validator=no_duplicates)
     """Weights that weight decay leaves alone: any of `norms`, `biases` and `embeddings`."""

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, 
 import attrs
 
 from llmrecipe.errors import Violation
+from llmrecipe.recipe.pages import Page
 
 T = TypeVar("T", bound="Word")
 
@@ -54,7 +55,7 @@ class FieldError(ValueError):
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(attrs.field,))
 def kind(cls: type[T]) -> type[T]:
     """Declare a kind; what it declares as fields, each of its words has as well."""
-    declared = attrs.frozen(cls, kw_only=True, field_transformer=_checked)
+    declared = _documented(attrs.frozen(cls, kw_only=True, field_transformer=_checked))
     _members[declared] = {}
     return declared
 
@@ -69,8 +70,7 @@ def define(tag: str) -> Callable[[type[T]], type[T]]:
 
     def wrap(cls: type[T]) -> type[T]:
         cls.tag = tag
-        defined = attrs.frozen(cls, kw_only=True, field_transformer=_checked)
-        _files[defined] = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or f"<{cls.__module__}>")
+        defined = _documented(attrs.frozen(cls, kw_only=True, field_transformer=_checked))
         for each in kinds_of(defined):
             known = _members[each].get(tag)
             if known is not None and _origin(known) != _origin(defined):
@@ -91,9 +91,15 @@ def quantity(tag: str) -> Callable[[type[T]], type[T]]:
     def wrap(cls: type[T]) -> type[T]:
         cls.tag = tag
         cls.__repr__ = _as_written  # type: ignore[method-assign, assignment]
-        return attrs.frozen(cls, repr=False, field_transformer=_checked)
+        return _documented(attrs.frozen(cls, repr=False, field_transformer=_checked))
 
     return wrap
+
+
+def _documented(cls: type[T]) -> type[T]:
+    _files[cls] = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or f"<{cls.__module__}>")
+    cls.__doc__ = Page(cls.__doc__, _files[cls])  # type: ignore[assignment]
+    return cls
 
 
 def _as_written(value: Word) -> str:
@@ -102,8 +108,8 @@ def _as_written(value: Word) -> str:
 
 
 def file_of(cls: type[Word]) -> Path:
-    """The file in which a word is defined; a quantity's is this package's."""
-    return _files.get(cls, Path(__file__))
+    """The file in which a word is defined."""
+    return _files[cls]
 
 
 def is_kind(annotation: object) -> bool:
@@ -311,8 +317,14 @@ def _checked(cls: type, fields: list[attrs.Attribute]) -> list[attrs.Attribute]:
 
 def _with_checks(field: attrs.Attribute) -> attrs.Attribute:
     annotation = field.type
+
+    def convert(value: Any) -> Any:
+        return plain(value, annotation)
+
+    # From here attrs takes the type that a signature shows.
+    convert.__annotations__ = {"value": annotation}
     return field.evolve(
-        converter=lambda value: plain(value, annotation),
+        converter=convert,
         validator=_check_type if field.validator is None else attrs.validators.and_(_check_type, field.validator),
     )
 

@@ -46,10 +46,6 @@ class TrainedTokenizer(Tokenizer):
         return None if _MARKED.fullmatch(token) else "is something that texts are made of"
 
 
-def _special_tokens() -> tuple[str, ...]:
-    return attrs.field(default=(), validator=no_duplicates)
-
-
 @define("byte_level_bpe")
 class ByteLevelBPE(TrainedTokenizer):
     """Byte-pair encoding over bytes, trained on the corpus (Sennrich et al. 2016; GPT-2's byte alphabet)."""
@@ -66,7 +62,7 @@ class ByteLevelBPE(TrainedTokenizer):
     """The token that ends every document; also the model's begin, end and padding token. A name in brackets, `<…>`,
     `[…]` or `{…}`, that no document holds: whoever loads the tokenizer gets the token wherever a text has its name."""
 
-    special_tokens: tuple[str, ...] = _special_tokens()
+    special_tokens: tuple[str, ...] = attrs.field(default=(), validator=no_duplicates)
     """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`); named as `end_of_text` is."""
 
 
@@ -93,7 +89,7 @@ class Unigram(TrainedTokenizer):
     """The token that ends every document; also the model's begin, end and padding token. A name in brackets, `<…>`,
     `[…]` or `{…}`, that no document holds: whoever loads the tokenizer gets the token wherever a text has its name."""
 
-    special_tokens: tuple[str, ...] = _special_tokens()
+    special_tokens: tuple[str, ...] = attrs.field(default=(), validator=no_duplicates)
     """Further tokens that no text encodes to, for objectives to use (`FillInTheMiddle`); named as `end_of_text` is."""
 
     def meaning_of(self, token: str) -> str | None:

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,18 @@ def test_the_recipe_that_init_writes_passes(checker, first_recipes):
     # One at a time: they have one name.
     for recipe in first_recipes:
         assert checker(recipe, recipe.with_name("machines.py")) == {}
+
+
+@pytest.mark.slow
+def test_type_checkers_can_follow_an_editable_installation(tmp_path):
+    # A .pth file that names a folder they follow (https://peps.python.org/pep-0660/); an import hook they can't run.
+    project = tmp_path / "project"
+    shutil.copytree(ROOT / "llmrecipe", project / "llmrecipe", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, project)
+    build = f"from setuptools.build_meta import build_editable; print(build_editable({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=project, capture_output=True, text=True, check=True)
+    with zipfile.ZipFile(tmp_path / done.stdout.splitlines()[-1]) as wheel:
+        (pth,) = (name for name in wheel.namelist() if name.endswith(".pth"))
+        assert wheel.read(pth).decode().split() == [str(project)]
+        assert not [name for name in wheel.namelist() if name.endswith(".py")]

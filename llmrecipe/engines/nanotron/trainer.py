@@ -266,7 +266,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
                 self._stop(f"after step {step} the validation loss is {validation_loss}")
             self.row["validation_loss"] = validation_loss
             if self.is_logger:
-                self.progress.validated(step, validation_loss, time.perf_counter() - started)
+                self.progress.validated(validation_loss, time.perf_counter() - started)
         if self.is_logger:
             self.metrics_log.append(self.row)
             self.timings_log.append({"step": step, "seconds": self.seconds_of_step})

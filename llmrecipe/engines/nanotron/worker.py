@@ -67,6 +67,9 @@ def _set_up_log(job: Job) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"{job.name}: %(message)s"))
     ours.addHandler(handler)
+    # What these log as errors they raise, too, and then it is said in our words. nanotron resets levels, not filters.
+    for module in ("main", "weights"):
+        logging.getLogger(f"nanotron.serialize.{module}").addFilter(lambda record: record.levelno < logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import attrs
 
 from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
-from llmrecipe.recipe.networks.network import Network, Ratio, width
+from llmrecipe.recipe.networks.network import Network, Ratio, positive_width
 from llmrecipe.recipe.networks.weights import Weights
 from llmrecipe.recipe.schema import define
 from llmrecipe.recipe.scheme import W8A8
@@ -38,7 +38,7 @@ class Bert(Network):
         "read them too; use W8A16 or FP8",
     }
 
-    intermediate_size: int | Ratio = width(Ratio(4.0))
+    intermediate_size: int | Ratio = attrs.field(default=Ratio(4.0), validator=positive_width)
     """Width of the feed-forward layer; BERT's is 4 × `hidden_size`."""
 
     max_position_embeddings: int = attrs.field(default=512, validator=between(1, 10**9))

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import attrs
 
 from llmrecipe.recipe.networks.config import Config
-from llmrecipe.recipe.networks.network import Network, Ratio, width
+from llmrecipe.recipe.networks.network import Network, Ratio, positive_width
 from llmrecipe.recipe.networks.weights import Weights
 from llmrecipe.recipe.schema import Word, define, kind
 from llmrecipe.recipe.validators import between, greater_than
@@ -57,7 +57,7 @@ class Decoder(Network):
     head_dim: int | None = attrs.field(default=None, validator=between(2, 100_000))
     """Width of one attention head; None for `hidden_size / num_attention_heads`."""
 
-    intermediate_size: int | Ratio = width(Ratio(8 / 3))
+    intermediate_size: int | Ratio = attrs.field(default=Ratio(8 / 3), validator=positive_width)
     """Width of the feed-forward layer; 8/3 keeps a SwiGLU's parameters at those of a plain 4 × layer (Shazeer 2020)."""
 
     max_position_embeddings: int = attrs.field(default=2048, validator=between(1, 10**9))

@@ -7,7 +7,7 @@ import attrs
 
 from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
-from llmrecipe.recipe.networks.network import Network, Ratio, width
+from llmrecipe.recipe.networks.network import Network, Ratio, positive_width
 from llmrecipe.recipe.networks.weights import Weights
 from llmrecipe.recipe.schema import define
 from llmrecipe.recipe.scheme import W4A16, W8A8, W8A16
@@ -33,7 +33,7 @@ class ModernBert(Network):
         W8A16: "W8A16 packs weights, and transformers can't load a packed ModernBert; use FP8",
     }
 
-    intermediate_size: int | Ratio = width(Ratio(1.5))
+    intermediate_size: int | Ratio = attrs.field(default=Ratio(1.5), validator=positive_width)
     """Width of the feed-forward layer, and of its gate; that of ModernBERT's base is 1.5 × `hidden_size`."""
 
     max_position_embeddings: int = attrs.field(default=8192, validator=between(1, 10**9))

@@ -131,14 +131,10 @@ class Network(Word):
 _WIDTHS = between(1, 2**24)
 
 
-def _positive_width(owner: object, attribute: attrs.Attribute, value: int | Ratio) -> None:
+def positive_width(owner: object, attribute: attrs.Attribute, value: int | Ratio) -> None:
+    """A validator: the width of a feed-forward layer, where it is a number."""
     if isinstance(value, int):
         _WIDTHS(owner, attribute, value)
-
-
-def width(default: Ratio) -> int | Ratio:
-    """A field for the width of the feed-forward layer."""
-    return attrs.field(default=default, validator=_positive_width)
 
 
 def _round_up(size: float, multiple: int) -> int:
