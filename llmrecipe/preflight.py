@@ -2,18 +2,20 @@
 
 import glob
 import importlib.util
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from llmrecipe import origins
+from llmrecipe import hardware, origins
 from llmrecipe.errors import ProjectError, Violation
 from llmrecipe.pretrained.completed import is_made
 from llmrecipe.pretrained.place import Missing, locate, source_of
 from llmrecipe.recipe import augment, checks, names
+from llmrecipe.recipe.corpus import ANY_SHARDS, Corpus
 from llmrecipe.recipe.kinds import Augmenter
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import PretrainedModel, Trained
@@ -22,13 +24,12 @@ from llmrecipe.recipe.place import Place, Ray, Slurm
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields
 from llmrecipe.recipe.schema import Word
-from llmrecipe.recipe.source import Files, PythonPackages
+from llmrecipe.recipe.source import CsvFiles, Files, JsonlFiles, PythonPackages, TextFiles
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
 
-GPUS = Path("/proc/driver/nvidia/gpus")
-"""One folder for each NVIDIA GPU, with or without CUDA installed."""
-
 CPU_FLAGS = Path("/proc/cpuinfo")
+
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 _MASK_TOKENS = ("[MASK]", "<mask>")
 """How BERT and RoBERTa, and most that came after them, write it."""
@@ -52,6 +53,8 @@ def violations(recipe: Recipe, root: Path, planned: Collection[str] = ()) -> lis
             continue
         if isinstance(word, Files):
             found += _files(path, word.paths, root)
+        elif isinstance(word, Corpus):
+            found += _shards(path, word, root)
         elif isinstance(word, PythonPackages):
             found += _packages(path, word.packages)
         elif isinstance(word, Augmenter):
@@ -84,7 +87,7 @@ def refuse_folder(root: Path) -> None:
 
 def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:
     """What will work, but badly, on this machine; or only on another."""
-    gpus = num_gpus()
+    gpus = hardware.num_gpus()
     on_cpu = machine.device == "cpu" or (machine.device == "auto" and gpus == 0)
     found = []
     if not on_cpu and gpus == 0:
@@ -118,11 +121,6 @@ def _layout_warnings(path: str, parallelism: Parallelism, on_cpu: bool, gpus: in
         yield Violation(f"{path}.parallelism.threads_per_rank", f"{reason}; use {cores // ranks}")
 
 
-def num_gpus() -> int:
-    """NVIDIA GPUs in this machine, without asking CUDA."""
-    return len(list(GPUS.iterdir())) if GPUS.is_dir() else 0
-
-
 def _place(place: Place) -> Iterator[Violation]:
     if isinstance(place, Slurm) and shutil.which("sbatch") is None:
         reason = "Slurm, and this machine has no `sbatch`; run `dvc repro` on a login node of the cluster"
@@ -145,6 +143,33 @@ def _files(path: str, patterns: tuple[str, ...], root: Path) -> Iterator[Violati
         reason = origins.refusal(pattern) or (None if origins.is_url(pattern) else _missing(pattern, root))
         if reason:
             yield Violation(f"{path}.paths[{index}]", reason)
+
+
+def _shards(path: str, corpus: Corpus, root: Path) -> Iterator[Violation]:
+    """Whether a corpus is spread over more files than it has documents, as far as that can be told from outside."""
+    if corpus.shards <= ANY_SHARDS or not isinstance(corpus.source, TextFiles | JsonlFiles | CsvFiles):
+        return
+    patterns = corpus.source.paths
+    if any(origins.refusal(pattern) or origins.is_url(pattern) for pattern in patterns):
+        return
+    files = [name for pattern in patterns for name in origins.matches(pattern, root) if (root / name).is_file()]
+    if not files or any(name.endswith(_COMPRESSED) for name in files):
+        return
+    is_text = isinstance(corpus.source, TextFiles)
+    most = len(files) if is_text else _lines((root / name for name in files), corpus.shards)
+    if corpus.shards > max(most, ANY_SHARDS):
+        documents = f"{most:,} documents, one a {'file' if is_text else 'line'}"
+        reason = f"{corpus.shards:,} files are too many for at most {documents}"
+        yield Violation(f"{path}.shards", f"{reason}; use at most {max(most, ANY_SHARDS)}")
+
+
+def _lines(files: Iterable[Path], at_most: int) -> int:
+    """How many lines files have together, counted no further than `at_most`."""
+    count = 0
+    for path in files:
+        with open(path, "rb") as file:
+            count += sum(1 for _ in itertools.islice(file, at_most - count))
+    return count
 
 
 def _packages(path: str, packages: tuple[str, ...]) -> Iterator[Violation]:

@@ -20,6 +20,7 @@ from llmrecipe import (
     augment,
     clean,
     evolve,
+    hardware,
     measure,
     place,
     preflight,
@@ -60,7 +61,7 @@ def machine(monkeypatch, tmp_path):
         for index in range(gpus):
             (tmp_path / "gpus" / str(index)).mkdir(parents=True)
         (tmp_path / "cpuinfo").write_text(flags)
-        monkeypatch.setattr(preflight, "GPUS", tmp_path / "gpus")
+        monkeypatch.setattr(hardware, "GPUS", tmp_path / "gpus")
         monkeypatch.setattr(preflight, "CPU_FLAGS", tmp_path / "cpuinfo")
 
     return make
@@ -326,3 +327,17 @@ def test_a_tokenizer_that_a_planned_stage_makes_need_not_be_there(tmp_path):
     assert "artifacts/stdlib-bpe-512" in set(made_by(SMALL))
     assert len(preflight.violations(recipe, tmp_path)) == 1
     assert preflight.violations(recipe, tmp_path, set(made_by(SMALL))) == []
+
+
+def test_more_shards_than_documents_are_refused_where_files_tell_how_many_there_are(project):
+    (project / "data/rows.jsonl").write_text('{"text": "a"}\n' * 100)
+    (project / "data/rows.jsonl.gz").write_bytes(b"")
+    texts, rows = reading("data/**/*.txt"), reading("data/rows.jsonl", kind=source.JsonlFiles)
+    packed = reading("data/rows.jsonl.gz", kind=source.JsonlFiles)
+
+    def refused(recipe, shards):
+        return found(evolve(recipe, models=(evolve(recipe.models[0], text__shards=shards),)), project)
+
+    assert "use at most 64" in refused(texts, 10_000)[f"{TEXT}.shards"]
+    assert "use at most 100" in refused(rows, 101)[f"{TEXT}.shards"]
+    assert not any(refused(recipe, shards) for recipe, shards in ((texts, 64), (rows, 100), (packed, 10_000)))
