@@ -6,8 +6,8 @@ import itertools
 import os
 import platform
 import posixpath
-from collections.abc import Iterator
-from fnmatch import fnmatch
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 
@@ -137,6 +137,19 @@ def unreadable(name: str, root: Path) -> str | None:
     return None
 
 
+def is_made(pattern: str, planned: Iterable[str]) -> bool:
+    """Whether what `pattern` means may be one of what stages make, or be in one.
+
+    Args:
+        pattern: a path relative to the project, or a pattern of paths.
+        planned: what stages make, with a `*` for what DVC fills in.
+    """
+    # As in DVC's files, where `./models/x` is models/x.
+    place = PurePosixPath(pattern)
+    places = [str(each) for each in (place, *place.parents)]
+    return any(_may_hold(pattern, out) or any(fnmatchcase(each, out) for each in places) for out in planned)
+
+
 def pointer(name: str, head: bytes) -> str | None:
     """That the file `name`, which begins with `head`, is a pointer of Git LFS; None if it isn't."""
     if head.startswith(LFS_POINTER):
@@ -229,6 +242,6 @@ def _may_hold(pattern: str, out: str) -> bool:
     for part, name in zip(parts, names, strict=False):
         if part == "**":
             return True
-        if name != part and not fnmatch(name, part):
+        if name != part and not fnmatchcase(name, part) and not fnmatchcase(part, name):
             return False
     return len(names) <= len(parts)

@@ -12,7 +12,6 @@ from typing import Any
 
 from llmrecipe import hardware, origins
 from llmrecipe.errors import ProjectError, Violation
-from llmrecipe.pretrained.completed import is_made
 from llmrecipe.pretrained.place import Missing, locate, source_of
 from llmrecipe.recipe import augment, checks, names
 from llmrecipe.recipe.corpus import ANY_SHARDS, Corpus
@@ -52,15 +51,15 @@ def violations(recipe: Recipe, root: Path, planned: Collection[str] = ()) -> lis
         if fields.wrong(word):
             continue
         if isinstance(word, Files):
-            found += _files(path, word.paths, root)
+            found += _files(path, word.paths, root, planned)
         elif isinstance(word, Corpus):
             found += _shards(path, word, root)
         elif isinstance(word, PythonPackages):
             found += _packages(path, word.packages)
         elif isinstance(word, Augmenter):
             # A model that is made here needs no folder yet.
-            folders = {name: model for name, model in augment.models(word).items() if isinstance(model, str)}
-            found += [each for name, folder in folders.items() for each in _model(f"{path}.{name}", folder, root)]
+            for name, folder in augment.models(word).items():
+                found += _model(f"{path}.{name}", folder, root, planned) if isinstance(folder, str) else ()
         elif isinstance(word, PretrainedTokenizer) and word.path is not None:
             found += _tokenizer(f"{path}.path", word.path, root, planned)
     for _, word in words:
@@ -138,9 +137,9 @@ def _multiplies_bfloat16() -> bool:
     return any(flag in CPU_FLAGS.read_text() for flag in ("avx512_bf16", "amx_bf16"))
 
 
-def _files(path: str, patterns: tuple[str, ...], root: Path) -> Iterator[Violation]:
+def _files(path: str, patterns: tuple[str, ...], root: Path, planned: Collection[str]) -> Iterator[Violation]:
     for index, pattern in enumerate(patterns):
-        reason = origins.refusal(pattern) or (None if origins.is_url(pattern) else _missing(pattern, root))
+        reason = origins.refusal(pattern) or (None if origins.is_url(pattern) else _missing(pattern, root, planned))
         if reason:
             yield Violation(f"{path}.paths[{index}]", reason)
 
@@ -179,10 +178,12 @@ def _packages(path: str, packages: tuple[str, ...]) -> Iterator[Violation]:
             yield Violation(f"{path}.packages[{index}]", reason)
 
 
-def _missing(pattern: str, root: Path) -> str | None:
+def _missing(pattern: str, root: Path, planned: Collection[str]) -> str | None:
     found = origins.matches(pattern, root)
     if found:
         return next((reason for name in found if (reason := origins.unreadable(name, root))), None)
+    if origins.is_made(pattern, planned):
+        return None
     what = origins.not_pulled(pattern, root) or _what_is_there(pattern, root) + origins.brackets(pattern)
     return f"no file matches {pattern!r}; {what}"
 
@@ -191,11 +192,11 @@ def _tokenizer(path: str, directory: str, root: Path, planned: Collection[str]) 
     refused = origins.outside(directory) or origins.too_long(directory)
     if refused:
         yield Violation(path, refused)
-    elif is_made(directory, planned):
+    elif (root / directory / "tokenizer.json").is_file() or origins.is_made(directory, planned):
         return
     elif not (root / directory).is_dir():
         yield Violation(path, f"there is no folder {directory!r}; save a tokenizer there in the transformers format")
-    elif not (root / directory / "tokenizer.json").is_file():
+    else:
         reason = f"{directory!r} holds no tokenizer.json; save the tokenizer there with save_pretrained"
         yield Violation(path, reason)
 
@@ -265,14 +266,16 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _model(path: str, directory: str, root: Path) -> Iterator[Violation]:
-    outside = origins.outside(directory)
-    if outside:
-        yield Violation(path, outside)
+def _model(path: str, directory: str, root: Path, planned: Collection[str]) -> Iterator[Violation]:
+    refused = origins.outside(directory) or origins.too_long(directory)
+    if refused:
+        yield Violation(path, refused)
+    elif (root / directory / "config.json").is_file() or origins.is_made(directory, planned):
+        return
     elif not (root / directory).is_dir():
         reason = "save a model there in the transformers format, or name one of the hub by HubModel(name=…, revision=…)"
         yield Violation(path, f"there is no folder {directory!r}; {reason}")
-    elif not (root / directory / "config.json").is_file():
+    else:
         reason = "save model and tokenizer there with save_pretrained"
         yield Violation(path, f"{directory!r} holds no config.json; {reason}")
 

@@ -171,7 +171,8 @@ def test_check_says_it_for_the_machine_of_the_model(project, capsys):
     folder = project(RECIPE, default=Machine(), huge=Machine(device="cpu", memory_gb=10))
     (folder / "r.py").write_text(
         "from llmrecipe import *\nfrom tiny_recipe import BASE\n"
-        "def r():\n    return Recipe(models=(evolve(BASE, name='huge', start__hidden_size=2**16, start__num_layers=100),))\n"
+        "def r():\n    huge = evolve(BASE, name='huge', start__hidden_size=2**16, start__num_layers=100)\n"
+        "    return Recipe(models=(huge,))\n"
     )
     assert main(["check", "r.py"]) == 1
     assert "error: r.models[0].start: its" in capsys.readouterr().err

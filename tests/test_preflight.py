@@ -341,3 +341,21 @@ def test_more_shards_than_documents_are_refused_where_files_tell_how_many_there_
     assert "use at most 64" in refused(texts, 10_000)[f"{TEXT}.shards"]
     assert "use at most 100" in refused(rows, 101)[f"{TEXT}.shards"]
     assert not any(refused(recipe, shards) for recipe, shards in ((texts, 64), (rows, 100), (packed, 10_000)))
+
+
+@pytest.mark.parametrize("planned", ["made", "made/gen", "made/gen/a.txt", "made/gen/*", "*/gen", "made/*"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"text__source": source.TextFiles(paths=("made/gen/*.txt",))},
+        {"text__source": source.TextFiles(paths=("made/**/a.txt", "data/**/*.txt"))},
+        {"text__heldout": source.JsonlFiles(paths=("./made/gen/a.txt",))},
+        {"text__clean": (clean.Decontaminate(against=(source.TextFiles(paths=("made/gen/a.txt",)),)),)},
+        {"text__augment": (augment.Paraphrase(model="made/gen/a.txt"),)},
+        {"tokenizer": PretrainedTokenizer(path="made/gen/a.txt")},
+    ],
+)
+def test_inputs_that_a_stage_makes_need_not_be_there_and_others_do(project, changes, planned):
+    recipe = Recipe(name="small", models=(evolve(SMALL_MODEL, **changes),))
+    assert preflight.violations(recipe, project, {planned}) == []
+    assert len(preflight.violations(recipe, project, {"data/made", "makes/gen"})) == 1
