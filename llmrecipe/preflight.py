@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmrecipe import hardware, origins
-from llmrecipe.errors import ProjectError, Violation
+from llmrecipe.errors import Violation
 from llmrecipe.pretrained.place import Missing, locate, source_of
 from llmrecipe.recipe import augment, checks, names
 from llmrecipe.recipe.corpus import ANY_SHARDS, Corpus
@@ -68,20 +68,6 @@ def violations(recipe: Recipe, root: Path, planned: Collection[str] = ()) -> lis
             if isinstance(tokenizer, PretrainedTokenizer):
                 found += _needs_of(word, tokenizer, words, root)
     return found
-
-
-def refuse_folder(root: Path) -> None:
-    """Refuse a folder in which DVC can run nothing.
-
-    Raises:
-        ProjectError: it is such a folder.
-    """
-    folder = str(root.absolute())
-    if set("{}") & set(folder):
-        raise ProjectError(
-            f"{folder!r} has a brace in its path, and in such a folder every `dvc repro` fails "
-            "('QueryingProgress' object has no attribute 'postfix'); rename or move it"
-        )
 
 
 def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:

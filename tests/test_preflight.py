@@ -26,7 +26,6 @@ from llmrecipe import (
     preflight,
     source,
 )
-from llmrecipe.cli.main import main
 from llmrecipe.engines.tokenizing import folders
 from llmrecipe.pretrained.completed import made_by
 
@@ -92,17 +91,6 @@ def test_a_path_that_no_file_can_have_is_refused(project, name):
     (reason,) = found(reading(f"data/{name}"), project).values()
     assert "bytes, and" in reason
     assert len(reason) < 200
-
-
-@pytest.mark.parametrize("name", ["d{x}y", "a}", "{"])
-def test_a_folder_in_which_dvc_can_run_nothing_is_refused(tmp_path, monkeypatch, capsys, name):
-    folder = tmp_path / name / "project"
-    folder.mkdir(parents=True)
-    monkeypatch.chdir(folder)
-    for command in ("plan", "check"):
-        assert main([command, "quickstart"]) == 1
-        assert "has a brace in its path" in capsys.readouterr().err
-    assert not list(folder.iterdir())
 
 
 def test_an_evaluation_set_must_be_there_too(project):

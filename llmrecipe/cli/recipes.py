@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from llmrecipe import dvcfiles, memory, preflight
+from llmrecipe import dvcfiles, memory, preflight, workplace
 from llmrecipe.cli.render import show_error, show_warning
 from llmrecipe.dvcfiles import Recorded
 from llmrecipe.errors import LLMRecipeError, RecipeError, Violation
@@ -48,7 +48,7 @@ def find_all(references: Sequence[str], root: Path, machines: Mapping[str, Machi
     Raises:
         ProjectError: no recipe can work in this folder.
     """
-    preflight.refuse_folder(root)
+    workplace.refuse_unfit(root)
     loaded, found = [], []
     with shared_modules():
         for reference in references:

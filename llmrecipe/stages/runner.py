@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 from ruamel.yaml import YAML, YAMLError
 
-from llmrecipe import artifacts, codec, identity, integrity, layout, machines, origins, times, wiring
+from llmrecipe import artifacts, codec, identity, integrity, layout, machines, origins, times, wiring, workplace
 from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
@@ -103,6 +103,7 @@ def run_stage(
     import_safely()
     if "DVC_ROOT" in os.environ:
         die_with_parent(os.getppid())
+        workplace.refuse_unfit(Path())
         _refuse_orphan(name, output)
     entry = _entry(_read_params(params), name, params)
     raw, tied = wiring.read(entry, f"{params}:{name}")
