@@ -167,11 +167,16 @@ def _packages(path: str, packages: tuple[str, ...]) -> Iterator[Violation]:
 def _missing(pattern: str, root: Path, planned: Collection[str]) -> str | None:
     found = origins.matches(pattern, root)
     if found:
-        return next((reason for name in found if (reason := origins.unreadable(name, root))), None)
+        return next((reason for name in found if (reason := _unfit(name, pattern, root))), None)
     if origins.is_made(pattern, planned):
         return None
     what = origins.not_pulled(pattern, root) or _what_is_there(pattern, root) + origins.brackets(pattern)
     return f"no file matches {pattern!r}; {what}"
+
+
+def _unfit(name: str, pattern: str, root: Path) -> str | None:
+    behind = origins.behind_link(name, pattern, root)
+    return f"{name!r} {behind}" if behind else origins.unreadable(name, root)
 
 
 def _tokenizer(path: str, directory: str, root: Path, planned: Collection[str]) -> Iterator[Violation]:
