@@ -27,6 +27,12 @@ def params_file(owner: str) -> str:
     return f"{PARAMS}/{owner}.yaml"
 
 
+def stage_of(path: str) -> str:
+    """The stage `OWNER-LABEL` in whose folder a path is, relative to the project; "" if that is nobody's."""
+    parts = path.split("/")
+    return "-".join(parts[1:3]) if parts[0] == ARTIFACTS and len(parts) > 2 else ""
+
+
 def owner_of(output: Path | PurePosixPath) -> str:
     """The value that the stage with this output folder belongs to."""
     return output.parent.name

@@ -1,13 +1,14 @@
 """What a source needs beyond the project's own files: a way to a URL, an installed package, a file that DVC keeps."""
 
+import errno
 import glob
 import importlib.util
 import itertools
 import os
 import platform
 import posixpath
-from collections.abc import Iterator
-from fnmatch import fnmatch
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 
@@ -98,18 +99,32 @@ def not_pulled(pattern: str, root: Path) -> str | None:
 
 
 def matches(pattern: str, root: Path) -> list[str]:
-    """What `pattern` means below `root`, sorted: files, and whatever stands where a file should be.
+    """What `pattern` means below `root`, sorted: files, and whatever stands where a file or its folder should be.
 
     A path that exists as it is written is that file, and brackets that match something as they are written are no
     pattern. A `.dvc` file next to what it stands for isn't meant, nor is a folder that `*` finds.
     """
     head, tail = _as_written(pattern, root)
-    literal = glob.escape("/".join(head))
+    literal = [glob.escape("/".join(head))] if head else []
+    broken = _broken_folders(literal, tail, root)
     for rest in ([part.replace("[", "[[]") for part in tail], tail):
-        found = glob.glob("/".join([*([literal] if head else []), *rest]), root_dir=root, recursive=True)
+        found = glob.glob("/".join([*literal, *rest]), root_dir=root, recursive=True)
         if any(not (root / name).is_dir() for name in found):
-            return sorted(name for name in found if not _is_beside(name, pattern, root))
-    return []
+            return sorted({*broken, *(name for name in found if not _is_beside(name, pattern, root))})
+    return sorted(broken)
+
+
+def _broken_folders(literal: list[str], tail: list[str], root: Path) -> set[str]:
+    """Links that lead nowhere where a pattern looks for folders; those that `**` finds, only if named like a folder."""
+    above = [[*literal, *tail[:count]] for count in range(len(tail))]
+    found = [
+        (name, "**" in parts) for parts in above for name in glob.glob("/".join(parts), root_dir=root, recursive=True)
+    ]
+    return {
+        name
+        for name, is_anywhere in found
+        if (root / name).is_symlink() and not (root / name).exists() and not (is_anywhere and Path(name).suffix)
+    }
 
 
 def unreadable(name: str, root: Path) -> str | None:
@@ -122,6 +137,8 @@ def unreadable(name: str, root: Path) -> str | None:
         return f"{name!r} is no text: it stands for {kept}, which DVC keeps; `dvc pull` brings that, name it instead"
     if not path.exists():
         target = os.readlink(path) if path.is_symlink() else ""
+        if _is_circle(path):
+            return f"{name!r} is a link to {target!r}, which leads back to it; delete the link"
         return f"{name!r} is a link to {target!r}, where nothing is; bring it back, or delete the link"
     if path.is_dir():
         inside = f"{name}/*"
@@ -137,6 +154,19 @@ def unreadable(name: str, root: Path) -> str | None:
     return None
 
 
+def is_made(pattern: str, planned: Iterable[str]) -> bool:
+    """Whether what `pattern` means may be one of what stages make, or be in one.
+
+    Args:
+        pattern: a path relative to the project, or a pattern of paths.
+        planned: what stages make, with a `*` for what DVC fills in.
+    """
+    # As in DVC's files, where `./models/x` is models/x.
+    place = PurePosixPath(pattern)
+    places = [str(each) for each in (place, *place.parents)]
+    return any(_may_hold(pattern, out) or any(fnmatchcase(each, out) for each in places) for out in planned)
+
+
 def pointer(name: str, head: bytes) -> str | None:
     """That the file `name`, which begins with `head`, is a pointer of Git LFS; None if it isn't."""
     if head.startswith(LFS_POINTER):
@@ -149,27 +179,35 @@ def brackets(pattern: str) -> str:
     return "; '[1]' in a pattern stands for '1': where a name holds a bracket, write '[[]'" if "[" in pattern else ""
 
 
-def behind_link(path: str, pattern: str) -> str | None:
-    """Why DVC wouldn't notice a change of `path`, a file that `pattern` matches; None if it would.
+def _is_circle(link: Path) -> bool:
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
+def behind_link(path: str, pattern: str, root: Path) -> str | None:
+    """Why DVC wouldn't notice a change of `path`, a file below `root` that `pattern` matches; None if it would.
 
     It follows links to files, and a link to a folder if that is what it is told to watch, but none inside such a
     folder.
     """
-    folder = PurePosixPath(watched(pattern))
-    for parent in PurePosixPath(path).parents:
-        if parent == folder or folder not in parent.parents:
-            return None
-        if Path(parent).is_symlink():
-            return (
-                f"lies behind {str(parent)!r}, a link to a folder, which DVC doesn't follow when it watches "
-                f"{str(folder)!r}; put the folder itself there, or move the link out and give it a pattern of its own"
-            )
-    return None
+    folder = PurePosixPath(watched(pattern, root))
+    inside = [parent for parent in PurePosixPath(path).parents if folder in parent.parents]
+    # The outermost: behind a link to a folder that it is in there is no end of others.
+    link = next((parent for parent in reversed(inside) if (root / parent).is_symlink()), None)
+    if link is None:
+        return None
+    return (
+        f"lies behind {str(link)!r}, a link to a folder, which DVC doesn't follow when it watches {str(folder)!r}; put "
+        "the folder itself there, or move the link out and give it a pattern of its own"
+    )
 
 
-def watched(pattern: str) -> str:
+def watched(pattern: str, root: Path = Path()) -> str:
     """The part of a pattern that has to be watched for changes: a named file, or the folder that it searches."""
-    head, tail = _as_written(pattern, Path())
+    head, tail = _as_written(pattern, root)
     return posixpath.normpath("/".join([*head, *itertools.takewhile(lambda part: not glob.has_magic(part), tail)]))
 
 
@@ -229,6 +267,6 @@ def _may_hold(pattern: str, out: str) -> bool:
     for part, name in zip(parts, names, strict=False):
         if part == "**":
             return True
-        if name != part and not fnmatch(name, part):
+        if name != part and not fnmatchcase(name, part) and not fnmatchcase(part, name):
             return False
     return len(names) <= len(parts)

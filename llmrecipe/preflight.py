@@ -2,18 +2,19 @@
 
 import glob
 import importlib.util
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from llmrecipe import origins
-from llmrecipe.errors import ProjectError, Violation
-from llmrecipe.pretrained.completed import is_made
+from llmrecipe import hardware, origins
+from llmrecipe.errors import Violation
 from llmrecipe.pretrained.place import Missing, locate, source_of
 from llmrecipe.recipe import augment, checks, names
+from llmrecipe.recipe.corpus import ANY_SHARDS, Corpus
 from llmrecipe.recipe.kinds import Augmenter
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import PretrainedModel, Trained
@@ -22,13 +23,12 @@ from llmrecipe.recipe.place import Place, Ray, Slurm
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields
 from llmrecipe.recipe.schema import Word
-from llmrecipe.recipe.source import Files, PythonPackages
+from llmrecipe.recipe.source import CsvFiles, Files, JsonlFiles, PythonPackages, TextFiles
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
 
-GPUS = Path("/proc/driver/nvidia/gpus")
-"""One folder for each NVIDIA GPU, with or without CUDA installed."""
-
 CPU_FLAGS = Path("/proc/cpuinfo")
+
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 _MASK_TOKENS = ("[MASK]", "<mask>")
 """How BERT and RoBERTa, and most that came after them, write it."""
@@ -51,13 +51,15 @@ def violations(recipe: Recipe, root: Path, planned: Collection[str] = ()) -> lis
         if fields.wrong(word):
             continue
         if isinstance(word, Files):
-            found += _files(path, word.paths, root)
+            found += _files(path, word.paths, root, planned)
+        elif isinstance(word, Corpus):
+            found += _shards(path, word, root)
         elif isinstance(word, PythonPackages):
             found += _packages(path, word.packages)
         elif isinstance(word, Augmenter):
             # A model that is made here needs no folder yet.
-            folders = {name: model for name, model in augment.models(word).items() if isinstance(model, str)}
-            found += [each for name, folder in folders.items() for each in _model(f"{path}.{name}", folder, root)]
+            for name, folder in augment.models(word).items():
+                found += _model(f"{path}.{name}", folder, root, planned) if isinstance(folder, str) else ()
         elif isinstance(word, PretrainedTokenizer) and word.path is not None:
             found += _tokenizer(f"{path}.path", word.path, root, planned)
     for _, word in words:
@@ -68,23 +70,9 @@ def violations(recipe: Recipe, root: Path, planned: Collection[str] = ()) -> lis
     return found
 
 
-def refuse_folder(root: Path) -> None:
-    """Refuse a folder in which DVC can run nothing.
-
-    Raises:
-        ProjectError: it is such a folder.
-    """
-    folder = str(root.absolute())
-    if set("{}") & set(folder):
-        raise ProjectError(
-            f"{folder!r} has a brace in its path, and in such a folder every `dvc repro` fails "
-            "('QueryingProgress' object has no attribute 'postfix'); rename or move it"
-        )
-
-
 def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:
     """What will work, but badly, on this machine; or only on another."""
-    gpus = num_gpus()
+    gpus = hardware.num_gpus()
     on_cpu = machine.device == "cpu" or (machine.device == "auto" and gpus == 0)
     found = []
     if not on_cpu and gpus == 0:
@@ -118,11 +106,6 @@ def _layout_warnings(path: str, parallelism: Parallelism, on_cpu: bool, gpus: in
         yield Violation(f"{path}.parallelism.threads_per_rank", f"{reason}; use {cores // ranks}")
 
 
-def num_gpus() -> int:
-    """NVIDIA GPUs in this machine, without asking CUDA."""
-    return len(list(GPUS.iterdir())) if GPUS.is_dir() else 0
-
-
 def _place(place: Place) -> Iterator[Violation]:
     if isinstance(place, Slurm) and shutil.which("sbatch") is None:
         reason = "Slurm, and this machine has no `sbatch`; run `dvc repro` on a login node of the cluster"
@@ -140,11 +123,38 @@ def _multiplies_bfloat16() -> bool:
     return any(flag in CPU_FLAGS.read_text() for flag in ("avx512_bf16", "amx_bf16"))
 
 
-def _files(path: str, patterns: tuple[str, ...], root: Path) -> Iterator[Violation]:
+def _files(path: str, patterns: tuple[str, ...], root: Path, planned: Collection[str]) -> Iterator[Violation]:
     for index, pattern in enumerate(patterns):
-        reason = origins.refusal(pattern) or (None if origins.is_url(pattern) else _missing(pattern, root))
+        reason = origins.refusal(pattern) or (None if origins.is_url(pattern) else _missing(pattern, root, planned))
         if reason:
             yield Violation(f"{path}.paths[{index}]", reason)
+
+
+def _shards(path: str, corpus: Corpus, root: Path) -> Iterator[Violation]:
+    """Whether a corpus is spread over more files than it has documents, as far as that can be told from outside."""
+    if corpus.shards <= ANY_SHARDS or not isinstance(corpus.source, TextFiles | JsonlFiles | CsvFiles):
+        return
+    patterns = corpus.source.paths
+    if any(origins.refusal(pattern) or origins.is_url(pattern) for pattern in patterns):
+        return
+    files = [name for pattern in patterns for name in origins.matches(pattern, root) if (root / name).is_file()]
+    if not files or any(name.endswith(_COMPRESSED) for name in files):
+        return
+    is_text = isinstance(corpus.source, TextFiles)
+    most = len(files) if is_text else _lines((root / name for name in files), corpus.shards)
+    if corpus.shards > max(most, ANY_SHARDS):
+        documents = f"{most:,} documents, one a {'file' if is_text else 'line'}"
+        reason = f"{corpus.shards:,} files are too many for at most {documents}"
+        yield Violation(f"{path}.shards", f"{reason}; use at most {max(most, ANY_SHARDS)}")
+
+
+def _lines(files: Iterable[Path], at_most: int) -> int:
+    """How many lines files have together, counted no further than `at_most`."""
+    count = 0
+    for path in files:
+        with open(path, "rb") as file:
+            count += sum(1 for _ in itertools.islice(file, at_most - count))
+    return count
 
 
 def _packages(path: str, packages: tuple[str, ...]) -> Iterator[Violation]:
@@ -154,23 +164,30 @@ def _packages(path: str, packages: tuple[str, ...]) -> Iterator[Violation]:
             yield Violation(f"{path}.packages[{index}]", reason)
 
 
-def _missing(pattern: str, root: Path) -> str | None:
+def _missing(pattern: str, root: Path, planned: Collection[str]) -> str | None:
     found = origins.matches(pattern, root)
     if found:
-        return next((reason for name in found if (reason := origins.unreadable(name, root))), None)
+        return next((reason for name in found if (reason := _unfit(name, pattern, root))), None)
+    if origins.is_made(pattern, planned):
+        return None
     what = origins.not_pulled(pattern, root) or _what_is_there(pattern, root) + origins.brackets(pattern)
     return f"no file matches {pattern!r}; {what}"
+
+
+def _unfit(name: str, pattern: str, root: Path) -> str | None:
+    behind = origins.behind_link(name, pattern, root)
+    return f"{name!r} {behind}" if behind else origins.unreadable(name, root)
 
 
 def _tokenizer(path: str, directory: str, root: Path, planned: Collection[str]) -> Iterator[Violation]:
     refused = origins.outside(directory) or origins.too_long(directory)
     if refused:
         yield Violation(path, refused)
-    elif is_made(directory, planned):
+    elif (root / directory / "tokenizer.json").is_file() or origins.is_made(directory, planned):
         return
     elif not (root / directory).is_dir():
         yield Violation(path, f"there is no folder {directory!r}; save a tokenizer there in the transformers format")
-    elif not (root / directory / "tokenizer.json").is_file():
+    else:
         reason = f"{directory!r} holds no tokenizer.json; save the tokenizer there with save_pretrained"
         yield Violation(path, reason)
 
@@ -240,14 +257,16 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _model(path: str, directory: str, root: Path) -> Iterator[Violation]:
-    outside = origins.outside(directory)
-    if outside:
-        yield Violation(path, outside)
+def _model(path: str, directory: str, root: Path, planned: Collection[str]) -> Iterator[Violation]:
+    refused = origins.outside(directory) or origins.too_long(directory)
+    if refused:
+        yield Violation(path, refused)
+    elif (root / directory / "config.json").is_file() or origins.is_made(directory, planned):
+        return
     elif not (root / directory).is_dir():
         reason = "save a model there in the transformers format, or name one of the hub by HubModel(name=…, revision=…)"
         yield Violation(path, f"there is no folder {directory!r}; {reason}")
-    elif not (root / directory / "config.json").is_file():
+    else:
         reason = "save model and tokenizer there with save_pretrained"
         yield Violation(path, f"{directory!r} holds no config.json; {reason}")
 

@@ -20,12 +20,12 @@ from llmrecipe import (
     augment,
     clean,
     evolve,
+    hardware,
     measure,
     place,
     preflight,
     source,
 )
-from llmrecipe.cli.main import main
 from llmrecipe.engines.tokenizing import folders
 from llmrecipe.pretrained.completed import made_by
 
@@ -60,7 +60,7 @@ def machine(monkeypatch, tmp_path):
         for index in range(gpus):
             (tmp_path / "gpus" / str(index)).mkdir(parents=True)
         (tmp_path / "cpuinfo").write_text(flags)
-        monkeypatch.setattr(preflight, "GPUS", tmp_path / "gpus")
+        monkeypatch.setattr(hardware, "GPUS", tmp_path / "gpus")
         monkeypatch.setattr(preflight, "CPU_FLAGS", tmp_path / "cpuinfo")
 
     return make
@@ -91,17 +91,6 @@ def test_a_path_that_no_file_can_have_is_refused(project, name):
     (reason,) = found(reading(f"data/{name}"), project).values()
     assert "bytes, and" in reason
     assert len(reason) < 200
-
-
-@pytest.mark.parametrize("name", ["d{x}y", "a}", "{"])
-def test_a_folder_in_which_dvc_can_run_nothing_is_refused(tmp_path, monkeypatch, capsys, name):
-    folder = tmp_path / name / "project"
-    folder.mkdir(parents=True)
-    monkeypatch.chdir(folder)
-    for command in ("plan", "check"):
-        assert main([command, "quickstart"]) == 1
-        assert "has a brace in its path" in capsys.readouterr().err
-    assert not list(folder.iterdir())
 
 
 def test_an_evaluation_set_must_be_there_too(project):
@@ -326,3 +315,35 @@ def test_a_tokenizer_that_a_planned_stage_makes_need_not_be_there(tmp_path):
     assert "artifacts/stdlib-bpe-512" in set(made_by(SMALL))
     assert len(preflight.violations(recipe, tmp_path)) == 1
     assert preflight.violations(recipe, tmp_path, set(made_by(SMALL))) == []
+
+
+def test_more_shards_than_documents_are_refused_where_files_tell_how_many_there_are(project):
+    (project / "data/rows.jsonl").write_text('{"text": "a"}\n' * 100)
+    (project / "data/rows.jsonl.gz").write_bytes(b"")
+    texts, rows = reading("data/**/*.txt"), reading("data/rows.jsonl", kind=source.JsonlFiles)
+    packed = reading("data/rows.jsonl.gz", kind=source.JsonlFiles)
+
+    def refused(recipe, shards):
+        return found(evolve(recipe, models=(evolve(recipe.models[0], text__shards=shards),)), project)
+
+    assert "use at most 64" in refused(texts, 10_000)[f"{TEXT}.shards"]
+    assert "use at most 100" in refused(rows, 101)[f"{TEXT}.shards"]
+    assert not any(refused(recipe, shards) for recipe, shards in ((texts, 64), (rows, 100), (packed, 10_000)))
+
+
+@pytest.mark.parametrize("planned", ["made", "made/gen", "made/gen/a.txt", "made/gen/*", "*/gen", "made/*"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"text__source": source.TextFiles(paths=("made/gen/*.txt",))},
+        {"text__source": source.TextFiles(paths=("made/**/a.txt", "data/**/*.txt"))},
+        {"text__heldout": source.JsonlFiles(paths=("./made/gen/a.txt",))},
+        {"text__clean": (clean.Decontaminate(against=(source.TextFiles(paths=("made/gen/a.txt",)),)),)},
+        {"text__augment": (augment.Paraphrase(model="made/gen/a.txt"),)},
+        {"tokenizer": PretrainedTokenizer(path="made/gen/a.txt")},
+    ],
+)
+def test_inputs_that_a_stage_makes_need_not_be_there_and_others_do(project, changes, planned):
+    recipe = Recipe(name="small", models=(evolve(SMALL_MODEL, **changes),))
+    assert preflight.violations(recipe, project, {planned}) == []
+    assert len(preflight.violations(recipe, project, {"data/made", "makes/gen"})) == 1

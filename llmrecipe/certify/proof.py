@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 
-from llmrecipe import artifacts, preflight
+from llmrecipe import artifacts, hardware
 from llmrecipe.certify.comparison import EXACT, Column, WeightsDifference, compare, tolerance_of
 from llmrecipe.certify.layouts import in_words, other_layout
 from llmrecipe.certify.run import Run
@@ -62,7 +62,7 @@ class Proof:
         """
         small, machine = shrink(model, steps=steps, vocab_size=tokens.vocab_size), shrunk_machine(machine, steps)
         layout = other_layout(small.parallelism, small.network)
-        if max(small.parallelism.world_size, layout.world_size) > preflight.num_gpus():
+        if max(small.parallelism.world_size, layout.world_size) > hardware.num_gpus():
             machine = evolve(machine, device="cpu")
         return cls(model=small, other=evolve(small, parallelism=layout), tokens=tokens, machine=machine)
 

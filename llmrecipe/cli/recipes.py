@@ -6,12 +6,12 @@ from pathlib import Path
 
 import attrs
 
-from llmrecipe import dvcfiles, preflight
+from llmrecipe import dvcfiles, memory, preflight, workplace
 from llmrecipe.cli.render import show_error, show_warning
 from llmrecipe.dvcfiles import Recorded
 from llmrecipe.errors import LLMRecipeError, RecipeError, Violation
 from llmrecipe.loader import Loaded, find, load, shared_modules
-from llmrecipe.machines import DEFAULT
+from llmrecipe.machines import DEFAULT, Machines
 from llmrecipe.pretrained.completed import completed, made_by
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.machine import Machine
@@ -42,12 +42,13 @@ def add_argument(parser: argparse.ArgumentParser, note: str = "") -> None:
 def find_all(references: Sequence[str], root: Path, machines: Mapping[str, Machine]) -> list[Found] | None:
     """All the recipes; None if any is wrong, after everything that is wrong with each has been printed.
 
-    They share the modules that they import. Warnings are those for the machine that is the `default` of `machines`.
+    They share the modules that they import. Warnings are those for the machine that is the `default` of `machines`, and
+    memory is that of each model's own.
 
     Raises:
         ProjectError: no recipe can work in this folder.
     """
-    preflight.refuse_folder(root)
+    workplace.refuse_unfit(root)
     loaded, found = [], []
     with shared_modules():
         for reference in references:
@@ -58,7 +59,7 @@ def find_all(references: Sequence[str], root: Path, machines: Mapping[str, Machi
         planned = {*dvcfiles.outputs(root), *(folder for each in loaded for folder in made_by(each.value))}
         for each in loaded:
             try:
-                found.append(_valid(each, root, planned, machines.get(DEFAULT, Machine())))
+                found.append(_valid(each, root, planned, Machines(machines, "")))
             except LLMRecipeError as error:
                 show_error(error)
     return found if len(found) == len(references) else None
@@ -92,16 +93,20 @@ def load_valid(reference: str, root: Path) -> Recipe:
     return recipe
 
 
-def _valid(loaded: Loaded, root: Path, planned: Collection[str], machine: Machine | None) -> Found:
-    """A recipe whose files are there, or `planned`; warnings for the machine, if there is one, have been printed.
+def _valid(loaded: Loaded, root: Path, planned: Collection[str], machines: Machines | None) -> Found:
+    """A recipe whose files are there, or `planned`; warnings for the machines, if there are some, have been printed.
 
     Raises:
         RecipeError: it can't work, or not in this folder, with every reason.
     """
     recipe, found = completed(loaded.value, root, planned)
     found = [*found, *checks.violations(recipe), *preflight.violations(recipe, root, planned)]
+    too_large, warnings = memory.too_large(recipe, machines) if machines is not None else ([], [])
+    found += too_large
     if found:
         raise RecipeError(found)
-    for warning in preflight.warnings(recipe, machine) if machine is not None else ():
+    if machines is not None:
+        warnings += preflight.warnings(recipe, machines.find(DEFAULT, DEFAULT) or Machine())
+    for warning in warnings:
         show_warning(warning)
     return Found(recipe, loaded.reference)

@@ -1,6 +1,7 @@
 """Recipes to the stages that carry them out. Pure: reads and writes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from llmrecipe.errors import PlanError
 from llmrecipe.plan import models, texts  # noqa: F401  (what they declare)
@@ -10,6 +11,14 @@ from llmrecipe.plan.pipeline import Pipeline, around
 from llmrecipe.plan.stage import Stage
 from llmrecipe.recipe.names import clashes
 from llmrecipe.recipe.recipe import Recipe
+
+
+class _Edge(NamedTuple):
+    """A stage, the path of one of its inputs, and the stage that makes it."""
+
+    reader: Stage
+    path: str
+    maker: Stage
 
 
 def plan(recipes: Sequence[Recipe]) -> Pipeline:
@@ -33,14 +42,36 @@ def _in_order(stages: Sequence[Stage]) -> list[Stage]:
     makers = {product: stage for stage in stages for product in stage.products}
     ordered: dict[str, Stage] = {}
 
-    def add(stage: Stage, above: frozenset[str]) -> None:
+    def add(stage: Stage, trail: tuple[_Edge, ...]) -> None:
         for path in stage.inputs.values():
-            maker = next((makers[place] for place in around(path) if place in makers), None)
-            # One that needs itself is refused by the pipeline.
-            if maker is not None and maker.name not in above | ordered.keys():
-                add(maker, above | {maker.name})
+            for maker in _makers(path, makers):
+                edge = _Edge(stage, path, maker)
+                _refuse_circle((*trail, edge), stages)
+                if maker.name not in ordered:
+                    add(maker, (*trail, edge))
         ordered.setdefault(stage.name, stage)
 
     for stage in stages:
-        add(stage, frozenset({stage.name}))
+        add(stage, ())
+    # Of two stages with one name the pipeline says more.
     return list(ordered.values()) if len(ordered) == len(stages) else list(stages)
+
+
+def _refuse_circle(trail: Sequence[_Edge], stages: Sequence[Stage]) -> None:
+    """Refuse a stage that needs itself, at the path that a recipe names: others lead to what was planned before."""
+    start = next((index for index, edge in enumerate(trail) if edge.reader is trail[-1].maker), None)
+    if start is not None:
+        order = [stage.name for stage in stages]
+        reader, path, maker = next(
+            edge for edge in trail[start:] if order.index(edge.maker.name) >= order.index(edge.reader.name)
+        )
+        raise PlanError(
+            f"{reader.name}: its input {path!r} is of what {maker.name} makes, which needs {reader.name} first; give "
+            "input files a folder of their own, such as data/"
+        )
+
+
+def _makers(path: str, makers: Mapping[str, Stage]) -> list[Stage]:
+    """The stages that make what a path is in, or else what is in the folder that it is."""
+    above = next((makers[place] for place in around(path) if place in makers), None)
+    return [above] if above is not None else [makers[product] for product in makers if product.startswith(f"{path}/")]

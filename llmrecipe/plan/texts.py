@@ -66,7 +66,7 @@ def pretrained_tokenizer(draft: Draft, value: PretrainedTokenizer) -> Products:
     stage = draft.stage(
         owner=value.name,
         section=TokenizerSection(tokenizer=evolve(value, path=folder, model=None, name=None)),
-        inputs={"source": folder},
+        inputs={"source": posixpath.normpath(folder or "")},
         outs=("tokenizer",),
     )
     return Products({"tokenizer": stage.product("tokenizer")})

@@ -1,10 +1,9 @@
 """A recipe in which models that were made elsewhere are what their files say."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from llmrecipe import layout
+from llmrecipe import layout, origins
 from llmrecipe.errors import Violation
 from llmrecipe.pretrained.place import Missing, locate
 from llmrecipe.pretrained.reading import read
@@ -91,11 +90,4 @@ def _is_in(model: PretrainedModel, patterns: Iterable[str]) -> bool:
     """Whether the project's folder or file of a model is one of these, or in one."""
     if model.path is None or model.package is not None:
         return False
-    return is_made(model.path, patterns)
-
-
-def is_made(path: str, planned: Iterable[str]) -> bool:
-    """Whether a path, relative to the project, is one of what stages make, or in one."""
-    # As in DVC's files, where `./models/x` is models/x.
-    place = PurePosixPath(path)
-    return any(fnmatchcase(str(each), pattern) for each in (place, *place.parents) for pattern in planned)
+    return origins.is_made(model.path, patterns)

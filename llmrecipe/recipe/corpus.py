@@ -8,6 +8,9 @@ from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, define
 from llmrecipe.recipe.validators import between, greater_than, no_duplicates, not_empty
 
+ANY_SHARDS = 64
+"""So many suit a corpus of any size; more than these need as many documents."""
+
 
 def _share_of_documents(owner: object, attribute: attrs.Attribute, value: Fraction | Source) -> None:
     # A share that is none is said at the share itself.
@@ -43,7 +46,8 @@ class Corpus(Text):
     """What is made of the training documents and added to them; the held-out ones are left alone."""
 
     shards: int = attrs.field(default=4, validator=between(1, 10_000))
-    """Number of files the documents are spread over, and the most workers that can share the work."""
+    """Number of files the documents are spread over, and the most workers that can share the work; more
+    than 64 need as many documents."""
 
     def evaluation_sets(self) -> dict[str, Source]:
         """What its cleaners compare it with, by path: `clean[2].against[0]`."""

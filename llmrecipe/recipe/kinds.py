@@ -133,6 +133,11 @@ class Optimizer(Word):
     learning_rate: float = attrs.field(validator=greater_than(0, FLOAT32_MAX))
     """The peak, reached at the end of the warm-up."""
 
+    @property
+    def states_per_weight(self) -> int:
+        """Numbers that it keeps for each weight from step to step."""
+        return 0
+
 
 @kind
 class Schedule(Word):

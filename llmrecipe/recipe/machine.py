@@ -11,7 +11,7 @@ import attrs
 from llmrecipe.recipe.kinds import Place
 from llmrecipe.recipe.place import Local
 from llmrecipe.recipe.schema import Word, define
-from llmrecipe.recipe.validators import between
+from llmrecipe.recipe.validators import between, greater_than
 
 
 @define("machine")
@@ -26,6 +26,10 @@ class Machine(Word):
 
     text_on: Place = Local()
     """Where text is prepared and tokenized."""
+
+    memory_gb: float | None = attrs.field(default=None, validator=greater_than(0, 1e9))
+    """Gigabytes (10^9 bytes) of each of its GPUs, or of all its memory where models are on the CPU; None for those of
+    the machine that plans or runs. A model that can't be trained in them is refused before anything runs."""
 
     checkpoint_interval: int = attrs.field(default=100, validator=between(1, 10**9))
     """Steps between two resumable states; an interruption costs at most this many."""

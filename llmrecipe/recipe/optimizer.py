@@ -6,7 +6,7 @@ import attrs
 
 from llmrecipe.recipe.kinds import Optimizer
 from llmrecipe.recipe.schema import define
-from llmrecipe.recipe.validators import FLOAT32_MAX, below, between, greater_than, no_duplicates
+from llmrecipe.recipe.validators import FLOAT32_MAX, below, between, greater_than, no_duplicates, zero_or_up_to
 
 __all__ = [
     "SGD",
@@ -34,11 +34,16 @@ class AdamW(Optimizer):
     eps: float = attrs.field(default=1e-8, validator=greater_than(0, 1))
     """Added to the root of the squared mean."""
 
-    weight_decay: float = attrs.field(default=0.1, validator=between(0, FLOAT32_MAX))
+    weight_decay: float = attrs.field(default=0.1, validator=zero_or_up_to(FLOAT32_MAX))
     """Share of a weight, times the learning rate, taken away at a step."""
 
     no_decay: NoDecay = attrs.field(default=("norms", "biases"), validator=no_duplicates)
     """Weights that weight decay leaves alone: any of `norms`, `biases` and `embeddings`."""
+
+    @property
+    def states_per_weight(self) -> int:
+        """The two running means."""
+        return 2
 
 
 @define("sgd")
@@ -51,8 +56,13 @@ class SGD(Optimizer):
     nesterov: bool = False
     """Whether the momentum looks one step ahead (Nesterov 1983)."""
 
-    weight_decay: float = attrs.field(default=0.0, validator=between(0, FLOAT32_MAX))
+    weight_decay: float = attrs.field(default=0.0, validator=zero_or_up_to(FLOAT32_MAX))
     """Added to the gradient as this times the weight."""
 
     no_decay: NoDecay = attrs.field(default=("norms", "biases"), validator=no_duplicates)
     """Weights that weight decay leaves alone: any of `norms`, `biases` and `embeddings`."""
+
+    @property
+    def states_per_weight(self) -> int:
+        """The running sum, if there is one."""
+        return 1 if self.momentum else 0

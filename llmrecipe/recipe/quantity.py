@@ -5,12 +5,15 @@ import attrs
 from llmrecipe.recipe.schema import Word, quantity
 from llmrecipe.recipe.validators import between
 
+MOST_TOKENS = 10**15
+"""Of a run: some dozen times what the largest have read."""
+
 
 @quantity("tokens")
 class Tokens(Word):
     """A number of training tokens."""
 
-    count: int = attrs.field(validator=between(1, 10**15))
+    count: int = attrs.field(validator=between(1, MOST_TOKENS))
     """How many; rounded up to whole steps."""
 
 

@@ -9,7 +9,7 @@ from llmrecipe.recipe.kinds import Optimizer, Schedule
 from llmrecipe.recipe.quantity import Duration, Fraction, Phase, Steps
 from llmrecipe.recipe.schedule import Cosine
 from llmrecipe.recipe.schema import Word, define
-from llmrecipe.recipe.validators import at_least, below, between, greater_than
+from llmrecipe.recipe.validators import at_least, below, between, greater_than, zero_or_up_to
 
 
 @define("dropout")
@@ -68,7 +68,7 @@ class Training(Word):
     dropout: Dropout = Dropout()
     """What a training step leaves out."""
 
-    z_loss: float = attrs.field(default=0.0, validator=between(0, 1_000))
+    z_loss: float = attrs.field(default=0.0, validator=zero_or_up_to(1_000))
     """Weight of the mean squared logarithm of the softmax's denominator (Chowdhery et al. 2022); 1e-4 is usual."""
 
     parameters: Literal["all", "head"] = "all"

@@ -5,9 +5,13 @@ from typing import Any
 
 from llmrecipe.recipe.optimizer import SGD
 from llmrecipe.recipe.proposals import choice, divisors, multiples_near
-from llmrecipe.recipe.quantity import Phase
+from llmrecipe.recipe.quantity import MOST_TOKENS, Phase
 from llmrecipe.recipe.rules import Findings, Rules
 from llmrecipe.recipe.schedule import WarmupStableDecay
+from llmrecipe.recipe.validators import FLOAT32_MAX, in_float32
+
+MOST_RANKS = 1024
+"""More than any machine has GPUs or cores for."""
 
 LARGEST_SEED = 2**32 - 1
 """NumPy's limit."""
@@ -153,8 +157,53 @@ def _nesterov(optimizer: SGD) -> Findings:
 @rules.add("beta1", "beta2")
 def _betas(optimizer: Any) -> Findings:
     for name in ("beta1", "beta2"):
-        if getattr(optimizer, name) == 1:
-            yield name, "1 would never let a gradient in; use a value below 1, such as 0.95"
+        value = getattr(optimizer, name)
+        if in_float32(value) == 1:
+            given = "1" if value == 1 else f"{value!r} is 1 in float32, and"
+            yield name, f"{given} would never let a gradient in; use a value below 1, such as 0.95"
+
+
+@rules.add("learning_rate", "weight_decay")
+def _decay(optimizer: Any) -> Findings:
+    if optimizer.learning_rate * optimizer.weight_decay > FLOAT32_MAX:
+        yield (
+            "weight_decay",
+            f"{optimizer.weight_decay:g} times learning_rate = {optimizer.learning_rate:g} is more than float32 holds; "
+            f"use at most {FLOAT32_MAX / optimizer.learning_rate:.3g}",
+        )
+
+
+@rules.add("data", "tensor", "pipeline")
+def _ranks(parallelism: Any) -> Findings:
+    if parallelism.world_size > MOST_RANKS:
+        degrees = ("data", "tensor", "pipeline")
+        largest = max(degrees, key=lambda degree: getattr(parallelism, degree))
+        others = parallelism.world_size // getattr(parallelism, largest)
+        most = MOST_RANKS // others
+        yield (
+            largest,
+            f"data × tensor × pipeline = {parallelism.data} × {parallelism.tensor} × {parallelism.pipeline} = "
+            f"{parallelism.world_size:,} ranks, and all are processes of one machine; use "
+            + (f"at most {most}" if most else f"at most {MOST_RANKS:,} in all"),
+        )
+
+
+@rules.add("training.duration", "training.global_batch_size", "objective.sequence_length")
+def _tokens(run: Any) -> Findings:
+    training, length = run.training, run.objective.sequence_length
+    batch, steps = training.global_batch_size * length, training.num_steps(length)
+    if batch > MOST_TOKENS:
+        yield (
+            "training.global_batch_size",
+            f"{training.global_batch_size:,} sequences of {length:,} tokens are {batch:,} tokens a step, and a whole "
+            f"run has at most {MOST_TOKENS:,}; use at most {MOST_TOKENS // length}",
+        )
+    elif (steps - 1) * batch >= MOST_TOKENS:
+        yield (
+            "training.duration",
+            f"{steps:,} steps of {training.global_batch_size:,} sequences of {length:,} tokens are {steps * batch:,} "
+            f"tokens, and a run has at most {MOST_TOKENS:,}; use at most Steps({MOST_TOKENS // batch})",
+        )
 
 
 @rules.add("seed")

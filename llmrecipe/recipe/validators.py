@@ -1,5 +1,6 @@
 """What a field of a word may hold besides its type: ranges, and tuples without gaps or duplicates."""
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,20 @@ Validator = Callable[[Any, attrs.Attribute, Any], Any]
 
 FLOAT32_MAX = 3.4e38
 """The most that a training step can compute with."""
+
+FLOAT32_MIN = 1e-38
+"""The least above 0: what is smaller loses its digits there, and soon is 0."""
+
+
+def in_float32(value: float) -> float:
+    """What a training step computes with in place of `value`, whose size is at most `FLOAT32_MAX`."""
+    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+    return rounded
+
+
+def _refuse_vanishing(owner: object, name: str, value: float) -> None:
+    if 0 < value < FLOAT32_MIN:
+        raise FieldError(owner, name, f"must be 0 or at least {FLOAT32_MIN:g}, the least in float32, got {value!r}")
 
 
 def at_least(minimum: float) -> Validator:
@@ -29,6 +44,9 @@ def greater_than(bound: float, at_most: float) -> Validator:
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
         if value <= bound:
             raise FieldError(owner, attribute.name, f"must be greater than {bound}, got {value!r}")
+        if bound == 0 and value < FLOAT32_MIN:
+            reason = f"must be at least {FLOAT32_MIN:g}, the least in float32, got {value!r}"
+            raise FieldError(owner, attribute.name, reason)
         if value > at_most:
             raise FieldError(owner, attribute.name, f"must be at most {_number(at_most)}, got {value!r}")
 
@@ -41,6 +59,10 @@ def below(bound: float) -> Validator:
     def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
         if not 0 <= value < bound:
             raise FieldError(owner, attribute.name, f"must be at least 0 and less than {bound}, got {value!r}")
+        if in_float32(value) >= bound:
+            reason = f"must be less than {bound}, and is {bound} in float32, got {value!r}"
+            raise FieldError(owner, attribute.name, f"{reason}; use at most {bound - 1e-7!r}")
+        _refuse_vanishing(owner, attribute.name, value)
 
     return check
 
@@ -66,6 +88,17 @@ def between(low: float, high: float) -> Validator:
             raise FieldError(owner, attribute.name, f"must be {bounds}, got {value!r}")
 
     return attrs.validators.optional(check)
+
+
+def zero_or_up_to(at_most: float) -> Validator:
+    """A validator: the value is 0, or what a training step can tell from it, and at most `at_most`."""
+    in_range = between(0, at_most)
+
+    def check(owner: object, attribute: attrs.Attribute, value: Any) -> None:
+        in_range(owner, attribute, value)
+        _refuse_vanishing(owner, attribute.name, value)
+
+    return check
 
 
 def not_empty(owner: object, attribute: attrs.Attribute, value: Any) -> None:

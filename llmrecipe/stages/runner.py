@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 from ruamel.yaml import YAML, YAMLError
 
-from llmrecipe import artifacts, codec, identity, integrity, layout, machines, origins, times, wiring
+from llmrecipe import artifacts, codec, identity, integrity, layout, machines, origins, times, wiring, workplace
 from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
 from llmrecipe.launch.lock import exclusive
@@ -22,6 +22,7 @@ from llmrecipe.recipe import checks
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.schema import members
 from llmrecipe.sections import Section, section_of_kind
+from llmrecipe.stages.ahead import refuse_vain
 
 S = TypeVar("S", bound=Section)
 
@@ -102,6 +103,7 @@ def run_stage(
     import_safely()
     if "DVC_ROOT" in os.environ:
         die_with_parent(os.getppid())
+        workplace.refuse_unfit(Path())
         _refuse_orphan(name, output)
     entry = _entry(_read_params(params), name, params)
     raw, tied = wiring.read(entry, f"{params}:{name}")
@@ -117,8 +119,14 @@ def run_stage(
     if broken:
         raise RecipeError(broken)
     owner = layout.owner_of(output)
-    machine = chosen.find(name, owner) or machines.planned(layout.MACHINES_FILE).find(name, owner) or Machine()
+    planned = machines.planned(layout.MACHINES_FILE)
+
+    def machine_of(stage: str, owner: str) -> Machine:
+        return chosen.find(stage, owner) or planned.find(stage, owner) or Machine()
+
+    machine = machine_of(name, owner)
     _set_up_log(name, machine)
+    refuse_vain(name, {**_project(), name: entry}, machine_of)
     _refuse_output(output, inputs)
     _refuse_missing(inputs)
     before = _states(inputs)
@@ -193,6 +201,17 @@ def _read_params(params: Path) -> dict[str, Any]:
     if not isinstance(data or {}, dict):
         raise StageError(f"{params}: must be a mapping of sections; run `llmrecipe plan`")
     return data or {}
+
+
+def _project() -> dict[str, Any]:
+    """The sections of all stages of the project; a file that can't be read is left to the stages that need it."""
+    found: dict[str, Any] = {}
+    for file in sorted(Path(layout.PARAMS).glob("*.yaml")):
+        try:
+            found |= _read_params(file)
+        except StageError:
+            continue
+    return found
 
 
 def _entry(data: dict[str, Any], name: str, params: Path) -> Any:

@@ -245,7 +245,7 @@ def test_llama_keeps_its_proportions():
 
 @pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (3, "cpu"), (4, "auto")])
 def test_ranks_without_a_gpu_each_run_on_the_cpu(monkeypatch, tmp_path, gpus, device):
-    monkeypatch.setattr("llmrecipe.preflight.num_gpus", lambda: gpus)
+    monkeypatch.setattr("llmrecipe.hardware.num_gpus", lambda: gpus)
     model = evolve(BASE, parallelism=Parallelism(data=2), training__schedule=Constant())
     proof = Proof.of(model, 20, Tokens(inputs={"tokens": tmp_path}, vocab_size=320, origin=""), Machine())
 

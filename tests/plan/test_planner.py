@@ -295,3 +295,45 @@ def test_a_value_that_nothing_plans_is_refused():
 @define("sealed")
 class Sealed(Tokenizer):
     name = "sealed"
+
+
+# What of another recipe's a recipe can read, by where it is named.
+GIVEN = [
+    lambda folder: evolve(BASE, text=evolve(WEB, source=source.TextFiles(paths=(f"{folder}/*.txt",)))),
+    lambda folder: evolve(BASE, text=evolve(WEB, heldout=source.JsonlFiles(paths=(f"./{folder}/a.jsonl",)))),
+    lambda folder: evolve(BASE, text=evolve(WEB, augment=(augment.Paraphrase(model=f"{folder}/"),))),
+    lambda folder: evolve(BASE, text=WEB, tokenizer=PretrainedTokenizer(path=f"./{folder}", name="taken")),
+    lambda folder: Quantized(model=PretrainedModel(path=folder, name="given"), scheme=scheme.FP8(), text=WEB),
+]
+
+
+@pytest.mark.parametrize("folder", ["artifacts/two/export/model", "artifacts/two/train", "artifacts/two/export"])
+@pytest.mark.parametrize("given", GIVEN)
+def test_what_another_recipe_makes_is_read_after_it_is_made_whatever_the_order(given, folder):
+    reader = Recipe(name="a", models=(evolve(given(folder), name="one"),), measures=())
+    maker = Recipe(name="b", models=(evolve(BASE, name="two"),))
+    pipelines = [plan(recipes) for recipes in ((reader, maker), (maker, reader))]
+    assert pipelines[0] == pipelines[1]
+    assert {stage.name for stage in pipelines[0].stages} > {"two-train"}
+
+
+@pytest.mark.parametrize(
+    "folder", ["artifacts/web/prepare/documents", "artifacts/web/prepare", "artifacts/web/prepare/documents/train"]
+)
+def test_a_corpus_that_reads_what_is_made_of_it_is_refused(folder):
+    circle = evolve(BASE, text=evolve(WEB, source=source.JsonlFiles(paths=(f"{folder}/*.jsonl",))))
+    with pytest.raises(PlanError, match=f"web-prepare: its input '{folder}'"):
+        plan([Recipe(name="a", models=(circle,))])
+
+
+def test_two_recipes_that_read_what_the_other_makes_are_refused():
+    def reading(name, other):
+        text = evolve(
+            WEB, name=f"{name}-text", source=source.TextFiles(paths=(f"artifacts/{other}/export/model/*.txt",))
+        )
+        return Recipe(name=f"r-{name}", models=(evolve(BASE, name=name, text=text),))
+
+    with pytest.raises(
+        PlanError, match=r"(one|two)-text-prepare: its input .* which needs (one|two)-text-prepare first"
+    ):
+        plan([reading("one", "two"), reading("two", "one")])

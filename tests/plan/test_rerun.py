@@ -5,10 +5,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from corpora import contents
 from dvc_project import create, environment, repro, run, write
 from tiny_recipe import RECIPE
@@ -323,3 +325,16 @@ def test_metrics_and_plots_can_be_asked_for_before_anything_has_run(project):
     for command in (("metrics", "show"), ("metrics", "diff"), ("plots", "show"), ("plots", "diff")):
         run(project, "dvc", *command)
     assert run(project, "git", "status", "--porcelain") == ""
+
+
+def test_files_that_a_stage_of_ones_own_makes_are_made_first(tmp_path):
+    project = create(tmp_path / "project", BASE)
+    shutil.move(project / "data/books", project / "raw")
+    own = {"cmd": "mkdir -p data && cp -r raw data/books", "deps": ["raw"], "outs": ["data/books"]}
+    dvc = yaml.safe_load((project / "dvc.yaml").read_text())
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": dvc["stages"] | {"zz": own}}))
+    (project / "recipes").mkdir()
+    (project / "recipes/small.py").write_text("import tiny_recipe\ndef small():\n    return tiny_recipe.RECIPE\n")
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(["llmrecipe", "check", "small"], cwd=project, env=environment(project) | paths, check=True)
+    assert repro(project, "repro", "books-prepare") == ["zz", "books-prepare"]

@@ -855,3 +855,47 @@ LARGE = evolve(
     ),
     measures=(measure.Perplexity(text=SMALL_MODEL.text), measure.PseudoPerplexity(text=SMALL_MODEL.text)),
 )
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "says"),
+    [
+        ({"parallelism__data": 10**5, "parallelism__tensor": 2}, "parallelism.data", "use at most 512"),
+        (
+            {"parallelism__data": 100, "parallelism__tensor": 100, "parallelism__pipeline": 100},
+            "parallelism.data",
+            "at most 1,024 in all",
+        ),
+        ({"training__duration": Steps(10**9), "training__global_batch_size": 10**6}, "training.duration", "Steps("),
+        (
+            {"training__global_batch_size": 10**8, "objective__sequence_length": 10**7 + 10**7},
+            "objective.sequence_length",
+            "between",
+        ),
+        ({"training__optimizer__learning_rate": 1e-60}, "training.optimizer.learning_rate", "at least 1e-38"),
+        ({"training__optimizer__eps": 1e-50}, "training.optimizer.eps", "at least 1e-38"),
+        ({"training__optimizer__weight_decay": 1e-60}, "training.optimizer.weight_decay", "0 or at least 1e-38"),
+        ({"training__optimizer__weight_decay": 1e300}, "training.optimizer.weight_decay", "between 0 and 3.4e+38"),
+        ({"training__optimizer__beta2": 1 - 1e-12}, "training.optimizer.beta2", "is 1 in float32"),
+        ({"training__dropout__residual": 1 - 1e-12}, "training.dropout.residual", "is 1 in float32"),
+        ({"training__z_loss": 1e-300}, "training.z_loss", "0 or at least 1e-38"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_where_they_stand(changes, path, says):
+    assert says in found(changed(SMALL_MODEL, **changes))[path]
+
+
+def test_a_rate_and_a_decay_whose_product_is_infinite_are_refused_together():
+    how = optimizer.AdamW(learning_rate=1e30, weight_decay=1e30)
+    reason = found(changed(SMALL_MODEL, training__optimizer=how))["training.optimizer.weight_decay"]
+    most = float(reason.rpartition("at most ")[2])
+    assert "training.optimizer.weight_decay" not in found(
+        changed(SMALL_MODEL, training__optimizer=evolve(how, weight_decay=most))
+    )
+
+
+def test_steps_that_are_proposed_read_no_more_than_a_run_may():
+    long = changed(SMALL_MODEL, training__duration=Steps(10**9), training__global_batch_size=10**6)
+    (most,) = proposals(found(long)["training.duration"])
+    assert not found(changed(long, training__duration=Steps(most)))
+    assert found(changed(long, training__duration=Steps(most + 1)))

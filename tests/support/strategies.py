@@ -90,9 +90,9 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1
 counts = st.integers(1, 64)
 seeds = st.integers(0, 2**32 - 1)
 shares = st.floats(0, 1)
-below_one = st.floats(0, 1, exclude_max=True)
-positive = st.floats(0, 1_000, exclude_min=True)
-up_to_one = st.floats(0, 1, exclude_min=True)
+below_one = st.just(0.0) | st.floats(1e-38, 0.9999999)
+positive = st.floats(1e-38, 1_000)
+up_to_one = st.floats(1e-38, 1)
 
 
 def tuples(items, min_size=0):
@@ -184,11 +184,11 @@ bands = st.floats(0, 10).flatmap(
     lambda least: st.builds(augment.Band, least=st.just(least), most=st.floats(least, 100))
 )
 kept = {"similarity": bands, "length_ratio": bands}
-some = {"share": st.floats(0, 1, exclude_min=True), "seed": seeds}
+some = {"share": st.floats(1e-38, 1), "seed": seeds}
 hub_models = st.builds(augment.HubModel, name=st.just("owner/name"), revision=st.sampled_from(["0" * 40, "1f" * 20]))
 generating = {
     "decoding": st.builds(augment.BeamSearch, beams=counts)
-    | st.builds(augment.Sampling, temperature=positive, top_p=st.floats(0, 1, exclude_min=True)),
+    | st.builds(augment.Sampling, temperature=positive, top_p=st.floats(1e-38, 1)),
     "piece_tokens": st.integers(8, 999),
     "max_new_tokens": counts,
     "batch_size": counts,
@@ -233,7 +233,7 @@ tokenizers = st.one_of(
     ),
     masking_tokenizers,
 )
-weight_decays = st.floats(0, 10)
+weight_decays = st.just(0.0) | st.floats(1e-38, 10)
 no_decays = st.permutations(["norms", "biases", "embeddings"]).flatmap(
     lambda kinds: st.integers(0, 3).map(lambda count: tuple(kinds[:count]))
 )
@@ -248,7 +248,7 @@ optimizers = st.builds(
 ) | st.builds(
     optimizer.SGD,
     learning_rate=positive,
-    momentum=st.floats(0, 1, exclude_min=True, exclude_max=True),
+    momentum=st.floats(1e-38, 0.9999999),
     nesterov=st.booleans(),
     weight_decay=weight_decays,
     no_decay=no_decays,
@@ -367,7 +367,7 @@ def networks(draw, kind):
         "num_attention_heads": heads,
         "intermediate_size": draw(st.sampled_from([width, ratio])),
         "max_position_embeddings": 4096,
-        "initializer_range": draw(st.floats(0, 1, exclude_min=True)),
+        "initializer_range": draw(st.floats(1e-38, 1)),
         "make_vocab_size_divisible_by": tensor * draw(st.integers(1, 32)),
     }
     if kind is Bert:
@@ -405,7 +405,7 @@ def objectives(draw, length, network, tokenizer):
         special = getattr(tokenizer, "special_tokens", ())
         rearranged = length >= 6 and (special or isinstance(tokenizer, PretrainedTokenizer)) and draw(st.booleans())
         names = dict(zip(("prefix_token", "middle_token", "suffix_token"), special, strict=False))
-        rate = st.floats(0, 1, exclude_min=True)
+        rate = st.floats(1e-38, 1)
         return CausalLM(
             sequence_length=length,
             restart_at_documents=draw(st.booleans()),

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import yaml
 
-from llmrecipe import artifacts
+from llmrecipe import artifacts, memory
 from llmrecipe.engines.device import check_precision, set_up
 from llmrecipe.engines.nanotron import metrics, weights
 from llmrecipe.engines.nanotron.checkpoint import KIND, checkpoints, keep_newest
@@ -88,7 +88,7 @@ def train(
     Raises:
         StageError: a corpus is smaller than a batch, the tokenizer lacks tokens of the objective, the start doesn't go
             with the tokens, the device can't do the precision, ranks of an earlier run are alive, a step that this
-            recipe would have stopped at was skipped, or a rank failed.
+            recipe would have stopped at was skipped, it takes more memory than there is, or a rank failed.
     """
     files = TokenMixture.open(tokens, "train", shares)
     _refuse_small_corpora(files, TokenMixture.open(tokens, "heldout", shares), section, name)
@@ -113,6 +113,11 @@ def train(
         resume=None,
         library=fastest() if device.type == "cpu" and section.training.precision == "float32" else None,
     )
+    # Again, now that all is known of the start and of the machine, whatever was planned.
+    here = evolve(machine, memory_gb=None)
+    too_large = memory.refusal(network, section.training, section.parallelism, job.rows, here)
+    if too_large is not None:
+        raise StageError(f"{name}: {too_large}")
     meaning = meaning_of(job)
     state = StateFolder(folder_of(meaning, scratch))
     # A rank whose launcher was killed follows it within moments.

@@ -489,6 +489,40 @@ def test_what_stands_for_a_file_that_is_not_here_is_named_in_every_format(kind, 
     assert reason.format(suffix) in str(refused.value)
 
 
+@pytest.mark.parametrize("target", ["/nowhere/b", "b", "../data/b"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["data/*/x.txt", "data/**/x.txt", "data/[ab]/*.txt", "d*/*/x.txt", "*/**/*.txt", "data/b/*.txt", "data/b/x.txt"],
+)
+def test_a_folder_that_is_a_link_to_nowhere_or_to_itself_is_named(pattern, target):
+    Path("data/a").mkdir(parents=True)
+    Path("data/a/x.txt").write_text("good")
+    Path("data/b").symlink_to(target)
+    where = "where nothing is" if target.startswith("/") else "which leads back to it"
+    (said,) = found(TextFiles(paths=(pattern,))).values()
+    assert said.startswith(f"'data/b' is a link to '{target}', {where}")
+    with pytest.raises(StageError, match=f"'data/b' is a link to '{target}', {where}"):
+        texts_of(pattern)
+
+
+def test_a_link_to_a_folder_that_it_is_in_is_named():
+    Path("data/a").mkdir(parents=True)
+    Path("data/a/x.txt").write_text("good")
+    Path("data/a/up").symlink_to("..")
+    (said,) = found(TextFiles(paths=("data/**/*.txt",))).values()
+    assert "lies behind 'data/a/up', a link to a folder" in said
+
+
+def test_links_to_nowhere_that_a_pattern_does_not_lead_through_do_no_harm():
+    Path("data/a").mkdir(parents=True)
+    Path("data/a/x.txt").write_text("good")
+    for name in ("data/picture.jpg", "data/a/deep", "b"):
+        Path(name).symlink_to("nowhere")
+    assert texts_of("data/a/*.txt") == texts_of("data/a/x.txt") == ["good"]
+    Path("data/a/deep").unlink()
+    assert texts_of("data/**/*.txt") == ["good"]
+
+
 @pytest.mark.parametrize("pattern", ["data/*", "data/*.txt", "data/**/*.txt"])
 def test_a_folder_named_like_a_file_is_an_error_and_others_are_no_files(pattern):
     Path("data/deep").mkdir(parents=True)

@@ -87,12 +87,12 @@ def _names(pattern: str) -> list[str]:
         what = origins.not_pulled(pattern, Path()) or here
         raise StageError(f"{pattern}: no file matches this pattern; {what}")
     for path in found:
+        unseen = origins.behind_link(path, pattern, Path())
+        if unseen:
+            raise StageError(f"{path}: {unseen}")
         wrong = origins.unreadable(path, Path())
         if wrong:
             raise StageError(f"{pattern}: {wrong}")
-        unseen = origins.behind_link(path, pattern)
-        if unseen:
-            raise StageError(f"{path}: {unseen}")
     return found
 
 

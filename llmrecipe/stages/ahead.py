@@ -1,0 +1,120 @@
+"""What comes after a stage: whether this machine can finish anything that the stage begins."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from llmrecipe import codec, layout, memory, wiring
+from llmrecipe.errors import LoadError, RecipeError, StageError
+from llmrecipe.extensions import load_extension
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.networks.network import Network
+from llmrecipe.recipe.tokenizer import TrainedTokenizer
+from llmrecipe.sections import ImportSection, Section, TokenizerSection, TrainSection, section_of_kind
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class _Stage:
+    """A stage of the project, as its section is written."""
+
+    raw: Any
+    extensions: tuple[str, ...]
+
+    makers: Mapping[str, str]
+    """The stages that make what it reads, by role."""
+
+    def section(self) -> Section | None:
+        """Its section; None if it can't be read: that stage says why."""
+        cls = section_of_kind(self.raw.get(codec.TAG, "")) if isinstance(self.raw, Mapping) else None
+        if cls not in (ImportSection, TokenizerSection, TrainSection):
+            return None
+        try:
+            for path in self.extensions:
+                load_extension(Path(path))
+            return codec.structure(self.raw, cls, "")
+        except (LoadError, RecipeError):
+            return None
+
+
+def refuse_vain(name: str, entries: Mapping[str, Any], machine_of: Callable[[str, str], Machine]) -> None:
+    """Refuse a stage if all that it leads to needs a training that can't fit the memory of its machine.
+
+    Where only some of that does, it is a warning: the rest may be what was asked for.
+
+    Args:
+        name: the stage's.
+        entries: the sections of the project's stages, with their wiring, by stage.
+        machine_of: the machine of a stage, by its name and its owner.
+
+    Raises:
+        StageError: it is such a stage.
+    """
+    stages = {each: _linked(entry, entries) for each, entry in entries.items()}
+    after = _after(name, stages)
+    reasons = {each: reason for each in after if (reason := _reason(each, stages, machine_of))}
+    if not reasons:
+        return
+    message = "\n".join(f"{each} can't run: {reason}" for each, reason in reasons.items())
+    lost = {last for each in reasons for last in _after(each, stages)}
+    is_read = {maker for stage in stages.values() for maker in stage.makers.values()}
+    if lost >= after - is_read:
+        raise StageError(message if name in reasons else f"{name} is begun in vain:\n{message}")
+    log.warning("%s", message)
+
+
+def _linked(entry: Any, entries: Mapping[str, Any]) -> _Stage:
+    try:
+        raw, tied = wiring.read(entry, "")
+    except RecipeError:
+        return _Stage(None, (), {})
+    makers = {role: layout.stage_of(path) for role, path in tied.inputs.items()}
+    return _Stage(raw, tied.extensions, {role: maker for role, maker in makers.items() if maker in entries})
+
+
+def _after(name: str, stages: Mapping[str, _Stage]) -> set[str]:
+    """The stage, and all that read what it makes, or what those make."""
+    found, left = {name}, [name]
+    while left:
+        current = left.pop()
+        readers = {each for each, stage in stages.items() if current in stage.makers.values()}
+        left += readers - found
+        found |= readers
+    return found
+
+
+def _reason(name: str, stages: Mapping[str, _Stage], machine_of: Callable[[str, str], Machine]) -> str | None:
+    """Why a training can't fit its machine; None for any other stage, or if its network isn't known yet."""
+    section, network = stages[name].section(), _network(name, stages)
+    if not isinstance(section, TrainSection) or network is None:
+        return None
+    machine = machine_of(name, name.removesuffix(f"-{section.tag}"))
+    size = _vocab_size(stages[name], stages)
+    return memory.refusal(network, section.training, section.parallelism, size, machine)
+
+
+def _network(name: str, stages: Mapping[str, _Stage]) -> Network | None:
+    """What a stage trains, or the shape of the model that it starts from or is made from."""
+    match stages[name].section():
+        case TrainSection(network=Network() as network):
+            return network
+        case ImportSection(model=model):
+            return model.given_network
+    makers = stages[name].makers
+    above = next((makers[role] for role in ("start", "checkpoint", "model") if role in makers), None)
+    return None if above is None else _network(above, stages)
+
+
+def _vocab_size(training: _Stage, stages: Mapping[str, _Stage]) -> int:
+    """Tokens that a training reads; 0 if a tokenizer decides that exists already."""
+    for role, maker in training.makers.items():
+        if role.startswith("tokens"):
+            made = stages.get(stages[maker].makers.get("tokenizer", ""))
+            match made and made.section():
+                case TokenizerSection(tokenizer=TrainedTokenizer() as tokenizer):
+                    return tokenizer.vocab_size
+    return 0
