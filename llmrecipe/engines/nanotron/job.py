@@ -20,7 +20,7 @@ class Job(Word):
     """One launch of a run, new or resumed."""
 
     section: TrainSection
-    """The run."""
+    """The run; its length is settled, never in epochs."""
 
     network: Network
     """What is trained; the section's, or that of the model that the run starts from."""

@@ -20,10 +20,11 @@ from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of, others
 from llmrecipe.engines.nanotron.metrics import Row
 from llmrecipe.engines.nanotron.start import card_of_start, first_weights
 from llmrecipe.engines.tokens.mixture import TokenMixture
-from llmrecipe.errors import StageError
+from llmrecipe.errors import RecipeError, StageError
 from llmrecipe.extensions import modules_of
 from llmrecipe.launch.lock import wait_until_free
 from llmrecipe.launch.torchrun import run_ranks
+from llmrecipe.recipe import checks
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.networks.network import Network
@@ -84,18 +85,20 @@ def train(
         scratch: a folder for the resumable states of runs.
 
     Raises:
+        RecipeError: the length of the run, in epochs, is less than the parts of its schedule.
         StageError: a corpus is smaller than a batch, the tokenizer lacks tokens of the objective, the start doesn't go
             with the tokens, the device can't do the precision, ranks of an earlier run are alive, a step that this
             recipe would have stopped at was skipped, or a rank failed.
     """
     files = TokenMixture.open(tokens, "train", shares)
     _refuse_small_corpora(files, TokenMixture.open(tokens, "heldout", shares), section, name)
+    settled = _settled(section, files.num_windows(section.objective.sequence_length), name)
     files.special_ids(section.objective.special_tokens)
     device = set_up(machine)
     check_precision(section.training.precision, device)
     network, embedding_rows = _network(section, start, tokens, name)
     job = Job(
-        section=section,
+        section=settled,
         network=network,
         machine=evolve(machine, device=device.type),
         name=name,
@@ -110,11 +113,12 @@ def train(
         state="",
         resume=None,
     )
-    meaning = meaning_of(job)
+    meaning = meaning_of(job, section)
     state = StateFolder(folder_of(meaning, scratch))
     # A rank whose launcher was killed follows it within moments.
     wait_until_free(state.root / "ranks.lock", seconds=30)
     select = section.training.select
+    log.info("%s", _length(job, files.num_windows(job.sequence_length)))
     step, checkpoint = _newest(state, select)
     if checkpoint is None:
         for folder, differences in others(state.root, meaning):
@@ -146,6 +150,22 @@ def train(
         timings=metrics.read(state.timings),
         measurements=_measurements(state.measurements),
     )
+
+
+def _settled(section: TrainSection, sequences: int, name: str) -> TrainSection:
+    """The section with the length of the run in steps."""
+    settled = evolve(section, training=section.training.settled(sequences))
+    broken = [] if settled == section else checks.section_violations(settled, name)
+    if broken:
+        raise RecipeError(broken)
+    return settled
+
+
+def _length(job: Job, sequences: int) -> str:
+    """How long a run is, on a text of so many sequences: `30 steps of 512 tokens, 1.53 epochs`."""
+    batch = job.section.training.global_batch_size
+    epochs = job.num_steps * batch / sequences
+    return f"{job.num_steps:,} steps of {batch * job.sequence_length:,} tokens, {epochs:,.2f} epochs"
 
 
 def _start(job: Job, state: StateFolder, step: int) -> None:

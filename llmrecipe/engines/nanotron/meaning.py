@@ -16,11 +16,11 @@ Meaning = dict[str, Any]
 _FILE = "meaning.json"
 
 
-def meaning_of(job: "Job") -> Meaning:
-    """The meaning of a job: runs of equal meaning resume each other, whatever their layouts."""
+def meaning_of(job: "Job", section: TrainSection) -> Meaning:
+    """The meaning of a job by this section: runs of equal meaning resume each other, whatever their layouts."""
     tokens = [identity.of_artifact(Path(directory)) for directory in job.tokens]
     start = identity.of_artifact(Path(job.start)) if job.start else None
-    return _decided_by(job.section) | {"shares": list(job.shares), "start": start, "tokens": tokens}
+    return _decided_by(section) | {"shares": list(job.shares), "start": start, "tokens": tokens}
 
 
 def folder_of(meaning: Meaning, scratch: Path) -> Path:
