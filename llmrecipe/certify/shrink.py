@@ -125,6 +125,7 @@ def _training(training: Training, sequence_length: int, steps: int) -> Training:
         global_batch_size=GLOBAL_BATCH_SIZE,
         schedule=_schedule(training.schedule, _num_steps(training, sequence_length), steps),
         validation_interval=_interval(steps),
+        keep_every=None,
         validation_sequences=min(training.validation_sequences, _SEQUENCES_OF_VALIDATION),
     )
 

@@ -91,6 +91,9 @@ class Training(Word):
     select: Literal["last", "best"] = "last"
     """The weights that are handed on: the last step's, or those with the lowest loss of all measurements."""
 
+    keep_every: Steps | None = None
+    """Steps between two checkpoints that are kept as a part of the result, for `Trained.at`; None keeps none."""
+
     def num_steps(self, sequence_length: int) -> int:
         """Optimizer steps of the whole run.
 
@@ -111,6 +114,10 @@ class Training(Word):
             return self
         read = max(round(self.duration.count * sequences), 1)
         return evolve(self, duration=Steps(math.ceil(read / self.global_batch_size)))
+
+    def is_kept(self, step: int) -> bool:
+        """Whether the checkpoint of this step is a part of the result."""
+        return self.keep_every is not None and step > 0 and step % self.keep_every.count == 0
 
     def warmup_steps(self, sequence_length: int) -> int:
         """Optimizer steps of the warm-up."""

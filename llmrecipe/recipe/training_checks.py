@@ -134,6 +134,19 @@ def _steps(run: Any) -> Findings:
             yield "training.schedule.decay", f"{reason}; use at most Steps({steps - warmup}), or a shorter warm-up"
 
 
+@rules.add("training.duration", "training.keep_every", "objective.sequence_length")
+def _kept(run: Any) -> Findings:
+    training, path = run.training, "training.keep_every"
+    if training.keep_every is None:
+        return
+    if training.keep_every.count < 1:
+        yield path, "Steps(0) is no distance between checkpoints; use at least Steps(1), or None"
+    elif not isinstance(training.duration, Epochs):
+        steps = training.num_steps(run.objective.sequence_length)
+        if 0 < steps < training.keep_every.count:
+            yield path, f"{training.keep_every}, and the whole run is {steps}; use at most Steps({steps}), or None"
+
+
 def _shares(schedule: Schedule) -> Findings:
     """What is wrong with a schedule whatever the length of the run."""
     parts = {name: getattr(schedule, name, None) for name in ("warmup", "decay")}
