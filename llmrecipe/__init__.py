@@ -18,7 +18,7 @@ from llmrecipe.recipe.networks.qwen2 import Qwen2
 from llmrecipe.recipe.networks.qwen3 import Qwen3
 from llmrecipe.recipe.objective import CausalLM, FillInTheMiddle, MaskedLM, MultiMaskLM
 from llmrecipe.recipe.parallelism import Parallelism
-from llmrecipe.recipe.quantity import Fraction, Steps, Tokens
+from llmrecipe.recipe.quantity import Epochs, Fraction, Steps, Tokens
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer, Unigram, WordPiece
 from llmrecipe.recipe.training import Anomalies, Dropout, Training
@@ -30,6 +30,7 @@ __all__ = [
     "CausalLM",
     "Corpus",
     "Dropout",
+    "Epochs",
     "FillInTheMiddle",
     "Fraction",
     "Llama",

@@ -187,7 +187,8 @@ def test_a_missing_tag_is_refused_with_the_choices():
         (
             "training.duration",
             [],
-            "must be a mapping with `type: tokens` or a mapping with `type: steps`, got [] (list)",
+            "must be a mapping with `type: tokens` or a mapping with `type: steps` or a mapping with `type: epochs`, "
+            "got [] (list)",
         ),
     ],
 )

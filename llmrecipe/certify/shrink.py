@@ -11,7 +11,7 @@ from llmrecipe.recipe.masking import Spans
 from llmrecipe.recipe.model import Trained
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
-from llmrecipe.recipe.quantity import Fraction, Steps
+from llmrecipe.recipe.quantity import Epochs, Fraction, Steps
 from llmrecipe.recipe.schema import matches
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, TrainedTokenizer, WordPiece
 from llmrecipe.recipe.training import Training
@@ -33,6 +33,7 @@ _HEAD_DIM = 24
 """Of heads that have a width of their own: no share of `_WIDTH`."""
 
 _CHECKPOINTS = 4
+_MANY = 1000
 _SEQUENCES_OF_VALIDATION = 6
 
 
@@ -122,10 +123,16 @@ def _training(training: Training, sequence_length: int, steps: int) -> Training:
         training,
         duration=Steps(steps),
         global_batch_size=GLOBAL_BATCH_SIZE,
-        schedule=_schedule(training.schedule, training.num_steps(sequence_length), steps),
+        schedule=_schedule(training.schedule, _num_steps(training, sequence_length), steps),
         validation_interval=_interval(steps),
+        keep_every=None,
         validation_sequences=min(training.validation_sequences, _SEQUENCES_OF_VALIDATION),
     )
+
+
+def _num_steps(training: Training, sequence_length: int) -> int:
+    # How many steps epochs are isn't known here; of so many a part in steps is a small share.
+    return _MANY if isinstance(training.duration, Epochs) else training.num_steps(sequence_length)
 
 
 def _schedule(schedule: Schedule, total: int, steps: int) -> Schedule:

@@ -9,11 +9,17 @@ from llmrecipe.cli.listing import named_or_only
 from llmrecipe.cli.recipes import add_argument, find_all
 from llmrecipe.cli.render import parameters
 from llmrecipe.plan.planner import plan
+from llmrecipe.pretrained.contents import Damaged
+from llmrecipe.pretrained.place import Missing, locate
+from llmrecipe.pretrained.reading import read
+from llmrecipe.pretrained.tokens import tokens_of
 from llmrecipe.recipe import names
+from llmrecipe.recipe.kinds import Tokenizer
 from llmrecipe.recipe.model import PretrainedModel, Trained
+from llmrecipe.recipe.quantity import Epochs
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields
-from llmrecipe.recipe.tokenizer import TrainedTokenizer
+from llmrecipe.recipe.tokenizer import PretrainedTokenizer, TrainedTokenizer
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -49,15 +55,36 @@ def _summary(recipe: Recipe) -> str:
 
 
 def _facts(model: Trained) -> str:
-    length, training, tokenizer = model.objective.sequence_length, model.training, model.vocabulary.origin
-    facts = [
-        f"{training.num_steps(length):,} steps of {training.global_batch_size * length:,} tokens",
-        _count(model.parallelism.world_size, "rank"),
-    ]
-    if isinstance(tokenizer, TrainedTokenizer) and Fields().has(model, "network"):
-        facts.insert(0, f"{parameters(model.network.num_parameters(tokenizer.vocab_size))} parameters")
-    return ", ".join(facts)
+    batch = f"{model.training.global_batch_size * model.objective.sequence_length:,} tokens"
+    rows = _rows(model.vocabulary.origin)
+    if rows is not None and Fields().has(model, "network"):
+        size = f"{parameters(model.network.num_parameters(rows))} parameters"
+    else:
+        size = "as many parameters as its network and tokenizer will give it"
+    if isinstance(model.training.duration, Epochs):
+        epochs = model.training.duration.count
+        length = f"{epochs:,g} epoch{'' if epochs == 1 else 's'} in steps of {batch}, as many as its text will take"
+    else:
+        length = f"{_count(model.training.num_steps(model.objective.sequence_length), 'step')} of {batch}"
+    return ", ".join([size, length, _count(model.parallelism.world_size, "rank")])
+
+
+def _rows(tokenizer: Tokenizer) -> int | None:
+    """Rows of an embedding for the tokens of a tokenizer; None if that isn't known yet."""
+    try:
+        match tokenizer:
+            case TrainedTokenizer():
+                return tokenizer.vocab_size
+            case PretrainedTokenizer(model=PretrainedModel() as model):
+                return read(model, locate(model, Path()), is_whole=model.hub is None).rows
+            case PretrainedTokenizer(path=str() as path):
+                found = tokens_of(Path(path))
+                return None if found is None else found.count
+    except (Missing, Damaged):
+        # Its stage will say better.
+        pass
+    return None
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -6,10 +6,13 @@ from llmrecipe import layout
 from llmrecipe.plan.draft import Draft, Products, plans
 from llmrecipe.plan.stage import Plot
 from llmrecipe.recipe.kinds import Model
-from llmrecipe.recipe.model import PretrainedModel, Quantized, Trained
+from llmrecipe.recipe.model import Checkpoint, PretrainedModel, Quantized, Trained
 from llmrecipe.recipe.texts import calibration_text
 from llmrecipe.recipe.tokenized import TokenizedText
 from llmrecipe.sections import ExportSection, ImportSection, QuantizeSection, TrainSection
+
+KEPT = "kept"
+"""The folder of the checkpoints that a training keeps, each in one named by its step."""
 
 
 @plans(PretrainedModel)
@@ -34,6 +37,7 @@ def trained(draft: Draft, value: Trained) -> Products:
         inputs["start"] = draft.need(value.start).product("model")
     if value.resize_embeddings:
         inputs["tokenizer"] = tokenizer
+    kept = () if value.training.keep_every is None else (KEPT,)
     train = draft.stage(
         owner=value.name,
         section=TrainSection(
@@ -44,18 +48,19 @@ def trained(draft: Draft, value: Trained) -> Products:
             resize_embeddings=value.resize_embeddings,
         ),
         inputs=inputs,
-        outs=("checkpoint", "curves.csv", "validation.csv"),
+        outs=("checkpoint", "curves.csv", "validation.csv", *kept),
         metrics=("metrics.json",),
         plots=_plots(layout.folder(value.name, TrainSection.tag)),
     )
-    export = draft.stage(
-        owner=value.name,
-        section=ExportSection(),
-        inputs={"checkpoint": train.product("checkpoint"), "tokenizer": tokenizer}
-        | {role: path for role, path in inputs.items() if role == "start"},
-        outs=("model",),
-    )
-    return Products({"model": export.product("model")})
+    model = _exported(draft, value, train.product("checkpoint"), value)
+    return Products({"model": model} | {name: train.product(name) for name in kept})
+
+
+@plans(Checkpoint)
+def checkpoint(draft: Draft, value: Checkpoint) -> Products:
+    """A stage that exports what a training has kept on its way."""
+    kept = draft.need(value.model).product(KEPT)
+    return Products({"model": _exported(draft, value, f"{kept}/{value.step}", value.model)})
 
 
 @plans(Quantized)
@@ -70,6 +75,14 @@ def quantized(draft: Draft, value: Quantized) -> Products:
         metrics=("metrics.json",),
     )
     return Products({"model": stage.product("model")})
+
+
+def _exported(draft: Draft, value: Model, checkpoint: str, trained: Trained) -> str:
+    """The path of a model that a stage makes of a checkpoint of a training."""
+    inputs = {"checkpoint": checkpoint, "tokenizer": draft.need(trained.vocabulary).product("tokenizer")}
+    if isinstance(trained.start, Model):
+        inputs["start"] = draft.need(trained.start).product("model")
+    return draft.stage(owner=value.name, section=ExportSection(), inputs=inputs, outs=("model",)).product("model")
 
 
 def _plots(folder: str) -> tuple[Plot, ...]:

@@ -144,6 +144,10 @@ class Trained(Model):
         """What it was trained on."""
         return self.text
 
+    def at(self, step: int) -> "Checkpoint":
+        """The model as it was after this step, which has to be one that `training.keep_every` keeps."""
+        return Checkpoint(model=self, step=step)
+
 
 @kind
 class Derived(Model):
@@ -189,6 +193,22 @@ class Derived(Model):
     def training_text(self) -> Text | None:
         """What its nearest trained ancestor was trained on."""
         return self.model.training_text
+
+
+@define("checkpoint")
+class Checkpoint(Derived):
+    """A model as it was on the way, after a step of its training: `Trained.at`."""
+
+    model: Trained = attrs.field(metadata=UNWRITTEN)
+    """The model that it became."""
+
+    step: int = attrs.field(validator=between(1, 10**9))
+    """The optimizer step, one that the training keeps."""
+
+    @property
+    def suffix(self) -> str:
+        """What is added to its model's name for its own: `step30`."""
+        return f"step{self.step}"
 
 
 @define("quantized")

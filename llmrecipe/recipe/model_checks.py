@@ -3,14 +3,18 @@
 import math
 
 from llmrecipe.recipe.kinds import Model, Scheme
-from llmrecipe.recipe.model import PretrainedModel, Quantized, Trained
+from llmrecipe.recipe.model import Checkpoint, PretrainedModel, Quantized, Trained
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.proposals import largest_group
+from llmrecipe.recipe.quantity import Epochs
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Findings, Rules
 from llmrecipe.recipe.scheme import W4A16
 
 rules = Rules()
+
+_SHOWN = 8
+"""Of kept steps, how many are named one by one."""
 
 
 @rules.add("models", of=Recipe)
@@ -82,6 +86,25 @@ def _start(model: Trained) -> Findings:
             f"{model.start.name} is {type(model.start).__name__}: its weights are rounded, and can't be trained; start "
             f"from {_unrounded(model.start).name}, and quantize what comes of it",
         )
+
+
+@rules.add("step", "model.name", "model.training", "model.objective", of=Checkpoint)
+def _not_kept(checkpoint: Checkpoint) -> Findings:
+    model, step = checkpoint.model, checkpoint.step
+    training, every = model.training, model.training.keep_every
+    if every is None:
+        reason = f"{step}, and {model.name} keeps no checkpoints; give its training keep_every=Steps({step})"
+        yield "step", reason
+    elif every.count < 1:
+        return
+    elif isinstance(training.duration, Epochs):
+        if not training.is_kept(step):
+            yield "step", f"{step} is not kept: training.keep_every = {every} keeps its multiples"
+    else:
+        kept = range(every.count, training.num_steps(model.objective.sequence_length) + 1, every.count)
+        if kept and step not in kept:
+            shown = f"{kept[0]}, {kept[1]}, … {kept[-1]}" if len(kept) > _SHOWN else ", ".join(map(str, kept))
+            yield "step", f"{step} is not kept; training.keep_every = {every} of {model.name} keeps {shown}"
 
 
 @rules.add("model", of=Quantized)

@@ -3,7 +3,7 @@
 import attrs
 
 from llmrecipe.recipe.schema import Word, quantity
-from llmrecipe.recipe.validators import between
+from llmrecipe.recipe.validators import between, greater_than
 
 MOST_TOKENS = 10**15
 """Of a run: some dozen times what the largest have read."""
@@ -25,6 +25,17 @@ class Steps(Word):
     """How many."""
 
 
+@quantity("epochs")
+class Epochs(Word):
+    """A number of times that a run reads as many sequences as its training text has.
+
+    Of a mixture, as many as its corpora have together; it draws them by their weights.
+    """
+
+    count: float = attrs.field(validator=greater_than(0, 10**6))
+    """How many, also parts of one; rounded up to whole steps."""
+
+
 @quantity("fraction")
 class Fraction(Word):
     """A share of a whole that the field's owner names."""
@@ -33,6 +44,6 @@ class Fraction(Word):
     """Between 0 and 1."""
 
 
-Duration = Tokens | Steps
+Duration = Tokens | Steps | Epochs
 Phase = Steps | Fraction
 """The length of a part of a run; a share is of its steps, rounded up."""

@@ -5,8 +5,9 @@ from typing import Literal
 
 import attrs
 
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Optimizer, Schedule
-from llmrecipe.recipe.quantity import Duration, Fraction, Phase, Steps
+from llmrecipe.recipe.quantity import Duration, Epochs, Fraction, Phase, Steps, Tokens
 from llmrecipe.recipe.schedule import Cosine
 from llmrecipe.recipe.schema import Word, define
 from llmrecipe.recipe.validators import at_least, below, between, greater_than, zero_or_up_to
@@ -48,7 +49,7 @@ class Training(Word):
     """One training run, independent of where it runs."""
 
     duration: Duration
-    """Its length, as `Tokens(…)` or `Steps(…)`."""
+    """Its length, as `Tokens(…)`, `Steps(…)` or `Epochs(…)`."""
 
     global_batch_size: int = attrs.field(validator=between(1, 10**8))
     """Sequences that one optimizer step learns from, over all ranks."""
@@ -90,11 +91,33 @@ class Training(Word):
     select: Literal["last", "best"] = "last"
     """The weights that are handed on: the last step's, or those with the lowest loss of all measurements."""
 
+    keep_every: Steps | None = None
+    """Steps between two checkpoints that are kept as a part of the result, for `Trained.at`; None keeps none."""
+
     def num_steps(self, sequence_length: int) -> int:
-        """Optimizer steps of the whole run."""
-        if isinstance(self.duration, Steps):
-            return self.duration.count
-        return math.ceil(self.duration.count / (self.global_batch_size * sequence_length))
+        """Optimizer steps of the whole run.
+
+        Raises:
+            ValueError: its length is in epochs, and so depends on the text; see `settled`.
+        """
+        match self.duration:
+            case Steps(count):
+                return count
+            case Epochs():
+                raise ValueError(f"how many steps {self.duration} are isn't known without the tokens of the text")
+            case Tokens(count):
+                return math.ceil(count / (self.global_batch_size * sequence_length))
+
+    def settled(self, sequences: int) -> "Training":
+        """This training with its length in steps if that is in epochs, of a text of so many sequences."""
+        if not isinstance(self.duration, Epochs):
+            return self
+        read = max(round(self.duration.count * sequences), 1)
+        return evolve(self, duration=Steps(math.ceil(read / self.global_batch_size)))
+
+    def is_kept(self, step: int) -> bool:
+        """Whether the checkpoint of this step is a part of the result."""
+        return self.keep_every is not None and step > 0 and step % self.keep_every.count == 0
 
     def warmup_steps(self, sequence_length: int) -> int:
         """Optimizer steps of the warm-up."""

@@ -3,9 +3,10 @@
 import math
 from typing import Any
 
+from llmrecipe.recipe.kinds import Schedule
 from llmrecipe.recipe.optimizer import SGD
 from llmrecipe.recipe.proposals import choice, divisors, multiples_near
-from llmrecipe.recipe.quantity import MOST_TOKENS, Phase
+from llmrecipe.recipe.quantity import MOST_TOKENS, Epochs, Fraction, Phase
 from llmrecipe.recipe.rules import Findings, Rules
 from llmrecipe.recipe.schedule import WarmupStableDecay
 from llmrecipe.recipe.validators import FLOAT32_MAX, in_float32
@@ -114,6 +115,10 @@ def _global_batch(run: Any) -> Findings:
 @rules.add("training.duration", "training.global_batch_size", "training.schedule", "objective.sequence_length")
 def _steps(run: Any) -> Findings:
     length, training, schedule = run.objective.sequence_length, run.training, run.training.schedule
+    if isinstance(training.duration, Epochs):
+        # What is a number of steps is looked at once the text's tokens are there.
+        yield from _shares(schedule)
+        return
     steps, warmup = training.num_steps(length), training.warmup_steps(length)
     if steps < 1:
         yield "training.duration", "Steps(0) trains nothing; use at least Steps(1)"
@@ -131,6 +136,31 @@ def _steps(run: Any) -> Findings:
         elif warmup + decay > steps:
             reason += f"after a warm-up of {warmup}, and the whole run is {steps}"
             yield "training.schedule.decay", f"{reason}; use at most Steps({steps - warmup}), or a shorter warm-up"
+
+
+@rules.add("training.duration", "training.keep_every", "objective.sequence_length")
+def _kept(run: Any) -> Findings:
+    training, path = run.training, "training.keep_every"
+    if training.keep_every is None:
+        return
+    if training.keep_every.count < 1:
+        yield path, "Steps(0) is no distance between checkpoints; use at least Steps(1), or None"
+    elif not isinstance(training.duration, Epochs):
+        steps = training.num_steps(run.objective.sequence_length)
+        if 0 < steps < training.keep_every.count:
+            yield path, f"{training.keep_every}, and the whole run is {steps}; use at most Steps({steps}), or None"
+
+
+def _shares(schedule: Schedule) -> Findings:
+    """What is wrong with a schedule whatever the length of the run."""
+    parts = {name: getattr(schedule, name, None) for name in ("warmup", "decay")}
+    shares = {name: part.of_total for name, part in parts.items() if isinstance(part, Fraction)}
+    if shares.get("warmup") == 1:
+        yield "training.schedule.warmup", "Fraction(1.0) is the whole run; use less, such as Fraction(0.01)"
+    elif sum(shares.values()) > 1:
+        warmup, decay = shares["warmup"], shares["decay"]
+        reason = f"Fraction({decay}) of the run after a warm-up of Fraction({warmup}) is more than the run"
+        yield "training.schedule.decay", f"{reason}; use at most Fraction({1 - warmup:g}), or a shorter warm-up"
 
 
 def _length(phase: Phase, steps: int) -> str:

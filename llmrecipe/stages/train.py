@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard, TokensCard
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.launcher import FinishedRun, train
+from llmrecipe.engines.nanotron.metrics import Row
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import RecipeError
 from llmrecipe.recipe import checks
@@ -23,7 +25,7 @@ VALIDATION = ("step", "validation_loss")
 
 
 def run(context: StageContext[TrainSection]) -> None:
-    """Train with nanotron and keep the whole weights of the selected step.
+    """Train with nanotron and keep the whole weights of the selected step, and of those of `training.keep_every`.
 
     Raises:
         RecipeError: the section can't work with the network of the model that it starts from.
@@ -49,9 +51,6 @@ def run(context: StageContext[TrainSection]) -> None:
         log.info(
             "%s: %d sequences, %.1f %%, %.2f epochs", corpus, part["sequences"], 100 * part["share"], part["epochs"]
         )
-    folder = context.output / "checkpoint"
-    folder.mkdir()
-    weights.save(weights.read_whole(finished.checkpoint, context.scratch), folder)
     card = ModelCard(
         network=job.network,
         objective=section.objective,
@@ -64,9 +63,10 @@ def run(context: StageContext[TrainSection]) -> None:
         notes=() if start is None else cards.read(start, ModelCard).notes,
         embedding_rows=None if job.rows == job.vocab_size else job.rows,
     )
-    cards.write(folder, card)
-    artifacts.write_jsonl(folder / "metrics.jsonl", finished.metrics)
-    artifacts.seal(folder, "checkpoint")
+    _keep(finished.checkpoint, card, finished.metrics, context.output / "checkpoint", context.scratch)
+    for step, checkpoint in finished.kept.items():
+        rows = [row for row in finished.metrics if row["step"] <= step]
+        _keep(checkpoint, evolve(card, step=step), rows, context.output / "kept" / str(step), context.scratch)
     # Two files, since DVC draws an empty cell as 0.
     for name, columns in (("curves.csv", CURVES), ("validation.csv", VALIDATION)):
         artifacts.write_csv(context.output / name, columns, _table(finished, columns))
@@ -86,6 +86,15 @@ def run(context: StageContext[TrainSection]) -> None:
         | read,
     )
     _measure(context, finished)
+
+
+def _keep(state: Path, card: ModelCard, rows: Sequence[Row], folder: Path, scratch: Path) -> None:
+    """Make `folder` an artifact of the whole weights of a resumable state."""
+    folder.mkdir(parents=True)
+    weights.save(weights.read_whole(state, scratch), folder)
+    cards.write(folder, card)
+    artifacts.write_jsonl(folder / "metrics.jsonl", rows)
+    artifacts.seal(folder, "checkpoint")
 
 
 def _refuse_unfit(section: TrainSection, network: Network, name: str) -> None:

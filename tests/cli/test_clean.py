@@ -54,7 +54,7 @@ def make_state(**training) -> Path:
         state="",
         resume=None,
     )
-    state = folder_of(meaning_of(job), Path(".llmrecipe/tiny-train"))
+    state = folder_of(meaning_of(job, job.section), Path(".llmrecipe/tiny-train"))
     (state / "metrics.jsonl").write_text(ROW)
     (state / "checkpoints/20").mkdir(parents=True)
     (state / "checkpoints/20/weights").write_bytes(b"0" * 2_000_000)

@@ -12,6 +12,7 @@ from llmrecipe import (
     CausalLM,
     Corpus,
     Dropout,
+    Epochs,
     FillInTheMiddle,
     Fraction,
     Llama,
@@ -327,7 +328,11 @@ def trainings(draw, global_batch_size, sequence_length, parameters="all"):
     steps = draw(st.integers(1, 1000))
     short = draw(st.integers(0, global_batch_size * sequence_length - 1))
     return Training(
-        duration=draw(st.sampled_from([Steps(steps), Tokens(steps * global_batch_size * sequence_length - short)])),
+        duration=draw(
+            st.sampled_from(
+                [Steps(steps), Epochs(steps / 2), Tokens(steps * global_batch_size * sequence_length - short)]
+            )
+        ),
         global_batch_size=global_batch_size,
         optimizer=draw(optimizers),
         schedule=draw(schedules(steps)),

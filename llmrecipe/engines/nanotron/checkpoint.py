@@ -1,25 +1,33 @@
 """Resumable states of a run: whole or absent, newest first."""
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrecipe import artifacts
+from llmrecipe.engines.nanotron import metrics
+from llmrecipe.engines.nanotron.metrics import Row
 from llmrecipe.errors import StageError, refusal
+from llmrecipe.recipe.training import Training
 
 if TYPE_CHECKING:
     from nanotron.trainer import DistributedTrainer
 
+log = logging.getLogger(__name__)
+
 KIND = "training-state"
 
 
-def save_whole(trainer: "DistributedTrainer", save: Callable[[], Path], keep: int, best: int | None) -> None:
+def save_whole(
+    trainer: "DistributedTrainer", save: Callable[[], Path], count: int, keeps: Callable[[int], bool]
+) -> None:
     """Let nanotron's `save` write into a folder that is renamed when every rank has written.
 
-    nanotron writes in place, so a kill leaves a part under the name of the whole. The newest `keep` checkpoints
-    stay, and that of step `best`.
+    nanotron writes in place, so a kill leaves a part under the name of the whole. The newest `count` checkpoints
+    stay, and those of steps that `keeps` names.
     """
     from nanotron import distributed as dist
 
@@ -39,7 +47,7 @@ def save_whole(trainer: "DistributedTrainer", save: Callable[[], Path], keep: in
             artifacts.sync_tree(written)
             _put_in_place(written, folder / written.name)
             shutil.rmtree(temporary)
-            keep_newest(folder, keep, best)
+            keep_newest(folder, count, keeps)
     except Exception as error:
         # torch tells of a full disk as of a wrong position in its file.
         is_full = shutil.disk_usage(folder.parent).free < 1 << 20
@@ -67,8 +75,41 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found, reverse=True)
 
 
-def keep_newest(folder: Path, count: int, best: int | None) -> None:
-    """Delete all whole checkpoints but the newest `count` and that of step `best`."""
+def keep_newest(folder: Path, count: int, keeps: Callable[[int], bool]) -> None:
+    """Delete all whole checkpoints but the newest `count` and those of steps that `keeps` names."""
     for step, old in checkpoints(folder)[count:]:
-        if step != best:
+        if not keeps(step):
             shutil.rmtree(old)
+
+
+def newest(folder: Path, rows: Sequence[Row], training: Training, up_to: int) -> int:
+    """The step of the newest whole checkpoint that a run can go on from, of at most `up_to`; 0 is the start.
+
+    Those that the result needs of the steps so far have to be there as well: see `needed`. Damaged ones are put aside.
+    """
+    for step, _ in checkpoints(folder):
+        if step <= up_to and all(_is_whole(folder / str(each)) for each in (step, *needed(rows, training, step))):
+            return step
+    return 0
+
+
+def needed(rows: Iterable[Row], training: Training, step: int) -> list[int]:
+    """The steps up to `step` whose checkpoints are a part of the result, as far as the log of these tells."""
+    every = training.keep_every
+    kept = [] if every is None else list(range(every.count, step + 1, every.count))
+    best = metrics.best_step(row for row in rows if row["step"] <= step) if training.select == "best" else None
+    return kept if best is None else [*kept, best]
+
+
+def _is_whole(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        artifacts.verify(folder, KIND)
+    except StageError as damage:
+        aside = folder.with_name(f"damaged-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        log.warning("the checkpoint of step %s is damaged and put aside as %s: %s", folder.name, aside, damage)
+        return False
+    return True

@@ -9,6 +9,7 @@ import attrs
 from llmrecipe import artifacts, codec
 from llmrecipe.engines.models.architecture import RunOptions
 from llmrecipe.engines.nanotron.port.linear import Library
+from llmrecipe.engines.nanotron.schedule import steps_before_decay
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.networks.network import Network
@@ -21,7 +22,7 @@ class Job(Word):
     """One launch of a run, new or resumed."""
 
     section: TrainSection
-    """The run."""
+    """The run; its length is settled, never in epochs."""
 
     network: Network
     """What is trained; the section's, or that of the model that the run starts from."""
@@ -74,6 +75,18 @@ class Job(Word):
     def num_steps(self) -> int:
         """Steps of the whole run."""
         return self.section.training.num_steps(self.sequence_length)
+
+    def validates(self, step: int) -> bool:
+        """Whether the loss on the held-out split is measured after a step."""
+        return step % self.section.training.validation_interval == 0 or step == self.num_steps
+
+    def keeps(self, step: int) -> bool:
+        """Whether the checkpoint of a step stays, however many newer ones there are.
+
+        It is a part of the result, or where a longer run by the same schedule goes on.
+        """
+        training = self.section.training
+        return training.is_kept(step) or step == steps_before_decay(training, self.sequence_length)
 
     @property
     def options(self) -> RunOptions:

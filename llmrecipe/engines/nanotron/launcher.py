@@ -13,18 +13,20 @@ import yaml
 from llmrecipe import artifacts, memory
 from llmrecipe.engines.device import check_precision, set_up
 from llmrecipe.engines.nanotron import metrics, weights
-from llmrecipe.engines.nanotron.checkpoint import KIND, checkpoints, keep_newest
+from llmrecipe.engines.nanotron.checkpoint import checkpoints, keep_newest, newest
 from llmrecipe.engines.nanotron.config import nanotron_configuration
 from llmrecipe.engines.nanotron.job import Job, StateFolder
-from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of, others
+from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of
 from llmrecipe.engines.nanotron.metrics import Row
 from llmrecipe.engines.nanotron.port.linear import fastest
+from llmrecipe.engines.nanotron.predecessors import take_over
 from llmrecipe.engines.nanotron.start import card_of_start, first_weights
 from llmrecipe.engines.tokens.mixture import TokenMixture
-from llmrecipe.errors import StageError
+from llmrecipe.errors import RecipeError, StageError
 from llmrecipe.extensions import modules_of
 from llmrecipe.launch.lock import wait_until_free
 from llmrecipe.launch.torchrun import run_ranks
+from llmrecipe.recipe import checks
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.networks.network import Network
@@ -45,6 +47,9 @@ class FinishedRun:
 
     step: int
     """That step."""
+
+    kept: dict[int, Path]
+    """nanotron checkpoints that `training.keep_every` keeps, by step."""
 
     metrics: list[Row]
     """A row a step: step, tokens, samples, learning_rate, grad_norm, loss, and where there is one validation_loss,
@@ -86,18 +91,20 @@ def train(
         scratch: a folder for the resumable states of runs.
 
     Raises:
+        RecipeError: the length of the run, in epochs, is less than the parts of its schedule.
         StageError: a corpus is smaller than a batch, the tokenizer lacks tokens of the objective, the start doesn't go
             with the tokens, the device can't do the precision, ranks of an earlier run are alive, a step that this
             recipe would have stopped at was skipped, it takes more memory than there is, or a rank failed.
     """
     files = TokenMixture.open(tokens, "train", shares)
     _refuse_small_corpora(files, TokenMixture.open(tokens, "heldout", shares), section, name)
+    settled = _settled(section, files.num_windows(section.objective.sequence_length), name)
     files.special_ids(section.objective.special_tokens)
     device = set_up(machine)
     check_precision(section.training.precision, device)
     network, embedding_rows = _network(section, start, tokens, name)
     job = Job(
-        section=section,
+        section=settled,
         network=network,
         machine=evolve(machine, device=device.type),
         name=name,
@@ -118,42 +125,60 @@ def train(
     too_large = memory.refusal(network, section.training, section.parallelism, job.rows, here)
     if too_large is not None:
         raise StageError(f"{name}: {too_large}")
-    meaning = meaning_of(job)
+    meaning = meaning_of(job, section)
     state = StateFolder(folder_of(meaning, scratch))
     # A rank whose launcher was killed follows it within moments.
     wait_until_free(state.root / "ranks.lock", seconds=30)
-    select = section.training.select
-    step, checkpoint = _newest(state, select)
-    if checkpoint is None:
-        for folder, differences in others(state.root, meaning):
-            log.warning("starts afresh; an earlier run is kept in %s, with %s", folder, ", ".join(differences))
-    else:
+    log.info("%s", _length(job, files.num_windows(job.sequence_length)))
+    step = _newest(job, state)
+    if step > 0:
         log.info("resumes after step %d of %d", step, job.num_steps)
+    elif checkpoints(state.checkpoints):
+        log.warning("starts afresh; none of its checkpoints in %s has all with it that is to be kept", state.root)
+    else:
+        take_over(job, state, meaning)
+        step = _newest(job, state)
     _refuse_skipped_steps(state, section, name, step)
     if step < job.num_steps:
-        job = evolve(job, state=str(state.root), resume=str(checkpoint) if checkpoint else None)
+        job = evolve(job, state=str(state.root), resume=str(state.checkpoint(step)) if step else None)
         _start(job, state, step)
-        step, checkpoint = _newest(state, select)
-    if checkpoint is None or step != job.num_steps:
+        step = _newest(job, state)
+    if step != job.num_steps:
         raise StageError(
             f"{name}: the run has ended, and its newest whole checkpoint is that of step {step} of {job.num_steps}; "
             "`dvc repro` resumes from there"
         )
-    logged = metrics.read(state.metrics)
-    best = metrics.best_step(logged) if select == "best" else None
+    logged, training = metrics.read(state.metrics), settled.training
+    best = metrics.best_step(logged) if training.select == "best" else None
     # Not only after a run: it may have been killed before it came to this.
     shutil.rmtree(state.first_weights, ignore_errors=True)
-    keep_newest(state.checkpoints, machine.keep_checkpoints, best)
-    if best is not None:
-        step, checkpoint = best, state.checkpoint(best)
+    keep_newest(state.checkpoints, machine.keep_checkpoints, lambda step: job.keeps(step) or step == best)
+    step = step if best is None else best
     return FinishedRun(
         job=job,
-        checkpoint=checkpoint,
+        checkpoint=state.checkpoint(step),
         step=step,
+        kept={at: folder for at, folder in checkpoints(state.checkpoints) if training.is_kept(at)},
         metrics=logged,
         timings=metrics.read(state.timings),
         measurements=_measurements(state.measurements),
     )
+
+
+def _settled(section: TrainSection, sequences: int, name: str) -> TrainSection:
+    """The section with the length of the run in steps."""
+    settled = evolve(section, training=section.training.settled(sequences))
+    broken = [] if settled == section else checks.section_violations(settled, name)
+    if broken:
+        raise RecipeError(broken)
+    return settled
+
+
+def _length(job: Job, sequences: int) -> str:
+    """How long a run is, on a text of so many sequences: `30 steps of 512 tokens, 1.53 epochs`."""
+    batch = job.section.training.global_batch_size
+    epochs = job.num_steps * batch / sequences
+    return f"{job.num_steps:,} steps of {batch * job.sequence_length:,} tokens, {epochs:,.2f} epochs"
 
 
 def _start(job: Job, state: StateFolder, step: int) -> None:
@@ -206,31 +231,8 @@ def _network(
     raise StageError(f"{name}: it has {given} a model to start from (the start input); run `llmrecipe plan`")
 
 
-def _newest(state: StateFolder, select: str) -> tuple[int, Path | None]:
-    """Step and folder of the newest whole checkpoint to resume from; (0, None) is the start.
-
-    Damaged ones are put aside. If the best is to be selected, that of the steps so far has to be there as well.
-    """
-    rows = metrics.read(state.metrics)
-    for step, folder in checkpoints(state.checkpoints):
-        best = metrics.best_step(row for row in rows if row["step"] <= step) if select == "best" else None
-        if _is_whole(folder, step) and (best is None or _is_whole(state.checkpoint(best), best)):
-            return step, folder
-    return 0, None
-
-
-def _is_whole(folder: Path, step: int) -> bool:
-    if not folder.exists():
-        return False
-    try:
-        artifacts.verify(folder, KIND)
-    except StageError as damage:
-        aside = folder.with_name(f"damaged-{step}")
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-        log.warning("the checkpoint of step %d is damaged and put aside as %s: %s", step, aside, damage)
-        return False
-    return True
+def _newest(job: Job, state: StateFolder) -> int:
+    return newest(state.checkpoints, metrics.read(state.metrics), job.section.training, job.num_steps)
 
 
 def _refuse_skipped_steps(state: StateFolder, section: TrainSection, name: str, step: int) -> None:

@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmrecipe import artifacts, codec, identity
+from llmrecipe.errors import RecipeError
+from llmrecipe.recipe.kinds import Schedule
+from llmrecipe.recipe.quantity import Duration
 from llmrecipe.sections import TrainSection
 
 if TYPE_CHECKING:
@@ -16,11 +20,11 @@ Meaning = dict[str, Any]
 _FILE = "meaning.json"
 
 
-def meaning_of(job: "Job") -> Meaning:
-    """The meaning of a job: runs of equal meaning resume each other, whatever their layouts."""
+def meaning_of(job: "Job", section: TrainSection) -> Meaning:
+    """The meaning of a job by this section: runs of equal meaning resume each other, whatever their layouts."""
     tokens = [identity.of_artifact(Path(directory)) for directory in job.tokens]
     start = identity.of_artifact(Path(job.start)) if job.start else None
-    return _decided_by(job.section) | {"shares": list(job.shares), "start": start, "tokens": tokens}
+    return _decided_by(section) | {"shares": list(job.shares), "start": start, "tokens": tokens}
 
 
 def folder_of(meaning: Meaning, scratch: Path) -> Path:
@@ -36,6 +40,18 @@ def others(folder: Path, meaning: Meaning) -> Iterator[tuple[Path, list[str]]]:
     for file in sorted(folder.parent.glob(f"*/{_FILE}")):
         if file.parent != folder:
             yield file.parent, list(_differences(json.loads(file.read_text(encoding="utf-8")), meaning))
+
+
+def akin(folder: Path, meaning: Meaning) -> Iterator[tuple[Path, Duration, Schedule]]:
+    """The folders next to `folder` of runs that differ in their length and schedule alone, with both."""
+    for other, differences in others(folder, meaning):
+        if all(path.startswith(("training.duration.", "training.schedule.")) for path in differences):
+            training = artifacts.read_json(other / _FILE)["training"]
+            path = f"{other / _FILE}:training"
+            # A word of another version, or of a module that is gone, can't be read.
+            with suppress(RecipeError):
+                duration: Duration = codec.structure(training["duration"], Duration, path)  # type: ignore[arg-type]
+                yield other, duration, codec.structure(training["schedule"], Schedule, path)
 
 
 def is_state(folder: Path) -> bool:
@@ -61,6 +77,8 @@ def _decided_by(section: TrainSection) -> Meaning:
     """All of a section that decides the result."""
     plain: Meaning = codec.unstructure(section)
     del plain["parallelism"]
+    # What is kept on the way changes nothing of it.
+    del plain["training"]["keep_every"]
     # Until a step is broken they train alike, and then the one can resume where the other has stopped.
     del plain["training"]["anomalies"]["action"]
     return plain

@@ -34,11 +34,30 @@ def learning_rate_factor(training: Training, sequence_length: int, step: int) ->
             return _between(final.of_total, (1 + math.cos(math.pi * _progress(step, peak, last))) / 2)
         case InverseSquareRoot():
             return math.sqrt((peak + 1) / (step + 1))
-        case WarmupStableDecay(decay=decay, final=final):
-            start = max(last - training.phase_steps(decay, sequence_length), peak)
+        case WarmupStableDecay(final=final):
+            start = steps_before_decay(training, sequence_length) - 1
             return _between(final.of_total, 1 - _progress(step, start, last))
         case other:
             raise StageError(f"training.schedule: {type(other).__name__} is none that this engine can follow")
+
+
+def steps_before_decay(training: Training, sequence_length: int) -> int:
+    """Steps of a run by `WarmupStableDecay` before the learning rate falls; all of those of another schedule."""
+    steps = training.num_steps(sequence_length)
+    if not isinstance(training.schedule, WarmupStableDecay):
+        return steps
+    decay = training.phase_steps(training.schedule.decay, sequence_length)
+    return max(steps - decay, training.warmup_steps(sequence_length), 1)
+
+
+def steps_alike(one: Training, other: Training, sequence_length: int) -> int:
+    """How many first steps of two runs have the same learning rates."""
+    shorter = min(one.num_steps(sequence_length), other.num_steps(sequence_length))
+
+    def differs(step: int) -> bool:
+        return learning_rate_factor(one, sequence_length, step) != learning_rate_factor(other, sequence_length, step)
+
+    return next(filter(differs, range(shorter)), shorter)
 
 
 def _progress(step: int, start: int, end: int) -> float:

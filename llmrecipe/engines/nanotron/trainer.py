@@ -98,7 +98,9 @@ class Trainer(nanotron.trainer.DistributedTrainer):
             # nanotron builds the scheduler after it has loaded the optimizer, which leaves the first resumed step
             # with the learning rate of step 0.
             groups = self.optimizer.get_base_optimizer().param_groups
-            for group, learning_rate in zip(groups, self.lr_scheduler.get_last_lr(), strict=True):
+            # By this run's schedule: what the scheduler has loaded was the next one's of a run that may have been
+            # shorter.
+            for group, learning_rate in zip(groups, self.lr_scheduler.get_lr(), strict=True):
                 group["lr"] = learning_rate
         rows = metrics.read(self.state.metrics)
         self.watch = anomalies.Watch(self.training.anomalies, rows)
@@ -257,9 +259,9 @@ class Trainer(nanotron.trainer.DistributedTrainer):
 
     def train_step_logs(self, outputs: Any, loss_avg: None) -> None:
         """Write this step's metrics; called on every rank."""
-        step, last = self.iteration_step, self.config.tokens.train_steps
+        step = self.iteration_step
         validation_loss = None
-        if step % self.training.validation_interval == 0 or step == last:
+        if self.job.validates(step):
             started = time.perf_counter()
             validation_loss = self.validation_loss()
             if not math.isfinite(validation_loss):
@@ -275,6 +277,8 @@ class Trainer(nanotron.trainer.DistributedTrainer):
             self.lowest_validation_loss, self.best_step = validation_loss, step
             if self.training.select == "best":
                 self.save_checkpoint()
+        if self.job.keeps(step):
+            self.save_checkpoint()
 
     @torch.no_grad()
     def validation_loss(self) -> float:
@@ -314,9 +318,12 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         save_whole(
             self,
             super().save_checkpoint,
-            keep=self.job.machine.keep_checkpoints,
-            best=self.best_step if self.training.select == "best" else None,
+            count=self.job.machine.keep_checkpoints,
+            keeps=self._keeps,
         )
+
+    def _keeps(self, step: int) -> bool:
+        return self.job.keeps(step) or (self.training.select == "best" and step == self.best_step)
 
     def post_training(self) -> None:
         """Keep the last state, whatever the interval."""

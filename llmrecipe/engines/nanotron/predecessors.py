@@ -1,0 +1,117 @@
+"""What a run takes over from earlier ones of another length or schedule: the steps in which both learn alike."""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from llmrecipe import artifacts
+from llmrecipe.engines.nanotron import metrics
+from llmrecipe.engines.nanotron.checkpoint import checkpoints, needed, newest
+from llmrecipe.engines.nanotron.job import Job, StateFolder
+from llmrecipe.engines.nanotron.meaning import Meaning, akin, others
+from llmrecipe.engines.nanotron.metrics import Row
+from llmrecipe.engines.nanotron.schedule import steps_alike
+from llmrecipe.launch.lock import wait_until_free
+from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.schedule import Constant, InverseSquareRoot, WarmupStableDecay
+from llmrecipe.recipe.training import Training
+
+log = logging.getLogger(__name__)
+
+_GOING_ON = (Constant, InverseSquareRoot, WarmupStableDecay)
+"""Schedules whose first steps don't depend on the length of the run."""
+
+
+@attrs.frozen
+class Predecessor:
+    """An earlier run that differs from a job in its length and schedule alone."""
+
+    state: StateFolder
+    """What it has left."""
+
+    training: Training
+    """How it was trained; the length is settled."""
+
+    def steps_alike(self, job: Job) -> int:
+        """How many of its steps are those of the job as well."""
+        return steps_alike(self.training, job.section.training, job.sequence_length)
+
+    def newest(self, job: Job) -> int:
+        """The step of its newest whole checkpoint that is also one of the job; 0 if there is none.
+
+        Order of the data, what is masked and what is dropped depend on no length. So a checkpoint is, bit for bit,
+        that of the job, as long as all learning rates before it were the same.
+        """
+        wait_until_free(self.state.root / "ranks.lock", seconds=30)
+        rows, up_to = self.rows(job), min(self.steps_alike(job), job.num_steps)
+        if up_to == job.num_steps and not any(row["step"] == up_to and "validation_loss" in row for row in rows):
+            # A run measures after its last step, and the earlier one went on from there.
+            up_to -= 1
+        return newest(self.state.checkpoints, rows, job.section.training, up_to)
+
+    def rows(self, job: Job) -> list[Row]:
+        """The rows of its log as the job would have written them: what was its last step isn't that of the job."""
+        return [
+            {name: value for name, value in row.items() if name != "validation_loss" or job.validates(row["step"])}
+            for row in metrics.read(self.state.metrics)
+        ]
+
+    def hand_over(self, state: StateFolder, job: Job, step: int) -> None:
+        """Copy what the job needs to go on after `step` into its state."""
+        rows = self.rows(job)
+        artifacts.write_jsonl(state.metrics, [row for row in rows if row["step"] <= step])
+        timings = [row for row in metrics.read(self.state.timings) if row["step"] <= step]
+        artifacts.write_jsonl(state.timings, timings)
+        stay = [each for each, _ in checkpoints(self.state.checkpoints) if each < step and job.keeps(each)]
+        # The newest comes last, after those without which it is not taken up.
+        others = [each for each in {*stay, *needed(rows, job.section.training, step)} if each != step]
+        for each in [*sorted(others), step]:
+            with artifacts.replacing(state.checkpoint(each)) as folder:
+                shutil.copytree(self.state.checkpoint(each), folder, dirs_exist_ok=True)
+
+
+def take_over(job: Job, state: StateFolder, meaning: Meaning) -> None:
+    """Put into the state of a run what earlier ones have left of the steps that they share; say what came of it."""
+    windows = job.open_tokens("train").num_windows(job.sequence_length)
+    found = {
+        folder: Predecessor(
+            StateFolder(folder),
+            evolve(job.section.training, duration=duration, schedule=schedule).settled(windows),
+        )
+        for folder, duration, schedule in akin(state.root, meaning)
+    }
+    steps = {folder: each.newest(job) for folder, each in found.items()}
+    best = max(steps, key=lambda folder: steps[folder], default=None)
+    if best is None or not steps[best]:
+        _explain(job, state, meaning, found)
+        return
+    found[best].hand_over(state, job, steps[best])
+    log.info("goes on after step %d of an earlier run, which is kept in %s", steps[best], best)
+
+
+def _explain(job: Job, state: StateFolder, meaning: Meaning, found: Mapping[Path, Predecessor]) -> None:
+    for folder, differences in others(state.root, meaning):
+        why = ""
+        if folder in found and found[folder].training.schedule == job.section.training.schedule:
+            why = f"; {_reason(found[folder], job)}"
+        log.warning("starts afresh; an earlier run is kept in %s, with %s%s", folder, ", ".join(differences), why)
+
+
+def _reason(earlier: Predecessor, job: Job) -> str:
+    """Why none of the checkpoints of an earlier run by the same schedule is one of this run."""
+    training, length = job.section.training, job.sequence_length
+    name = type(training.schedule).__name__
+    if not isinstance(training.schedule, _GOING_ON):
+        return (
+            f"under {name} the length of a run decides its learning rates from the start; one under Constant, "
+            "InverseSquareRoot or the stable part of WarmupStableDecay goes on"
+        )
+    before, after = earlier.training.warmup_steps(length), training.warmup_steps(length)
+    if before != after:
+        reason = f"its warm-up, {training.schedule.warmup}, took {before} steps and takes {after}"
+        return f"{reason}; {name} with warmup=Steps({before}) goes on"
+    alike = earlier.steps_alike(job)
+    return f"of the {alike} steps that both share, it has no whole checkpoint with all that this run is to keep"
