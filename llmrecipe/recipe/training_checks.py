@@ -221,7 +221,9 @@ def _ranks(parallelism: Any) -> Findings:
 @rules.add("training.duration", "training.global_batch_size", "objective.sequence_length")
 def _tokens(run: Any) -> Findings:
     training, length = run.training, run.objective.sequence_length
-    batch, steps = training.global_batch_size * length, training.num_steps(length)
+    batch = training.global_batch_size * length
+    # Of a length in epochs the stage learns what it is.
+    steps = 0 if isinstance(training.duration, Epochs) else training.num_steps(length)
     if batch > MOST_TOKENS:
         yield (
             "training.global_batch_size",
