@@ -29,6 +29,9 @@ class Finding:
     columns: tuple[Column, ...]
     """What was compared."""
 
+    library: str | None = None
+    """What multiplied in the linear layers; None if that was left to torch."""
+
     @property
     def failures(self) -> list[Column]:
         """The columns whose difference is not allowed."""
@@ -86,12 +89,11 @@ class Proof:
         killed_weights, _ = weights_difference(straight.checkpoint, killed.checkpoint)
         moved_weights, number_format = weights_difference(straight.checkpoint, moved.checkpoint)
         rounding = tolerance_of(number_format, self.model.training.optimizer)
-        return [
-            Finding(
-                what=f"killed at step {step} and resumed", columns=compare(rows, killed_rows, killed_weights, EXACT)
-            ),
-            Finding(what=f"under {other}", columns=compare(rows, moved_rows, moved_weights, rounding)),
-        ]
+        compared = {
+            f"killed at step {step} and resumed": compare(rows, killed_rows, killed_weights, EXACT),
+            f"under {other}": compare(rows, moved_rows, moved_weights, rounding),
+        }
+        return [Finding(what=what, columns=columns, library=straight.library) for what, columns in compared.items()]
 
     def _run(self, root: Path, model: Trained) -> Run:
         return Run.create(root, model, self.tokens.inputs, self.machine)

@@ -59,6 +59,14 @@ class Run:
         """The checkpoint artifact that it leaves."""
         return self.root / self.stage.output / "checkpoint"
 
+    @property
+    def library(self) -> str | None:
+        """What multiplied in its linear layers; None if that was left to torch, or it hasn't run."""
+        for job in self.root.glob(f"{self._state}/job.json"):
+            library: str | None = artifacts.read_json(job)["library"]
+            return library
+        return None
+
     def train(self) -> list[Row]:
         """Train, or finish training, and return the steps as they were logged.
 

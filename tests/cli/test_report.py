@@ -30,6 +30,7 @@ METRICS = {
 }
 SAMPLES = [{"prompt": f"def f{i}", "completion": f"():\n\treturn {i}\x1b[31m"} for i in range(4)]
 MEASURED = {
+    "library": "oneDNN",
     "communication_percent": {"data": 5.6, "other": 0.2},
     "peak_memory_mb": [1403, 1412],
     "seconds": 12.0,
@@ -112,8 +113,8 @@ def test_every_number_and_place_is_shown(project, capsys):
     assert rows["base-w4a16"][1:] == ["22.00", "1.762", "97.7", "%", "6.71", "MB", MODELS["base-w4a16"]]
     assert rows["unigram"] == ["unigram", "1,234.50", "4.000", "(token", "frequencies", "alone)"]
     assert " ".join(rows["training"]) == (
-        "training of base: 2,140 tokens/s, 6 % of the time waiting for communication (data 6 %, other 0.2 %), "
-        "peak memory 1,412 MB a rank"
+        "training of base: 2,140 tokens/s, multiplied by oneDNN, 6 % of the time waiting for communication "
+        "(data 6 %, other 0.2 %), peak memory 1,412 MB a rank"
     )
 
 

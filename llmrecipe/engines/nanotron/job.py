@@ -8,6 +8,7 @@ import attrs
 
 from llmrecipe import artifacts, codec
 from llmrecipe.engines.models.architecture import RunOptions
+from llmrecipe.engines.nanotron.port.linear import Library
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.networks.network import Network
@@ -60,6 +61,9 @@ class Job(Word):
 
     resume: str | None
     """Folder of the checkpoint to resume from; None starts from the first weights."""
+
+    library: Library | None
+    """What multiplies in its linear layers, on every rank alike; None leaves it to torch, as on a GPU."""
 
     @property
     def sequence_length(self) -> int:

@@ -18,6 +18,7 @@ from llmrecipe.engines.nanotron.config import nanotron_configuration
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of, others
 from llmrecipe.engines.nanotron.metrics import Row
+from llmrecipe.engines.nanotron.port.linear import fastest
 from llmrecipe.engines.nanotron.start import card_of_start, first_weights
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
@@ -55,8 +56,9 @@ class FinishedRun:
     measurements: dict[str, Any]
     """What the launch that finished it measured; empty if it was killed before it had written that down.
 
-    communication_percent: by kind (`communication.py`), the share of its steps in which ranks waited for each other,
-    as the mean over the ranks. peak_memory_mb: the most memory that each rank held, in megabytes.
+    library: what multiplied in linear layers; only of float32 on a CPU. communication_percent: by kind
+    (`communication.py`), the share of its steps in which ranks waited for each other, as the mean over the ranks.
+    peak_memory_mb: the most memory that each rank held, in megabytes.
     """
 
 
@@ -109,6 +111,7 @@ def train(
         tokenizer=str(tokenizer) if tokenizer else None,
         state="",
         resume=None,
+        library=fastest() if device.type == "cpu" and section.training.precision == "float32" else None,
     )
     meaning = meaning_of(job)
     state = StateFolder(folder_of(meaning, scratch))
@@ -159,6 +162,7 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
             shutil.rmtree(folder)
     for rows in (state.metrics, state.timings):
         artifacts.write_jsonl(rows, [row for row in metrics.read(rows) if row["step"] <= step])
+    _tell_library(job, state)
     artifacts.write_text(state.nanotron_config, yaml.safe_dump(nanotron_configuration(job, state)))
     job.write(state.job)
     run_ranks(
@@ -168,6 +172,19 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
         ranks=section.parallelism.world_size,
         threads_per_rank=section.parallelism.threads_per_rank,
     )
+
+
+def _tell_library(job: Job, state: StateFolder) -> None:
+    before = job.library
+    if job.resume and state.job.exists():
+        before = artifacts.read_json(state.job).get("library", before)
+    if before != job.library:
+        log.warning(
+            "the steps so far were multiplied by %s, and those to come by %s, as is faster on this kind of processor: "
+            "they round differently, and the result has other bits than a run on one kind alone",
+            before or "torch",
+            job.library or "torch",
+        )
 
 
 def _network(

@@ -323,7 +323,8 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         self.save_checkpoint()
         measured = summary(self.communication.percent(), peak_memory_mb(self._device), self.parallel_context.world_pg)
         if self.is_logger:
-            artifacts.write_json(self.state.measurements, measured)
+            library = {} if self.job.library is None else {"library": self.job.library}
+            artifacts.write_json(self.state.measurements, library | measured)
             self.metrics_log.close()
             self.timings_log.close()
             self.progress.close(f"peak memory of its ranks: {', '.join(map(str, measured['peak_memory_mb']))} MB")

@@ -13,7 +13,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
 from llmrecipe.engines.nanotron.job import Job
-from llmrecipe.engines.nanotron.port import bootstrap
+from llmrecipe.engines.nanotron.port import bootstrap, linear
 from llmrecipe.engines.quiet import hide_progress_bars
 from llmrecipe.errors import StageError
 from llmrecipe.launch.process import keep_freed_memory
@@ -42,6 +42,8 @@ def main() -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     bootstrap.load("cuda" if job.machine.device == "cuda" else "cpu")
+    if job.library is not None:
+        linear.use(job.library)
     from llmrecipe.engines.nanotron.trainer import Trainer
 
     try:

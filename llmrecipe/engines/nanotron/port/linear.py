@@ -1,23 +1,47 @@
-"""Matrix products of linear layers on a CPU by oneDNN, which comes with torch.
+"""Matrix products of linear layers in float32 on a CPU, by the one of torch's two libraries that is faster there.
 
-torch multiplies float32 matrices with MKL, which uses no AVX-512 on processors that aren't Intel's: oneDNN is twice as
-fast there, and two thirds of a training step are these products.
+They are two thirds of a training step. MKL, which torch takes by itself, uses no AVX-512 on processors that aren't
+Intel's, and oneDNN does: it is faster by a tenth to more than two times, depending on how wide the processor's units
+are. Without AVX-512 MKL is faster, a weight's gradient above all (`benchmarks/README.md` has numbers).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional
 
+Library = Literal["oneDNN", "MKL"]
+"""What multiplies. Each gives the same bits every time on one kind of processor, and the two differ by rounding."""
+
+
+def fastest() -> Library:
+    """The library that is faster on this processor: oneDNN where torch and oneDNN use AVX-512, and else MKL.
+
+    Not measured, since a clock would not choose alike twice. `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA`, which keep
+    torch and oneDNN from AVX-512, are respected.
+    """
+    if torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512":
+        # What oneDNN itself needs AVX-512 for.
+        return "oneDNN" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "MKL"
+    return "MKL"
+
+
+_used: list[Library] = [fastest()]
+
+
+def use(library: Library) -> None:
+    """Let `library` multiply in this process from now on."""
+    _used[0] = library
+
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`x Wᵀ + b` of `x` `[…, in]` and `weight` `[out, in]`, as `torch.nn.functional.linear` computes it."""
-    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        return _Linear.apply(x, weight, bias)
+    if _used[0] == "oneDNN" and x.device.type == "cpu" and x.dtype == torch.float32:
+        return _OneDNN.apply(x, weight, bias)
     return functional.linear(x, weight, bias)
 
 
-class _Linear(torch.autograd.Function):
+class _OneDNN(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
