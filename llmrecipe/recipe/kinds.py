@@ -116,6 +116,11 @@ class Objective(Word):
         return False
 
     @property
+    def shortest_sequence(self) -> int:
+        """Tokens that a sequence needs at least."""
+        return 2
+
+    @property
     def context_weight(self) -> float:
         """Weight in the loss of the tokens before masked spans; 0 if they aren't predicted."""
         return 0.0

@@ -80,6 +80,11 @@ class CausalLM(Objective):
         """Special tokens of the tokenizer that it puts into training sequences."""
         return self.fill_in_the_middle.tokens if self.fill_in_the_middle else ()
 
+    @property
+    def shortest_sequence(self) -> int:
+        """Tokens that a sequence needs at least: if rearranged, one of each part and the one before it."""
+        return 6 if self.fill_in_the_middle else super().shortest_sequence
+
 
 @define("masked_lm")
 class MaskedLM(Objective):

@@ -6,6 +6,7 @@ from llmrecipe.recipe.kinds import Objective
 from llmrecipe.recipe.masking import Spans
 from llmrecipe.recipe.model import Trained
 from llmrecipe.recipe.networks.network import Network
+from llmrecipe.recipe.proposals import multiples_near
 from llmrecipe.recipe.rules import Findings, Rules
 from llmrecipe.recipe.schema import members
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, TrainedTokenizer
@@ -16,9 +17,6 @@ _PARTS = ("prefix", "middle", "suffix")
 _OPTIONS = "objective.fill_in_the_middle"
 
 _TOKENS_OF_PARTS = tuple(f"{_OPTIONS}.{part}_token" for part in _PARTS)
-
-_SHORTEST_REARRANGED = 6
-"""Tokens of a sequence that has room for one token of each part and the one before it."""
 
 rules = Rules()
 
@@ -64,14 +62,14 @@ def _tokens_of_parts(run: Any) -> Findings:
             yield path, f"{tokens[number]!r} is the {other}_token already; use another, such as '<|fim_{part}|>'"
 
 
-@rules.add(*_TOKENS_OF_PARTS, "objective.sequence_length")
+@rules.add(*_TOKENS_OF_PARTS, "objective.sequence_length", "parallelism")
 def _length_of_parts(run: Any) -> Findings:
-    length = run.objective.sequence_length
-    if length < _SHORTEST_REARRANGED:
+    length, shortest = run.objective.sequence_length, run.objective.shortest_sequence
+    if length < shortest:
         yield (
             "objective.sequence_length",
             f"{length} has no room for the three parts of fill_in_the_middle with a token before each; use at least "
-            f"{_SHORTEST_REARRANGED}",
+            f"{multiples_near(shortest, run.parallelism.sequence_step, down_to=shortest)[0]}",
         )
 
 

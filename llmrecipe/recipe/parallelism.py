@@ -52,6 +52,11 @@ class Parallelism(Word):
         """Number of ranks."""
         return self.data * self.tensor * self.pipeline
 
+    @property
+    def sequence_step(self) -> int:
+        """What the length of a sequence is a multiple of."""
+        return self.tensor if self.tensor_parallel_mode == "reduce_scatter" else 1
+
     def accumulation(self, global_batch_size: int) -> int:
         """Micro-batches that each replica adds up for one optimizer step."""
         return global_batch_size // (self.data * self.micro_batch_size)

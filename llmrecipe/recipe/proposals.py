@@ -10,12 +10,14 @@ def divisors(number: int, up_to: int) -> list[int]:
     return sorted(divisor for divisor in {*small, *(number // each for each in small)} if divisor <= up_to)
 
 
-def multiples_near(number: int, step: int, up_to: float = math.inf) -> list[int]:
-    """The positive multiples of `step` on both sides of `number`; not the upper one if it exceeds `up_to`."""
+def multiples_near(number: int, step: int, up_to: float = math.inf, down_to: int = 1) -> list[int]:
+    """The multiples of `step` on both sides of `number`, if they are between `down_to` and `up_to`.
+
+    If neither is, the smallest that is at least `down_to`.
+    """
     below = number // step * step
-    if below == 0:
-        return [step]
-    return [below] if below + step > up_to else [below, below + step]
+    near = [multiple for multiple in (below, below + step) if down_to <= multiple <= up_to]
+    return near or [-(-down_to // step) * step]
 
 
 def largest_group(size: int, width: int) -> int:

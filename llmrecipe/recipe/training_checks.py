@@ -71,8 +71,7 @@ def _pipeline_shares(run: Any) -> Findings:
 @rules.add("objective.sequence_length", "parallelism", "network.max_position_embeddings")
 def _sequence_length(run: Any) -> Findings:
     length, longest = run.objective.sequence_length, run.network.max_position_embeddings
-    parallelism = run.parallelism
-    step = parallelism.tensor if parallelism.tensor_parallel_mode == "reduce_scatter" else 1
+    step = run.parallelism.sequence_step
     if length > longest:
         yield (
             "objective.sequence_length",
@@ -80,10 +79,11 @@ def _sequence_length(run: Any) -> Findings:
             f"{longest // step * step}, or a network with max_position_embeddings = {length}",
         )
     if length % step:
+        fitting = multiples_near(min(length, longest), step, longest, run.objective.shortest_sequence)
         yield (
             "objective.sequence_length",
             f"{length} is not a multiple of tensor = {step}, over which 'reduce_scatter' spreads the tokens of a "
-            f"sequence; use {choice(multiples_near(min(length, longest), step, longest))}",
+            f"sequence; use {choice(fitting)}",
         )
 
 

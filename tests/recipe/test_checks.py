@@ -1,3 +1,4 @@
+import itertools
 import math
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ from llmrecipe import (
     Mixture,
     ModernBert,
     MultiMaskLM,
+    Parallelism,
     Part,
     PretrainedTokenizer,
     Quantized,
@@ -156,6 +158,24 @@ def test_each_proposed_number_mends_what_it_is_proposed_for(name, data):
     assume(reason is not None)
     for number in proposals(reason.partition(", or a network")[0]):
         assert dotted not in found(changed(model, **{path: number}))
+
+
+@pytest.mark.parametrize("length", range(2, 12))
+@pytest.mark.parametrize("tensor", [1, 2, 4, 8])
+def test_a_length_proposed_for_rearranged_documents_is_a_multiple_that_has_room_for_the_parts(length, tensor):
+    model = changed(
+        SMALL_MODEL,
+        objective=CausalLM(sequence_length=length, fill_in_the_middle=FillInTheMiddle()),
+        start__num_attention_heads=8,
+        start__num_key_value_heads=8,
+        parallelism=Parallelism(tensor=tensor, tensor_parallel_mode="reduce_scatter"),
+    )
+    violations = checks.violations(changed(SMALL, models=(model,), measures=()))
+    reasons = [each.reason for each in violations if each.path.endswith("objective.sequence_length")]
+    assert len(reasons) == (length % tensor != 0) + (length < 6)
+    for number in itertools.chain.from_iterable(map(proposals, reasons)):
+        assert number % tensor == 0
+        assert number >= 6
 
 
 def test_a_llama_has_a_width_for_each_head_whatever_its_head_dim():
