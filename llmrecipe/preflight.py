@@ -79,6 +79,10 @@ def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:
         reason = "'cuda', and this machine has no NVIDIA GPU; run it where there is one, or use 'auto'"
         found.append(Violation("machine.device", reason))
     found.extend(_place(machine.text_on))
+    for index, kind in enumerate(machine.events):
+        if importlib.util.find_spec(kind) is None:
+            reason = f"{kind!r}, and its package isn't installed here; `pip install 'llmrecipe[{kind}]'`"
+            found.append(Violation(f"machine.events[{index}]", reason))
     for path, word in names.words(recipe, recipe.name):
         if isinstance(word, Trained):
             found.extend(_layout_warnings(path, word.parallelism, on_cpu, gpus))

@@ -67,7 +67,7 @@ def shrink(model: Trained, *, steps: int, vocab_size: int) -> Trained:
 def shrunk_machine(machine: Machine, steps: int) -> Machine:
     """`machine` with a few checkpoints in a run of `steps` steps."""
     interval = _interval(steps)
-    return evolve(machine, checkpoint_interval=interval, log_interval=interval)
+    return evolve(machine, checkpoint_interval=interval, log_interval=interval, events=())
 
 
 def _interval(steps: int) -> int:

@@ -42,3 +42,7 @@ class Machine(Word):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe message shown."""
+
+    events: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Which files of a training's numbers are written as it runs, beside its outputs in `train.events/`, for those who
+    watch it; those for W&B are offline, for `wandb sync`. No output, and nothing for git."""

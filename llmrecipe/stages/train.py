@@ -45,6 +45,8 @@ def run(context: StageContext[TrainSection]) -> None:
         tokenizer=context.inputs["tokenizer"] if context.section.resize_embeddings else None,
         machine=context.machine,
         scratch=context.scratch,
+        # A dot is in no stage's name, so no other stage's folder is called so.
+        events=context.output.parent / "train.events",
     )
     job, section, read = finished.job, context.section, _read(finished, tokens)
     for corpus, part in read.get("corpora", {}).items():

@@ -52,6 +52,7 @@ def make_state(**training) -> Path:
         end_of_text_id=0,
         start=None,
         state="",
+        events="",
         resume=None,
     )
     state = folder_of(meaning_of(job, job.section), Path(".llmrecipe/tiny-train"))

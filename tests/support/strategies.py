@@ -277,6 +277,7 @@ machines = st.builds(
     keep_checkpoints=counts,
     log_interval=counts,
     log_level=st.sampled_from(["debug", "info", "warning", "error"]),
+    events=st.sampled_from([(), ("tensorboard",), ("tensorboard", "wandb")]),
 )
 
 

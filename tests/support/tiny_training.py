@@ -102,6 +102,7 @@ def trained(
             start=start,
             machine=Machine(device="cpu", **machine),
             scratch=scratch,
+            events=scratch / "train.events",
         )
 
 

@@ -60,6 +60,9 @@ class Job(Word):
     state: str
     """Folder of the resumable state."""
 
+    events: str
+    """Folder of the event files that `machine.events` asks for."""
+
     resume: str | None
     """Folder of the checkpoint to resume from; None starts from the first weights."""
 

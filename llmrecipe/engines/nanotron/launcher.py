@@ -15,6 +15,7 @@ from llmrecipe.engines.device import check_precision, set_up
 from llmrecipe.engines.nanotron import metrics, weights
 from llmrecipe.engines.nanotron.checkpoint import checkpoints, keep_newest, newest
 from llmrecipe.engines.nanotron.config import nanotron_configuration
+from llmrecipe.engines.nanotron.events import complete, refuse_missing
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of
 from llmrecipe.engines.nanotron.metrics import Row
@@ -77,6 +78,7 @@ def train(
     tokenizer: Path | None = None,
     machine: Machine,
     scratch: Path,
+    events: Path,
 ) -> FinishedRun:
     """Train, or finish training, and return the state that the section selects.
 
@@ -89,13 +91,16 @@ def train(
         tokenizer: the tokenizer artifact that the start gets embeddings for, if the section asks for that.
         machine: what it runs on.
         scratch: a folder for the resumable states of runs.
+        events: a folder for the event files that the machine asks for.
 
     Raises:
         RecipeError: the length of the run, in epochs, is less than the parts of its schedule.
         StageError: a corpus is smaller than a batch, the tokenizer lacks tokens of the objective, the start doesn't go
             with the tokens, the device can't do the precision, ranks of an earlier run are alive, a step that this
-            recipe would have stopped at was skipped, it takes more memory than there is, or a rank failed.
+            recipe would have stopped at was skipped, it takes more memory than there is, a package of the machine's events
+            is missing, or a rank failed.
     """
+    refuse_missing(machine.events, name)
     files = TokenMixture.open(tokens, "train", shares)
     _refuse_small_corpora(files, TokenMixture.open(tokens, "heldout", shares), section, name)
     settled = _settled(section, files.num_windows(section.objective.sequence_length), name)
@@ -117,6 +122,7 @@ def train(
         start=str(start) if start else None,
         tokenizer=str(tokenizer) if tokenizer else None,
         state="",
+        events=str(events),
         resume=None,
         library=fastest() if device.type == "cpu" and section.training.precision == "float32" else None,
     )
@@ -149,6 +155,7 @@ def train(
             "`dvc repro` resumes from there"
         )
     logged, training = metrics.read(state.metrics), settled.training
+    complete(machine.events, events, name, logged)
     best = metrics.best_step(logged) if training.select == "best" else None
     # Not only after a run: it may have been killed before it came to this.
     shutil.rmtree(state.first_weights, ignore_errors=True)

@@ -93,11 +93,13 @@ def take_over(job: Job, state: StateFolder, meaning: Meaning) -> None:
 
 
 def _explain(job: Job, state: StateFolder, meaning: Meaning, found: Mapping[Path, Predecessor]) -> None:
+    alike = {at: each for at, each in found.items() if each.training.schedule == job.section.training.schedule}
+    if alike:
+        folder = max(alike, key=lambda at: alike[at].steps_alike(job))
+        log.warning("starts afresh; an earlier run is kept in %s; %s", folder, _reason(alike[folder], job))
+        return
     for folder, differences in others(state.root, meaning):
-        why = ""
-        if folder in found and found[folder].training.schedule == job.section.training.schedule:
-            why = f"; {_reason(found[folder], job)}"
-        log.warning("starts afresh; an earlier run is kept in %s, with %s%s", folder, ", ".join(differences), why)
+        log.warning("starts afresh; an earlier run is kept in %s, with %s", folder, ", ".join(differences))
 
 
 def _reason(earlier: Predecessor, job: Job) -> str:
@@ -105,9 +107,9 @@ def _reason(earlier: Predecessor, job: Job) -> str:
     training, length = job.section.training, job.sequence_length
     name = type(training.schedule).__name__
     if not isinstance(training.schedule, _GOING_ON):
+        steps = f"its {earlier.training.num_steps(length)} steps aren't the first of {job.num_steps}; under Constant"
         return (
-            f"under {name} the length of a run decides its learning rates from the start; one under Constant, "
-            "InverseSquareRoot or the stable part of WarmupStableDecay goes on"
+            f"under {name} {steps}; under Constant, InverseSquareRoot or WarmupStableDecay, up to its decay, they are"
         )
     before, after = earlier.training.warmup_steps(length), training.warmup_steps(length)
     if before != after:

@@ -23,6 +23,7 @@ from llmrecipe.engines.nanotron import anomalies, data, gradients, metrics
 from llmrecipe.engines.nanotron.build import network_of, reader_of
 from llmrecipe.engines.nanotron.checkpoint import save_whole
 from llmrecipe.engines.nanotron.communication import Communication, summary
+from llmrecipe.engines.nanotron.events import Events
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.optimizer import init_optimizer_and_grad_accumulator
 from llmrecipe.engines.nanotron.port import mends
@@ -110,6 +111,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         self.communication = Communication(self.parallel_context, self._device)
         self.communication.attach(self.model, has_hook=self.grad_accumulator is not None)
         if self.is_logger:
+            self.events = Events(self.job.machine.events, Path(self.job.events), self.job.name, rows)
             self.metrics_log = metrics.MetricsLog(self.state.metrics)
             self.timings_log = metrics.MetricsLog(self.state.timings)
 
@@ -271,6 +273,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
                 self.progress.validated(validation_loss, time.perf_counter() - started)
         if self.is_logger:
             self.metrics_log.append(self.row)
+            self.events.append(self.row)
             self.timings_log.append({"step": step, "seconds": self.seconds_of_step})
             self.progress.step(step, self.seconds_of_step, loss=self.row.get("loss"))
         if validation_loss is not None and validation_loss < self.lowest_validation_loss:
@@ -334,6 +337,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
             artifacts.write_json(self.state.measurements, library | measured)
             self.metrics_log.close()
             self.timings_log.close()
+            self.events.close()
             self.progress.close(f"peak memory of its ranks: {', '.join(map(str, measured['peak_memory_mb']))} MB")
 
     @property
