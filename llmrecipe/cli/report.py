@@ -64,12 +64,22 @@ def run(options: argparse.Namespace) -> int:
         LoadError: there is no such recipe.
         StageError: a result is missing.
     """
+    print(of(one(options.recipe)))
+    return 0
+
+
+def of(reference: str) -> str:
+    """The results of the recipe that is named, after a warning if the project's plan has it otherwise.
+
+    Raises:
+        LoadError: there is no such recipe.
+        StageError: a result is missing.
+    """
     root = Path()
-    found = find(one(options.recipe))
+    found = find(reference)
     recipe, _ = completed(found.value, root, dvcfiles.outputs(root))
     outdated.warn(recipe, found.reference, root)
-    print(report(recipe))
-    return 0
+    return report(recipe)
 
 
 def report(recipe: Recipe) -> str:

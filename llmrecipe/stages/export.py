@@ -1,5 +1,6 @@
 """Trained weights to a directory in the transformers format, checked against the engine that trained them."""
 
+import logging
 from pathlib import Path
 
 from llmrecipe import artifacts, cards, identity
@@ -13,6 +14,8 @@ from llmrecipe.launch.process import return_freed_memory
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.sections import ExportSection
 from llmrecipe.stages.runner import StageContext
+
+log = logging.getLogger(__name__)
 
 
 def run(context: StageContext[ExportSection]) -> None:
@@ -30,6 +33,7 @@ def run(context: StageContext[ExportSection]) -> None:
     _refuse_step(checkpoint, card)
     _refuse_tokenizer(checkpoint, card, tokenizer)
     facts = card.network, card.rows, card.end_of_text_id
+    log.info("writes the weights of step %d for transformers", card.step)
     return_freed_memory()
     trained = weights.load(checkpoint)
     folder = context.output / "model"
@@ -46,6 +50,7 @@ def run(context: StageContext[ExportSection]) -> None:
     cards.write(folder, evolve(card, made_by=context.section.tag, parents=context.parents))
     artifacts.seal(folder, "model")
 
+    log.info("compares what it computes with what was trained")
     difference = logits_difference(trained, *facts, folder)
     # Not `>`, which is false for NaN.
     if not difference <= context.section.logits_tolerance:
