@@ -12,8 +12,8 @@ from llmrecipe import artifacts, cards, dvcfiles, integrity, times
 from llmrecipe.cards import ModelCard
 from llmrecipe.cli import outdated
 from llmrecipe.cli.listing import one
-from llmrecipe.cli.render import foreign
-from llmrecipe.errors import StageError
+from llmrecipe.cli.render import foreign, show_warning
+from llmrecipe.errors import LLMRecipeError, StageError, Violation
 from llmrecipe.loader import find
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.planner import plan
@@ -73,7 +73,11 @@ def run(options: argparse.Namespace) -> int:
 
     references = options.recipes
     if len(references) > 1 or any(map(revisions.is_revision, references)):
-        print(compared.compared(revisions.versions(references)))
+        versions = revisions.versions(references)
+        for version in versions:
+            if version.planned:
+                _warn(version.recipe.reference)
+        print(compared.compared(versions))
     else:
         print(of(one(*references)))
     return 0
@@ -86,11 +90,23 @@ def of(reference: str) -> str:
         LoadError: there is no such recipe.
         StageError: a result is missing.
     """
+    return report(_recipe(reference))
+
+
+def _recipe(reference: str) -> Recipe:
     root = Path()
     found = find(reference)
     recipe, _ = completed(found.value, root, dvcfiles.outputs(root))
     outdated.warn(recipe, found.reference, root)
-    return report(recipe)
+    return recipe
+
+
+def _warn(reference: str) -> None:
+    """Say if a recipe isn't as it was planned, or can't be loaded any more, which its results don't need."""
+    try:
+        _recipe(reference)
+    except LLMRecipeError as error:
+        show_warning(Violation(reference, str(error)))
 
 
 def report(recipe: Recipe) -> str:

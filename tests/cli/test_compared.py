@@ -165,6 +165,19 @@ def test_what_is_not_there_is_said(capsys):
     assert "one: planned otherwise since it was run, and `dvc repro` would run again: small-train" in notes
 
 
+def test_a_recipe_that_is_not_as_it_was_planned_is_said_to_be_so(capsys):
+    write_recipe("one", "small")
+    write_recipe("two", "large")
+    plan_and_run({name: {"perplexity": 30.0, "seconds": 12} for name in ("small", "large")}, "one", "two")
+    write_recipe("one", "small", learning_rate="3e-4")
+    Path("recipes/two.py").unlink()
+    capsys.readouterr()
+    assert main(["report", "one", "two"]) == 0
+    warnings = capsys.readouterr().err
+    assert "small-train.training.optimizer.learning_rate: 0.001 is planned, and the recipe says 0.0003" in warnings
+    assert "warning: recipes/two.py:two: recipes/two.py: no such file" in warnings
+
+
 @pytest.mark.parametrize(
     ("references", "reason"),
     [
