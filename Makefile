@@ -18,9 +18,7 @@ install: .venv/installed
 	touch $@
 
 quickstart: install
-	llmrecipe plan quickstart
-	dvc repro quickstart-report
-	llmrecipe report quickstart
+	llmrecipe run quickstart
 
 check: install
 	ruff format --check .

@@ -59,7 +59,22 @@ def _outputs(lock: bytes) -> dict[Path, Output]:
 def digest_of(path: Path) -> str | None:
     """The MD5 that a file of an output had when its stage had left it; None if DVC doesn't know."""
     output = output_of(path)
-    return None if output is None else _digest(output, path, _cache())
+    return None if output is None else _digest(output, path, cache())
+
+
+def cache() -> Path | None:
+    """Where the cache is; None if DVC can't say.
+
+    It is asked, since it has settings of the project, the user and the system for this.
+    """
+    asked = subprocess.run([sys.executable, "-P", "-m", "dvc", "cache", "dir"], capture_output=True, text=True)
+    return Path(asked.stdout.strip()) if asked.returncode == 0 and asked.stdout.strip() else None
+
+
+def file_of(md5: str, path: Path, cache: Path | None) -> Path | None:
+    """A file that holds what an output did that had this digest: in the cache, or still in its place; else None."""
+    places = [path] if cache is None else [_object(cache, md5), path]
+    return next((each for each in places if each.is_file() and _is_whole(each, md5)), None)
 
 
 def way_back(path: Path) -> str:
@@ -80,14 +95,14 @@ def way_back(path: Path) -> str:
 
 def _copy(output: Output, path: Path) -> tuple[Path | None, bool]:
     """The file in the cache that decides what `path` is after a checkout, and whether it is whole."""
-    cache = _cache()
-    if cache is None:
+    place = cache()
+    if place is None:
         return None, False
-    listed = _object(cache, output.md5)
+    listed = _object(place, output.md5)
     if listed.is_file() and not _is_whole(listed, output.md5):
         return listed, False
-    md5 = _digest(output, path, cache)
-    if md5 is None or not (copy := _object(cache, md5)).is_file():
+    md5 = _digest(output, path, place)
+    if md5 is None or not (copy := _object(place, md5)).is_file():
         return None, False
     return copy, _is_whole(copy, md5)
 
@@ -109,9 +124,3 @@ def _object(cache: Path, md5: str) -> Path:
 
 def _is_whole(copy: Path, md5: str) -> bool:
     return artifacts.file_digest(copy, "md5") == md5.removesuffix(_FOLDER)
-
-
-def _cache() -> Path | None:
-    """Where the cache is: DVC has settings of the project, the user and the system for it."""
-    asked = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True)
-    return Path(asked.stdout.strip()) if asked.returncode == 0 and asked.stdout.strip() else None

@@ -76,7 +76,12 @@ def recorded(root: Path) -> dict[str, Recorded]:
     """
     # For what is wrong with the file, and where.
     YamlText.read(root / PIPELINE_FILE)
-    stages = _load(root / PIPELINE_FILE).get("stages") or {}
+    return recorded_in(_load(root / PIPELINE_FILE))
+
+
+def recorded_in(pipeline: Mapping[str, Any]) -> dict[str, Recorded]:
+    """The recipes that are planned in the data of a `dvc.yaml`, by name."""
+    stages = pipeline.get("stages") or {}
     ours = {name: entry for name, entry in stages.items() if _is_ours(name, entry)}
     makers = {out: name for name, entry in ours.items() for out in _outputs(entry)}
     found = {}

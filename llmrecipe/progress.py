@@ -1,10 +1,32 @@
 """How far long work is: one moving line on a terminal, plain lines in a log."""
 
+import logging
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_SILENCE = 10.0
+"""Seconds of work without a word."""
+
+
+def told(work: Sequence[T], what: str) -> Iterator[T]:
+    """The parts of some work, one after the other; if it takes long, lines in the log say how far it is."""
+    started = said = time.monotonic()
+    for done, part in enumerate(work):
+        now = time.monotonic()
+        if now - said >= _SILENCE:
+            said = now
+            left = (now - started) / done * (len(work) - done)
+            log.info("%s: %d %%, %s left", what, 100 * done // len(work), _clock(left))
+        yield part
 
 
 class _Line:

@@ -31,6 +31,11 @@ def write(
 
 def read(stage: str, output: Path) -> dict[str, Any] | None:
     """What was measured of the run that gave what this output folder holds; None if that wasn't on this machine."""
-    path = folder(stage, output) / RUN
+    return of(stage, identity.of_outputs(output))
+
+
+def of(stage: str, outputs: str) -> dict[str, Any] | None:
+    """What was measured of the run that gave outputs with this digest (`identity.of_outputs`), if it was here."""
+    path = layout.TIMES / stage / outputs[:16] / RUN
     measured: dict[str, Any] | None = artifacts.read_json(path) if path.is_file() else None
     return measured

@@ -24,7 +24,8 @@ class Wiring:
     """Modules of the user's that define words of the section, or of the cards that it reads."""
 
 
-_KEYS = tuple(field.name for field in attrs.fields(Wiring))
+TIES = tuple(field.name for field in attrs.fields(Wiring))
+"""The keys of an entry that aren't its section's."""
 
 
 def written(section: Section, wiring: Wiring) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def written(section: Section, wiring: Wiring) -> dict[str, Any]:
         PlanError: the section, which may be of a user's own, has fields of these names.
     """
     plain = codec.unstructure(section)
-    for key in _KEYS:
+    for key in TIES:
         if key in plain:
             kind = type(section).__name__
             raise PlanError(f"{kind}.{key}: a stage's `{key}` stand under this name in its section; rename the field")
@@ -50,5 +51,5 @@ def read(entry: Any, path: str) -> tuple[Any, Wiring]:
     """
     if not isinstance(entry, Mapping):
         return entry, Wiring()
-    wiring = codec.structure({key: entry[key] for key in _KEYS if key in entry}, Wiring, path)
-    return {key: value for key, value in entry.items() if key not in _KEYS}, wiring
+    wiring = codec.structure({key: entry[key] for key in TIES if key in entry}, Wiring, path)
+    return {key: value for key, value in entry.items() if key not in TIES}, wiring

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from llmrecipe import progress
-from llmrecipe.progress import TrainingProgress
+from llmrecipe.progress import TrainingProgress, told
 
 
 class Clock:
@@ -92,3 +92,20 @@ def test_the_time_left_counts_the_validations_that_are_due(clock, capsys, done, 
     run(new_progress(done=done), clock, steps)
 
     assert capsys.readouterr().err.splitlines()[-1].endswith(left)
+
+
+def test_long_work_says_every_ten_seconds_how_far_it_is_and_short_work_nothing(clock, caplog):
+    done = []
+    with caplog.at_level("INFO"):
+        for part in told(range(100), "measuring"):
+            done.append(part)
+            clock.now += 0.5
+    assert done == list(range(100))
+    assert [record.message for record in caplog.records] == [
+        f"measuring: {20 * each} %, 0:{50 - 10 * each:02} left" for each in range(1, 5)
+    ]
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        for _ in told(["a", "b"], "writing"):
+            clock.now += 4
+    assert caplog.text == ""

@@ -193,6 +193,8 @@ def _show_next(folder: Path, has_text: bool) -> None:
     print(f"wrote {folder / RECIPE}, a model of {'your text' if has_text else 'Python code'}; now run")
     if folder.resolve() != Path.cwd():
         print(f"    cd {shlex.quote(str(folder))}")
-    print("    llmrecipe check first\n    llmrecipe plan first\n    dvc repro first-report")
+    print("    llmrecipe run first")
+    print("It checks, plans, runs stages and reports, as `llmrecipe plan first`, `dvc repro first-report` and")
+    print("`llmrecipe report first` do one by one.")
     if not has_text:
         print("For a model of your own text: `llmrecipe init FOLDER FILE…`")

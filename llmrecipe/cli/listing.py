@@ -26,7 +26,7 @@ def named_or_only(references: Sequence[str], folder: Path = RECIPES_DIR) -> list
     return found
 
 
-def one(reference: str | None) -> str:
+def one(reference: str | None = None) -> str:
     """The recipe that a command was given, if it takes one; by default the only one.
 
     Raises:

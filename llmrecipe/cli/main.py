@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from llmrecipe.cli import certify, check, clean, data, help, init, plan, report, stage
+from llmrecipe.cli import certify, check, clean, data, help, init, plan, report, run, stage
 from llmrecipe.cli.render import show_error
 from llmrecipe.errors import LLMRecipeError, refusal
 
-COMMANDS = (init, check, plan, report, data, certify, clean, help, stage)
+COMMANDS = (init, check, plan, run, report, data, certify, clean, help, stage)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show_error(error)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("; ".join(filter(None, ["interrupted", options.goes_on])), file=sys.stderr)
         return 130
     except Exception as error:
         reason = refusal(error)
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llmrecipe", description="Train a language model as code.")
+    parser.set_defaults(goes_on="")
     parser.add_argument("--version", action="version", version=f"llmrecipe {version('llmrecipe')}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -1,8 +1,11 @@
 """`llmrecipe plan`: recipes into DVC stages."""
 
 import argparse
-from collections.abc import Mapping
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+
+import attrs
 
 from llmrecipe import dvcfiles, layout
 from llmrecipe.cli.listing import named_or_only
@@ -43,6 +46,30 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
+@attrs.frozen(kw_only=True)
+class Planned:
+    """Recipes that have been planned together."""
+
+    references: dict[str, str]
+    """Where each that was asked for was found, by name; all of them, if none was."""
+
+    pipeline: Pipeline
+    """The stages of all."""
+
+    changed: list[Path]
+    """The files that had to be changed."""
+
+    @property
+    def targets(self) -> list[str]:
+        """The stages that the recipes end in."""
+        return [f"{name}-report" for name in self.references]
+
+    @property
+    def written(self) -> str:
+        """What was written, in words."""
+        return f"wrote {_listed(self.changed)}" if self.changed else "already planned, nothing to write"
+
+
 def run(options: argparse.Namespace) -> int:
     """Plan all recipes together, or report everything that is wrong with them and write nothing."""
     root = Path()
@@ -50,22 +77,47 @@ def run(options: argparse.Namespace) -> int:
     for name in options.remove:
         if name not in before:
             raise PlanError(f"--remove {name}: no recipe of that name is planned{suggestion(name, list(before))}")
-    machines = _machines(options.machine, root)
     given = [] if before and not options.recipes else named_or_only(options.recipes)
+    taken_out = list(before) if options.only else options.remove
+    planned = update(given, root, taken_out=taken_out, machines=_machines(options.machine, root))
+    if planned is None:
+        return 1
+    _show(planned, given or list(planned.references.values()))
+    return 0
+
+
+def update(
+    references: Sequence[str],
+    root: Path,
+    *,
+    taken_out: Collection[str] = (),
+    machines: Mapping[str, Machine] | None = None,
+) -> Planned | None:
+    """Plan recipes together with those that were planned before; None if one is wrong, after all that is was printed.
+
+    Args:
+        references: the recipes.
+        root: the project.
+        taken_out: names of recipes that were planned before, and are no longer to be.
+        machines: the whole `machine` entry; None leaves it as it is.
+
+    Raises:
+        PlanError: they can't be planned together, or not in this folder.
+    """
+    before = dvcfiles.recorded(root)
     with shared_modules():
-        named = find_all(given, root, machines or dvcfiles.planned_machines(root))
+        named = find_all(references, root, machines or dvcfiles.planned_machines(root))
         if named is None:
-            return 1
-        again = {} if options.only else {name: each for name, each in before.items() if name not in options.remove}
-        again = {name: each for name, each in again.items() if name not in {found.recipe.name for found in named}}
-        found, kept = find_recorded(again.values(), root)
+            return None
+        others = before.keys() - set(taken_out) - {found.recipe.name for found in named}
+        found, kept = find_recorded([each for name, each in before.items() if name in others], root)
     for each in kept:
         show_warning(Violation(each.reference, f"the stages of {each.name!r} stay as they are written"))
     pipeline = plan([each.recipe for each in [*named, *found]])
-    references = {each.recipe.name: each.reference for each in [*named, *found]}
-    changed = dvcfiles.write(pipeline, root, references=references, kept=kept, machines_of=machines)
-    _show(pipeline, changed, [each.recipe.name for each in named] or sorted(references))
-    return 0
+    names = {each.recipe.name: each.reference for each in [*named, *found]}
+    changed = dvcfiles.write(pipeline, root, references=names, kept=kept, machines_of=machines)
+    asked = {each.recipe.name: names[each.recipe.name] for each in named} or dict(sorted(names.items()))
+    return Planned(references=asked, pipeline=pipeline, changed=changed)
 
 
 def _machines(given: list[str], root: Path) -> Mapping[str, Machine] | None:
@@ -80,13 +132,12 @@ def _machines(given: list[str], root: Path) -> Mapping[str, Machine] | None:
     return chosen if DEFAULT in chosen else {**dvcfiles.planned_machines(root), **chosen}
 
 
-def _show(pipeline: Pipeline, changed: list[Path], names: list[str]) -> None:
-    width = max((len(stage.name) for stage in pipeline.stages), default=0)
-    for stage in pipeline.stages:
+def _show(planned: Planned, given: Sequence[str]) -> None:
+    width = max((len(stage.name) for stage in planned.pipeline.stages), default=0)
+    for stage in planned.pipeline.stages:
         print(f"{stage.name:{width}}  {summary(type(stage.section))}")
-    written = f"wrote {_listed(changed)}" if changed else "already planned, nothing to write"
-    targets = " ".join(f"{name}-report" for name in names)
-    print(f"{written}; now run `dvc repro {targets}`" if names else written)
+    ways = f"`llmrecipe run {shlex.join(given)}`, or `dvc repro {' '.join(planned.targets)}`"
+    print(f"{planned.written}; now run {ways}" if planned.targets else planned.written)
 
 
 def _listed(changed: list[Path]) -> str:

@@ -12,8 +12,8 @@ from llmrecipe import artifacts, cards, dvcfiles, integrity, times
 from llmrecipe.cards import ModelCard
 from llmrecipe.cli import outdated
 from llmrecipe.cli.listing import one
-from llmrecipe.cli.render import foreign
-from llmrecipe.errors import StageError
+from llmrecipe.cli.render import foreign, show_warning
+from llmrecipe.errors import LLMRecipeError, StageError, Violation
 from llmrecipe.loader import find
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.planner import plan
@@ -32,6 +32,10 @@ COLUMNS = {
     "masked_perplexity": ("masked perplexity", "{:,.2f}"),
     "masked_accuracy_percent": ("accuracy", "{:.1f} %"),
     "pseudo_perplexity": ("pseudo-perplexity", "{:,.2f}"),
+    "training_loss": ("training loss", "{:.4f}"),
+    "validation_loss": ("validation loss", "{:.4f}"),
+    "training_seconds": ("training", "{:,.0f} s"),
+    "tokens_per_second": ("speed", "{:,.0f} tokens/s"),
     "recovery_percent": ("recovery", "{:.1f} %"),
     "size_mb": ("size", "{:,.2f} MB"),
 }
@@ -49,10 +53,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `report` to the commands."""
     parser = subparsers.add_parser("report", help="show what came of a recipe: models, quality, sizes, samples")
     parser.add_argument(
-        "recipe",
-        nargs="?",
-        metavar="RECIPE",
-        help="file.py, file.py:function, or the name of a file in recipes/ (default: the only one)",
+        "recipes",
+        nargs="*",
+        metavar="RECIPE[@REVISION]",
+        help="file.py, file.py:function, or the name of a file in recipes/ (default: the only one); with several, or "
+        "with a commit or an experiment of DVC, what differs and what came of it",
     )
     parser.set_defaults(run=run)
 
@@ -64,12 +69,44 @@ def run(options: argparse.Namespace) -> int:
         LoadError: there is no such recipe.
         StageError: a result is missing.
     """
+    from llmrecipe.cli import compared, revisions
+
+    references = options.recipes
+    if len(references) > 1 or any(map(revisions.is_revision, references)):
+        versions = revisions.versions(references)
+        for version in versions:
+            if version.planned:
+                _warn(version.recipe.reference)
+        print(compared.compared(versions))
+    else:
+        print(of(one(*references)))
+    return 0
+
+
+def of(reference: str) -> str:
+    """The results of the recipe that is named, after a warning if the project's plan has it otherwise.
+
+    Raises:
+        LoadError: there is no such recipe.
+        StageError: a result is missing.
+    """
+    return report(_recipe(reference))
+
+
+def _recipe(reference: str) -> Recipe:
     root = Path()
-    found = find(one(options.recipe))
+    found = find(reference)
     recipe, _ = completed(found.value, root, dvcfiles.outputs(root))
     outdated.warn(recipe, found.reference, root)
-    print(report(recipe))
-    return 0
+    return recipe
+
+
+def _warn(reference: str) -> None:
+    """Say if a recipe isn't as it was planned, or can't be loaded any more, which its results don't need."""
+    try:
+        _recipe(reference)
+    except LLMRecipeError as error:
+        show_warning(Violation(reference, str(error)))
 
 
 def report(recipe: Recipe) -> str:
@@ -161,13 +198,18 @@ def _columns(rows: list[dict[str, Any]]) -> list[Column]:
 def _table(metrics: dict[str, dict[str, Any]], models: dict[str, Path]) -> str:
     rows = [(name, metrics[name], str(path)) for name, path in models.items()]
     rows += _unigrams({name: metrics[name] for name in models})
+    return table("held-out text", rows)
+
+
+def table(title: str, rows: list[tuple[str, dict[str, Any], str]]) -> str:
+    """A table of numbers: what each row is of, its numbers as measures have them, and a remark."""
     columns = _columns([numbers for _, numbers, _ in rows])
-    table = [["held-out text", *(column.title for column in columns), ""]]
+    cells = [[title, *(column.title for column in columns), ""]]
     for name, numbers, remark in rows:
-        table.append([name, *(column.cell(numbers) for column in columns), remark])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        cells.append([name, *(column.cell(numbers) for column in columns), remark])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
-    for first, *middle, last in table:
+    for first, *middle, last in cells:
         aligned = (cell.rjust(width) for cell, width in zip(middle, widths[1:-1], strict=True))
         lines.append("  ".join([first.ljust(widths[0]), *aligned, last]).rstrip())
     return "\n".join(lines)

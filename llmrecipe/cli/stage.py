@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--name", required=True, help="its section of the parameters")
     parser.add_argument("--output", required=True, type=Path, help="the folder it leaves")
     parser.add_argument("--params", default=layout.MACHINES_FILE, type=Path, help="default: %(default)s")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, goes_on="`dvc repro` goes on with what is left, a training from its last checkpoint")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -33,6 +33,7 @@ def run(context: StageContext[ExportSection]) -> None:
     _refuse_step(checkpoint, card)
     _refuse_tokenizer(checkpoint, card, tokenizer)
     facts = card.network, card.rows, card.end_of_text_id
+    log.info("writes the weights of step %d for transformers", card.step)
     return_freed_memory()
     trained = weights.load(checkpoint)
     folder = context.output / "model"
@@ -49,6 +50,7 @@ def run(context: StageContext[ExportSection]) -> None:
     cards.write(folder, evolve(card, made_by=context.section.tag, parents=context.parents))
     artifacts.seal(folder, "model")
 
+    log.info("compares what it computes with what was trained")
     found = agreement(trained, *facts, folder)
     if not found.is_explained_by_rounding:
         raise StageError(

@@ -39,6 +39,7 @@ def run(context: StageContext[ImportSection]) -> None:
     artifacts.seal(tokenizer, "tokenizer")
     directory = context.output / "model"
     directory.mkdir()
+    log.info("reads and verifies the weights of %s", found)
     import_model(asked, reading, reading.network, found, directory)
     folders.copy_files(tokenizer, directory)
     for note in reading.notes:

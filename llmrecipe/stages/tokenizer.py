@@ -34,6 +34,7 @@ def run(context: StageContext[TokenizerSection]) -> None:
                 quoting.update(token for token in special if token and token in text)
                 yield from cut(text, LEARNED_AT_ONCE)
 
+        log.info("learns %s tokens from the training documents", f"{wanted.vocab_size:,}")
         tokenizer = training.train(wanted, texts, directory)
         for token, count in quoting.items():
             log.warning(

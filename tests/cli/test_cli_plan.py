@@ -73,7 +73,7 @@ def test_every_stage_of_a_plan_gets_a_line(project, capsys):
         "quickstart-report",
     ]
     assert "dvc.yaml" in lines[-1]
-    assert lines[-1].endswith("now run `dvc repro quickstart-report`")
+    assert lines[-1].endswith("now run `llmrecipe run quickstart`, or `dvc repro quickstart-report`")
     assert planned(project).keys() == {"dvc.yaml", "params.yaml"} | {
         f"params/{owner}.yaml"
         for owner in ("python-stdlib", "python-stdlib-bpe-2048", "small-code", "small-code-w4a16", "quickstart")

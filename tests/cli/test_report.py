@@ -101,7 +101,7 @@ def write(path: Path, data: Any) -> None:
 
 
 def shown(capsys) -> str:
-    assert report.run(argparse.Namespace(recipe="file")) == 0
+    assert report.run(argparse.Namespace(recipes=["file"])) == 0
     return capsys.readouterr().out
 
 
@@ -218,17 +218,17 @@ def test_a_speed_is_that_of_the_run_whose_outputs_are_here(project, capsys):
 def test_a_missing_result_is_named_with_what_makes_it(project, missing, made_by):
     (project / "artifacts" / missing).unlink()
     with pytest.raises(StageError, match=f"artifacts/.*`{made_by}`"):
-        report.run(argparse.Namespace(recipe="file"))
+        report.run(argparse.Namespace(recipes=["file"]))
 
 
 def test_an_unknown_recipe_is_refused(project):
     with pytest.raises(LoadError, match="no such recipe"):
-        report.run(argparse.Namespace(recipe="other"))
+        report.run(argparse.Namespace(recipes=["other"]))
 
 
 def test_reporting_imports_no_heavy_library(project):
     program = (
-        "import argparse, sys; from llmrecipe.cli import report; report.run(argparse.Namespace(recipe='file'))\n"
+        "import argparse, sys; from llmrecipe.cli import report; report.run(argparse.Namespace(recipes=['file']))\n"
         "sys.exit(str({'torch', 'transformers', 'dvc', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=project, capture_output=True, text=True)

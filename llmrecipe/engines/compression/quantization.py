@@ -23,6 +23,8 @@ from llmrecipe.engines.tokenizing.folders import copy_files
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Scheme
 
+log = logging.getLogger(__name__)
+
 LOGITS_TOLERANCE = 1e-3
 """Largest difference between the logits of the quantized model in memory and as saved, over the largest logit.
 
@@ -111,6 +113,9 @@ def _quantize_and_verify(
     if len(calibration):
         # It writes into the weights, and what is written to doesn't stay a view of the file that it was read from.
         put_on_disk(model, scratch)
+        log.info("rounds the weights, calibrated on %d sequences", len(calibration))
+    else:
+        log.info("rounds the weights")
     quantize(model, folders.load_tokenizer(source), scheme, calibration, device)
     probe = sequences[:1].to(device)
     expected = folders.logits(model, probe)
@@ -119,6 +124,7 @@ def _quantize_and_verify(
             f"{source}: quantized, this model computes numbers that aren't finite; its weights are too large, most "
             "often by a learning rate that is too high"
         )
+    log.info("saves the model, and compares what it computes when loaded")
     save_compressed(model, directory)
     copy_files(source, directory)
     folders.copy_generation(source, directory)

@@ -22,6 +22,7 @@ from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.vocabulary import check_embeddings, check_tokenizer
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import StageError
+from llmrecipe.progress import told
 from llmrecipe.recipe.measure import CustomMeasure, Measure, Perplexity, PseudoPerplexity, Samples, TokenMeasure
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,8 @@ def _samples(asked: Samples, model: LoadedModel, output: Path) -> Numbers:
         max_new_tokens=asked.max_new_tokens,
         end_of_text_id=model.card.end_of_text_id,
     )
-    samples = [{"prompt": prompt, "completion": complete(prompt)} for prompt in asked.prompts]
+    log.info("continues %d prompts", len(asked.prompts))
+    samples = [{"prompt": prompt, "completion": complete(prompt)} for prompt in told(asked.prompts, "writing")]
     artifacts.write_json(output / "samples.json", samples)
     return {}
 
@@ -180,6 +182,7 @@ def _token_losses(asked: TokenMeasure, score: Score, model: LoadedModel, output:
     if too_few is not None:
         raise StageError(f"{asked.tag}.max_tokens: {too_few}")
     texts = heldout_texts(tokens, asked.max_tokens // length, length)
+    log.info("measures %s tokens of held-out text", f"{length * sum(text.num_windows for text in texts):,}")
     of_unigram = [DocumentSums.of(text, score.of_frequencies(text)) for text in texts]
     of_model = [DocumentSums.of(text, score.of_model(model.transformers_model, text)) for text in texts]
     means = [sums.means for sums in of_model]

@@ -22,6 +22,7 @@ from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.engines.tokens.packing import PackedDocuments
 from llmrecipe.errors import StageError
+from llmrecipe.progress import told
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Objective
 from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM
@@ -72,7 +73,7 @@ class CausalScore:
     def of_model(self, model: PreTrainedModel, text: HeldoutText) -> Iterator[Predicted]:
         """What `model` makes of the text, in batches."""
         batch_size = max(1, _LOGITS_PER_BATCH // (text.sequence_length * model.config.vocab_size))
-        for start in range(0, text.num_windows, batch_size):
+        for start in told(range(0, text.num_windows, batch_size), "measuring"):
             indices = range(start, min(start + batch_size, text.num_windows))
             batch = folders.windows(text.tokens, indices, text.sequence_length).to(model.device)
             inputs, is_end = batch[:, :-1], batch[:, :-1] == text.tokens.end_of_text_id
@@ -169,7 +170,7 @@ class MaskedScore(_MaskScore):
     def _batches(self, text: HeldoutText) -> Iterator[Masked]:
         objective = evolve(self.objective, mask_share=1.0, random_share=0.0)
         at_once = max(1, _TOKENS_PER_BATCH // text.sequence_length)
-        for start in range(0, text.num_windows, at_once):
+        for start in told(range(0, text.num_windows, at_once), "measuring"):
             windows = range(start, min(start + at_once, text.num_windows))
             tokens = [text.sequence(window) for window in windows]
             masked = [
@@ -201,7 +202,7 @@ class PseudoScore(_MaskScore):
 
     def _batches(self, text: HeldoutText) -> Iterator[Masked]:
         at_once = max(1, _TOKENS_PER_BATCH // text.sequence_length)
-        for window in range(text.num_windows):
+        for window in told(range(text.num_windows), "measuring"):
             tokens = text.sequence(window)
             places = np.flatnonzero(~self.vocabulary.is_special[tokens])
             for start in range(0, len(places), at_once):

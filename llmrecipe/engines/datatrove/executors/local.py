@@ -60,10 +60,8 @@ class LocalExecutor(TaskExecutor):
             StageError: a worker was killed. What a step raises comes out as it is.
         """
         ranks = self.unfinished()
-        already = self.tasks - len(ranks)
-        ended = self._in_turn(ranks) if self.workers == 1 else self._in_processes(ranks)
-        for done, _ in enumerate(ended, 1):
-            self.report(already + done)
+        for _ in self._in_turn(ranks) if self.workers == 1 else self._in_processes(ranks):
+            self.report()
 
     def _in_turn(self, ranks: list[int]) -> Iterable[PipelineStats]:
         for rank in ranks:

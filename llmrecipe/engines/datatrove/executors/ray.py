@@ -128,7 +128,7 @@ class RayExecutor(RemoteExecutor, RayPipelineExecutor):
                 now = len(self.get_incomplete_ranks())
                 if now < reported:
                     reported = now
-                    self.report(self.world_size - now)
+                    self.report()
                 if last:
                     return
 

@@ -112,7 +112,7 @@ class SlurmExecutor(RemoteExecutor, SlurmPipelineExecutor):
             left = set(self.get_incomplete_ranks())
             if len(left) < reported:
                 reported = len(left)
-                self.report(self.world_size - reported)
+                self.report()
             if not left:
                 return
             self.refuse_failures()

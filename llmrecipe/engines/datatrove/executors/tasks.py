@@ -2,19 +2,20 @@
 
 import contextlib
 import io
+import json
 import logging
 import os
 import signal
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from datatrove.executor.base import PipelineExecutor
 from datatrove.utils.logging import logger as datatrove_logger
 from datatrove.utils.logging import setup_default_logger
-from datatrove.utils.stats import PipelineStats
+from datatrove.utils.stats import MetricStats, PipelineStats
 
 from llmrecipe import artifacts
 from llmrecipe.engines.quiet import hide_progress_bars
@@ -46,18 +47,30 @@ class TaskExecutor(PipelineExecutor):
         super().mark_rank_as_completed(rank)
 
     def unfinished(self) -> list[int]:
-        """The tasks that are left; says how many are not."""
+        """The tasks that are left; says what is done of the others."""
         ranks = self.get_incomplete_ranks()
-        if len(ranks) < self.world_size:
-            finished = self.world_size - len(ranks)
-            log.info("%s: %d of %d shards were finished by an earlier run", self.what, finished, self.world_size)
+        self._documents: dict[int, int] = {}
         self._started = time.monotonic()
+        if len(ranks) < self.world_size:
+            log.info("%s: %s, finished by an earlier run", self.what, self._done(ranks))
         return ranks
 
-    def report(self, finished: int) -> None:
-        """Say how many tasks are finished."""
+    def report(self) -> None:
+        """Say how much is finished."""
         seconds = time.monotonic() - self._started
-        log.info("%s: %d of %d shards, %.1f s", self.what, finished, self.world_size, seconds)
+        log.info("%s: %s, %.1f s", self.what, self._done(self.get_incomplete_ranks()), seconds)
+
+    def _done(self, left: Collection[int]) -> str:
+        """What is finished when these tasks are left, in documents if that is what they read."""
+        finished = set(range(self.world_size)) - set(left)
+        self._documents |= {rank: self._documents_of(rank) for rank in finished - self._documents.keys()}
+        share = f"{100 * len(finished) // self.world_size} %"
+        documents = sum(self._documents.values())
+        return f"{documents:,} documents, {share}" if documents else share
+
+    def _documents_of(self, rank: int) -> int:
+        counted = json.loads(self.logging_dir.read_text(f"stats/{rank:05d}.json"))[0]["stats"]
+        return int(MetricStats.from_dict(counted["documents"]).total) if "documents" in counted else 0
 
 
 class RemoteExecutor(TaskExecutor):
