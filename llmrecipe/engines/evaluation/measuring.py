@@ -145,7 +145,7 @@ def _samples(asked: Samples, model: LoadedModel, output: Path) -> Numbers:
         max_new_tokens=asked.max_new_tokens,
         end_of_text_id=model.card.end_of_text_id,
     )
-    log.info("continues %d prompts", len(asked.prompts))
+    log.info("writes what follows each prompt")
     samples = [{"prompt": prompt, "completion": complete(prompt)} for prompt in told(asked.prompts, "writing")]
     artifacts.write_json(output / "samples.json", samples)
     return {}
