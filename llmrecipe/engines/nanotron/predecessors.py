@@ -107,9 +107,10 @@ def _reason(earlier: Predecessor, job: Job) -> str:
     training, length = job.section.training, job.sequence_length
     name = type(training.schedule).__name__
     if not isinstance(training.schedule, _GOING_ON):
-        steps = f"its {earlier.training.num_steps(length)} steps aren't the first of {job.num_steps}; under Constant"
+        shorter = earlier.training.num_steps(length)
         return (
-            f"under {name} {steps}; under Constant, InverseSquareRoot or WarmupStableDecay, up to its decay, they are"
+            f"under {name} its {shorter} steps aren't the first of {job.num_steps}; under Constant, InverseSquareRoot "
+            "or WarmupStableDecay, up to its decay, they are"
         )
     before, after = earlier.training.warmup_steps(length), training.warmup_steps(length)
     if before != after:
