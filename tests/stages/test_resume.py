@@ -136,10 +136,15 @@ def test_a_flipped_bit_is_found_and_named_and_the_checkpoint_before_used(tokens,
 def test_another_meaning_starts_afresh_beside_and_says_what_differs(tokens, tmp_path, caplog):
     first = trained(section(LAYOUTS["one"]), tokens, tmp_path)
     other = attrs.evolve(TRAINING, seed=2, clip_grad_norm=None)
+    for earlier in ("a", "b"):
+        shutil.copytree(first.checkpoint.parent.parent, tmp_path / earlier)
+        meaning = next((tmp_path / earlier).glob("meaning.json"))
+        meaning.write_text(meaning.read_text().replace('"vocab_size": 500', f'"vocab_size": "{"9" * 200}"'))
     with caplog.at_level(logging.INFO, logger="llmrecipe"):
         second = trained(section(LAYOUTS["one"], training=other), tokens, tmp_path)
 
-    assert "starts afresh; an earlier run is kept in" in caplog.text
+    (said,) = (line for line in caplog.text.splitlines() if "starts afresh" in line)
+    assert f"an earlier run is kept in {first.checkpoint.parent.parent} (and 2 more beside it), with" in said
     assert "training.clip_grad_norm: 1.0 → null, training.seed: 1 → 2" in caplog.text
     assert first.checkpoint.exists()
     assert second.checkpoint.parent.parent != first.checkpoint.parent.parent

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,12 @@ log = logging.getLogger(__name__)
 
 _GOING_ON = (Constant, InverseSquareRoot, WarmupStableDecay)
 """Schedules whose first steps don't depend on the length of the run."""
+
+_SHOWN = 3
+"""Differences of an earlier run that are told."""
+
+_LONGEST = 80
+"""Characters of each."""
 
 
 @attrs.frozen
@@ -98,8 +105,13 @@ def _explain(job: Job, state: StateFolder, meaning: Meaning, found: Mapping[Path
         folder = max(alike, key=lambda at: alike[at].steps_alike(job))
         log.warning("starts afresh; an earlier run is kept in %s; %s", folder, _reason(alike[folder], job))
         return
-    for folder, differences in others(state.root, meaning):
-        log.warning("starts afresh; an earlier run is kept in %s, with %s", folder, ", ".join(differences))
+    unlike = sorted(others(state.root, meaning), key=lambda each: len(each[1]))
+    if unlike:
+        folder, differences = unlike[0]
+        listed = ", ".join(textwrap.shorten(each, _LONGEST, placeholder=" …") for each in differences[:_SHOWN])
+        more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        beside = f" (and {len(unlike) - 1} more beside it)" if len(unlike) > 1 else ""
+        log.warning("starts afresh; an earlier run is kept in %s%s, with %s%s", folder, beside, listed, more)
 
 
 def _reason(earlier: Predecessor, job: Job) -> str:
