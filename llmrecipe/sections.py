@@ -69,7 +69,7 @@ class TokenizerSection(Section):
 class TokenizeSection(Section):
     """Documents to token files."""
 
-    revision: int = 4
+    revision: int = 5
 
 
 @define("mix")

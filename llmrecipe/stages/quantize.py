@@ -33,6 +33,7 @@ def run(context: StageContext[QuantizeSection]) -> None:
         raise RecipeError(unfit)
     tokens = Tokens.of(context.inputs)
     check_tokenizer(source, card, tokens)
+    tokens.say_what_is_lost("train")
     device = set_up(context.machine)
     return_freed_memory()
     quantization.show_log(context.machine.log_level)
