@@ -130,7 +130,7 @@ class QuantizeSection(Section):
     scheme: Scheme
     calibration_samples: int = _as_in(Quantized, "calibration_samples")
     seed: int = _as_in(Quantized, "seed")
-    revision: int = 4
+    revision: int = 5
 
 
 @define("measure")
