@@ -56,6 +56,7 @@ class LostText(Word):
         """It in words, where it isn't small, of a text that is called so (`heldout`)."""
         examples = ", ".join(map(_shown, self.characters))
         if self.share <= MOST:
+            examples = ", ".join(map(_shown, filter(str.isspace, self.characters)))
             return (
                 f"{100 * self.white_space:.1f} % of the characters of the {text} text are white space that its tokens "
                 f"don't give back ({examples}); no number in bytes is given for it"

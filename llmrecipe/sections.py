@@ -62,7 +62,7 @@ class TokenizerSection(Section):
     """Documents to a tokenizer."""
 
     tokenizer: Tokenizer
-    revision: int = 3
+    revision: int = 4
 
 
 @define("tokenize")
