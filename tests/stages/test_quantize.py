@@ -277,7 +277,7 @@ def test_calibration_reads_different_sequences_of_the_training_split_as_the_seed
 
     def spy(model, tokenizer, scheme, calibration, device):
         seen.append(calibration)
-        real(model, tokenizer, scheme, calibration, device)
+        return real(model, tokenizer, scheme, calibration, device)
 
     monkeypatch.setattr(quantization, "quantize", spy)
     for index, seed in enumerate((1, 1, 2)):
