@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from llmrecipe import artifacts, codec
 from llmrecipe.errors import StageError
+from llmrecipe.lost import LostText
 from llmrecipe.recipe.kinds import Objective
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.schema import Word, define
@@ -55,6 +56,9 @@ class SplitCard(Word):
     document_files: tuple[str, ...] = ()
     """For held-out text, JSON lines with the `id`, `tokens` and `text_bytes` of each document, in the order of the
     tokens; a file for each of `files`."""
+
+    lost: LostText = LostText()
+    """What its tokens lost of the text; for training text, of some of its documents."""
 
 
 @define("masking_card")

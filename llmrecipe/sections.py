@@ -62,14 +62,14 @@ class TokenizerSection(Section):
     """Documents to a tokenizer."""
 
     tokenizer: Tokenizer
-    revision: int = 3
+    revision: int = 4
 
 
 @define("tokenize")
 class TokenizeSection(Section):
     """Documents to token files."""
 
-    revision: int = 4
+    revision: int = 5
 
 
 @define("mix")
@@ -127,7 +127,7 @@ class QuantizeSection(Section):
     scheme: Scheme
     calibration_samples: int = _as_in(Quantized, "calibration_samples")
     seed: int = _as_in(Quantized, "seed")
-    revision: int = 4
+    revision: int = 5
 
 
 @define("measure")

@@ -15,12 +15,13 @@ from llmrecipe.cli.listing import one
 from llmrecipe.cli.render import foreign, show_warning
 from llmrecipe.errors import LLMRecipeError, StageError, Violation
 from llmrecipe.loader import find
+from llmrecipe.lost import LostText
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.planner import plan
 from llmrecipe.plan.stage import Stage
 from llmrecipe.pretrained.completed import completed
 from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.sections import MeasureSection, ReportSection, TrainSection
+from llmrecipe.sections import MeasureSection, ReportSection, TokenizeSection, TrainSection
 
 SHOWN_SAMPLES = 3
 
@@ -37,9 +38,10 @@ COLUMNS = {
     "training_seconds": ("training", "{:,.0f} s"),
     "tokens_per_second": ("speed", "{:,.0f} tokens/s"),
     "recovery_percent": ("recovery", "{:.1f} %"),
+    "text_lost_percent": ("text lost", "{:.1f} %"),
     "size_mb": ("size", "{:,.2f} MB"),
 }
-"""The title and form of a number, by its name; others are shown by their names, in front of the last two."""
+"""The title and form of a number, by its name; others are shown by their names, in front of recovery."""
 
 _OTHER = "{:.4g}"
 
@@ -127,6 +129,7 @@ def report(recipe: Recipe) -> str:
         f"{recipe.name}: {models[final]}",
         _table(metrics, models),
         "\n".join(_notes(models)),
+        "\n".join(_lost(pipeline)),
         "\n".join(_speeds(pipeline)),
         *map(_sample, list(_samples(pipeline, comparison, final))[:SHOWN_SAMPLES]),
     ]
@@ -140,7 +143,21 @@ def _notes(models: Mapping[str, Path]) -> Iterator[str]:
         for note in cards.read(path, ModelCard).notes:
             told.setdefault(note, []).append(name)
     for note, names in told.items():
-        yield textwrap.fill(foreign(f"{', '.join(names)}: {note}"), width=100, subsequent_indent="  ")
+        yield _wrapped(f"{', '.join(names)}: {note}")
+
+
+def _lost(pipeline: Pipeline) -> Iterator[str]:
+    """What tokens lost of a text, and why there is no number in bytes."""
+    for stage in pipeline.stages:
+        if isinstance(stage.section, TokenizeSection) and Path(stage.product("metrics.json")).exists():
+            for split, counts in _read(stage, "metrics.json").items():
+                lost = LostText(**counts.get("lost", {}))
+                if not lost.is_small:
+                    yield _wrapped(f"{stage.name}: {lost.told(split)}")
+
+
+def _wrapped(note: str) -> str:
+    return textwrap.fill(foreign(note), width=100, subsequent_indent="  ")
 
 
 def _read(stage: Stage, name: str) -> Any:
@@ -171,7 +188,7 @@ class Column:
     def place(self) -> tuple[bool, float]:
         """Known numbers in their order, others in front of recovery and size, groups last."""
         known = list(COLUMNS)
-        return bool(self.group), known.index(self.key) if self.key in known else len(known) - 2.5
+        return bool(self.group), known.index(self.key) if self.key in known else known.index("recovery_percent") - 0.5
 
     def cell(self, numbers: dict[str, Any]) -> str:
         """The number of a model as text; empty if it has none."""

@@ -63,8 +63,9 @@ class TokenMeasure(Measure):
 
     `documents.jsonl` holds a line for each document that is read, in order: `corpus` (in a mixture), `id`, `tokens`
     (those predicted), `bytes` (UTF-8, those of the predicted tokens: all bytes of the text × the share of
-    its tokens that are predicted) and `loss` (in nats, the sum over these tokens). A document that is cut by the end of
-    what is read counts with its part. Sums of tokens and losses are those of the metrics.
+    its tokens that are predicted; left out where the tokens lost text) and `loss` (in nats, the sum over these tokens).
+    A document that is cut by the end of what is read counts with its part. Sums of tokens and losses are those of the
+    metrics.
     """
 
     files: ClassVar[tuple[str, ...]] = ("documents.jsonl",)

@@ -83,7 +83,8 @@ class Unigram(TrainedTokenizer):
     corpus may give fewer."""
 
     character_coverage: float = attrs.field(default=0.9995, validator=between(0, 1))
-    """Share of the corpus's characters that get pieces: the most frequent ones, with at most half of the vocabulary."""
+    """Share of the corpus's characters that get pieces: the most frequent ones, with at most half of the vocabulary
+    unless other pieces leave more."""
 
     end_of_text: str = attrs.field(default="<|endoftext|>", validator=not_empty)
     """The token that ends every document; also the model's begin, end and padding token. A name in brackets, `<…>`,

@@ -19,7 +19,7 @@ from llmrecipe.stages.runner import StageContext
 def run(context: StageContext[QuantizeSection]) -> None:
     """Quantize the input `model`, calibrated on the training split of the tokens among the inputs, into `model/`.
 
-    `metrics.json`: the fields of `quantization.Report`.
+    `metrics.json`: the fields of `quantization.Report`. The model's card notes layers for which GPTQ failed.
 
     Raises:
         RecipeError: the scheme doesn't fit the network.
@@ -33,6 +33,7 @@ def run(context: StageContext[QuantizeSection]) -> None:
         raise RecipeError(unfit)
     tokens = Tokens.of(context.inputs)
     check_tokenizer(source, card, tokens)
+    tokens.say_what_is_lost("train")
     device = set_up(context.machine)
     return_freed_memory()
     quantization.show_log(context.machine.log_level)

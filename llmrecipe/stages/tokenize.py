@@ -7,6 +7,7 @@ from llmrecipe import artifacts
 from llmrecipe.engines.datatrove import tokenize
 from llmrecipe.engines.tokenizing import folders
 from llmrecipe.engines.tokens.files import TokenFiles
+from llmrecipe.lost import LostText
 from llmrecipe.sections import TokenizeSection
 from llmrecipe.stages.resumable import is_resumed, resumable
 from llmrecipe.stages.runner import StageContext
@@ -20,8 +21,9 @@ _MOST_UNKNOWN = 0.001
 def run(context: StageContext[TokenizeSection]) -> None:
     """Write the token files and how many tokens they hold.
 
-    `metrics.json` holds, for each split, `tokens`, `documents`, `bytes_per_token` (UTF-8) and, if the tokenizer has a
-    token of its own for what it doesn't know, that token's share, `unknown_share`.
+    `metrics.json` holds, for each split, `tokens`, `documents`, what is `lost` of the text (the fields of `LostText`),
+    if that is little `bytes_per_token` (UTF-8), and, if the tokenizer has a token of its own for what it doesn't know,
+    that token's share, `unknown_share`.
     """
     documents, tokenizer = context.inputs["documents"], context.inputs["tokenizer"]
     artifacts.open_artifact(documents, "documents")
@@ -48,13 +50,14 @@ def run(context: StageContext[TokenizeSection]) -> None:
                 counts["unknown_share"] = int(unknown) / counts["tokens"]
                 if counts["unknown_share"] > _MOST_UNKNOWN:
                     log.warning(
-                        "%.1f %% of the %s tokens are %r, what the tokenizer doesn't know: that text is lost to the "
-                        "model, and measures take it for easy; use a larger vocab_size, or a "
-                        "tokenizer that spells what it doesn't know in bytes, such as ByteLevelBPE",
+                        "%.1f %% of the %s tokens are %r, what the tokenizer doesn't know; use a larger vocab_size, or "
+                        "a tokenizer that spells what it doesn't know in bytes, such as ByteLevelBPE",
                         100 * counts["unknown_share"],
                         split,
                         loaded.unk_token,
                     )
+    for split, counts in metrics.items():
+        LostText(**counts["lost"]).say(split)
     artifacts.write_json(context.output / "metrics.json", metrics)
     if not resumed:
         context.measured["tokens_per_second"] = round(rate, 1)

@@ -9,7 +9,7 @@ from llmrecipe import artifacts
 from llmrecipe.engines.datatrove import documents
 from llmrecipe.engines.tokenizing import folders, training
 from llmrecipe.engines.tokenizing.long_texts import LEARNED_AT_ONCE, cut
-from llmrecipe.recipe.tokenizer import TrainedTokenizer
+from llmrecipe.recipe.tokenizer import TrainedTokenizer, Unigram
 from llmrecipe.sections import TokenizerSection
 from llmrecipe.stages.runner import StageContext
 
@@ -45,11 +45,21 @@ def run(context: StageContext[TokenizerSection]) -> None:
             )
         if len(tokenizer) < wanted.vocab_size:
             log.warning(
-                "the corpus gives only %d of the %d tokens asked for: no more pairs of tokens within words occur twice",
+                "the corpus gives only %d of the %d tokens asked for: %s",
                 len(tokenizer),
                 wanted.vocab_size,
+                _why_no_more(wanted),
             )
     else:
         tokenizer = folders.copy(context.inputs["source"], directory)
     artifacts.seal(directory, "tokenizer")
     context.measured["vocab_size"] = len(tokenizer)
+
+
+def _why_no_more(tokenizer: TrainedTokenizer) -> str:
+    if isinstance(tokenizer, Unigram):
+        why = "there are no more pieces of words that SentencePiece keeps"
+    else:
+        why = "no more pairs of tokens within words occur twice"
+    coverage = getattr(tokenizer, "character_coverage", 1.0)
+    return why if coverage == 1 else f"{why}, and character_coverage = {coverage:g} leaves out rarer characters"

@@ -35,6 +35,7 @@ def run(context: StageContext[TrainSection]) -> None:
     if start is not None:
         _refuse_unfit(context.section, cards.read(start, ModelCard).network, context.name)
     tokens = Tokens.of(context.inputs)
+    tokens.say_what_is_lost("train", "heldout")
     directories = list(tokens.directories.values())
     finished = train(
         context.section,

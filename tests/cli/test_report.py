@@ -15,6 +15,9 @@ from llmrecipe import CausalLM, Llama, artifacts, cards, times
 from llmrecipe.cards import ModelCard
 from llmrecipe.cli import report
 from llmrecipe.errors import LoadError, StageError
+from llmrecipe.loader import find
+from llmrecipe.plan.planner import plan
+from llmrecipe.sections import TokenizeSection
 
 UNIGRAM = {"perplexity": 1234.5, "bits_per_byte": 4.0}
 METRICS = {
@@ -116,6 +119,26 @@ def test_every_number_and_place_is_shown(project, capsys):
         "training of base: 2,140 tokens/s, multiplied by oneDNN, 6 % of the time waiting for communication "
         "(data 6 %, other 0.2 %), peak memory 1,412 MB a rank"
     )
+
+
+def test_text_that_tokens_lost_is_shown_with_the_reason_for_what_is_missing(project, capsys):
+    metrics = json.loads(json.dumps(METRICS))
+    for numbers in metrics.values():
+        del numbers["bits_per_byte"]
+        numbers["text_lost_percent"] = 70.04
+    write(project / "artifacts/mine/report/metrics.json", metrics)
+    lost = {"share": 0.7004, "white_space": 0.0, "characters": "\x1bе"}
+    (stage,) = (stage for stage in plan([find("file").value]).stages if isinstance(stage.section, TokenizeSection))
+    counts = {"tokens": 9, "documents": 1}
+    write(project / stage.product("metrics.json"), {"train": counts, "heldout": counts | {"lost": lost}})
+    text = shown(capsys)
+    row = next(line for line in text.splitlines() if line.startswith("base "))
+    assert row.split()[1:6] == ["21.50", "70.0", "%", "21.91", "MB"]
+    said = " ".join(text.split())
+    assert f"{stage.name}: 70.0 % of the characters of the heldout text are lost in its tokens" in said
+    assert r"(most often '\x1b', 'е')" in said
+    assert "no number in bytes is given for it" in said
+    assert "of the train text" not in said
 
 
 def table(capsys) -> list[list[str]]:

@@ -24,8 +24,9 @@ from transformers import (
 )
 
 from llmrecipe import artifacts, cards, wiring
-from llmrecipe.cards import ModelCard
+from llmrecipe.cards import ModelCard, TokensCard
 from llmrecipe.engines.compression import quantization
+from llmrecipe.engines.tokens import writing
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.errors import RecipeError, StageError
 from llmrecipe.recipe.networks.bert import Bert
@@ -93,6 +94,9 @@ def test_every_scheme_saves_a_smaller_model_that_transformers_loads_with_nearly_
         "bits_per_weight": 8 * small.stat().st_size / count,
         "calibration_sequences": 0 if name in ("w4a16-nearest", "fp8") else 32,
         "dense_bytes": dense.stat().st_size,
+        # Two blocks of seven.
+        "gptq_layers": 0 if "nearest" in name or name == "fp8" else 14,
+        "gptq_layers_rounded_to_nearest": 0,
         "quantized_bytes": small.stat().st_size,
         "ratio": dense.stat().st_size / small.stat().st_size,
     }
@@ -185,6 +189,52 @@ def test_a_modern_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
     assert not any("decoder" in name or "embeddings" in name for name in small)
 
 
+def repetitive(made, directory: Path) -> dict[str, Path]:
+    """The inputs, with one sequence over and over as the text."""
+    card = cards.read(made["tokens"], TokensCard)
+    row = np.fromfile(made["tokens"] / card.splits["train"].files[0], "<u2")[: LENGTH // 4]
+    writing.write_tokens(
+        directory,
+        {split: [np.tile(row, 400)] for split in ("train", "heldout")},
+        vocab_size=card.vocab_size,
+        end_of_text_id=card.end_of_text_id,
+        tokenizer=card.tokenizer,
+    )
+    return made | {"tokens": directory}
+
+
+def test_gptq_that_fails_for_every_layer_is_an_error_in_the_words_of_the_recipe(made, tmp_path):
+    scheme = W4A16(group_size=32, rounding=GPTQ(dampening_frac=1e-12))
+    expected = r"GPTQ failed for 14 of 14 layers.*dampening_frac=1e-12.*raise scheme.rounding.dampening_frac"
+    with pytest.raises(StageError, match=expected):
+        quantized(repetitive(made, tmp_path / "tokens"), tmp_path / "out", scheme)
+
+
+def test_layers_for_which_gptq_failed_are_counted_and_said_by_the_log_metrics_and_card(
+    made, tmp_path, monkeypatch, caplog, capfd
+):
+    from llmcompressor.modifiers.gptq import gptq_quantize
+
+    factorize, calls = gptq_quantize.factorize_hessian, []
+
+    def failing_at_first(weights, hessians, percdamp, fell_back):
+        calls.append(len(fell_back))
+        if len(calls) == 1:
+            # What no dampening makes positive definite.
+            hessians[0] = -torch.eye(len(hessians[0]))
+        return factorize(weights, hessians, percdamp, fell_back)
+
+    monkeypatch.setattr(gptq_quantize, "factorize_hessian", failing_at_first)
+    output = quantized(made, tmp_path / "out", W4A16(group_size=32))
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert (metrics["gptq_layers"], metrics["gptq_layers_rounded_to_nearest"]) == (sum(calls), 1) == (14, 1)
+    said = "GPTQ failed for 1 of 14 layers, which are rounded to nearest instead"
+    assert said in caplog.text
+    (note,) = cards.read(output / "model", ModelCard).notes
+    assert note.startswith(said)
+    assert "Hessian inversion" not in capfd.readouterr().err
+
+
 def test_gptq_loses_less_than_rounding_to_nearest(made, tmp_path):
     gptq = quantized(made, tmp_path / "gptq", W4A16(group_size=32)) / "model"
     nearest = quantized(made, tmp_path / "nearest", W4A16(group_size=32, rounding=NEAREST)) / "model"
@@ -227,7 +277,7 @@ def test_calibration_reads_different_sequences_of_the_training_split_as_the_seed
 
     def spy(model, tokenizer, scheme, calibration, device):
         seen.append(calibration)
-        real(model, tokenizer, scheme, calibration, device)
+        return real(model, tokenizer, scheme, calibration, device)
 
     monkeypatch.setattr(quantization, "quantize", spy)
     for index, seed in enumerate((1, 1, 2)):

@@ -80,7 +80,10 @@ def test_a_small_corpus_gives_fewer_tokens_and_says_so(documents, tmp_path, capl
     size = len(AutoTokenizer.from_pretrained(context.output / "tokenizer"))
     assert 300 < size < 50_000
     assert context.measured["vocab_size"] == size
-    assert f"only {size} of the 50000 tokens" in caplog.text
+    assert f"only {size} of the 50000 tokens asked for: no more pairs of tokens within words occur twice" in caplog.text
+    caplog.clear()
+    train(documents, tmp_path / "unigram", Unigram, vocab_size=50_000, character_coverage=0.9)
+    assert "no more pieces of words that SentencePiece keeps, and character_coverage = 0.9 leaves out" in caplog.text
 
 
 # Words of equal frequency, in plenty, and characters that few texts have.
@@ -288,6 +291,17 @@ def test_characters_take_at_most_half_of_a_vocabulary_the_frequent_ones_first(ki
     assert chr(0x4E00) in characters
     if kind is Unigram:
         assert [tokenizer.decode(tokenizer(text)["input_ids"]) for text in texts] == texts
+
+
+@pytest.mark.parametrize("vocab_size", [600, 1000])
+def test_characters_get_the_room_that_pieces_leave(vocab_size, tmp_path):
+    # Signs that stand alone: there is nothing to learn but them.
+    texts = [" ".join(chr(0x2200 + number) for number in range(start, 250)) for start in range(250)] * 2
+    training.train(Unigram(vocab_size=vocab_size, character_coverage=1.0), lambda: texts, tmp_path)
+    vocabulary = AutoTokenizer.from_pretrained(tmp_path).get_vocab()
+    assert len(vocabulary) <= vocab_size
+    characters = {token.strip() for token in vocabulary if len(token.strip()) == 1}
+    assert len(characters) > (vocab_size - 258) // 2 or len(characters) >= 250
 
 
 def test_letters_and_their_forms_within_words_leave_half_of_the_vocabulary_to_merges(tmp_path):

@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -21,7 +21,11 @@ from llmrecipe.engines.models.stored import put_on_disk
 from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.engines.tokenizing.folders import copy_files
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Scheme
+
+if TYPE_CHECKING:
+    from llmrecipe.engines.compression.fallbacks import Fallbacks
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,8 @@ _MOST_SEQUENCES, _MOST_TOKENS = 8, 2048
 # What llmcompressor warns of at every start: a CPU is what was asked for, and nothing is tokenized here.
 _EXPECTED = ("No accelerator available", "Disabling tokenizer parallelism")
 
+_SAID_BY_US = "Hessian inversion failed"
+
 
 @attrs.frozen(kw_only=True)
 class Report:
@@ -51,6 +57,12 @@ class Report:
 
     dense_bytes: int
     """Size of the weights files of the model before."""
+
+    gptq_layers: int
+    """Layers that GPTQ was to round; 0 for another way of rounding."""
+
+    gptq_layers_rounded_to_nearest: int
+    """Those of them for which it failed."""
 
     quantized_bytes: int
     """Size of the weights files of the quantized model."""
@@ -84,12 +96,14 @@ def quantize_and_verify(
             finite, or the saved model isn't the quantized one.
     """
     with _llmcompressor("offloading").offloaded(scratch):
-        calibrated_by = _quantize_and_verify(source, directory, card, scheme, sequences, device, scratch)
+        calibrated_by, fallbacks = _quantize_and_verify(source, directory, card, scheme, sequences, device, scratch)
     dense, quantized = folders.weights_bytes(source), folders.weights_bytes(directory)
     return Report(
         bits_per_weight=8 * quantized / folders.num_weights(source),
         calibration_sequences=calibrated_by,
         dense_bytes=dense,
+        gptq_layers=fallbacks.layers,
+        gptq_layers_rounded_to_nearest=fallbacks.rounded_to_nearest,
         quantized_bytes=quantized,
         ratio=dense / quantized,
     )
@@ -103,8 +117,9 @@ def _quantize_and_verify(
     sequences: torch.Tensor,
     device: torch.device,
     scratch: Path,
-) -> int:
-    """As `quantize_and_verify`, where memory is in files already; the number of sequences that calibrated."""
+) -> tuple[int, "Fallbacks"]:
+    """As `quantize_and_verify`, where memory is in files already; the number of sequences that calibrated, and where
+    GPTQ failed."""
     model = folders.load_model(source)
     if hasattr(model.config, "quantization_config"):
         raise StageError(f"{source}: this model is quantized already; quantize the one that it was made from")
@@ -116,7 +131,7 @@ def _quantize_and_verify(
         log.info("rounds the weights, calibrated on %d sequences", len(calibration))
     else:
         log.info("rounds the weights")
-    quantize(model, folders.load_tokenizer(source), scheme, calibration, device)
+    fallbacks = quantize(model, folders.load_tokenizer(source), scheme, calibration, device)
     probe = sequences[:1].to(device)
     expected = folders.logits(model, probe)
     if not expected.isfinite().all():
@@ -128,7 +143,7 @@ def _quantize_and_verify(
     save_compressed(model, directory)
     copy_files(source, directory)
     folders.copy_generation(source, directory)
-    cards.write(directory, card)
+    cards.write(directory, evolve(card, notes=(*card.notes, str(fallbacks))) if fallbacks.rounded_to_nearest else card)
     artifacts.seal(directory, "model")
     saved = folders.load_model(directory).to(device)
     # llmcompressor leaves a model on the CPU, and its logits, that computes on a GPU.
@@ -139,7 +154,7 @@ def _quantize_and_verify(
             f"{directory}: the saved model is not the quantized one: its logits differ by {difference:.3g} of the "
             f"largest logit, {LOGITS_TOLERANCE:.3g} is accepted"
         )
-    return len(calibration)
+    return len(calibration), fallbacks
 
 
 def needs_calibration(scheme: Scheme) -> bool:
@@ -153,7 +168,7 @@ def quantize(
     scheme: Scheme,
     calibration: torch.Tensor,
     device: torch.device,
-) -> None:
+) -> "Fallbacks":
     """Round the linear layers of `model` in place; it was loaded from a directory and is on the CPU.
 
     The output layer stays as it is: it decides between all tokens, and rounding it costs the most quality for the size
@@ -167,8 +182,11 @@ def quantize(
         calibration: token ids `int64[samples, sequence_length]`; no rows for a scheme that needs none.
         device: where it is computed.
 
+    Returns:
+        How many layers GPTQ rounded, and for how many it failed.
+
     Raises:
-        StageError: llmcompressor refuses the model.
+        StageError: llmcompressor refuses the model, or GPTQ failed for every layer.
     """
     recipe = _llmcompressor("modifiers").modifiers(scheme, _output_layers(model))
     from compressed_tensors.utils import patch_attr
@@ -179,10 +197,23 @@ def quantize(
     rows = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in calibration]
     dataset: DataLoader[Any] | None = DataLoader(rows, batch_size=at_once) if rows else None  # type: ignore[arg-type]
     try:
-        with patch_attr(torch.accelerator, "is_available", lambda: device.type != "cpu"):
+        with (
+            patch_attr(torch.accelerator, "is_available", lambda: device.type != "cpu"),
+            _llmcompressor("fallbacks").counted() as fallbacks,
+        ):
             oneshot(model=model, tokenizer=tokenizer, recipe=recipe, dataset=dataset)
     except (ValueError, RuntimeError) as error:
         raise StageError(f"llmcompressor can't quantize this model as {scheme}: {error}") from error
+    if fallbacks.rounded_to_nearest:
+        told = (
+            f"{fallbacks} ({scheme}); raise scheme.rounding.dampening_frac, for which 0.01 is usual, or calibrate on "
+            "more text or another"
+        )
+        if fallbacks.rounded_to_nearest == fallbacks.layers:
+            raise StageError(f"{told}; if it is to be rounded so, say rounding=scheme.RoundToNearest()")
+        log.warning("%s", told)
+    found: Fallbacks = fallbacks
+    return found
 
 
 def save_compressed(model: PreTrainedModel, directory: Path) -> None:
@@ -214,7 +245,7 @@ def show_log(level: str) -> None:
 
 def _is_for_users(record: Any) -> bool:
     # METRIC, a level of llmcompressor's own above WARNING, carries times and errors of each layer.
-    return record["level"].name != "METRIC" and not record["message"].startswith(_EXPECTED)
+    return record["level"].name != "METRIC" and not record["message"].startswith((*_EXPECTED, _SAID_BY_US))
 
 
 def _output_layers(model: PreTrainedModel) -> list[str]:

@@ -1,5 +1,6 @@
 """From clean documents to token files."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -11,7 +12,7 @@ import numpy as np
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.readers.jsonl import JsonlReader
 from datatrove.pipeline.tokens.tokenizer import DocumentTokenizer, TokenizedFile
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 from llmrecipe import cards
 from llmrecipe.cards import DocumentsCard, MaskingCard, SplitCard, TokensCard
@@ -22,10 +23,16 @@ from llmrecipe.engines.tokenizing.long_texts import ENCODED_AT_ONCE, cut
 from llmrecipe.engines.tokens.files import DTYPES
 from llmrecipe.engines.tokens.writing import TOKENS_SUFFIX, document_row, dtype_of, listing_of
 from llmrecipe.errors import StageError
+from llmrecipe.lost import LostText, lost
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.machine import Machine
 
 _CHUNK = 1 << 20
 """Tokens counted at once."""
+
+_COMPARED_SHARE, _COMPARED_FIRST = 1 / 16, 1 << 16
+"""How much of a file of training documents is compared with what its tokens decode to, besides its first characters.
+Decoding takes a fifth of the time of encoding."""
 
 
 @attrs.frozen(kw_only=True)
@@ -62,7 +69,8 @@ class Vocabulary:
 class FileTokenizer(DocumentTokenizer):
     """Writes the documents of a task to its `.ds` file, in their order, and their ends to its `.index`.
 
-    Held-out documents are listed in another file, too.
+    Held-out documents are listed in another file, too. Tokens are decoded and compared with the text, for all held-out
+    documents and some of the others.
     """
 
     def __init__(self, directory: Path, vocabulary: Vocabulary, files: Sequence[str]) -> None:
@@ -79,7 +87,17 @@ class FileTokenizer(DocumentTokenizer):
         tokenizer.no_padding()
         # A text may quote a special token; only the end of a document may become one.
         tokenizer.encode_special_tokens = True
+        if isinstance(tokenizer.decoder, decoders.WordPiece):
+            # It would write "don't" for "do not".
+            tokenizer.decoder = decoders.WordPiece(prefix=tokenizer.decoder.prefix, cleanup=False)
         return tokenizer
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """The token that stands for what the tokenizer doesn't know."""
+        model = self.tokenizer.model
+        name = getattr(model, "unk_token", None)
+        return getattr(model, "unk_id", None) if name is None else self.tokenizer.token_to_id(name)
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Write the documents' tokens, one document at a time and a long one in parts; nothing is handed on.
@@ -88,19 +106,29 @@ class FileTokenizer(DocumentTokenizer):
         permutes its sequences over all files.
         """
         token_size, name = self.dtype.itemsize, self.files[rank]
+        is_heldout = name.startswith("heldout/")
+        characters, compared, missing = 0, 0, Counter[str]()
         file = TokenizedFile(self.output_folder, name, token_size=token_size)
         end_of_text = np.array(self.tokenizer.encode("").ids, self.dtype).tobytes()
         with self._listing(name) as listed:
             for document in data:
                 with self.track_time():
-                    parts = cut(document.text, ENCODED_AT_ONCE)
-                    content = b"".join(map(self._encode, parts)) + end_of_text
+                    parts = [self._encode(part) for part in cut(document.text, ENCODED_AT_ONCE)]
+                    content = b"".join(np.array(ids, self.dtype).tobytes() for ids in parts) + end_of_text
                     file.write_bytes(content)
                     tokens = len(content) // token_size
                     self.stat_update("tokens", value=tokens)
                     if listed is not None:
                         listed.write(document_row(document.id, tokens, len(document.text.encode())))
+                    if is_heldout or compared <= _COMPARED_FIRST + _COMPARED_SHARE * characters:
+                        missing += lost(document.text, "".join(map(self._decode, parts)))
+                        compared += len(document.text)
+                    characters += len(document.text)
         file.close()
+        split, _, _ = name.partition("/")
+        self.stat_update(f"{split}_compared", value=compared)
+        for character, count in missing.items():
+            self.stat_update(f"{_lost_prefix(split)}{ord(character)}", value=count)
         yield from ()
 
     def _listing(self, name: str) -> AbstractContextManager[TextIO | None]:
@@ -109,10 +137,20 @@ class FileTokenizer(DocumentTokenizer):
             return nullcontext()
         return self.output_folder.open(listing_of(name), "w", encoding="utf-8")
 
-    def _encode(self, text: str) -> bytes:
+    def _encode(self, text: str) -> list[int]:
         # The fast one leaves out where in the text each token is, a sixth of the time.
         (encoded,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
-        return np.array(encoded.ids, self.dtype).tobytes()
+        ids: list[int] = encoded.ids
+        return ids
+
+    def _decode(self, ids: list[int]) -> str:
+        known = [index for index in ids if index != self.unknown]
+        return str(self.tokenizer.decode(known, skip_special_tokens=False))
+
+
+def _lost_prefix(split: str) -> str:
+    """What the number of a character follows in the name under which a task counts how often it is lost."""
+    return f"{split}_lost_"
 
 
 class ListedReader(JsonlReader):
@@ -140,7 +178,8 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, machine: Mac
         work: scratch folder. Work left here or in `directory` by an interrupted run is resumed.
 
     Returns:
-        Tokens, documents and UTF-8 bytes per token by split.
+        By split, tokens, documents, what is `lost` of the text (the fields of `LostText`) and, if that is little, UTF-8
+        bytes per token.
 
     Raises:
         StageError: the files of documents don't hold what they did when they were written, or a text encodes to the
@@ -152,9 +191,12 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, machine: Mac
     files = [name for split in documents.SPLITS for name in card.files[split]]
     written = [f"{name.removesuffix('.jsonl.zst')}{TOKENS_SUFFIX}" for name in files]
     steps = [("read", ListedReader(source, files)), ("encode", FileTokenizer(directory, vocabulary, written))]
-    executor.run("tokenizing", steps, tasks=len(files), machine=machine, work=work)
+    totals = executor.run("tokenizing", steps, tasks=len(files), machine=machine, work=work)
     quoted: set[int] = set()
-    splits = {split: _split_card(directory, split, card, vocabulary, quoted) for split in documents.SPLITS}
+    splits = {
+        split: evolve(_split_card(directory, split, card, vocabulary, quoted), lost=_lost(totals, split))
+        for split in documents.SPLITS
+    }
     cards.write(
         directory,
         TokensCard(
@@ -171,10 +213,19 @@ def tokenize(source: Path, vocabulary: Vocabulary, directory: Path, machine: Mac
         split: {
             "tokens": counts.tokens,
             "documents": counts.documents,
-            "bytes_per_token": counts.text_bytes / counts.tokens,
+            "lost": attrs.asdict(counts.lost),
         }
+        | ({"bytes_per_token": counts.text_bytes / counts.tokens} if counts.lost.is_small else {})
         for split, counts in splits.items()
     }
+
+
+def _lost(totals: Counter[tuple[str, str]], split: str) -> LostText:
+    prefix = _lost_prefix(split)
+    missing = {
+        chr(int(name.removeprefix(prefix))): count for (_, name), count in totals.items() if name.startswith(prefix)
+    }
+    return LostText.of(Counter(missing), totals["encode", f"{split}_compared"])
 
 
 def _split_card(

@@ -38,6 +38,9 @@ class Means:
     bytes: float
     """UTF-8 bytes of text per token."""
 
+    lost: float
+    """Share of the text's characters that its tokens lost, though `bytes` counts them."""
+
     @classmethod
     def mixed(cls, means: Sequence["Means"], fractions: Sequence[float]) -> "Means":
         """Those of a mixture, of which each text is this fraction of 1."""
@@ -100,6 +103,7 @@ class DocumentSums:
             loss=math.fsum(self.losses) / count,
             accuracy=self.num_likeliest / count,
             bytes=self.text.bytes_per_token,
+            lost=self.text.tokens.lost.total,
         )
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -112,9 +116,7 @@ class DocumentSums:
         text_bytes = documents.text_bytes[: last + 1] * self.text_tokens[: last + 1] / np.maximum(sizes, 1)
         where = {"corpus": self.text.corpus} if self.text.corpus else {}
         for index, bytes_of_part in enumerate(text_bytes.tolist()):
-            yield where | {
-                "id": documents.ids[index],
-                "tokens": int(self.tokens[index]),
-                "bytes": bytes_of_part,
-                "loss": float(self.losses[index]),
-            }
+            row = {"id": documents.ids[index], "tokens": int(self.tokens[index])}
+            if self.text.tokens.lost.is_small:
+                row["bytes"] = bytes_of_part
+            yield where | row | {"loss": float(self.losses[index])}

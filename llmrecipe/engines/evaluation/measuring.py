@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrecipe import artifacts, cards
+from llmrecipe import artifacts, cards, lost
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.evaluation.documents import DocumentSums, Means
 from llmrecipe.engines.evaluation.heldout import HeldoutText, heldout_texts, heldout_token_rows
@@ -71,6 +71,7 @@ class LoadedModel:
         tokens = Tokens.of(inputs) if asked.reads_text else None
         if tokens is not None:
             check_tokenizer(directory, card, tokens)
+            tokens.say_what_is_lost("heldout")
         model = folders.load_model(directory).to(device)
         check_embeddings(directory, card, model)
         return cls(directory=directory, card=card, transformers_model=model, device=device, tokens=tokens)
@@ -205,7 +206,11 @@ def _refuse_diverged(loss: float, model: LoadedModel) -> None:
 
 def _summary(score: Score, texts: list[HeldoutText], means: list[Means], fractions: Iterable[float]) -> Numbers:
     """Numbers of the mixture and, if there are several corpora, of each."""
-    found: Numbers = dict(score.summary(Means.mixed(means, list(fractions))))
+    found = _numbers(score, Means.mixed(means, list(fractions)))
     if len(means) > 1:
-        found["corpora"] = {text.corpus: score.summary(each) for text, each in zip(texts, means, strict=True)}
+        found["corpora"] = {text.corpus: _numbers(score, each) for text, each in zip(texts, means, strict=True)}
     return found
+
+
+def _numbers(score: Score, means: Means) -> Numbers:
+    return score.summary(means) | ({"text_lost_percent": 100 * means.lost} if means.lost > lost.MOST else {})

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from llmrecipe import lost
 from llmrecipe.engines.evaluation.documents import Means, Predicted
 from llmrecipe.engines.evaluation.heldout import HeldoutText
 from llmrecipe.engines.models import folders
@@ -57,7 +58,8 @@ class CausalScore:
 
     `perplexity` = exp(loss); `bits_per_byte` = loss / ln 2 / bytes, where bytes are those by target. The cost of an
     end-of-text token is counted, because a text isn't known before its end is. Of a text read whole, this is the length
-    in bits of the text compressed by the model over the length of the text, and doesn't depend on the tokenizer.
+    in bits of the text compressed by the model over the length of the text, and doesn't depend on the tokenizer. Where
+    the tokens lost text, there is none: what isn't read costs nothing.
     """
 
     objective: Objective
@@ -83,11 +85,11 @@ class CausalScore:
             yield Predicted(positions=_targets(text, indices), losses=losses.double().cpu().numpy())
 
     def summary(self, means: Means) -> dict[str, float]:
-        """Perplexity and bits per byte."""
-        return {
-            "perplexity": math.exp(means.loss),
-            "bits_per_byte": means.loss / math.log(2) / means.bytes,
-        }
+        """Perplexity and, if the tokens hold the text, bits per byte."""
+        numbers = {"perplexity": math.exp(means.loss)}
+        if means.lost <= lost.MOST:
+            numbers["bits_per_byte"] = means.loss / math.log(2) / means.bytes
+        return numbers
 
 
 def _targets(text: HeldoutText, windows: range) -> np.ndarray:

@@ -104,7 +104,17 @@ def _pieces(words: Counter[str], most: int, coverage: float) -> list[tuple[str, 
     for word, count in words.items():
         for character in word:
             characters[character] += count
-    kept = _frequent(characters, coverage, most // 2) - _RESERVED
+    wanted = len(_frequent(characters, coverage, len(characters)))
+    found = _learned(words, _frequent(characters, coverage, most // 2), characters, most)
+    left = most - len(found)
+    if left and most // 2 < wanted:
+        found = _learned(words, _frequent(characters, coverage, min(most, most // 2 + left)), characters, most)
+    return found
+
+
+def _learned(words: Counter[str], alphabet: set[str], characters: Counter[str], most: int) -> list[tuple[str, float]]:
+    """At most that many pieces of these characters."""
+    kept = alphabet - _RESERVED
     table = _STAND_INS | {ord(character): _CUT for character in characters.keys() - kept}
     parts: Counter[str] = Counter()
     for word, count in words.items():

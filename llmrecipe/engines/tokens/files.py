@@ -11,6 +11,7 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import DType, TokensCard
 from llmrecipe.engines.tokens.masking import MaskedVocabulary
 from llmrecipe.errors import StageError
+from llmrecipe.lost import LostText
 
 DTYPES: dict[DType, np.dtype] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
@@ -53,6 +54,9 @@ class TokenFiles:
     text_bytes: int
     """UTF-8 bytes of the documents' text."""
 
+    lost: LostText
+    """What its tokens lost of the text."""
+
     special_tokens: dict[str, int]
     """Names and ids of the special tokens that no text became and that have no role of their own."""
 
@@ -94,6 +98,7 @@ class TokenFiles:
             end_of_text_id=card.end_of_text_id,
             num_documents=listed.documents,
             text_bytes=listed.text_bytes,
+            lost=listed.lost,
             special_tokens=card.special_tokens,
             masked_vocabulary=_masked_vocabulary(card),
             directory=directory,

@@ -6,7 +6,7 @@ from pathlib import Path
 import attrs
 
 from llmrecipe import artifacts, cards
-from llmrecipe.cards import MixtureCard
+from llmrecipe.cards import MixtureCard, TokensCard
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import StageError
 
@@ -56,6 +56,13 @@ class Tokens:
             StageError: as `TokenMixture.open`.
         """
         return TokenMixture.open(list(self.directories.values()), split, self.shares)
+
+    def say_what_is_lost(self, *splits: str) -> None:
+        """Warn of text of these splits that the tokens lost."""
+        for corpus, directory in self.directories.items():
+            card = cards.read(directory, TokensCard)
+            for split in splits:
+                card.splits[split].lost.say(f"{corpus} {split}".strip())
 
 
 def parts_of(inputs: Mapping[str, Path]) -> dict[str, Path]:
