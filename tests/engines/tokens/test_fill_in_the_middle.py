@@ -143,6 +143,8 @@ def job(tokens, **names):
         "tokenizer": None,
         "end_of_text_id": 0,
         "state": "",
+        "events": "",
+        "library": None,
         "start": None,
         "resume": None,
     }
