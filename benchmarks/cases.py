@@ -96,4 +96,5 @@ def run(
         start=None,
         machine=Machine(device="cpu", checkpoint_interval=case.steps),
         scratch=scratch,
+        events=scratch / "events",
     )
