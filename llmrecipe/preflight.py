@@ -28,6 +28,9 @@ from llmrecipe.recipe.tokenizer import PretrainedTokenizer
 
 CPU_FLAGS = Path("/proc/cpuinfo")
 
+_READ = (".json", ".safetensors", ".txt", ".model", ".jinja")
+"""Files of a folder in the transformers format: its weights, its tokenizer, and what is said of them."""
+
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 _MASK_TOKENS = ("[MASK]", "<mask>")
@@ -184,16 +187,32 @@ def _unfit(name: str, pattern: str, root: Path) -> str | None:
 
 
 def _tokenizer(path: str, directory: str, root: Path, planned: Collection[str]) -> Iterator[Violation]:
+    missing = "save a tokenizer there in the transformers format"
+    yield from _folder(path, directory, root, planned, "tokenizer.json", missing, "the tokenizer")
+
+
+def _model(path: str, directory: str, root: Path, planned: Collection[str]) -> Iterator[Violation]:
+    missing = "save a model there in the transformers format, or name one of the hub by HubModel(name=…, revision=…)"
+    yield from _folder(path, directory, root, planned, "config.json", missing, "model and tokenizer")
+
+
+def _folder(
+    path: str, directory: str, root: Path, planned: Collection[str], file: str, missing: str, what: str
+) -> Iterator[Violation]:
+    """Whether a folder in the transformers format, with `what` and at least `file` in it, is there or will be."""
     refused = origins.outside(directory) or origins.too_long(directory)
     if refused:
         yield Violation(path, refused)
-    elif (root / directory / "tokenizer.json").is_file() or origins.is_made(directory, planned):
+    elif origins.is_made(directory, planned):
         return
     elif not (root / directory).is_dir():
-        yield Violation(path, f"there is no folder {directory!r}; save a tokenizer there in the transformers format")
+        yield Violation(path, f"there is no folder {directory!r}; {missing}")
+    elif not os.path.lexists(root / directory / file):
+        yield Violation(path, f"{directory!r} holds no {file}; save {what} there with save_pretrained")
     else:
-        reason = f"{directory!r} holds no tokenizer.json; save the tokenizer there with save_pretrained"
-        yield Violation(path, reason)
+        read = [name for name in sorted(os.listdir(root / directory)) if name.endswith(_READ)]
+        reasons = (origins.unreadable(f"{directory}/{name}", root) for name in read)
+        yield from (Violation(path, reason) for reason in reasons if reason)
 
 
 def _needs_of(
@@ -259,20 +278,6 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _model(path: str, directory: str, root: Path, planned: Collection[str]) -> Iterator[Violation]:
-    refused = origins.outside(directory) or origins.too_long(directory)
-    if refused:
-        yield Violation(path, refused)
-    elif (root / directory / "config.json").is_file() or origins.is_made(directory, planned):
-        return
-    elif not (root / directory).is_dir():
-        reason = "save a model there in the transformers format, or name one of the hub by HubModel(name=…, revision=…)"
-        yield Violation(path, f"there is no folder {directory!r}; {reason}")
-    else:
-        reason = "save model and tokenizer there with save_pretrained"
-        yield Violation(path, f"{directory!r} holds no config.json; {reason}")
 
 
 def _what_is_there(pattern: str, root: Path) -> str:

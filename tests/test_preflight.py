@@ -169,6 +169,36 @@ def test_a_tokenizer_folder_must_hold_a_tokenizer(project):
     assert found(recipe, project) == {}
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "vocab.txt"])
+def test_what_stands_for_a_file_of_a_tokenizer_is_named(project, name):
+    (project / "data/tok").mkdir()
+    (project / "data/tok/tokenizer.json").touch()
+    (project / "data/tok" / name).write_text(POINTER)
+    (project / "data/tok/picture.png").write_text(POINTER)
+    recipe = alone(tokenizer=PretrainedTokenizer(path="data/tok"))
+    assert found(recipe, project) == {
+        "small.models[0].tokenizer.path": f"'data/tok/{name}' is a pointer of Git LFS, which stands for the file; "
+        "`git lfs pull` brings that"
+    }
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_what_stands_for_a_file_of_an_augmenters_model_is_named(project, name):
+    (project / "data/writer").mkdir()
+    (project / "data/writer/config.json").touch()
+    recipe = alone(text__augment=(augment.Paraphrase(model="data/writer"),))
+    assert found(recipe, project) == {}
+    (project / "data/writer" / name).unlink(missing_ok=True)
+    (project / "data/writer" / name).symlink_to("gone")
+    assert found(recipe, project) == {
+        "small.models[0].text.augment[0].model": f"'data/writer/{name}' is a link to 'gone', where nothing is; "
+        "bring it back, or delete the link"
+    }
+
+
 @pytest.mark.parametrize(
     ("config", "is_refused"),
     [

@@ -11,8 +11,9 @@ from typing import Any
 
 import attrs
 
+from llmrecipe.origins import LFS_POINTER
 from llmrecipe.pretrained.contents import Damaged, Tensor
-from llmrecipe.pretrained.safetensors import LFS_POINTER, NOT_FETCHED
+from llmrecipe.pretrained.safetensors import NOT_FETCHED
 
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """Types of values, as `struct` calls them."""

@@ -8,10 +8,8 @@ import math
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
+from llmrecipe.origins import LFS_POINTER
 from llmrecipe.pretrained.contents import Damaged, Tensor
-
-LFS_POINTER = b"version https://git-lfs"
-"""What stands in a Git repository for a large file that wasn't fetched."""
 
 NOT_FETCHED = "is a pointer of Git LFS in place of the file; `git lfs pull` in its repository fetches it"
 

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from llmrecipe.origins import LFS_POINTER
 from llmrecipe.pretrained.contents import Damaged, Tokens
-from llmrecipe.pretrained.safetensors import LFS_POINTER, NOT_FETCHED
+from llmrecipe.pretrained.safetensors import NOT_FETCHED
 
 TOKENIZER = "tokenizer.json"
 

@@ -214,7 +214,8 @@ def here(project, monkeypatch):
 
 def test_check_and_plan_read_a_models_files(here, capsys):
     assert main(["check", "going_on"]) == 0
-    assert capsys.readouterr().out.startswith("going_on: fine. 3 models, 1 measure; going-on: 5.2 k parameters, 50 steps")
+    said = "going_on: fine. 3 models, 1 measure; going-on: 5.2 k parameters, 50 steps"
+    assert capsys.readouterr().out.startswith(said)
     assert main(["plan", "going_on"]) == 0
     assert "hidden_size: 16" in (here / "params/start.yaml").read_text()
     change_config(here / "models/x", attention_bias=True)
