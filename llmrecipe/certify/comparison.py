@@ -37,6 +37,16 @@ ROUNDING = {
 """Of another layout, which adds the same numbers in another order; by the number format of the weights."""
 
 
+EXPLAINED = 16.0
+"""How far another layout may be from the first run, over how far other micro-batches are.
+
+Both add the same numbers in another order, at every step, and what is rounded grows alike in both.
+"""
+
+MOST_EXPLAINED = 1e-2
+"""Relative difference of a loss that rounding never explains: where it goes so far, a mistake could hide in it."""
+
+
 def tolerance_of(number_format: str, optimizer: Optimizer) -> Tolerance:
     """What rounding explains between two layouts.
 
@@ -69,6 +79,22 @@ class Column:
     def passes(self) -> bool:
         """Whether the difference is allowed; one that is not a number isn't."""
         return self.difference <= self.allowed
+
+
+def widened(tolerance: Tolerance, rounded: Iterable[Column]) -> Tolerance:
+    """What rounding explains of this recipe, at least `tolerance`.
+
+    It grows with the size of the weights, the learning rate and the steps, by no formula, so it is measured.
+
+    Args:
+        tolerance: what it explains of any.
+        rounded: a run of the same layout with other micro-batches, compared with the first.
+    """
+    found = {column.name: column.difference for column in rounded}
+    return Tolerance(
+        loss=max(tolerance.loss, min(EXPLAINED * found["loss"], MOST_EXPLAINED)),
+        weights=max(tolerance.weights, EXPLAINED * found["weights"]),
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -1,4 +1,4 @@
-"""The proof that a model is trained exactly: three runs of its shrunk form, and how far they are apart."""
+"""The proof that a model is trained exactly: runs of its shrunk form, and how far they are apart."""
 
 import json
 import subprocess
@@ -9,7 +9,16 @@ from pathlib import Path
 import attrs
 
 from llmrecipe import artifacts, hardware
-from llmrecipe.certify.comparison import EXACT, Column, WeightsDifference, compare, tolerance_of
+from llmrecipe.certify.comparison import (
+    EXACT,
+    Column,
+    Row,
+    Tolerance,
+    WeightsDifference,
+    compare,
+    tolerance_of,
+    widened,
+)
 from llmrecipe.certify.layouts import in_words, other_layout
 from llmrecipe.certify.run import Run
 from llmrecipe.certify.shrink import shrink, shrunk_machine
@@ -67,7 +76,7 @@ class Proof:
         return cls(model=small, other=evolve(small, parallelism=layout), tokens=tokens, machine=machine)
 
     def carry_out(self, folder: Path, report: Callable[[str], None]) -> list[Finding]:
-        """Train three times below `folder`; `report` is told what comes.
+        """Train three times below `folder`, or four times if rounding goes far; `report` is told what comes.
 
         Raises:
             StageError: a run failed, and has said why.
@@ -89,11 +98,27 @@ class Proof:
         killed_weights, _ = weights_difference(straight.checkpoint, killed.checkpoint)
         moved_weights, number_format = weights_difference(straight.checkpoint, moved.checkpoint)
         rounding = tolerance_of(number_format, self.model.training.optimizer)
+        under_other = compare(rows, moved_rows, moved_weights, rounding)
+        if not all(column.passes for column in under_other):
+            report(f"run 4, since that is more than rounding usually is: other micro-batches, {layout}")
+            alone = self._rounded(folder / "rounded", rows, straight.checkpoint, rounding)
+            far = ", ".join(f"{each.name} {each.difference:.1e}" for each in alone if each.difference)
+            report(f"rounding alone goes so far: {far or 'nowhere'}; it goes less far in fewer --steps")
+            rounding = widened(rounding, alone)
+            under_other = compare(rows, moved_rows, moved_weights, rounding)
         compared = {
             f"killed at step {step} and resumed": compare(rows, killed_rows, killed_weights, EXACT),
-            f"under {other}": compare(rows, moved_rows, moved_weights, rounding),
+            f"under {other}": under_other,
         }
         return [Finding(what=what, columns=columns, library=straight.library) for what, columns in compared.items()]
+
+    def _rounded(self, root: Path, rows: list[Row], checkpoint: Path, tolerance: Tolerance) -> tuple[Column, ...]:
+        """The same run with other micro-batches, which differs in rounding alone, compared with the first one."""
+        parallelism = self.model.parallelism
+        other = evolve(parallelism, micro_batch_size=3 - parallelism.micro_batch_size)
+        run = self._run(root, evolve(self.model, parallelism=other))
+        found = run.train()
+        return compare(rows, found, weights_difference(checkpoint, run.checkpoint)[0], tolerance)
 
     def _run(self, root: Path, model: Trained) -> Run:
         return Run.create(root, model, self.tokens.inputs, self.machine)
