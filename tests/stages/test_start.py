@@ -88,7 +88,7 @@ def test_another_start_is_another_run_and_the_same_one_is_resumed(inputs, tmp_pa
 
     assert len(list((tmp_path / "scratch").iterdir())) == 2
     digests = [identity.of_artifact(start) for start in (inputs["start"], other)]
-    assert f'start: "{digests[0]}" → "{digests[1]}"' in caplog.text
+    assert f'start: "{digests[0][:12]}…" → "{digests[1][:12]}…"' in caplog.text
     assert "resumes after step 1 of 1" in caplog.text
 
 

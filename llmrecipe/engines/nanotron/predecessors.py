@@ -1,6 +1,7 @@
 """What a run takes over from earlier ones of another length or schedule: the steps in which both learn alike."""
 
 import logging
+import re
 import shutil
 import textwrap
 from collections.abc import Mapping
@@ -108,10 +109,16 @@ def _explain(job: Job, state: StateFolder, meaning: Meaning, found: Mapping[Path
     unlike = sorted(others(state.root, meaning), key=lambda each: len(each[1]))
     if unlike:
         folder, differences = unlike[0]
-        listed = ", ".join(textwrap.shorten(each, _LONGEST, placeholder=" …") for each in differences[:_SHOWN])
+        listed = ", ".join(map(_short, differences[:_SHOWN]))
         more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         beside = f" (and {len(unlike) - 1} more beside it)" if len(unlike) > 1 else ""
         log.warning("starts afresh; an earlier run is kept in %s%s, with %s%s", folder, beside, listed, more)
+
+
+def _short(difference: str) -> str:
+    # Some characters tell digests apart.
+    difference = re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", difference)
+    return textwrap.shorten(difference, _LONGEST, placeholder=" …")
 
 
 def _reason(earlier: Predecessor, job: Job) -> str:
