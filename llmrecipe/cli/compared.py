@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmrecipe.cli.render import foreign
-from llmrecipe.cli.report import table
 from llmrecipe.cli.revisions import Version
+from llmrecipe.cli.table import table
 from llmrecipe.wiring import TIES
 
 _ABSENT = "–"

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from llmrecipe import artifacts, cards, dvcfiles, integrity, times
 from llmrecipe.cards import ModelCard
-from llmrecipe.cli import outdated
+from llmrecipe.cli import compared, outdated, revisions
 from llmrecipe.cli.listing import one
 from llmrecipe.cli.render import foreign, show_warning
+from llmrecipe.cli.table import table
 from llmrecipe.errors import LLMRecipeError, StageError, Violation
 from llmrecipe.loader import find
 from llmrecipe.lost import LostText
@@ -26,29 +25,6 @@ from llmrecipe.sections import MeasureSection, ReportSection, TokenizeSection, T
 SHOWN_SAMPLES = 3
 
 SAMPLES = "samples.json"
-
-COLUMNS = {
-    "perplexity": ("perplexity", "{:,.2f}"),
-    "bits_per_byte": ("bits/byte", "{:.3f}"),
-    "masked_perplexity": ("masked perplexity", "{:,.2f}"),
-    "masked_accuracy_percent": ("accuracy", "{:.1f} %"),
-    "pseudo_perplexity": ("pseudo-perplexity", "{:,.2f}"),
-    "training_loss": ("training loss", "{:.4f}"),
-    "validation_loss": ("validation loss", "{:.4f}"),
-    "training_seconds": ("training", "{:,.0f} s"),
-    "tokens_per_second": ("speed", "{:,.0f} tokens/s"),
-    "recovery_percent": ("recovery", "{:.1f} %"),
-    "text_lost_percent": ("text lost", "{:.1f} %"),
-    "size_mb": ("size", "{:,.2f} MB"),
-}
-"""The title and form of a number, by its name; others are shown by their names, in front of recovery."""
-
-_OTHER = "{:.4g}"
-
-_LONGEST = 1e12
-
-_GROUPS = ("corpora", "unigram")
-"""What is no measure's group of numbers."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -71,8 +47,6 @@ def run(options: argparse.Namespace) -> int:
         LoadError: there is no such recipe.
         StageError: a result is missing.
     """
-    from llmrecipe.cli import compared, revisions
-
     references = options.recipes
     if len(references) > 1 or any(map(revisions.is_revision, references)):
         versions = revisions.versions(references)
@@ -168,68 +142,10 @@ def _read(stage: Stage, name: str) -> Any:
     return integrity.read_json(path)
 
 
-@attrs.frozen
-class Column:
-    """A column of numbers."""
-
-    group: str
-    """The name of the measure that they are a group of; empty for a model's own."""
-
-    key: str
-    """Their name."""
-
-    @property
-    def title(self) -> str:
-        """What is written above it: `web-perplexity: bits/byte`."""
-        title, _ = COLUMNS.get(self.key, (self.key, _OTHER))
-        return f"{self.group}: {title}" if self.group else title
-
-    @property
-    def place(self) -> tuple[bool, float]:
-        """Known numbers in their order, others in front of recovery and size, groups last."""
-        known = list(COLUMNS)
-        return bool(self.group), known.index(self.key) if self.key in known else known.index("recovery_percent") - 0.5
-
-    def cell(self, numbers: dict[str, Any]) -> str:
-        """The number of a model as text; empty if it has none."""
-        found = numbers.get(self.group, {}) if self.group else numbers
-        if self.key not in found:
-            return ""
-        _, form = COLUMNS.get(self.key, (self.key, _OTHER))
-        by = " by byte" if self.key == "recovery_percent" and found.get("recovery_by") == "byte" else ""
-        # A model that has diverged has numbers of hundreds of digits.
-        return (form if abs(found[self.key]) < _LONGEST else _OTHER).format(found[self.key]) + by
-
-
-def _columns(rows: list[dict[str, Any]]) -> list[Column]:
-    found: dict[Column, None] = {}
-    for numbers in rows:
-        groups = {"": numbers} | {
-            name: value for name, value in numbers.items() if isinstance(value, dict) and name not in _GROUPS
-        }
-        for group, values in groups.items():
-            found |= {Column(group, key): None for key, value in values.items() if isinstance(value, int | float)}
-    return sorted(found, key=lambda column: column.place)
-
-
 def _table(metrics: dict[str, dict[str, Any]], models: dict[str, Path]) -> str:
     rows = [(name, metrics[name], str(path)) for name, path in models.items()]
     rows += _unigrams({name: metrics[name] for name in models})
     return table("held-out text", rows)
-
-
-def table(title: str, rows: list[tuple[str, dict[str, Any], str]]) -> str:
-    """A table of numbers: what each row is of, its numbers as measures have them, and a remark."""
-    columns = _columns([numbers for _, numbers, _ in rows])
-    cells = [[title, *(column.title for column in columns), ""]]
-    for name, numbers, remark in rows:
-        cells.append([name, *(column.cell(numbers) for column in columns), remark])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for first, *middle, last in cells:
-        aligned = (cell.rjust(width) for cell, width in zip(middle, widths[1:-1], strict=True))
-        lines.append("  ".join([first.ljust(widths[0]), *aligned, last]).rstrip())
-    return "\n".join(lines)
 
 
 def _unigrams(metrics: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], str]]:
