@@ -263,7 +263,8 @@ def _is_file_in(filename: str, folder: Path) -> bool:
 
 
 def _failure(error: BaseException) -> str:
-    if isinstance(error, SyntaxError):
+    # Before Python 3.11.4 a null byte was a ValueError.
+    if isinstance(error, SyntaxError) or "source code string cannot contain null bytes" in str(error):
         return "is not valid Python"
     return f"failed with {type(error).__name__}: {error}{misuse.hint(error)}"
 

@@ -152,7 +152,7 @@ def test_documents_are_read_by_themselves_where_the_training_did(made, tmp_path)
         found.append(torch.nn.functional.cross_entropy(logits, row[start + 1 : start + LENGTH + 1]))
     mean = torch.stack(found).mean().item()
     assert metrics["perplexity"] == pytest.approx(math.exp(mean), rel=1e-5)
-    assert mean != pytest.approx(losses(made["model"], row.numpy()).mean().item(), rel=1e-3)
+    assert mean != pytest.approx(losses(made["model"], row.numpy()).mean().item(), rel=1e-4)
 
 
 def test_a_mixture_weighs_the_losses_of_its_corpora(made, tmp_path):

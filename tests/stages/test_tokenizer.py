@@ -210,7 +210,7 @@ def test_what_looks_like_a_token_in_a_text_is_text(unigram):
 def test_pieces_stand_in_the_order_of_their_probabilities_which_add_up_to_one(unigram):
     scores = [score for _, score in json.loads(unigram.backend_tokenizer.to_str())["model"]["vocab"][258:]]
     assert scores == sorted(scores, reverse=True)
-    assert math.fsum(map(math.exp, scores)) == pytest.approx(1, abs=0.02)
+    assert math.fsum(map(math.exp, scores)) == pytest.approx(1, abs=0.05)
 
 
 def test_pieces_serve_as_well_as_those_of_the_other_trainer(unigram):
