@@ -9,7 +9,7 @@ from llmrecipe.errors import LLMRecipeError, LoadError, Violation
 def show_error(error: LLMRecipeError) -> None:
     """Print an error without a traceback, except the user's own."""
     if isinstance(error, LoadError) and error.traceback:
-        print(error.traceback, file=sys.stderr, end="")
+        print(foreign(error.traceback), file=sys.stderr, end="")
     text = foreign(str(error))
     print(f"error: {text}" if "\n" not in text else f"errors:\n{text}", file=sys.stderr)
 

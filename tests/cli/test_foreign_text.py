@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmrecipe import layout
 from llmrecipe.cli import augmented, data, render
-from llmrecipe.errors import StageError
+from llmrecipe.errors import LoadError, StageError
 
 EVIL = "\x1b]0;title\x07\x9b31m\x08\x7f"
 KEPT = "　全角の می‌خواهم 👨‍👩‍👧 a b c\u2028d\u200ee\tf"
@@ -27,6 +27,14 @@ def test_no_control_character_but_line_breaks_and_tabs_reaches_the_terminal(text
     shown = render.foreign(text)
     assert not {"Cc", "Cs"} & {unicodedata.category(character) for character in shown if character not in "\n\t"}
     shown.encode()
+
+
+def test_a_users_own_traceback_is_shown_without_what_a_terminal_would_obey(capsys):
+    render.show_error(LoadError("recipes/a.py: failed", f"Traceback:\n  raise ValueError({EVIL})\n"))
+
+    shown = capsys.readouterr().err
+    assert "\x1b" not in shown
+    assert shown.endswith("\nerror: recipes/a.py: failed\n")
 
 
 def test_windows_line_breaks_are_line_breaks():
