@@ -38,7 +38,7 @@ class Finding:
     columns: tuple[Column, ...]
     """What was compared."""
 
-    library: str | None = None
+    math_library: str | None = None
     """What multiplied in the linear layers; None if that was left to torch."""
 
     @property
@@ -110,7 +110,10 @@ class Proof:
             f"killed at step {step} and resumed": compare(rows, killed_rows, killed_weights, EXACT),
             f"under {other}": under_other,
         }
-        return [Finding(what=what, columns=columns, library=straight.library) for what, columns in compared.items()]
+        return [
+            Finding(what=what, columns=columns, math_library=straight.math_library)
+            for what, columns in compared.items()
+        ]
 
     def _rounded(self, root: Path, rows: list[Row], checkpoint: Path, tolerance: Tolerance) -> tuple[Column, ...]:
         """The same run with other micro-batches, which differs in rounding alone, compared with the first one."""

@@ -60,10 +60,10 @@ class Run:
         return self.root / self.stage.output / "checkpoint"
 
     @property
-    def library(self) -> str | None:
+    def math_library(self) -> str | None:
         """What multiplied in its linear layers; None if that was left to torch, or it hasn't run."""
         for job in self.root.glob(f"{self._state}/job.json"):
-            library: str | None = artifacts.read_json(job)["library"]
+            library: str | None = artifacts.read_json(job)["math_library"]
             return library
         return None
 

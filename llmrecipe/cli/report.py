@@ -176,7 +176,7 @@ def _speed(stage: Stage) -> str:
         return "not run on this machine"
     parts = [f"{measured['tokens_per_second']:,.0f} tokens/s"]
     # Speeds of different kinds of processors can't be compared without.
-    if library := measured.get("library"):
+    if library := measured.get("math_library"):
         parts.append(f"multiplied by {library}")
     # One rank waits for nobody, and a run that was finished by another launch has none of this.
     if kinds := measured.get("communication_percent"):

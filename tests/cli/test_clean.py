@@ -54,7 +54,7 @@ def make_state(**training) -> Path:
         state="",
         events="",
         resume=None,
-        library=None,
+        math_library=None,
     )
     state = folder_of(meaning_of(job, job.section), Path(".llmrecipe/tiny-train"))
     (state / "metrics.jsonl").write_text(ROW)

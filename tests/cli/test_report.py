@@ -33,7 +33,7 @@ METRICS = {
 }
 SAMPLES = [{"prompt": f"def f{i}", "completion": f"():\n\treturn {i}\x1b[31m"} for i in range(4)]
 MEASURED = {
-    "library": "oneDNN",
+    "math_library": "oneDNN",
     "communication_percent": {"data": 5.6, "other": 0.2},
     "peak_memory_mb": [1403, 1412],
     "seconds": 12.0,

@@ -66,7 +66,7 @@ class Job(Word):
     resume: str | None
     """Folder of the checkpoint to resume from; None starts from the first weights."""
 
-    library: Library | None
+    math_library: Library | None
     """What multiplies in its linear layers, on every rank alike; None leaves it to torch, as on a GPU."""
 
     @property

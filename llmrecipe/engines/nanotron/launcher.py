@@ -62,7 +62,7 @@ class FinishedRun:
     measurements: dict[str, Any]
     """What the launch that finished it measured; empty if it was killed before it had written that down.
 
-    library: what multiplied in linear layers; only of float32 on a CPU. communication_percent: by kind
+    math_library: what multiplied in linear layers; only of float32 on a CPU. communication_percent: by kind
     (`communication.py`), the share of its steps in which ranks waited for each other, as the mean over the ranks.
     peak_memory_mb: the most memory that each rank held, in megabytes.
     """
@@ -124,7 +124,7 @@ def train(
         state="",
         events=str(events),
         resume=None,
-        library=fastest() if device.type == "cpu" and section.training.precision == "float32" else None,
+        math_library=fastest() if device.type == "cpu" and section.training.precision == "float32" else None,
     )
     # Again, now that all is known of the start and of the machine, whatever was planned.
     here = evolve(machine, memory_gb=None)
@@ -212,15 +212,15 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
 
 
 def _tell_library(job: Job, state: StateFolder) -> None:
-    before = job.library
+    before = job.math_library
     if job.resume and state.job.exists():
-        before = artifacts.read_json(state.job).get("library", before)
-    if before != job.library:
+        before = artifacts.read_json(state.job).get("math_library", before)
+    if before != job.math_library:
         log.warning(
             "the steps so far were multiplied by %s, and those to come by %s, as is faster on this kind of processor: "
             "they round differently, and the result has other bits than a run on one kind alone",
             before or "torch",
-            job.library or "torch",
+            job.math_library or "torch",
         )
 
 

@@ -333,7 +333,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         self.save_checkpoint()
         measured = summary(self.communication.percent(), peak_memory_mb(self._device), self.parallel_context.world_pg)
         if self.is_logger:
-            library = {} if self.job.library is None else {"library": self.job.library}
+            library = {} if self.job.math_library is None else {"math_library": self.job.math_library}
             artifacts.write_json(self.state.measurements, library | measured)
             self.metrics_log.close()
             self.timings_log.close()

@@ -42,8 +42,8 @@ def main() -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     bootstrap.load("cuda" if job.machine.device == "cuda" else "cpu")
-    if job.library is not None:
-        linear.use(job.library)
+    if job.math_library is not None:
+        linear.use(job.math_library)
     from llmrecipe.engines.nanotron.trainer import Trainer
 
     try:

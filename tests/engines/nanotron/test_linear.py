@@ -118,7 +118,7 @@ def test_a_run_multiplies_by_what_was_chosen_for_it_and_says_so(tmp_path, monkey
     def trained(library: port.Library, scratch: str) -> tuple[FinishedRun, Weights]:
         monkeypatch.setattr(launcher, "fastest", lambda: library)
         run = tiny_training.trained(what, tokens, tmp_path / scratch, checkpoint_interval=2, keep_checkpoints=2)
-        assert run.measurements["library"] == library
+        assert run.measurements["math_library"] == library
         return run, weights.read_whole(run.checkpoint)
 
     (one, of_one), (again, of_again), (other, of_other) = (

@@ -144,7 +144,7 @@ def job(tokens, **names):
         "end_of_text_id": 0,
         "state": "",
         "events": "",
-        "library": None,
+        "math_library": None,
         "start": None,
         "resume": None,
     }
