@@ -17,7 +17,8 @@ _KINDS = ("checkpoint", "documents", "mixture", "model", "tokenizer", "tokens")
 def verify(paths: Iterable[Path], *, only_cards: bool = False) -> None:
     """Read every file of these artifacts once, and compare it with its digest; weights wherever they lie.
 
-    Single files are compared with `dvc.lock`, if they are outputs there. Raw text has no digest and isn't read.
+    What isn't an artifact is compared with what DVC has of it: in `dvc.lock`, or where the user has put it under
+    `dvc add`. Text that DVC doesn't keep has no digest and isn't read.
 
     Args:
         paths: folders and files.
@@ -28,7 +29,7 @@ def verify(paths: Iterable[Path], *, only_cards: bool = False) -> None:
     """
     paths = list(paths)
     folders = [path for path in paths if _is_sealed(path)]
-    damaged = _damaged_outputs(path for path in paths if path.is_file())
+    damaged = [file for path in paths if path not in folders for file in _damaged_data(path, only_cards)]
     for folder in folders:
         damaged += _damaged_in(folder, only_cards)
     if damaged:
@@ -76,9 +77,11 @@ def _damaged_manifest(manifest: Path) -> bool:
     return md5 is not None and artifacts.unlike({manifest: md5}, "md5") == [manifest]
 
 
-def _damaged_outputs(files: Iterable[Path]) -> list[Path]:
-    outputs = {path: output for path in files if (output := dvccache.output_of(path)) is not None}
-    return artifacts.unlike({path: output.md5 for path, output in outputs.items() if output.path == path}, "md5")
+def _damaged_data(path: Path, only_cards: bool) -> list[Path]:
+    if only_cards and path.is_dir():
+        return []
+    known = {file: md5 for file, md5 in dvccache.digests(path).items() if file.is_file()}
+    return artifacts.unlike(known, "md5")
 
 
 def _verify_elsewhere(folder: Path) -> None:

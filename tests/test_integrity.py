@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from llmrecipe import artifacts, integrity
+from llmrecipe import artifacts, dvccache, integrity
 from llmrecipe.errors import StageError
 from llmrecipe.pretrained import elsewhere
 from llmrecipe.recipe.model import PretrainedModel
@@ -123,3 +124,55 @@ def test_many_damaged_files_are_counted():
         flip(directory / f"{number}.ds", number)
     with pytest.raises(StageError, match="and 4 more files"):
         integrity.verify([directory])
+
+
+def added(path: str, md5: str, kind: str = "hash: md5\n  ") -> None:
+    """As `dvc add` leaves it."""
+    text = f"outs:\n- md5: {md5}\n  size: 9\n  {kind}path: {Path(path).name}\n"
+    Path(f"{path}.dvc").write_text(text)
+
+
+def cached(content: bytes, suffix: str = "") -> str:
+    md5 = hashlib.md5(content).hexdigest()
+    place = Path(".dvc/cache/files/md5", md5[:2], md5[2:] + suffix)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(content)
+    return md5 + suffix
+
+
+@pytest.fixture
+def data(monkeypatch):
+    """A folder with a text, and a cache."""
+    monkeypatch.setattr(dvccache, "cache", lambda: Path(".dvc/cache"))
+    text = Path("data [1]/one.txt")
+    text.parent.mkdir()
+    text.write_bytes(b"some text")
+    return text
+
+
+@pytest.mark.parametrize("asked", ["data [1]", "data [1]/one.txt"])
+@pytest.mark.parametrize("tracked", ["data [1]", "data [1]/one.txt"])
+def test_data_that_the_user_has_added_is_compared_with_what_dvc_has_of_it(data, asked, tracked):
+    md5 = cached(data.read_bytes())
+    if tracked != str(data):
+        entries = [{"md5": md5, "relpath": "one.txt"}, {"md5": md5, "relpath": "gone.txt"}]
+        md5 = cached(json.dumps(entries).encode(), ".dir")
+    added(tracked, md5)
+    integrity.verify([Path(asked)])
+    flip(data, 3)
+    expected = rf"one\.txt: damaged.*`rm -f 'data \[1\]/one\.txt' && dvc checkout '{re.escape(tracked)}'`"
+    with pytest.raises(StageError, match=expected + r".*`dvc commit 'data \[1\]"):
+        integrity.verify([Path(asked)])
+
+
+def test_added_data_whose_copy_is_damaged_too_comes_from_elsewhere(data):
+    added(str(data), cached(data.read_bytes()))
+    flip(data, 3)
+    flip(next(path for path in Path(".dvc/cache").rglob("*") if path.is_file()), 3)
+    with pytest.raises(StageError, match=r"copy is damaged, too: `rm -f \.dvc/cache/.*`dvc pull"):
+        integrity.verify([data.parent])
+
+
+def test_digests_of_dvc_2_are_of_other_bytes_and_compared_with_none(data):
+    added(str(data), "0" * 32, kind="")
+    integrity.verify([data.parent])
