@@ -133,8 +133,7 @@ def unreadable(name: str, root: Path) -> str | None:
     if any("\udc80" <= character <= "\udcff" for character in name):
         return f"{name!r} has a name that is not UTF-8, and documents bear the names of their files; rename it"
     if name.endswith(DVC_SUFFIX):
-        kept = ", ".join(map(repr, _kept(name, root)))
-        return f"{name!r} is no text: it stands for {kept}, which DVC keeps; `dvc pull` brings that, name it instead"
+        return f"{name!r} is no text: {_brought(name, root)}, name it instead"
     if not path.exists():
         target = os.readlink(path) if path.is_symlink() else ""
         if _is_circle(path):
@@ -152,6 +151,19 @@ def unreadable(name: str, root: Path) -> str | None:
         except OSError as error:
             return f"{name!r} can't be read ({error.strerror})"
     return None
+
+
+def absent_in(folder: str, suffixes: tuple[str, ...], root: Path) -> Iterator[str]:
+    """What in `folder`, below `root`, stands for a file that isn't there and whose name ends in one of `suffixes`."""
+    for each in sorted(os.listdir(root / folder)):
+        name = posixpath.join(folder, each)
+        stands_for = _kept(name, root) if each.endswith(DVC_SUFFIX) else [name]
+        is_there = all((root / kept).exists() for kept in stands_for)
+        if is_there or not each.removesuffix(DVC_SUFFIX).endswith(suffixes):
+            continue
+        reason = f"{name!r}: {_brought(name, root)}" if each.endswith(DVC_SUFFIX) else unreadable(name, root)
+        if reason:
+            yield reason
 
 
 def is_made(pattern: str, planned: Iterable[str]) -> bool:
@@ -233,6 +245,11 @@ def _kept(name: str, root: Path) -> list[str]:
     """What the `.dvc` file `name` stands for, by paths below `root`."""
     outs = list(_outs(root / name)) or [PurePosixPath(name).name.removesuffix(DVC_SUFFIX)]
     return [(PurePosixPath(name).parent / out).as_posix() for out in outs]
+
+
+def _brought(name: str, root: Path) -> str:
+    """What the `.dvc` file `name` is there for, and how that comes."""
+    return f"it stands for {', '.join(map(repr, _kept(name, root)))}, which DVC keeps; `dvc pull` brings that"
 
 
 def _url_refusal(url: str) -> str | None:

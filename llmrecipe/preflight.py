@@ -207,6 +207,8 @@ def _folder(
         return
     elif not (root / directory).is_dir():
         yield Violation(path, f"there is no folder {directory!r}; {missing}")
+    elif absent := list(origins.absent_in(directory, _READ, root)):
+        yield from (Violation(path, reason) for reason in absent)
     elif not os.path.lexists(root / directory / file):
         yield Violation(path, f"{directory!r} holds no {file}; save {what} there with save_pretrained")
     else:

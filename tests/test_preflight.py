@@ -185,6 +185,15 @@ def test_what_stands_for_a_file_of_a_tokenizer_is_named(project, name):
     }
 
 
+def test_a_tokenizer_that_dvc_keeps_is_not_taken_for_none(project):
+    (project / "data/tok").mkdir()
+    (project / "data/tok/tokenizer.json.dvc").write_text("outs:\n- path: tokenizer.json\n")
+    assert found(alone(tokenizer=PretrainedTokenizer(path="data/tok")), project) == {
+        "small.models[0].tokenizer.path": "'data/tok/tokenizer.json.dvc': it stands for 'data/tok/tokenizer.json', "
+        "which DVC keeps; `dvc pull` brings that"
+    }
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_what_stands_for_a_file_of_an_augmenters_model_is_named(project, name):
     (project / "data/writer").mkdir()

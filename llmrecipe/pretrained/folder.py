@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from llmrecipe import origins
 from llmrecipe.pretrained import safetensors
 from llmrecipe.pretrained.contents import SHOWN, Contents, Damaged, Tensor, listed
 from llmrecipe.pretrained.tokens import read_mapping, tokens_of
@@ -14,6 +15,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
+_READ = (".json", ".safetensors", ".model", ".jinja", ".txt")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _OF_OTHERS = ("*.h5", "*.msgpack", "*.onnx")
 _NO_WEIGHTS = ("training_args.bin", "optimizer.*", "scheduler.*", "scaler.*", "rng_state*")
@@ -24,7 +26,9 @@ T = TypeVar("T")
 
 def contents_of(place: Path, *, is_whole: bool = True) -> Contents:
     """What is in a folder, with everything that is wrong with its files; unless it `is_whole`, some may be missing."""
-    faults: list[str] = []
+    faults = list(origins.absent_in("", _READ, place))
+    if faults:
+        return Contents({}, {}, (), None, tuple(faults))
 
     def told(read: Callable[[], T]) -> T | None:
         try:

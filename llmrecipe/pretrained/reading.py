@@ -121,7 +121,8 @@ def _weights(
 def _of_tokenizer(contents: Contents, network: Network | None, rows: int, place: Path) -> Iterator[str]:
     tokens = contents.tokenizer
     if tokens is None:
-        if place.is_dir() and not (place / TOKENIZER).is_file():
+        is_absent = any(TOKENIZER in fault for fault in contents.faults)
+        if place.is_dir() and not (place / TOKENIZER).is_file() and not is_absent:
             load = f"AutoTokenizer.from_pretrained('{place}').save_pretrained('{place}')"
             yield f'{TOKENIZER} is missing; make it: python -c "from transformers import AutoTokenizer; {load}"'
         return

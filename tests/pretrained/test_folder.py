@@ -72,6 +72,19 @@ def test_a_configuration_that_cannot_be_read_is_told(folder, text, reason):
     assert "config.json is not JSON" in only_fault(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "special_tokens_map.json"])
+def test_what_stands_for_a_file_that_is_not_here_is_named(folder, name):
+    (folder / f"{name}.dvc").write_text(f"outs:\n- path: {name}\n")
+    (folder / name).touch()
+    (folder / "picture.png").symlink_to("nowhere")
+    assert not any(".dvc" in fault for fault in contents_of(folder).faults)
+    (folder / name).unlink()
+    assert only_fault(folder) == f"'{name}.dvc': it stands for '{name}', which DVC keeps; `dvc pull` brings that"
+    (folder / f"{name}.dvc").unlink()
+    (folder / name).symlink_to("nowhere")
+    assert only_fault(folder).startswith(f"'{name}' is a link to 'nowhere', where nothing is")
+
+
 def test_a_missing_configuration_is_told(folder):
     (folder / "config.json").unlink()
     assert only_fault(folder) == "config.json is missing; save the model there with save_pretrained"
