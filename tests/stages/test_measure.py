@@ -236,6 +236,21 @@ def test_completions_are_the_likeliest_tokens_and_those_of_transformers(made, tm
             assert sample["completion"] == tokenizer.decode(row[prompt_length:], skip_special_tokens=True)
 
 
+def test_completions_do_not_depend_on_how_a_model_is_published_to_write(made, tmp_path):
+    written = []
+    for name, published in (
+        ("plain", {}),
+        ("penalized", {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "min_new_tokens": 9, "num_beams": 3}),
+    ):
+        model = tiny_model.new_model()
+        model.generation_config.update(**published)
+        inputs = made | {"model": tiny_model.write_model(model, made["model"], tmp_path / name / "model")}
+        measured(inputs, tmp_path / name / "out", Samples(prompts=("def ",), max_new_tokens=12))
+        written.append((tmp_path / name / "out/samples.json").read_text())
+    assert (tmp_path / "penalized/model/generation_config.json").read_text().count("penalty") == 1
+    assert written[0] == written[1]
+
+
 def test_a_completion_ends_with_its_text(made, tmp_path):
     # Equal logits: the first token of the vocabulary, which is the end of the text.
     inputs = with_logits_of(lambda model: model.lm_head.weight.zero_(), tmp_path, made)

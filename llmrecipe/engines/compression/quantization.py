@@ -39,11 +39,6 @@ weights, and they are usually equal; a wrong scale or weight moves them by far m
 _MOST_SEQUENCES, _MOST_TOKENS = 8, 2048
 """In a batch that calibrates: the activations of many long ones need more memory than the weights."""
 
-# What llmcompressor warns of at every start: a CPU is what was asked for, and nothing is tokenized here.
-_EXPECTED = ("No accelerator available", "Disabling tokenizer parallelism")
-
-_SAID_BY_US = "Hessian inversion failed"
-
 
 @attrs.frozen(kw_only=True)
 class Report:
@@ -143,7 +138,7 @@ def _quantize_and_verify(
     save_compressed(model, directory)
     copy_files(source, directory)
     folders.copy_generation(source, directory)
-    cards.write(directory, evolve(card, notes=(*card.notes, str(fallbacks))) if fallbacks.rounded_to_nearest else card)
+    cards.write(directory, evolve(card, notes=(*card.notes, *fallbacks.notes)))
     artifacts.seal(directory, "model")
     saved = folders.load_model(directory).to(device)
     # llmcompressor leaves a model on the CPU, and its logits, that computes on a GPU.
@@ -183,12 +178,13 @@ def quantize(
         device: where it is computed.
 
     Returns:
-        How many layers GPTQ rounded, and for how many it failed.
+        How many layers GPTQ rounded, for how many it failed, and what else llmcompressor warned of.
 
     Raises:
-        StageError: llmcompressor refuses the model, or GPTQ failed for every layer.
+        StageError: llmcompressor refuses the model or would guess at it, or GPTQ failed for every layer.
     """
     recipe = _llmcompressor("modifiers").modifiers(scheme, _output_layers(model))
+    _llmcompressor("fallbacks").refuse_guesses(recipe, model)
     from compressed_tensors.utils import patch_attr
     from llmcompressor import oneshot
 
@@ -240,12 +236,7 @@ def show_log(level: str) -> None:
         logger.add(sys.stderr, level="DEBUG", format="{message}")
     else:
         least = "ERROR" if level == "error" else "WARNING"
-        logger.add(sys.stderr, level=least, format="{message}", filter=_is_for_users)
-
-
-def _is_for_users(record: Any) -> bool:
-    # METRIC, a level of llmcompressor's own above WARNING, carries times and errors of each layer.
-    return record["level"].name != "METRIC" and not record["message"].startswith((*_EXPECTED, _SAID_BY_US))
+        logger.add(sys.stderr, level=least, format="{message}", filter=_llmcompressor("fallbacks").is_for_users)
 
 
 def _output_layers(model: PreTrainedModel) -> list[str]:

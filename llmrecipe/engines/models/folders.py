@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -197,14 +198,15 @@ def complete(
     if length == 0:
         raise StageError(f"the prompt {prompt!r} holds no token to continue from; give it some text")
     generator: Any = model
-    generated = generator.generate(
-        input_ids=encoded["input_ids"],
-        attention_mask=encoded["attention_mask"],
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=end_of_text_id,
-        pad_token_id=end_of_text_id,
+    published = generator.generation_config
+    # What a model is published with, such as a penalty for repetitions, would go for all that a call leaves open.
+    generator.generation_config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end_of_text_id, pad_token_id=end_of_text_id
     )
+    try:
+        generated = generator.generate(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
+    finally:
+        generator.generation_config = published
     return continuation(tokenizer, generated[0].tolist(), length)
 
 
