@@ -336,6 +336,23 @@ def test_only_the_files_of_a_tokenizer_are_taken_over(trained, tmp_path):
         assert (output / name).read_bytes() == (source / name).read_bytes()
 
 
+@pytest.mark.parametrize("taken_for", ["LlamaTokenizer", "LlamaTokenizerFast", "Qwen2Tokenizer", "GPT2Tokenizer"])
+def test_text_is_read_as_the_tokenizers_file_says_whatever_transformers_takes_it_for(
+    trained, tmp_path, caplog, taken_for
+):
+    source = tmp_path / "source"
+    shutil.copytree(trained, source)
+    edit(source, tokenizer_class=taken_for)
+    text = "def function_12345(a):\n    return  a  # été 🙂"
+    expected = Tokenizer.from_file(str(trained / "tokenizer.json")).encode(text).ids
+    loaded = folders.load(take_over(source, tmp_path))
+    assert loaded(text)["input_ids"] == expected
+    assert loaded.decode(expected) == text
+    is_other = AutoTokenizer.from_pretrained(source)(text)["input_ids"] != expected
+    assert (f"takes this tokenizer for a {taken_for.removesuffix('Fast')}" in caplog.text) == is_other
+    assert is_other == (taken_for != "GPT2Tokenizer")
+
+
 def without_end(folder: Path) -> None:
     edit(folder, eos_token=None)
 

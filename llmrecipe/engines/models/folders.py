@@ -14,7 +14,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -27,7 +26,7 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models import published
 from llmrecipe.engines.models.architecture import architecture_of_model
-from llmrecipe.engines.tokenizing.folders import copy_files
+from llmrecipe.engines.tokenizing.folders import copy_files, load
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.engines.tokens.packing import PackedDocuments
@@ -95,7 +94,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         StageError: there is none, or it can't be read.
     """
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        return load(directory)
     except (OSError, ValueError) as error:
         raise StageError(f"{directory}: transformers can't load this tokenizer: {error}") from error
 

@@ -1,6 +1,7 @@
 """Takes over tokenizers, and loads them, as transformers directories."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from llmrecipe.cards import MaskingCard
 from llmrecipe.errors import StageError
+
+log = logging.getLogger(__name__)
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -32,6 +35,9 @@ _FILES = (
     "sentencepiece.bpe.model",
 )
 """Every file that a tokenizer in the transformers format may consist of."""
+
+_PROBE = "It's 12345 déjà vu:\n\n    return x[0]  # 漢字 Жук 👍"
+"""What tokenizers that split or mark words in different ways read differently."""
 
 _MORE_TEMPLATES = "additional_chat_templates"
 """The folder of templates next to the usual one, for tools and the like."""
@@ -73,6 +79,15 @@ def check(directory: Path, source: Path) -> PreTrainedTokenizerFast:
     # The libraries raise bare Exception for a file that they can't read.
     except Exception as error:
         raise StageError(f"{source}: not a tokenizer that transformers can load: {error}") from error
+    taken_for = _by_transformers(directory)
+    if not _reads_as_its_file(taken_for, directory):
+        log.warning(
+            "%s: transformers takes this tokenizer for a %s, which reads text otherwise than its %s says; here the "
+            'file counts. With "tokenizer_class": "PreTrainedTokenizerFast" it does for whoever loads the model, too',
+            source / _CONFIG_FILE,
+            type(taken_for).__name__,
+            TOKENIZER_FILE,
+        )
     end, stored = end_of_text(tokenizer), Tokenizer.from_file(str(directory / TOKENIZER_FILE))
     if not end or stored.token_to_id(end) is None:
         given = "no `eos_token`" if not end else f"`eos_token` {end!r} is not in {TOKENIZER_FILE}"
@@ -104,8 +119,24 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def load(directory: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in a directory; no network, no code from it."""
+    """The tokenizer in a directory, which reads text as its `tokenizer.json` says; no network, no code from it."""
+    loaded = _by_transformers(directory)
+    if _reads_as_its_file(loaded, directory):
+        return loaded
+    return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+
+
+def _by_transformers(directory: Path) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def _reads_as_its_file(tokenizer: PreTrainedTokenizerFast, directory: Path) -> bool:
+    """Whether it does; classes of transformers, such as `LlamaTokenizer`, build their own of the file's vocabulary."""
+    stored = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    ids = stored.encode(_PROBE, add_special_tokens=False).ids
+    if tokenizer.backend_tokenizer.encode(_PROBE, add_special_tokens=False).ids != ids:
+        return False
+    return bool(tokenizer.backend_tokenizer.decode(ids) == stored.decode(ids))
 
 
 def special_tokens(directory: Path) -> dict[str, int]:
