@@ -62,7 +62,7 @@ class TokenizerSection(Section):
     """Documents to a tokenizer."""
 
     tokenizer: Tokenizer
-    revision: int = 4
+    revision: int = 5
 
 
 @define("tokenize")
