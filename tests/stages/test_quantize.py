@@ -270,6 +270,15 @@ def test_whatever_else_llmcompressor_warns_of_is_counted_on_the_card(made, tmp_p
     assert re.fullmatch(r"llmcompressor warned \d times: Attempted to calibrate a module without statistics", note)
 
 
+def test_what_llmcompressor_logs_moves_no_cursor(capsys):
+    from loguru import logger
+
+    quantization.show_log("info")
+    logger.warning("a layer named \x1b[2J")
+    logger.remove()
+    assert capsys.readouterr().err == "a layer named \ufffd[2J\n"
+
+
 def test_activations_of_a_class_that_llmcompressor_does_not_know_are_not_evened_out_by_guessing(made, tmp_path):
     class Unknown(LlamaForCausalLM):
         """A class without a list of its norms."""

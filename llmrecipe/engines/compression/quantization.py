@@ -21,6 +21,7 @@ from llmrecipe.engines.models.stored import put_on_disk
 from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.engines.tokenizing.folders import copy_files
 from llmrecipe.errors import StageError
+from llmrecipe.foreign import foreign
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Scheme
 
@@ -233,10 +234,14 @@ def show_log(level: str) -> None:
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     logger.remove()
     if level == "debug":
-        logger.add(sys.stderr, level="DEBUG", format="{message}")
+        logger.add(_print, level="DEBUG", format="{message}")
     else:
         least = "ERROR" if level == "error" else "WARNING"
-        logger.add(sys.stderr, level=least, format="{message}", filter=_llmcompressor("fallbacks").is_for_users)
+        logger.add(_print, level=least, format="{message}", filter=_llmcompressor("fallbacks").is_for_users)
+
+
+def _print(message: str) -> None:
+    print(foreign(message), end="", file=sys.stderr, flush=True)
 
 
 def _output_layers(model: PreTrainedModel) -> list[str]:
