@@ -79,8 +79,8 @@ def check(directory: Path, source: Path) -> PreTrainedTokenizerFast:
     # The libraries raise bare Exception for a file that they can't read.
     except Exception as error:
         raise StageError(f"{source}: not a tokenizer that transformers can load: {error}") from error
-    taken_for = _by_transformers(directory)
-    if not _reads_as_its_file(taken_for, directory):
+    taken_for, stored = _by_transformers(directory), _stored(directory)
+    if not _reads_as(stored, taken_for):
         log.warning(
             "%s: transformers takes this tokenizer for a %s, which reads text otherwise than its %s says; here the "
             'file counts. With "tokenizer_class": "PreTrainedTokenizerFast" it does for whoever loads the model, too',
@@ -88,7 +88,7 @@ def check(directory: Path, source: Path) -> PreTrainedTokenizerFast:
             type(taken_for).__name__,
             TOKENIZER_FILE,
         )
-    end, stored = end_of_text(tokenizer), Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    end = end_of_text(tokenizer)
     if not end or stored.token_to_id(end) is None:
         given = "no `eos_token`" if not end else f"`eos_token` {end!r} is not in {TOKENIZER_FILE}"
         raise StageError(
@@ -120,19 +120,25 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
 
 def load(directory: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in a directory, which reads text as its `tokenizer.json` says; no network, no code from it."""
-    loaded = _by_transformers(directory)
-    if _reads_as_its_file(loaded, directory):
+    loaded, stored = _by_transformers(directory), _stored(directory)
+    if _reads_as(stored, loaded):
         return loaded
-    return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+    # A class has names for tokens that the files needn't tell, such as BertTokenizer's mask.
+    roles = {role: getattr(loaded, role) for role in loaded.SPECIAL_TOKENS_ATTRIBUTES}
+    known = {role: token for role, token in roles.items() if token and stored.token_to_id(token) is not None}
+    return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True, **known)
 
 
 def _by_transformers(directory: Path) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
-def _reads_as_its_file(tokenizer: PreTrainedTokenizerFast, directory: Path) -> bool:
+def _stored(directory: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+
+
+def _reads_as(stored: Tokenizer, tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether it does; classes of transformers, such as `LlamaTokenizer`, build their own of the file's vocabulary."""
-    stored = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
     ids = stored.encode(_PROBE, add_special_tokens=False).ids
     if tokenizer.backend_tokenizer.encode(_PROBE, add_special_tokens=False).ids != ids:
         return False
@@ -145,7 +151,7 @@ def special_tokens(directory: Path) -> dict[str, int]:
     # Of the class: an instance adds the names that a model gives to others, CodeLlama's `prefix_token` among them.
     roles = {getattr(tokenizer, role) for role in PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES}
     # The file is what encodes; transformers may take for special what it doesn't.
-    added = Tokenizer.from_file(str(directory / TOKENIZER_FILE)).get_added_tokens_decoder()
+    added = _stored(directory).get_added_tokens_decoder()
     return {token.content: index for index, token in added.items() if token.special and token.content not in roles}
 
 

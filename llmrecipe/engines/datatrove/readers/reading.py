@@ -19,27 +19,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 from llmrecipe import origins
 from llmrecipe.engines.datatrove import companions
+from llmrecipe.engines.datatrove.readers.signs import COMPRESSED, HEAD, other_format
 from llmrecipe.errors import StageError
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 
+_NARROW = "narrow the pattern of the source"
 
-_SIGNS = {
-    b"\x1f\x8b": "gzip data; name it as that, with .gz at the end, or unpack it",
-    b"BZh": "bzip2 data; name it as that, with .bz2 at the end, or unpack it",
-    b"\xfd7zXZ\x00": "xz data; name it as that, with .xz at the end, or unpack it",
-    b"\x28\xb5\x2f\xfd": "zstd data; name it as that, with .zst at the end, or unpack it",
-    b"PK\x03\x04": "a ZIP archive (an office document, perhaps); unpack it or save it as text",
-    b"%PDF-": "a PDF document; extract its text, for instance with pdftotext",
-    b"PAR1\x15": "a Parquet table; read it with ParquetFiles",
-    b"\xff\xfe": "UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`",
-    b"\xfe\xff": "UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`",
-    b"\x7fELF": "a program; narrow the pattern of the source",
-    b"\x89PNG": "an image; narrow the pattern of the source",
-    b"\xff\xd8\xff": "an image; narrow the pattern of the source",
-    b"SQLite format 3\x00": "an SQLite database; write its texts as JSON lines",
-}
-"""How files begin that are no text, whatever their name, and what to do with them."""
+_RENAME = f"rename it, or {_NARROW}"
 
 
 class SourceReader(PipelineStep):
@@ -154,6 +141,9 @@ class FileReader(SourceReader):
     )  # fmt: skip
     """What reading a damaged file raises."""
 
+    sign: ClassVar[bytes] = b""
+    """How every file of the format begins."""
+
     def __init__(self, files: Mapping[str, Path | str], **fields: str) -> None:
         """
         Args:
@@ -180,7 +170,7 @@ class FileReader(SourceReader):
             raise StageError(
                 f"{name}: a {cls.kind} ends in {' or '.join(cls.suffixes)}"
                 + (f", and in {', '.join(COMPRESSIONS)} after that if it is compressed" if cls.compressed else "")
-                + "; rename it, or narrow the pattern of the source"
+                + f"; {_RENAME}"
             )
         if size == 0:
             raise StageError(f"{name}: empty (0 bytes); fetch it again, or delete it")
@@ -199,8 +189,7 @@ class FileReader(SourceReader):
     def open_text(self, name: str, newline: str | None = None) -> IO[str]:
         """Open a text file, compressed or not; a byte order mark is no part of the text."""
         file = io.BufferedReader(cast(io.RawIOBase, self.open(name)))
-        head = file.peek(16)
-        found = next((what for sign, what in _SIGNS.items() if head.startswith(sign)), None)
+        found = other_format(file.peek(HEAD))
         if found:
             file.close()
             raise StageError(f"{name}: not a {self.kind}, but {found}")
@@ -218,6 +207,10 @@ class FileReader(SourceReader):
                 try:
                     line.decode()
                 except UnicodeDecodeError as error:
+                    if b"\0" in line:
+                        return StageError(
+                            f"{name}:{number}: holds zeros and bytes that aren't UTF-8, as no text does; {_NARROW}"
+                        )
                     byte, offset = line[error.start], offset + error.start
                     return StageError(
                         f"{name}:{number}: not UTF-8: byte 0x{byte:02x} at offset {offset:,} of the "
@@ -226,6 +219,22 @@ class FileReader(SourceReader):
                     )
                 offset += len(line)
         return StageError(f"{name}: not UTF-8 when it was read, and changed since; run this again")
+
+    def _other_than_named(self, name: str) -> str | None:
+        """What a file is that can't be read as its name says, and what to do with it; None if it is damaged."""
+        system, path = self._place(name)
+        try:
+            with system.open(path, "rb") as file:
+                head = file.read(HEAD)
+        except OSError:
+            return None
+        suffix, found = compression_suffix(name), other_format(head)
+        if suffix and not head.startswith(COMPRESSED[suffix]):
+            plain = f"not compressed, whatever its name says; take {suffix} away from it"
+            return f"not {COMPRESSIONS[suffix]} data, but {found}" if found else plain
+        if suffix or head.startswith(self.sign):
+            return None
+        return f"not a {self.kind}, but {found or f'begins with {head[:16]!r}; {_RENAME}'}"
 
     def _place(self, name: str) -> tuple[AbstractFileSystem, str]:
         place = self.files[name]
@@ -237,6 +246,9 @@ class FileReader(SourceReader):
         if isinstance(error, UnicodeDecodeError):
             return self._not_utf8(name)
         if isinstance(error, self.damaged):
+            found = self._other_than_named(name)
+            if found:
+                return StageError(f"{name}: {found}")
             return StageError(
                 f"{name}: can't be read as a {self.kind} ({error}); it may be damaged or cut short, fetch it again"
             )
