@@ -389,7 +389,12 @@ class Broken(CustomMeasure):
     gives: str = "nan"
 
     def measure(self, model):
-        given = {"text": model.texts, "nan": lambda n: {"x": math.nan}, "list": lambda n: [1.0]}
+        given = {
+            "text": model.texts,
+            "nan": lambda n: {"x": math.nan},
+            "inf": lambda n: {"x": torch.tensor(720.0).exp()},
+            "list": lambda n: [1.0],
+        }
         return given.get(self.gives, lambda n: {"perplexity": math.exp(720 * n)})(1)
 
 
@@ -404,7 +409,8 @@ class BrokenWithoutText(CustomMeasure):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (Broken(gives="nan"), r"Broken.measure returned 'x': nan; it must return finite numbers by name"),
+        (Broken(gives="nan"), r"Broken.measure returned 'x': nan, and must return finite numbers; exp of .* diverged"),
+        (Broken(gives="inf"), r"Broken.measure returned 'x': tensor\(inf\), .* where the training has diverged"),
         (Broken(gives="list"), r"Broken.measure returned \[1.0\]; it must return a dict"),
         (Broken(gives="exp"), r"Broken.measure computes a number that is too large \(math range error\), .* diverged"),
         (BrokenWithoutText(), "declares `reads_text = False`, and asks for held-out text"),
