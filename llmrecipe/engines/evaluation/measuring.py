@@ -170,8 +170,8 @@ def _custom(asked: CustomMeasure, model: LoadedModel, output: Path) -> Numbers:
             raise StageError(f"{name}.measure returned {key!r}: {value!r}; it must return finite numbers by name")
         if not math.isfinite(value):
             raise StageError(
-                f"{model.directory}: {name}.measure returned {key!r}: {value!r}, and must return finite numbers; exp of "
-                f"the loss is none where the training has diverged; {_HELPS}"
+                f"{model.directory}: {name}.measure returned {key!r}: {value!r}, and must return finite numbers; exp "
+                f"of the loss is none where the training has diverged; {_HELPS}"
             )
     return {key: float(value) for key, value in found.items()}
 
