@@ -251,6 +251,16 @@ def test_completions_do_not_depend_on_how_a_model_is_published_to_write(made, tm
     assert written[0] == written[1]
 
 
+def test_a_completion_beyond_the_positions_of_a_model_is_said(made, tmp_path, caplog):
+    model = tiny_model.new_model(max_position_embeddings=16)
+    inputs = made | {"model": tiny_model.write_model(model, made["model"], tmp_path / "model")}
+    for most, is_said in ((2, False), (30, True)):
+        caplog.clear()
+        measured(inputs, tmp_path / str(most), Samples(prompts=("x",), max_new_tokens=most))
+        said = "the prompt 'x' and what follows it have 31 tokens, and the model reads at most 16"
+        assert (said in caplog.text) == is_said
+
+
 def test_a_completion_ends_with_its_text(made, tmp_path):
     # Equal logits: the first token of the vocabulary, which is the end of the text.
     inputs = with_logits_of(lambda model: model.lm_head.weight.zero_(), tmp_path, made)

@@ -1,5 +1,6 @@
 """Models in the transformers format: loading, saving, measuring and sampling them."""
 
+import logging
 import math
 import shutil
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.engines.tokens.packing import PackedDocuments
 from llmrecipe.errors import StageError
 from llmrecipe.pretrained import elsewhere
+
+log = logging.getLogger(__name__)
 
 GENERATION_FILE = "generation_config.json"
 """How a model writes, unless it is told otherwise."""
@@ -206,6 +209,16 @@ def complete(
         generated = generator.generate(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
     finally:
         generator.generation_config = published
+    positions = getattr(generator.config, "max_position_embeddings", None)
+    if positions and generated.shape[1] > positions:
+        log.warning(
+            "max_new_tokens = %d: the prompt %r and what follows it have %d tokens, and the model reads at most %d; "
+            "what it wrote beyond them means little",
+            max_new_tokens,
+            prompt,
+            generated.shape[1],
+            positions,
+        )
     return continuation(tokenizer, generated[0].tolist(), length)
 
 
