@@ -393,6 +393,17 @@ def test_text_is_read_as_the_tokenizers_file_says_whatever_transformers_takes_it
     assert is_other == (taken_for != "GPT2Tokenizer")
 
 
+def test_a_tokenizer_that_pads_and_cuts_texts_is_itself(trained, tmp_path, caplog):
+    source = tmp_path / "source"
+    shutil.copytree(trained, source)
+    stored = Tokenizer.from_file(str(source / "tokenizer.json"))
+    stored.enable_padding(length=128)
+    stored.enable_truncation(max_length=4)
+    stored.save(str(source / "tokenizer.json"))
+    take_over(source, tmp_path)
+    assert "takes this tokenizer for" not in caplog.text
+
+
 def without_end(folder: Path) -> None:
     edit(folder, eos_token=None)
 

@@ -134,15 +134,20 @@ def _by_transformers(directory: Path) -> PreTrainedTokenizerFast:
 
 
 def _stored(directory: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    """What the file says, but for how texts are cut and padded, which is for a caller to say."""
+    stored = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    stored.no_truncation()
+    stored.no_padding()
+    return stored
 
 
 def _reads_as(stored: Tokenizer, tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether it does; classes of transformers, such as `LlamaTokenizer`, build their own of the file's vocabulary."""
     ids = stored.encode(_PROBE, add_special_tokens=False).ids
-    if tokenizer.backend_tokenizer.encode(_PROBE, add_special_tokens=False).ids != ids:
+    if tokenizer(_PROBE, add_special_tokens=False)["input_ids"] != ids:
         return False
-    return bool(tokenizer.backend_tokenizer.decode(ids) == stored.decode(ids))
+    decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return bool(decoded == stored.decode(ids, skip_special_tokens=False))
 
 
 def special_tokens(directory: Path) -> dict[str, int]:
