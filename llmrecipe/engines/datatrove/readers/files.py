@@ -13,7 +13,8 @@ import orjson
 import pyarrow.parquet
 from datatrove.data import Document
 
-from llmrecipe.engines.datatrove.readers.reading import COMPRESSIONS, FileReader, format_suffix
+from llmrecipe.engines.datatrove.readers.reading import FileReader, format_suffix
+from llmrecipe.engines.datatrove.readers.signs import COMPRESSIONS
 from llmrecipe.errors import StageError
 
 # The module's own limit, 128 KiB, is less than many documents.

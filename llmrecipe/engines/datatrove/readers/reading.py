@@ -19,14 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from llmrecipe import origins
 from llmrecipe.engines.datatrove import companions
-from llmrecipe.engines.datatrove.readers.signs import COMPRESSED, HEAD, other_format
+from llmrecipe.engines.datatrove.readers import signs
 from llmrecipe.errors import StageError
-
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
-
-_NARROW = "narrow the pattern of the source"
-
-_RENAME = f"rename it, or {_NARROW}"
 
 
 class SourceReader(PipelineStep):
@@ -169,8 +163,8 @@ class FileReader(SourceReader):
         if format_suffix(name) not in cls.suffixes or (not cls.compressed and compression_suffix(name)):
             raise StageError(
                 f"{name}: a {cls.kind} ends in {' or '.join(cls.suffixes)}"
-                + (f", and in {', '.join(COMPRESSIONS)} after that if it is compressed" if cls.compressed else "")
-                + f"; {_RENAME}"
+                + (f", and in {', '.join(signs.COMPRESSIONS)} after that if it is compressed" if cls.compressed else "")
+                + f"; {signs.RENAME}"
             )
         if size == 0:
             raise StageError(f"{name}: empty (0 bytes); fetch it again, or delete it")
@@ -189,7 +183,7 @@ class FileReader(SourceReader):
     def open_text(self, name: str, newline: str | None = None) -> IO[str]:
         """Open a text file, compressed or not; a byte order mark is no part of the text."""
         file = io.BufferedReader(cast(io.RawIOBase, self.open(name)))
-        found = other_format(file.peek(HEAD))
+        found = signs.other_format(file.peek(signs.HEAD))
         if found:
             file.close()
             raise StageError(f"{name}: not a {self.kind}, but {found}")
@@ -198,7 +192,7 @@ class FileReader(SourceReader):
     def open(self, name: str, mode: str = "rb", **options: Any) -> IO:
         """Open a file of the source, unpacked; `options` as for fsspec."""
         system, path = self._place(name)
-        return system.open(path, mode, compression=COMPRESSIONS.get(compression_suffix(name)), **options)
+        return system.open(path, mode, compression=signs.COMPRESSIONS.get(compression_suffix(name)), **options)
 
     def _not_utf8(self, name: str) -> StageError:
         offset = 0
@@ -209,7 +203,7 @@ class FileReader(SourceReader):
                 except UnicodeDecodeError as error:
                     if b"\0" in line:
                         return StageError(
-                            f"{name}:{number}: holds zeros and bytes that aren't UTF-8, as no text does; {_NARROW}"
+                            f"{name}:{number}: holds zeros and bytes that aren't UTF-8, as no text does; {signs.NARROW}"
                         )
                     byte, offset = line[error.start], offset + error.start
                     return StageError(
@@ -221,20 +215,13 @@ class FileReader(SourceReader):
         return StageError(f"{name}: not UTF-8 when it was read, and changed since; run this again")
 
     def _other_than_named(self, name: str) -> str | None:
-        """What a file is that can't be read as its name says, and what to do with it; None if it is damaged."""
         system, path = self._place(name)
         try:
             with system.open(path, "rb") as file:
-                head = file.read(HEAD)
+                head = file.read(signs.HEAD)
         except OSError:
             return None
-        suffix, found = compression_suffix(name), other_format(head)
-        if suffix and not head.startswith(COMPRESSED[suffix]):
-            plain = f"not compressed, whatever its name says; take {suffix} away from it"
-            return f"not {COMPRESSIONS[suffix]} data, but {found}" if found else plain
-        if suffix or head.startswith(self.sign):
-            return None
-        return f"not a {self.kind}, but {found or f'begins with {head[:16]!r}; {_RENAME}'}"
+        return signs.other_than_named(head, self.kind, self.sign, compression_suffix(name))
 
     def _place(self, name: str) -> tuple[AbstractFileSystem, str]:
         place = self.files[name]
@@ -282,7 +269,7 @@ def unreachable(url: str, error: BaseException) -> StageError:
 def compression_suffix(name: str) -> str:
     """`.gz` and the like at the end of a file's name; "" if it isn't compressed."""
     suffix = _last_part(name).suffix
-    return suffix if suffix in COMPRESSIONS else ""
+    return suffix if suffix in signs.COMPRESSIONS else ""
 
 
 def format_suffix(name: str) -> str:
