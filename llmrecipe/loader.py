@@ -61,7 +61,7 @@ def find(reference: str, recipes_dir: Path = RECIPES_DIR) -> Loaded:
     if is_path and not path.is_file() and (recipes_dir / path).is_file():
         path = recipes_dir / path
     if not path.is_file():
-        raise LoadError(_not_found(path, is_path))
+        raise LoadError(_not_found(path, is_path, recipes_dir))
     recipe, name = _call(path, function, Recipe)
     if recipe.given_name is None:
         with attrs.validators.disabled():
@@ -128,14 +128,16 @@ def _from_here(path: Path) -> str:
     return (resolved.relative_to(here) if resolved.is_relative_to(here) else resolved).as_posix()
 
 
-def _not_found(path: Path, is_path: bool) -> str:
+def _not_found(path: Path, is_path: bool, recipes_dir: Path) -> str:
     what = "file" if is_path else "recipe"
     if not path.parent.is_dir():
         return f"{path}: no such {what}, and no folder {path.parent} here; go to the project's folder"
-    files = sorted(path.parent.glob("*.py"))
+    # A file is looked for among the recipes as well.
+    folders = (path.parent, recipes_dir / path.parent) if is_path else (path.parent,)
+    names = sorted({file.name for folder in folders for file in folder.glob("*.py")} - {MACHINES_FILE})
     if is_path:
-        return f"{path}: no such {what}{suggestion(str(path), list(map(str, files)))}"
-    return f"{path}: no such {what}{suggestion(path.stem, [file.stem for file in files])}"
+        return f"{path}: no such {what}{suggestion(str(path), [str(path.with_name(name)) for name in names])}"
+    return f"{path}: no such {what}{suggestion(path.stem, [Path(name).stem for name in names])}"
 
 
 def _returned(value: object, wanted: type) -> str:

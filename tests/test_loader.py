@@ -103,6 +103,10 @@ def test_a_missing_name_gets_the_nearest_in_the_folder(write):
         "recipes/quikstart.py: no such recipe; did you mean 'quickstart'? (known: llama_7b, quickstart)"
     )
     assert "did you mean 'recipes/llama_7b.py'?" in str(refusal("recipes/lama_7b.py"))
+    write("recipes/machines.py", "")
+    assert str(refusal("lama_7b.py")) == (
+        "lama_7b.py: no such file; did you mean 'llama_7b.py'? (known: llama_7b.py, quickstart.py)"
+    )
 
 
 def test_a_missing_folder_and_a_folder_in_place_of_a_file_are_refused(write, tmp_path):

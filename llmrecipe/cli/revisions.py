@@ -107,7 +107,9 @@ def _is_made(path: str) -> bool:
 
 
 def _version(reference: str, cache: Path | None) -> Version:
-    name, _, revision = reference.partition("@") if is_revision(reference) else (reference, "", "")
+    name, sign, revision = reference.partition("@") if is_revision(reference) else (reference, "", "")
+    if sign and not revision:
+        raise LoadError(f"{reference}: no commit or experiment is named after `@`; the last commit is {name}@HEAD")
     commit = _commit(revision) if revision else None
     recipes = recorded_in(_read(PIPELINE_FILE, commit))
     recipe = _find(name or one(), recipes)

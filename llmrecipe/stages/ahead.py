@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import attrs
@@ -12,6 +12,7 @@ from llmrecipe.errors import LoadError, RecipeError, StageError
 from llmrecipe.extensions import load_extension
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.networks.network import Network
+from llmrecipe.recipe.quantity import Epochs
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
 from llmrecipe.sections import ImportSection, Section, TokenizerSection, TrainSection, section_of_kind
 
@@ -24,6 +25,9 @@ class _Stage:
 
     raw: Any
     extensions: tuple[str, ...]
+
+    inputs: Mapping[str, str]
+    """What it reads, by role."""
 
     makers: Mapping[str, str]
     """The stages that make what it reads, by role."""
@@ -42,8 +46,9 @@ class _Stage:
 
 
 def refuse_vain(name: str, entries: Mapping[str, Any], machine_of: Callable[[str, str], Machine]) -> None:
-    """Refuse a stage if all that it leads to needs a training that can't fit the memory of its machine.
+    """Refuse a stage if all that it leads to can't be made.
 
+    That is what needs a training that can't fit the memory of its machine, or a step beyond the end of this one.
     Where only some of that does, it is a warning: the rest may be what was asked for.
 
     Args:
@@ -57,6 +62,7 @@ def refuse_vain(name: str, entries: Mapping[str, Any], machine_of: Callable[[str
     stages = {each: _linked(entry, entries) for each, entry in entries.items()}
     after = _after(name, stages)
     reasons = {each: reason for each in after if (reason := _reason(each, stages, machine_of))}
+    reasons |= _beyond_the_end(name, stages)
     if not reasons:
         return
     message = "\n".join(f"{each} can't run: {reason}" for each, reason in reasons.items())
@@ -71,9 +77,9 @@ def _linked(entry: Any, entries: Mapping[str, Any]) -> _Stage:
     try:
         raw, tied = wiring.read(entry, "")
     except RecipeError:
-        return _Stage(None, (), {})
-    makers = {role: layout.stage_of(path) for role, path in tied.inputs.items()}
-    return _Stage(raw, tied.extensions, {role: maker for role, maker in makers.items() if maker in entries})
+        return _Stage(None, (), {}, {})
+    makers = {role: maker for role, path in tied.inputs.items() if (maker := layout.stage_of(path)) in entries}
+    return _Stage(raw, tied.extensions, tied.inputs, makers)
 
 
 def _after(name: str, stages: Mapping[str, _Stage]) -> set[str]:
@@ -95,6 +101,34 @@ def _reason(name: str, stages: Mapping[str, _Stage], machine_of: Callable[[str, 
     machine = machine_of(name, name.removesuffix(f"-{section.tag}"))
     size = _vocab_size(stages[name], stages)
     return memory.refusal(network, section.training, section.parallelism, size, machine)
+
+
+def _beyond_the_end(name: str, stages: Mapping[str, _Stage]) -> dict[str, str]:
+    """By stage, why a step that it reads of a training is none; one in epochs knows its length with its tokens."""
+    section = stages[name].section()
+    if not isinstance(section, TrainSection) or not isinstance(section.training.duration, Epochs):
+        return {}
+    from llmrecipe.engines.tokens.inputs import Tokens
+
+    length = section.objective.sequence_length
+    try:
+        tokens = Tokens.of({role: Path(path) for role, path in stages[name].inputs.items()})
+        steps = section.training.settled(tokens.open("train").num_windows(length)).num_steps(length)
+    except (KeyError, StageError):
+        # The training says what is wrong with its tokens.
+        return {}
+    kept = {
+        each: int(PurePosixPath(path).name)
+        for each, stage in stages.items()
+        for path in stage.inputs.values()
+        if layout.stage_of(path) == name and PurePosixPath(path).parent.name == "kept"
+    }
+    return {
+        each: f"it reads step {step} of {name}, and {section.training.duration} of this text are {steps} steps; "
+        "name an earlier step, or train for longer"
+        for each, step in kept.items()
+        if step > steps
+    }
 
 
 def _network(name: str, stages: Mapping[str, _Stage]) -> Network | None:

@@ -185,6 +185,7 @@ def test_a_recipe_that_is_not_as_it_was_planned_is_said_to_be_so(capsys):
         (("one", "other"), "other: no recipe of that name is planned; known: one"),
         (("other@HEAD",), "other@HEAD: no recipe of that name is planned at HEAD"),
         (("one@--help",), "--help: git knows no such commit"),
+        (("one@",), "one@: no commit or experiment is named after `@`; the last commit is one@HEAD"),
     ],
 )
 def test_what_cant_be_compared_is_refused(references, reason, capsys):

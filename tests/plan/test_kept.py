@@ -7,10 +7,13 @@ import attrs
 import pytest
 from dvc_project import create, environment, repro, run, write
 from tiny_recipe import BASE, RECIPE
+from tiny_training import write_tokens
 
-from llmrecipe import Epochs, Fraction, Quantized, Recipe, Steps, evolve, measure, schedule, scheme
+from llmrecipe import Epochs, Fraction, Quantized, Recipe, Steps, dvcfiles, evolve, measure, schedule, scheme
+from llmrecipe.errors import StageError
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe import checks
+from llmrecipe.stages.runner import run_stage
 
 KEEPING = evolve(BASE, text__heldout=Fraction(0.1), training__keep_every=Steps(5))
 
@@ -55,6 +58,28 @@ def test_of_epochs_any_multiple_may_be_kept():
     model = evolve(KEEPING, training__duration=Epochs(2))
     assert reasons(model.at(500)) == []
     assert len(reasons(model.at(7))) == 1
+
+
+def test_a_training_does_not_begin_for_a_step_beyond_its_epochs(tmp_path, monkeypatch, caplog):
+    # 32 sequences of 32 tokens, which are 8 steps; steps beyond that are measured in vain.
+    model = evolve(KEEPING, training__duration=Epochs(1), training__keep_every=Steps(4))
+    (tmp_path / ".dvc").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("llmrecipe.stages.train.run", lambda context: None)
+
+    def train(*models):
+        recipe = Recipe(name="r", models=models)
+        dvcfiles.write(plan([recipe]), tmp_path, references={"r": "r.py"})
+        stages = {stage.name: stage for stage in plan([recipe]).stages}
+        write_tokens(tmp_path / stages["tiny-train"].inputs["tokens"], train=32 * 32 + 1, heldout=200)
+        output, params = tmp_path / "artifacts/tiny/train", tmp_path / "params/tiny.yaml"
+        run_stage("train", name="tiny-train", output=output, params=params)
+
+    reason = r"(?s)begun in vain:.*tiny-step12-export can't run: it reads step 12 of tiny-train, and Epochs\(.*8 steps"
+    with pytest.raises(StageError, match=reason):
+        train(model, model.at(8), model.at(12))
+    train(model, model.at(8))
+    assert "can't run" not in caplog.text
 
 
 @pytest.mark.parametrize("every", [0, 21])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import trainings
 from tiny_training import LENGTH, TRAINING, section, trained, write_tokens
 
-from llmrecipe import Dropout, Fraction, Steps, evolve
+from llmrecipe import Dropout, Fraction, Steps, artifacts, evolve
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.job import StateFolder
 from llmrecipe.engines.nanotron.predecessors import Predecessor, _reason
@@ -49,8 +49,11 @@ def assert_the_same(one, other):
         # Its decay takes three steps, and what it leaves is that before them.
         (DECAYING, 4),
         (attrs.evolve(BASE, keep_every=Steps(3)), 7),
+        # The best of the shorter run is its last step, which the longer one doesn't measure; nor the decay's.
+        (attrs.evolve(BASE, select="best"), 7),
+        (attrs.evolve(DECAYING, select="best", validation_interval=2), 4),
     ],
-    ids=["constant", "decay", "kept"],
+    ids=["constant", "decay", "kept", "best", "best before the decay"],
 )
 def test_a_longer_training_goes_on_and_is_bit_for_bit_a_straight_one(tokens, tmp_path, caplog, training, step):
     straight = trained(lasting(training, 12), tokens, tmp_path / "straight")
@@ -84,6 +87,15 @@ def test_nothing_is_taken_from_a_run_that_differs_in_more_or_earlier(tokens, tmp
     trained(lasting(BASE, 5, schedule=Cosine(warmup=Steps(2))), tokens, tmp_path)
     reason = "under Cosine its 4 steps aren't the first of 5; under Constant"
     assert caplog.text.count(reason) == 1
+
+
+@pytest.mark.slow
+def test_a_longer_run_on_another_kind_of_processor_says_that_it_rounds_differently(tokens, tmp_path, caplog):
+    trained(lasting(BASE, 3), tokens, tmp_path)
+    (file,) = tmp_path.glob("*/job.json")
+    artifacts.write_json(file, artifacts.read_json(file) | {"math_library": "another"})
+    trained(lasting(BASE, 4), tokens, tmp_path)
+    assert "the steps so far were multiplied by another" in caplog.text
 
 
 @given(data=st.data(), longer=st.integers(1, 2000))

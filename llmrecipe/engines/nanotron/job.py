@@ -1,6 +1,7 @@
 """What the launching process tells the ranks of a run, as one JSON file."""
 
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import attrs
 
 from llmrecipe import artifacts, codec
 from llmrecipe.engines.models.architecture import RunOptions
+from llmrecipe.engines.nanotron import metrics
+from llmrecipe.engines.nanotron.metrics import Row
 from llmrecipe.engines.nanotron.port.linear import Library
 from llmrecipe.engines.nanotron.schedule import steps_before_decay
 from llmrecipe.engines.tokens.mixture import TokenMixture
@@ -83,13 +86,26 @@ class Job(Word):
         """Whether the loss on the held-out split is measured after a step."""
         return step % self.section.training.validation_interval == 0 or step == self.num_steps
 
-    def keeps(self, step: int) -> bool:
-        """Whether the checkpoint of a step stays, however many newer ones there are.
+    def keeps(self, step: int, rows: Iterable[Row]) -> bool:
+        """Whether the checkpoint of a step stays, however many newer ones there are; `rows` are the log so far.
 
-        It is a part of the result, or where a longer run by the same schedule goes on.
+        It is a part of the result, or what a longer run by the same schedule needs to go on.
         """
-        training = self.section.training
-        return training.is_kept(step) or step == steps_before_decay(training, self.sequence_length)
+        training, stable = self.section.training, self.steps_before_decay
+        return training.is_kept(step) or step == stable or (training.select == "best" and step in self._best(rows))
+
+    @property
+    def steps_before_decay(self) -> int:
+        """Steps before the learning rate falls by `WarmupStableDecay`; all of those of another schedule."""
+        return steps_before_decay(self.section.training, self.sequence_length)
+
+    def _best(self, rows: Iterable[Row]) -> set[int | None]:
+        """The best step so far, and those that were the best where a longer run goes on, which may find no better."""
+        measured = [row for row in rows if "validation_loss" in row]
+        # A longer run doesn't measure after what is the last step of this one alone.
+        shared = [row for row in measured if row["step"] % self.section.training.validation_interval == 0]
+        stable = [row for row in shared if row["step"] <= self.steps_before_decay]
+        return {metrics.best_step(each) for each in (measured, shared, stable)}
 
     @property
     def options(self) -> RunOptions:

@@ -159,7 +159,7 @@ def train(
     best = metrics.best_step(logged) if training.select == "best" else None
     # Not only after a run: it may have been killed before it came to this.
     shutil.rmtree(state.first_weights, ignore_errors=True)
-    keep_newest(state.checkpoints, machine.keep_checkpoints, lambda step: job.keeps(step) or step == best)
+    keep_newest(state.checkpoints, machine.keep_checkpoints, lambda step: job.keeps(step, logged))
     step = step if best is None else best
     return FinishedRun(
         job=job,

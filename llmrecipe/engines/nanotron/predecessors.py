@@ -70,10 +70,13 @@ class Predecessor:
     def hand_over(self, state: StateFolder, job: Job, step: int) -> None:
         """Copy what the job needs to go on after `step` into its state."""
         rows = self.rows(job)
-        artifacts.write_jsonl(state.metrics, [row for row in rows if row["step"] <= step])
+        earlier = [row for row in rows if row["step"] <= step]
+        artifacts.write_jsonl(state.metrics, earlier)
         timings = [row for row in metrics.read(self.state.timings) if row["step"] <= step]
         artifacts.write_jsonl(state.timings, timings)
-        stay = [each for each, _ in checkpoints(self.state.checkpoints) if each < step and job.keeps(each)]
+        # Says by what those steps were multiplied.
+        shutil.copyfile(self.state.job, state.job)
+        stay = [each for each, _ in checkpoints(self.state.checkpoints) if each < step and job.keeps(each, earlier)]
         # The newest comes last, after those without which it is not taken up.
         others = [each for each in {*stay, *needed(rows, job.section.training, step)} if each != step]
         for each in [*sorted(others), step]:

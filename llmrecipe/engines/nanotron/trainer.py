@@ -105,8 +105,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
                 group["lr"] = learning_rate
         rows = metrics.read(self.state.metrics)
         self.watch = anomalies.Watch(self.training.anomalies, rows)
-        self.best_step = metrics.best_step(rows)
-        self.lowest_validation_loss = min((row.get("validation_loss", math.inf) for row in rows), default=math.inf)
+        self.measured = [row for row in rows if "validation_loss" in row]
         self.saved_step = self.start_iteration_step
         self.communication = Communication(self.parallel_context, self._device)
         self.communication.attach(self.model, has_hook=self.grad_accumulator is not None)
@@ -262,13 +261,13 @@ class Trainer(nanotron.trainer.DistributedTrainer):
     def train_step_logs(self, outputs: Any, loss_avg: None) -> None:
         """Write this step's metrics; called on every rank."""
         step = self.iteration_step
-        validation_loss = None
         if self.job.validates(step):
             started = time.perf_counter()
             validation_loss = self.validation_loss()
             if not math.isfinite(validation_loss):
                 self._stop(f"after step {step} the validation loss is {validation_loss}")
             self.row["validation_loss"] = validation_loss
+            self.measured.append({"step": step, "validation_loss": validation_loss})
             if self.is_logger:
                 self.progress.validated(validation_loss, time.perf_counter() - started)
         if self.is_logger:
@@ -276,11 +275,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
             self.events.append(self.row)
             self.timings_log.append({"step": step, "seconds": self.seconds_of_step})
             self.progress.step(step, self.seconds_of_step, loss=self.row.get("loss"))
-        if validation_loss is not None and validation_loss < self.lowest_validation_loss:
-            self.lowest_validation_loss, self.best_step = validation_loss, step
-            if self.training.select == "best":
-                self.save_checkpoint()
-        if self.job.keeps(step):
+        if self._keeps(step):
             self.save_checkpoint()
 
     @torch.no_grad()
@@ -326,7 +321,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         )
 
     def _keeps(self, step: int) -> bool:
-        return self.job.keeps(step) or (self.training.select == "best" and step == self.best_step)
+        return self.job.keeps(step, self.measured)
 
     def post_training(self) -> None:
         """Keep the last state, whatever the interval."""
