@@ -1,10 +1,10 @@
-"""Whether a training run can fit its machine: what its weights, their gradients and the optimizer hold at the least."""
+"""Whether a training run can fit its machine: the least that weights, gradients, optimizer and a micro-batch hold."""
 
 from llmrecipe import hardware
 from llmrecipe.errors import Violation
 from llmrecipe.machines import Machines
 from llmrecipe.recipe import checks, names
-from llmrecipe.recipe.kinds import Model
+from llmrecipe.recipe.kinds import Model, Objective
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import Trained
 from llmrecipe.recipe.networks.network import Network
@@ -17,7 +17,7 @@ from llmrecipe.sections import TrainSection
 
 
 def rank_bytes(network: Network, training: Training, parallelism: Parallelism, vocab_size: int) -> int:
-    """Bytes that a rank holds at the least, as the mean over the ranks of a replica; activations come on top.
+    """Bytes of weights that a rank holds, with what belongs to them, as the mean over the ranks of a replica.
 
     Args:
         network: what is trained.
@@ -37,26 +37,74 @@ def rank_bytes(network: Network, training: Training, parallelism: Parallelism, v
     return held // (parallelism.tensor * parallelism.pipeline)
 
 
+def sequence_bytes(
+    network: Network, objective: Objective, training: Training, parallelism: Parallelism, vocab_size: int
+) -> int:
+    """Bytes that a rank keeps of a sequence for the backward pass at the least, as the mean over those of a replica.
+
+    These are the input of each layer, which is kept also by `recompute_activations`, and the logits in float32 of an
+    objective that predicts every token.
+    """
+    rows = 0 if objective.is_masked else network.padded_vocab_size(vocab_size)
+    kept = network.num_layers * network.hidden_size if training.parameters == "all" else 0
+    width = 4 if training.precision == "float32" else 2
+    # Tensor-parallel ranks share the logits, and hold equal inputs of layers unless they spread those too.
+    each = kept * width * (parallelism.tensor // parallelism.sequence_step) + rows * 4
+    return objective.sequence_length * each // (parallelism.tensor * parallelism.pipeline)
+
+
 def refusal(
-    network: Network, training: Training, parallelism: Parallelism, vocab_size: int, machine: Machine
-) -> str | None:
-    """Why a run can't fit the machine, or this one where that names no memory; None if it may fit, or nobody knows."""
+    network: Network,
+    objective: Objective,
+    training: Training,
+    parallelism: Parallelism,
+    vocab_size: int,
+    machine: Machine,
+) -> Violation | None:
+    """Why a run can't fit the machine, or this one where that names no memory; None if it may fit, or nobody knows.
+
+    Returns:
+        The field of the model that asks for too much, and the reason.
+    """
     is_on_gpus = machine.device == "cuda" or (machine.device == "auto" and hardware.num_gpus() > 0)
     here = hardware.gpu_memory() if is_on_gpus else hardware.memory()
     has = here if machine.memory_gb is None else round(machine.memory_gb * 1e9)
     where = "this machine" if machine.memory_gb is None else "the machine that it is planned for"
     count = 1 if is_on_gpus else parallelism.world_size
     needs = rank_bytes(network, training, parallelism, vocab_size) * count
-    if has is None or needs <= has:
+    if has is None:
         return None
+    if needs <= has:
+        sequence = sequence_bytes(network, objective, training, parallelism, vocab_size) * count
+        return _batch_refusal(objective, parallelism, sequence, needs, has, where)
     weights = network.num_parameters(network.padded_vocab_size(vocab_size))
     layout = f"data × tensor × pipeline = {parallelism.data} × {parallelism.tensor} × {parallelism.pipeline} ranks"
     held = f"its {weights:,} weights take with their gradients and the optimizer's states {_gb(needs)}"
     each = "a GPU of " if is_on_gpus else ""
-    return (
+    reason = (
         f"{held} {'on each GPU ' if is_on_gpus else ''}in {training.precision} on {layout}, and {each}{where} has "
         f"{_gb(has)}; use a smaller network or vocabulary, {_savings(parallelism, is_on_gpus=is_on_gpus)}or "
         f"plan it for a larger machine by `--machine`: one with memory_gb = {-(-needs // 10**9)}"
+    )
+    return Violation("start", reason)
+
+
+def _batch_refusal(
+    objective: Objective, parallelism: Parallelism, sequence: int, needs: int, has: int, where: str
+) -> Violation | None:
+    """Why a micro-batch can't fit beside the weights, by the bytes of one sequence."""
+    size, most = parallelism.micro_batch_size, (has - needs) // max(sequence, 1)
+    if size * sequence <= has - needs:
+        return None
+    if most:
+        path, instead = "parallelism.micro_batch_size", f"use at most {most:,}, or a shorter sequence_length"
+    else:
+        path, instead = "objective.sequence_length", "use shorter sequences"
+    return Violation(
+        path,
+        f"a micro-batch of {size:,} × {objective.sequence_length:,} tokens takes at least {_gb(size * sequence)} "
+        f"beside the {_gb(needs)} of the weights, their gradients and the optimizer's states, and {where} has "
+        f"{_gb(has)}; {instead}",
     )
 
 
@@ -66,16 +114,17 @@ def too_large(recipe: Recipe, machines: Machines) -> tuple[list[Violation], list
     here: list[Violation] = []
     fields = Fields()
     for path, word in names.words(recipe, checks.path_of(recipe)):
-        facts = ("network", "training", "parallelism")
+        facts = ("network", "objective", "training", "parallelism")
         if not isinstance(word, Trained) or not all(fields.has(word, fact) for fact in facts):
             continue
         machine = machines.find(f"{word.name}-{TrainSection.tag}", word.name) or Machine()
         tokenizer = word.vocabulary.origin if fields.has(word, "vocabulary.origin") else None
         size = tokenizer.vocab_size if isinstance(tokenizer, TrainedTokenizer) else 0
-        reason = refusal(word.network, word.training, word.parallelism, size, machine)
+        reason = refusal(word.network, word.objective, word.training, word.parallelism, size, machine)
         if reason is not None:
             found = here if machine.memory_gb is None else planned
-            found.append(Violation(path if isinstance(word.start, Model) else f"{path}.start", reason))
+            is_of_start = reason.path == "start" and isinstance(word.start, Model)
+            found.append(Violation(path if is_of_start else f"{path}.{reason.path}", reason.reason))
     return planned, here
 
 

@@ -95,6 +95,35 @@ def test_a_vocabulary_alone_can_be_too_large(monkeypatch):
     assert refused(evolve(BASE, tokenizer__vocab_size=10_000_000))[1]
 
 
+@pytest.mark.parametrize(
+    ("changes", "bytes_a_token"),
+    [
+        ({}, 32 * 4096 * 4 + 32_000 * 4),
+        ({"training__precision": "bfloat16"}, 32 * 4096 * 2 + 32_000 * 4),
+        ({"training__parameters": "head"}, 32_000 * 4),
+        ({"parallelism": Parallelism(tensor=4)}, 32 * 4096 * 4 + 32_000 * 4 / 4),
+        ({"parallelism": Parallelism(tensor=4, tensor_parallel_mode="reduce_scatter")}, (32 * 4096 + 32_000) * 4 / 4),
+        ({"parallelism": Parallelism(pipeline=2)}, (32 * 4096 + 32_000) * 4 / 2),
+    ],
+)
+def test_a_sequence_keeps_the_inputs_of_layers_and_the_logits(changes, bytes_a_token):
+    run = evolve(LLAMA_2, **changes)
+    held = memory.sequence_bytes(run.network, run.objective, run.training, run.parallelism, 32_000)
+    assert held == run.objective.sequence_length * bytes_a_token
+
+
+def test_a_micro_batch_that_can_not_fit_is_told_with_the_largest_that_may(monkeypatch):
+    monkeypatch.setattr(hardware, "memory", lambda: 10**10)
+    many = evolve(BASE, training__global_batch_size=10**6, parallelism=Parallelism(micro_batch_size=10**6))
+    ((path, reason),) = refused(many)[1]
+    assert path == "r.models[0].parallelism.micro_batch_size"
+    most = int(reason.partition("use at most ")[2].partition(", or")[0].replace(",", ""))
+    assert refused(evolve(many, parallelism__micro_batch_size=most)) == [[], []]
+    assert refused(evolve(many, parallelism__micro_batch_size=most + 1))[1]
+    long = evolve(BASE, objective__sequence_length=10**7, start__max_position_embeddings=10**7)
+    assert [path for path, _ in refused(long)[1]] == ["r.models[0].objective.sequence_length"]
+
+
 def test_memory_is_that_of_the_container_and_of_the_smallest_gpu(tmp_path, monkeypatch):
     meminfo, limit = tmp_path / "meminfo", tmp_path / "limit"
     meminfo.write_text("MemTotal:       16000 kB\nMemFree:        5 kB\n")

@@ -100,7 +100,8 @@ def _reason(name: str, stages: Mapping[str, _Stage], machine_of: Callable[[str, 
         return None
     machine = machine_of(name, name.removesuffix(f"-{section.tag}"))
     size = _vocab_size(stages[name], stages)
-    return memory.refusal(network, section.training, section.parallelism, size, machine)
+    refusal = memory.refusal(network, section.objective, section.training, section.parallelism, size, machine)
+    return None if refusal is None else refusal.reason
 
 
 def _beyond_the_end(name: str, stages: Mapping[str, _Stage]) -> dict[str, str]:

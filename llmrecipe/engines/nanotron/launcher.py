@@ -128,9 +128,9 @@ def train(
     )
     # Again, now that all is known of the start and of the machine, whatever was planned.
     here = evolve(machine, memory_gb=None)
-    too_large = memory.refusal(network, section.training, section.parallelism, job.rows, here)
+    too_large = memory.refusal(network, section.objective, section.training, section.parallelism, job.rows, here)
     if too_large is not None:
-        raise StageError(f"{name}: {too_large}")
+        raise StageError(f"{name}: {too_large.reason}")
     meaning = meaning_of(job, section)
     state = StateFolder(folder_of(meaning, scratch))
     # A rank whose launcher was killed follows it within moments.
