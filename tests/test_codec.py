@@ -148,7 +148,7 @@ def test_a_misspelt_field_is_refused_with_the_nearest_and_the_missing_one_is_nam
 def test_an_unknown_tag_is_refused_with_the_nearest():
     found = refusals(changed(("training.optimizer.type", "adamv")))
     assert found == {
-        "small.training.optimizer.type": "no such type 'adamv' (str); did you mean 'adamw'? (known: adamw, sgd)"
+        "small.training.optimizer.type": "no such type 'adamv' (str); did you mean 'adamw'? (known: adamw, muon, sgd)"
     }
 
 
