@@ -173,7 +173,8 @@ def test_a_missing_tag_is_refused_with_the_choices():
         (
             "training.optimizer",
             "adamw",
-            "must be a mapping with `type: adamw` or a mapping with `type: muon` or a mapping with `type: sgd`, got 'adamw'",
+            "must be a mapping with `type: adamw` or a mapping with `type: muon` or a mapping with `type: sgd`, "
+            "got 'adamw'",
         ),
         ("network.intermediate_size", "wide", "must be int or a mapping with `type: ratio`, got 'wide' (str)"),
         ("parallelism.zero_stage", 2, "must be 0 or 1, got 2 (int)"),

@@ -15,6 +15,7 @@ from llmrecipe.engines.device import check_precision, set_up
 from llmrecipe.engines.nanotron import metrics, weights
 from llmrecipe.engines.nanotron.checkpoint import checkpoints, keep_newest, newest
 from llmrecipe.engines.nanotron.config import nanotron_configuration
+from llmrecipe.engines.nanotron.environment import environment_of
 from llmrecipe.engines.nanotron.events import complete, refuse_missing
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of
@@ -208,6 +209,8 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
         [str(state.job)],
         ranks=section.parallelism.world_size,
         threads_per_rank=section.parallelism.threads_per_rank,
+        device=job.machine.device,
+        environment=environment_of(job),
     )
 
 
