@@ -1,7 +1,9 @@
 """What a rank finds in its environment: what torch, CUDA and the C library read once, as it starts."""
 
 import os
+from pathlib import Path
 
+from llmrecipe import layout
 from llmrecipe.engines.nanotron.job import Job
 
 
@@ -18,4 +20,10 @@ def environment_of(job: Job) -> dict[str, str]:
         if job.section.parallelism.async_tensor_parallel:
             # nanotron relies on it where communication overlaps, and anything else would be slower with it.
             found["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
-    return {name: value for name, value in found.items() if name not in os.environ}
+    added = {name: value for name, value in found.items() if name not in os.environ}
+    if job.compiled:
+        # torch sets them itself in this process: outside of the project, and to a pool of processes, which would
+        # outlive a rank that is killed.
+        folder = Path(layout.SCRATCH, "compiled").absolute()
+        added |= {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    return added

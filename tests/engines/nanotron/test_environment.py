@@ -29,6 +29,7 @@ def job(parallelism: Parallelism | None = None, **machine) -> Job:
         state="state",
         events="events",
         resume=None,
+        compiled=False,
         math_library=None,
     )
 
