@@ -70,6 +70,8 @@ _WAYS_OUT = {
     errno.EPERM: "give yourself the permission",
     errno.ENOTDIR: "a file is where a folder should be, move it away",
     errno.EISDIR: "a folder is where a file should be, move it away",
+    errno.ENAMETOOLONG: "a name may have 255 bytes and a path 4,095, shorten it",
+    errno.ELOOP: "links lead to each other, mend one of them",
 }
 
 

@@ -54,7 +54,7 @@ class AugmentSection(Section):
     """Documents and what is made of the training ones, together."""
 
     augment: tuple[Augmenter, ...] = _as_in(Corpus, "augment")
-    revision: int = 2
+    revision: int = 3
 
 
 @define("tokenizer")
@@ -62,7 +62,7 @@ class TokenizerSection(Section):
     """Documents to a tokenizer."""
 
     tokenizer: Tokenizer
-    revision: int = 4
+    revision: int = 5
 
 
 @define("tokenize")
@@ -127,7 +127,7 @@ class QuantizeSection(Section):
     scheme: Scheme
     calibration_samples: int = _as_in(Quantized, "calibration_samples")
     seed: int = _as_in(Quantized, "seed")
-    revision: int = 5
+    revision: int = 6
 
 
 @define("measure")
@@ -135,7 +135,7 @@ class MeasureSection(Section):
     """A model to numbers."""
 
     measure: Measure
-    revision: int = 2
+    revision: int = 3
 
 
 @define("report")

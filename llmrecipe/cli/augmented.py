@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from llmrecipe import integrity, layout
-from llmrecipe.cli.render import foreign
 from llmrecipe.errors import StageError, suggestion
+from llmrecipe.foreign import foreign
 
 _SHOWN = 5
 """Examples of what was kept, and of what was dropped."""

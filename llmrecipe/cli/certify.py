@@ -16,6 +16,7 @@ from llmrecipe.cli.recipes import load_valid
 from llmrecipe.cli.render import parameters
 from llmrecipe.cli.stage import chosen_machines
 from llmrecipe.errors import PlanError, suggestion
+from llmrecipe.foreign import foreign
 from llmrecipe.launch.lock import exclusive
 from llmrecipe.plan.stage import Stage
 from llmrecipe.recipe.kinds import Model
@@ -85,7 +86,7 @@ def _certify(recipe: Recipe, model: Trained, steps: int) -> bool:
         tokens = find_or_make(own, shares, model.objective, folder / "tokens")
         proof = Proof.of(model, steps, tokens, _machine(stage))
         print(_summary(proof, model), flush=True)
-        findings = proof.carry_out(folder, lambda line: print(line, file=sys.stderr, flush=True))
+        findings = proof.carry_out(folder, lambda line: print(foreign(line), file=sys.stderr, flush=True))
         if not proof.promises_bits:
             print("machine.deterministic = False promises no bits: an interruption may change what rounding changes")
         if library := findings[0].math_library:

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llmrecipe.cli.render import foreign
 from llmrecipe.cli.revisions import Version
 from llmrecipe.cli.table import table
+from llmrecipe.foreign import foreign
 from llmrecipe.wiring import TIES
 
 _ABSENT = "–"

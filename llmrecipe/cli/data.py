@@ -8,8 +8,8 @@ from typing import Any
 
 from llmrecipe import funnel, integrity, layout
 from llmrecipe.cli import augmented
-from llmrecipe.cli.render import foreign
 from llmrecipe.errors import StageError, suggestion
+from llmrecipe.foreign import foreign
 
 _SHOWN = 5
 _LINES = 12

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from llmrecipe.cli import certify, check, clean, data, help, init, plan, report, run, stage
 from llmrecipe.cli.render import show_error
 from llmrecipe.errors import LLMRecipeError, refusal
+from llmrecipe.foreign import foreign
 
 COMMANDS = (init, check, plan, run, report, data, certify, clean, help, stage)
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = refusal(error)
         if reason is None:
             raise
-        print(f"error: {reason}", file=sys.stderr)
+        print(f"error: {foreign(reason)}", file=sys.stderr)
         return 1
 
 

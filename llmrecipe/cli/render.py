@@ -1,9 +1,9 @@
 """How errors and numbers are shown."""
 
 import sys
-import unicodedata
 
 from llmrecipe.errors import LLMRecipeError, LoadError, Violation
+from llmrecipe.foreign import foreign
 
 
 def show_error(error: LLMRecipeError) -> None:
@@ -17,19 +17,6 @@ def show_error(error: LLMRecipeError) -> None:
 def show_warning(warning: Violation) -> None:
     """Print something that will work, but badly."""
     print(f"warning: {foreign(str(warning))}", file=sys.stderr)
-
-
-def foreign(text: str) -> str:
-    """Text of others, such as a web page's or a model's, for a terminal: `\ufffd` for each sign that one would obey.
-
-    Line breaks and tabs stay, every kind of space, and what joins, parts or turns letters, as Persian and emoji need.
-    """
-    return "".join("\ufffd" if _is_obeyed(character) else character for character in text.replace("\r\n", "\n"))
-
-
-def _is_obeyed(character: str) -> bool:
-    # Half of a surrogate pair can't be printed at all.
-    return unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
 
 
 def parameters(number: int) -> str:

@@ -10,9 +10,10 @@ from llmrecipe import artifacts, cards, dvcfiles, integrity, times
 from llmrecipe.cards import ModelCard
 from llmrecipe.cli import compared, outdated, revisions
 from llmrecipe.cli.listing import one
-from llmrecipe.cli.render import foreign, show_warning
+from llmrecipe.cli.render import show_warning
 from llmrecipe.cli.table import table
 from llmrecipe.errors import LLMRecipeError, StageError, Violation
+from llmrecipe.foreign import foreign
 from llmrecipe.loader import find
 from llmrecipe.lost import LostText
 from llmrecipe.plan.pipeline import Pipeline

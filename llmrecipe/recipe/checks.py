@@ -18,12 +18,16 @@ from llmrecipe.recipe.kinds import Model, Text, Tokenizer
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields, Findings, Rules
 from llmrecipe.recipe.schema import Word, matches, parts
+from llmrecipe.recipe.tokenized import TokenizedText
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 """What DVC and every file system take. A section is `{name}-{kind}`; no kind holds a `-`, so no two collide."""
 
 LONGEST_NAME = 150
 """File systems end at 255 bytes, and the name of a measure or a kind of stage comes behind it."""
+
+_LONGEST_JOINED = 220
+"""The same for a text in a tokenizer's tokens, behind whose name there is less."""
 
 _NAMED = (Recipe, Model, Text, Tokenizer)
 
@@ -51,7 +55,23 @@ def violations(recipe: Recipe) -> list[Violation]:
     wrong = [Violation(f"{path}.{name}", reason) for path, word in words for name, reason in fields.wrong(word).items()]
     found = [each for path, word in words for book in _BOOKS for each in book.broken(word, path, fields)]
     found += [Violation(f"{root}.{path}", reason) for path, reason in measure_checks.findings(recipe, fields)]
-    return [*wrong, *found] if wrong else [*found, *names.clashes([recipe])]
+    return [*wrong, *found] if wrong else [*found, *names.clashes([recipe]), *_too_long_together(recipe)]
+
+
+def _too_long_together(recipe: Recipe) -> list[Violation]:
+    """Texts and tokenizers of which each has a name for files, and not both together."""
+    found: dict[str, Violation] = {}
+    for path, value in names.named_values(recipe):
+        if isinstance(value, TokenizedText) and len(value.name) > _LONGEST_JOINED:
+            names_of_both = (value.text.name, value.tokenizer.name)
+            if max(map(len, names_of_both)) <= LONGEST_NAME:
+                reason = (
+                    f"{names_of_both[0][:40]!r}… and its tokenizer {names_of_both[1][:40]!r}… have names of "
+                    f"{' and '.join(str(len(name)) for name in names_of_both)} characters, and folders and files are "
+                    f"called by both; use at most {_LONGEST_JOINED - 1} together"
+                )
+                found.setdefault(value.name, Violation(path, reason))
+    return list(found.values())
 
 
 def section_violations(section: Word, path: str) -> list[Violation]:

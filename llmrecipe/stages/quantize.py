@@ -19,7 +19,8 @@ from llmrecipe.stages.runner import StageContext
 def run(context: StageContext[QuantizeSection]) -> None:
     """Quantize the input `model`, calibrated on the training split of the tokens among the inputs, into `model/`.
 
-    `metrics.json`: the fields of `quantization.Report`. The model's card notes layers for which GPTQ failed.
+    `metrics.json`: the fields of `quantization.Report`. The model's card notes layers for which GPTQ failed, and what
+    else llmcompressor warned of.
 
     Raises:
         RecipeError: the scheme doesn't fit the network.

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML, YAMLError
 from llmrecipe import artifacts, codec, identity, integrity, layout, machines, origins, times, wiring, workplace
 from llmrecipe.errors import RecipeError, StageError, suggestion
 from llmrecipe.extensions import load_extension
+from llmrecipe.foreign import ForeignFormatter
 from llmrecipe.launch.lock import exclusive
 from llmrecipe.launch.process import ancestors, die_with_parent, import_safely
 from llmrecipe.machines import NONE, Machines
@@ -186,7 +187,9 @@ def _states(inputs: Mapping[str, Path]) -> dict[str, identity.FileStates]:
 
 def _set_up_log(name: str, machine: Machine) -> None:
     """Show our own messages from `machine.log_level` on, and those of the libraries from warnings on."""
-    logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(ForeignFormatter(f"{name}: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("llmrecipe").setLevel(machine.log_level.upper())
 
 

@@ -9,7 +9,7 @@ from llmrecipe import artifacts
 from llmrecipe.engines.datatrove import documents
 from llmrecipe.engines.tokenizing import folders, training
 from llmrecipe.engines.tokenizing.long_texts import LEARNED_AT_ONCE, cut
-from llmrecipe.recipe.tokenizer import TrainedTokenizer, Unigram
+from llmrecipe.recipe.tokenizer import TrainedTokenizer, Unigram, WordPiece
 from llmrecipe.sections import TokenizerSection
 from llmrecipe.stages.runner import StageContext
 
@@ -48,7 +48,7 @@ def run(context: StageContext[TokenizerSection]) -> None:
                 "the corpus gives only %d of the %d tokens asked for: %s",
                 len(tokenizer),
                 wanted.vocab_size,
-                _why_no_more(wanted),
+                _why_no_more(wanted, texts),
             )
     else:
         tokenizer = folders.copy(context.inputs["source"], directory)
@@ -56,10 +56,13 @@ def run(context: StageContext[TokenizerSection]) -> None:
     context.measured["vocab_size"] = len(tokenizer)
 
 
-def _why_no_more(tokenizer: TrainedTokenizer) -> str:
+def _why_no_more(tokenizer: TrainedTokenizer, texts: training.Texts) -> str:
     if isinstance(tokenizer, Unigram):
         why = "there are no more pieces of words that SentencePiece keeps"
     else:
         why = "no more pairs of tokens within words occur twice"
-    coverage = getattr(tokenizer, "character_coverage", 1.0)
-    return why if coverage == 1 else f"{why}, and character_coverage = {coverage:g} leaves out rarer characters"
+    count = training.left_out(tokenizer, texts) if isinstance(tokenizer, Unigram | WordPiece) else 0
+    if not count:
+        return why
+    coverage = tokenizer.character_coverage  # type: ignore[attr-defined]
+    return f"{why}, and character_coverage = {coverage:g} leaves out {count} rarer characters, which 1 lets in"

@@ -144,6 +144,21 @@ def test_the_fields_of_a_section_have_the_limits_of_the_recipes(project, label, 
         run_stage(kind, name=f"{owner}-{label}", output=Path("out"), params=Path(f"params/{owner}.yaml"))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "{}"],
+        ["check", "recipes/{}.py"],
+        ["report", "{}@HEAD"],
+        ["init", "{}"],
+        ["stage", "train", "--name", "a", "--output", "a", "--params", "{}"],
+    ],
+)
+def test_a_name_on_the_command_line_that_no_file_can_have_is_told(project, capsys, arguments):
+    assert main([argument.format("n" * 300) for argument in arguments]) == 1
+    assert "File name too long; a name may have 255 bytes" in capsys.readouterr().err
+
+
 def test_a_section_keeps_the_rules_of_a_text(project):
     set_param(project, "prepare", "heldout", {"type": "fraction", "of_total": 0.6})
     with pytest.raises(RecipeError, match=r"books-prepare\.heldout: must be at most Fraction\(0\.5\), got"):

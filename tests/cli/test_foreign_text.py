@@ -1,7 +1,9 @@
 """Text of others is shown as it is, but for what a terminal would obey."""
 
 import argparse
+import errno
 import json
+import logging
 import unicodedata
 from pathlib import Path
 
@@ -10,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrecipe import layout
-from llmrecipe.cli import augmented, data, render
+from llmrecipe.cli import augmented, clean, data, main, render
 from llmrecipe.errors import LoadError, StageError
+from llmrecipe.foreign import foreign
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.stages import runner
 
 EVIL = "\x1b]0;title\x07\x9b31m\x08\x7f"
 KEPT = "　全角の می‌خواهم 👨‍👩‍👧 a b c\u2028d\u200ee\tf"
@@ -19,12 +24,12 @@ KEPT = "　全角の می‌خواهم 👨‍👩‍👧 a b c\u2028d\u200ee\tf
 
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
 def test_whatever_is_no_control_character_stays(text):
-    assert render.foreign(text) == text
+    assert foreign(text) == text
 
 
 @given(st.text(st.characters()))
 def test_no_control_character_but_line_breaks_and_tabs_reaches_the_terminal(text):
-    shown = render.foreign(text)
+    shown = foreign(text)
     assert not {"Cc", "Cs"} & {unicodedata.category(character) for character in shown if character not in "\n\t"}
     shown.encode()
 
@@ -38,7 +43,7 @@ def test_a_users_own_traceback_is_shown_without_what_a_terminal_would_obey(capsy
 
 
 def test_windows_line_breaks_are_line_breaks():
-    assert render.foreign("a\r\nb\rc") == "a\nb\ufffdc"
+    assert foreign("a\r\nb\rc") == "a\nb\ufffdc"
 
 
 def write(corpus: str, kind: str, metrics: dict, file: str, rows: list[dict]) -> None:
@@ -72,3 +77,28 @@ def test_dropped_documents_and_augmented_ones_obey_nothing(project, capsys):
 def test_an_error_obeys_nothing(capsys):
     render.show_error(StageError(f"{KEPT}{EVIL}: no such file"))
     assert KEPT in capsys.readouterr().err
+
+
+def test_the_log_of_a_stage_obeys_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    runner._set_up_log("web-prepare", Machine())
+
+    logging.getLogger("llmrecipe.engines").warning("%s holds %s", f"data/{EVIL}.txt", KEPT)
+    logging.getLogger("transformers").warning(EVIL)
+
+    shown = capsys.readouterr().err
+    assert shown.startswith("web-prepare: data/")
+    assert KEPT in shown
+    assert not set(EVIL) & {sign for sign in shown if unicodedata.category(sign) == "Cc"}
+
+
+def test_a_file_that_the_system_refuses_obeys_nothing(monkeypatch, capsys):
+    def refused(_):
+        raise OSError(errno.ENOSPC, "", f"data/{EVIL}")
+
+    monkeypatch.setattr(clean, "leftovers", refused)
+    assert main.main(["clean", "--dry-run"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: data/\ufffd]0;title")
+    assert "\x1b" not in shown

@@ -423,6 +423,13 @@ def test_a_name_leaves_room_for_what_comes_behind_it_in_files(length, is_refused
         assert all("use at most 150" in reason for reason in reasons)
 
 
+@pytest.mark.parametrize(("length", "is_refused"), [(69, False), (70, True), (150, True)])
+def test_a_text_and_its_tokenizer_have_names_that_fit_a_file_together(length, is_refused):
+    reasons = found(small(text__name="x" * 150, tokenizer__name="t" * length))
+    assert set(reasons) == ({"models[0].text"} if is_refused else set())
+    assert all("use at most 219 together" in reason for reason in reasons.values())
+
+
 def test_a_name_that_is_made_from_parts_is_one_for_files_or_asks_for_another():
     @define("w 2")
     class Odd(scheme.Scheme):

@@ -427,6 +427,19 @@ def test_what_is_drawn_for_a_text_does_not_depend_on_its_batch(models):
     assert len({writer.answer(texts[:1], [seed])[0][0] for seed in range(8)}) > 1
 
 
+def test_how_a_model_is_published_to_write_does_not_matter(models):
+    def written() -> list[str | None]:
+        decoding = BeamSearch(beams=2)
+        writer = Writer(models["there"], where="here", decoding=decoding, max_new_tokens=10, device=torch.device("cpu"))
+        return writer.answer(["one two one two"], [0])[0]
+
+    expected, file = written(), Path(models["there"], "generation_config.json")
+    published = json.loads(file.read_text())
+    assert published["decoder_start_token_id"] > 0
+    file.write_text(json.dumps(published | {"no_repeat_ngram_size": 1, "repetition_penalty": 9.0, "min_length": 9}))
+    assert written() == expected
+
+
 def test_a_text_that_does_not_end_in_time_is_dropped_as_unfinished(project, models):
     documents = write_documents(project / "documents", [numbered(number_texts(4))], numbered(["one two"]))
     short = BackTranslate(**models, **TRANSLATE | {"max_new_tokens": 2}, similarity=ANY, length_ratio=ANY)

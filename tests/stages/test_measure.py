@@ -236,6 +236,31 @@ def test_completions_are_the_likeliest_tokens_and_those_of_transformers(made, tm
             assert sample["completion"] == tokenizer.decode(row[prompt_length:], skip_special_tokens=True)
 
 
+def test_completions_do_not_depend_on_how_a_model_is_published_to_write(made, tmp_path):
+    written = []
+    for name, published in (
+        ("plain", {}),
+        ("penalized", {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "min_new_tokens": 9, "num_beams": 3}),
+    ):
+        model = tiny_model.new_model()
+        model.generation_config.update(**published)
+        inputs = made | {"model": tiny_model.write_model(model, made["model"], tmp_path / name / "model")}
+        measured(inputs, tmp_path / name / "out", Samples(prompts=("def ",), max_new_tokens=12))
+        written.append((tmp_path / name / "out/samples.json").read_text())
+    assert (tmp_path / "penalized/model/generation_config.json").read_text().count("penalty") == 1
+    assert written[0] == written[1]
+
+
+def test_a_completion_beyond_the_positions_of_a_model_is_said(made, tmp_path, caplog):
+    model = tiny_model.new_model(max_position_embeddings=16)
+    inputs = made | {"model": tiny_model.write_model(model, made["model"], tmp_path / "model")}
+    for most, is_said in ((2, False), (30, True)):
+        caplog.clear()
+        measured(inputs, tmp_path / str(most), Samples(prompts=("x",), max_new_tokens=most))
+        said = "the prompt 'x' and what follows it have 31 tokens, and the model reads at most 16"
+        assert (said in caplog.text) == is_said
+
+
 def test_a_completion_ends_with_its_text(made, tmp_path):
     # Equal logits: the first token of the vocabulary, which is the end of the text.
     inputs = with_logits_of(lambda model: model.lm_head.weight.zero_(), tmp_path, made)
@@ -374,7 +399,12 @@ class Broken(CustomMeasure):
     gives: str = "nan"
 
     def measure(self, model):
-        given = {"text": model.texts, "nan": lambda n: {"x": math.nan}, "list": lambda n: [1.0]}
+        given = {
+            "text": model.texts,
+            "nan": lambda n: {"x": math.nan},
+            "inf": lambda n: {"x": torch.tensor(720.0).exp()},
+            "list": lambda n: [1.0],
+        }
         return given.get(self.gives, lambda n: {"perplexity": math.exp(720 * n)})(1)
 
 
@@ -389,7 +419,8 @@ class BrokenWithoutText(CustomMeasure):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (Broken(gives="nan"), r"Broken.measure returned 'x': nan; it must return finite numbers by name"),
+        (Broken(gives="nan"), r"Broken.measure returned 'x': nan, and must return finite numbers; exp of .* diverged"),
+        (Broken(gives="inf"), r"Broken.measure returned 'x': tensor\(inf\), .* where the training has diverged"),
         (Broken(gives="list"), r"Broken.measure returned \[1.0\]; it must return a dict"),
         (Broken(gives="exp"), r"Broken.measure computes a number that is too large \(math range error\), .* diverged"),
         (BrokenWithoutText(), "declares `reads_text = False`, and asks for held-out text"),

@@ -182,6 +182,23 @@ def test_what_a_cleaner_empties_counts_as_dropped_by_it(project):
     assert metrics["dropped"] == {"empty": 2, "fix_unicode": 1}
 
 
+@pytest.mark.parametrize("line", [b'{"text": "cut sho\n', b'{"text": "", "id": "a"}\n', b"\xff\n"])
+def test_documents_that_cannot_be_read_back_between_two_passes_are_missed(project, monkeypatch, line):
+    write_jsonl(project / "a.jsonl", TEXTS)
+    run_pass = executor.run
+
+    def damaging(what, steps, *, tasks, machine, work):
+        totals = run_pass(what, steps, tasks=tasks, machine=machine, work=work)
+        if what == "reading":
+            file = work / "documents/00001.jsonl"
+            file.write_bytes(line + b"".join(file.read_bytes().splitlines(keepends=True)[1:]))
+        return totals
+
+    monkeypatch.setattr(executor, "run", damaging)
+    with pytest.raises(StageError, match=r"documents are left where the cleaners left 60: .* damaged on the disk"):
+        prepared(project, JsonlFiles(paths=("a.jsonl",)), clean=(ExactDedup(),))
+
+
 @given(st.text(), st.floats(0, 0.5), st.floats(0, 0.5))
 def test_a_text_has_one_split_and_a_larger_fraction_only_adds(text, smaller, larger):
     smaller, larger = sorted((smaller, larger))

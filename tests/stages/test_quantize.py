@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
+    LlamaForCausalLM,
     ModernBertConfig,
     ModernBertForMaskedLM,
 )
@@ -233,6 +235,59 @@ def test_layers_for_which_gptq_failed_are_counted_and_said_by_the_log_metrics_an
     (note,) = cards.read(output / "model", ModelCard).notes
     assert note.startswith(said)
     assert "Hessian inversion" not in capfd.readouterr().err
+
+
+def test_gptq_rounds_columns_that_calibration_never_reaches_to_nearest_and_counts_whole_layers(made, tmp_path):
+    model = tiny_model.new_model()
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[7] = 0
+        model.model.layers[1].post_attention_layernorm.weight.zero_()
+    directory = tiny_model.write_model(model, made["model"], tmp_path / "dead")
+    output = quantized(made | {"model": directory}, tmp_path / "out", W4A16(group_size=32))
+    loaded = AutoModelForCausalLM.from_pretrained(output / "model", dtype="auto")
+    loaded(torch.tensor([[1]]))  # Its weights are expanded when they are first needed.
+    dense = model.model.layers[0].mlp.down_proj.weight
+    found = loaded.model.layers[0].mlp.down_proj.weight
+    step = dense.view(len(dense), -1, 32).abs().amax(-1)[:, 0] / 7.5
+    assert ((found[:, 7] - dense[:, 7]).abs() <= 0.51 * step + 1e-7).all()
+    # Of the second layer gate_proj, up_proj and, after zeros, down_proj.
+    assert json.loads((output / "metrics.json").read_text())["gptq_layers_rounded_to_nearest"] == 3
+
+
+def test_whatever_else_llmcompressor_warns_of_is_counted_on_the_card(made, tmp_path, monkeypatch):
+    from llmcompressor.modifiers.gptq import base
+    from loguru import logger
+
+    observe = base.observe
+
+    def warning(*args, **options):
+        logger.warning("Attempted to calibrate a module\nwithout statistics")
+        observe(*args, **options)
+
+    monkeypatch.setattr(base, "observe", warning)
+    output = quantized(made, tmp_path / "out", W8A16())
+    (note,) = cards.read(output / "model", ModelCard).notes
+    assert re.fullmatch(r"llmcompressor warned \d times: Attempted to calibrate a module without statistics", note)
+
+
+def test_what_llmcompressor_logs_moves_no_cursor(capsys):
+    from loguru import logger
+
+    quantization.show_log("info")
+    logger.warning("a layer named \x1b[2J")
+    logger.remove()
+    assert capsys.readouterr().err == "a layer named \ufffd[2J\n"
+
+
+def test_activations_of_a_class_that_llmcompressor_does_not_know_are_not_evened_out_by_guessing(made, tmp_path):
+    class Unknown(LlamaForCausalLM):
+        """A class without a list of its norms."""
+
+    model = Unknown(tiny_model.new_model().config)
+    with pytest.raises(StageError, match=r"Unknown: llmcompressor doesn't know which norms.*use .* W8A16 or FP8"):
+        quantization.quantize(
+            model, AutoTokenizer.from_pretrained(made["model"]), W8A8(), torch.ones(2, 8).long(), torch.device("cpu")
+        )
 
 
 def test_gptq_loses_less_than_rounding_to_nearest(made, tmp_path):

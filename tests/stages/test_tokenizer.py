@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from corpora import contents, run, write_jsonl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -84,6 +85,29 @@ def test_a_small_corpus_gives_fewer_tokens_and_says_so(documents, tmp_path, capl
     caplog.clear()
     train(documents, tmp_path / "unigram", Unigram, vocab_size=50_000, character_coverage=0.9)
     assert "no more pieces of words that SentencePiece keeps, and character_coverage = 0.9 leaves out" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [Unigram, WordPiece])
+def test_what_character_coverage_leaves_out_is_counted_and_said_only_if_it_is_something(tmp_path, caplog, kind):
+    rare = [chr(0x4E00 + number) for number in range(7)]
+    for name, texts, said in (
+        ("few", ["ab ba ab"] * 20, False),
+        ("many", ["ab ba ab"] * 20_000 + rare, True),
+    ):
+        source = JsonlFiles(paths=(str(write_jsonl(tmp_path / f"{name}.jsonl", texts)),))
+        section = PrepareSection(source=source, clean=(), heldout=held_out(tmp_path), shards=1)
+        made = run("prepare", section, tmp_path / name).output / "documents"
+        caplog.clear()
+        context = train(made, tmp_path / name, kind, vocab_size=320)
+        vocabulary = AutoTokenizer.from_pretrained(context.output / "tokenizer").get_vocab()
+        assert "tokens asked for" in caplog.text
+        assert ("leaves out 7 rarer characters, which 1 lets in" in caplog.text) == said
+        assert ("character_coverage" in caplog.text) == said
+        assert not vocabulary.keys() & set(rare)
+
+
+def held_out(folder: Path) -> JsonlFiles:
+    return JsonlFiles(paths=(str(write_jsonl(folder / "heldout.jsonl", ["held out"])),))
 
 
 # Words of equal frequency, in plenty, and characters that few texts have.
@@ -304,6 +328,22 @@ def test_characters_get_the_room_that_pieces_leave(vocab_size, tmp_path):
     assert len(characters) > (vocab_size - 258) // 2 or len(characters) >= 250
 
 
+@given(st.lists(st.text("アイウエオカキクケコ漢字水火木金土日月人 .,", min_size=20), min_size=1), st.integers(64, 90))
+@settings(max_examples=20)
+def test_word_pieces_are_never_more_than_asked_for(texts, vocab_size):
+    with TemporaryDirectory() as folder:
+        tokenizer = training.train(WordPiece(vocab_size=vocab_size), lambda: texts, Path(folder))
+    assert len(tokenizer) <= vocab_size
+
+
+def test_room_for_one_token_goes_to_a_character_that_takes_one(tmp_path):
+    # Within a word a kana has a second token, and a sign none. Nothing is merged, since all stand alone.
+    texts = [" ".join(chr(0x30A2 + number) for number in range(60))] * 3 + [". !"]
+    vocabulary = training.train(WordPiece(vocab_size=64), lambda: texts, tmp_path).get_vocab()
+    assert len(vocabulary) == 64
+    assert sum(token.startswith("##") for token in vocabulary) == 29
+
+
 def test_letters_and_their_forms_within_words_leave_half_of_the_vocabulary_to_merges(tmp_path):
     draw = random.Random(0)
     letters = [chr(0x10A0 + number) for number in range(38)] + [chr(0x400 + number) for number in range(250)]
@@ -334,6 +374,34 @@ def test_only_the_files_of_a_tokenizer_are_taken_over(trained, tmp_path):
     assert {path.name for path in output.iterdir()} == names
     for name in names - {"manifest.json"}:
         assert (output / name).read_bytes() == (source / name).read_bytes()
+
+
+@pytest.mark.parametrize("taken_for", ["LlamaTokenizer", "LlamaTokenizerFast", "Qwen2Tokenizer", "GPT2Tokenizer"])
+def test_text_is_read_as_the_tokenizers_file_says_whatever_transformers_takes_it_for(
+    trained, tmp_path, caplog, taken_for
+):
+    source = tmp_path / "source"
+    shutil.copytree(trained, source)
+    edit(source, tokenizer_class=taken_for)
+    text = "def function_12345(a):\n    return  a  # été 🙂"
+    expected = Tokenizer.from_file(str(trained / "tokenizer.json")).encode(text).ids
+    loaded = folders.load(take_over(source, tmp_path))
+    assert loaded(text)["input_ids"] == expected
+    assert loaded.decode(expected) == text
+    is_other = AutoTokenizer.from_pretrained(source)(text)["input_ids"] != expected
+    assert (f"takes this tokenizer for a {taken_for.removesuffix('Fast')}" in caplog.text) == is_other
+    assert is_other == (taken_for != "GPT2Tokenizer")
+
+
+def test_a_tokenizer_that_pads_and_cuts_texts_is_itself(trained, tmp_path, caplog):
+    source = tmp_path / "source"
+    shutil.copytree(trained, source)
+    stored = Tokenizer.from_file(str(source / "tokenizer.json"))
+    stored.enable_padding(length=128)
+    stored.enable_truncation(max_length=4)
+    stored.save(str(source / "tokenizer.json"))
+    take_over(source, tmp_path)
+    assert "takes this tokenizer for" not in caplog.text
 
 
 def without_end(folder: Path) -> None:

@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     TopPLogitsWarper,
@@ -22,6 +23,18 @@ from llmrecipe.engines.models import folders
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.augment import PLACEHOLDER, BeamSearch, HubModel, Pretrained, Sampling
 from llmrecipe.recipe.kinds import Decoding
+
+_TOKENS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+)
+"""What a model's generation_config.json says of its tokens: those that it begins and ends with, and never writes."""
 
 
 class Draw(LogitsProcessor):
@@ -83,9 +96,10 @@ class Writer:
             raise StageError(f"{where}: transformers can't load {name}: {reason}{_way_out(model)}") from error
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        defaults = self._model.generation_config
-        # Ours are in the recipe; and a forced end would make a text look finished that isn't.
-        defaults.max_length = defaults.forced_eos_token_id = None
+        published = self._model.generation_config
+        # How it writes is in the recipe; and a forced end would make a text look finished that isn't.
+        defaults = GenerationConfig(**{name: getattr(published, name, None) for name in _TOKENS})
+        self._model.generation_config = defaults
         ends = defaults.eos_token_id if defaults.eos_token_id is not None else self._tokenizer.eos_token_id
         self._ends = torch.tensor(ends, device=device).reshape(-1)
         # A model with relative positions has no such number, and a tokenizer that wasn't told a huge one.

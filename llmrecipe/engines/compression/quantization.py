@@ -21,6 +21,7 @@ from llmrecipe.engines.models.stored import put_on_disk
 from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.engines.tokenizing.folders import copy_files
 from llmrecipe.errors import StageError
+from llmrecipe.foreign import foreign
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Scheme
 
@@ -38,11 +39,6 @@ weights, and they are usually equal; a wrong scale or weight moves them by far m
 
 _MOST_SEQUENCES, _MOST_TOKENS = 8, 2048
 """In a batch that calibrates: the activations of many long ones need more memory than the weights."""
-
-# What llmcompressor warns of at every start: a CPU is what was asked for, and nothing is tokenized here.
-_EXPECTED = ("No accelerator available", "Disabling tokenizer parallelism")
-
-_SAID_BY_US = "Hessian inversion failed"
 
 
 @attrs.frozen(kw_only=True)
@@ -143,7 +139,7 @@ def _quantize_and_verify(
     save_compressed(model, directory)
     copy_files(source, directory)
     folders.copy_generation(source, directory)
-    cards.write(directory, evolve(card, notes=(*card.notes, str(fallbacks))) if fallbacks.rounded_to_nearest else card)
+    cards.write(directory, evolve(card, notes=(*card.notes, *fallbacks.notes)))
     artifacts.seal(directory, "model")
     saved = folders.load_model(directory).to(device)
     # llmcompressor leaves a model on the CPU, and its logits, that computes on a GPU.
@@ -183,12 +179,13 @@ def quantize(
         device: where it is computed.
 
     Returns:
-        How many layers GPTQ rounded, and for how many it failed.
+        How many layers GPTQ rounded, for how many it failed, and what else llmcompressor warned of.
 
     Raises:
-        StageError: llmcompressor refuses the model, or GPTQ failed for every layer.
+        StageError: llmcompressor refuses the model or would guess at it, or GPTQ failed for every layer.
     """
     recipe = _llmcompressor("modifiers").modifiers(scheme, _output_layers(model))
+    _llmcompressor("fallbacks").refuse_guesses(recipe, model)
     from compressed_tensors.utils import patch_attr
     from llmcompressor import oneshot
 
@@ -237,15 +234,14 @@ def show_log(level: str) -> None:
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     logger.remove()
     if level == "debug":
-        logger.add(sys.stderr, level="DEBUG", format="{message}")
+        logger.add(_print, level="DEBUG", format="{message}")
     else:
         least = "ERROR" if level == "error" else "WARNING"
-        logger.add(sys.stderr, level=least, format="{message}", filter=_is_for_users)
+        logger.add(_print, level=least, format="{message}", filter=_llmcompressor("fallbacks").is_for_users)
 
 
-def _is_for_users(record: Any) -> bool:
-    # METRIC, a level of llmcompressor's own above WARNING, carries times and errors of each layer.
-    return record["level"].name != "METRIC" and not record["message"].startswith((*_EXPECTED, _SAID_BY_US))
+def _print(message: str) -> None:
+    print(foreign(message), end="", file=sys.stderr, flush=True)
 
 
 def _output_layers(model: PreTrainedModel) -> list[str]:

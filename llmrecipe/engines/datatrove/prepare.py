@@ -44,7 +44,8 @@ def prepare(
         each. And examples of the dropped documents, in rows of `by`, `because`, `id` and `text`.
 
     Raises:
-        StageError: a source can't be read, nothing is left after cleaning or a split is empty.
+        StageError: a source can't be read, nothing is left after cleaning, a split is empty, or what was written
+            between two passes can't be read back.
     """
     # As in `SourceReader`: fsspec remembers what a relative path once meant.
     directory, work = directory.absolute(), work.absolute()
@@ -87,6 +88,7 @@ def prepare(
     metrics |= heldout.metrics
     _refuse_empty(metrics, labels)
     _refuse_empty_split(metrics, section.heldout)
+    _refuse_lost(metrics)
     documents.write_card(directory, {split: metrics[split] for split in documents.SPLITS})
     return metrics, dropped.examples(passes.dropped)
 
@@ -165,3 +167,16 @@ def _refuse_empty_split(metrics: dict[str, Any], heldout: Fraction | Source) -> 
                 f"corpus.heldout: the {split} split is empty: {total} of {total} documents fell into the other one at "
                 f"{heldout}; {change} it, add documents, or loosen the cleaners\n\n{funnel.text(metrics)}"
             )
+
+
+def _refuse_lost(metrics: dict[str, Any]) -> None:
+    """Refuse documents that are neither dropped nor there: datatrove skips what it can't read back."""
+    expected = [metrics["read"]["documents"], *(remaining for _, remaining, _ in funnel.left(metrics))][-1]
+    if "heldout_read" in metrics:
+        expected += metrics["heldout_read"]["documents"] - metrics["heldout_read"]["empty"]
+    found = sum(metrics[split]["documents"] for split in documents.SPLITS)
+    if found != expected:
+        raise StageError(
+            f"{found:,} documents are left where the cleaners left {expected:,}: what is written between two passes "
+            "was damaged on the disk; delete the folder of this stage in .llmrecipe and run `dvc repro` again"
+        )

@@ -166,8 +166,13 @@ def _custom(asked: CustomMeasure, model: LoadedModel, output: Path) -> Numbers:
         raise StageError(f"{name}.measure returned {found!r}; it must return a dict of numbers by name")
     for key, value in found.items():
         # NumPy's and PyTorch's numbers have `__float__` as well.
-        if not isinstance(key, str) or not hasattr(value, "__float__") or not math.isfinite(value):
+        if not isinstance(key, str) or not hasattr(value, "__float__"):
             raise StageError(f"{name}.measure returned {key!r}: {value!r}; it must return finite numbers by name")
+        if not math.isfinite(value):
+            raise StageError(
+                f"{model.directory}: {name}.measure returned {key!r}: {value!r}, and must return finite numbers; exp "
+                f"of the loss is none where the training has diverged; {_HELPS}"
+            )
     return {key: float(value) for key, value in found.items()}
 
 

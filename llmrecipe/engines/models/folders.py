@@ -1,5 +1,6 @@
 """Models in the transformers format: loading, saving, measuring and sampling them."""
 
+import logging
 import math
 import shutil
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -26,12 +27,14 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models import published
 from llmrecipe.engines.models.architecture import architecture_of_model
-from llmrecipe.engines.tokenizing.folders import copy_files
+from llmrecipe.engines.tokenizing.folders import copy_files, load
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.engines.tokens.packing import PackedDocuments
 from llmrecipe.errors import StageError
 from llmrecipe.pretrained import elsewhere
+
+log = logging.getLogger(__name__)
 
 GENERATION_FILE = "generation_config.json"
 """How a model writes, unless it is told otherwise."""
@@ -94,7 +97,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         StageError: there is none, or it can't be read.
     """
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        return load(directory)
     except (OSError, ValueError) as error:
         raise StageError(f"{directory}: transformers can't load this tokenizer: {error}") from error
 
@@ -197,14 +200,25 @@ def complete(
     if length == 0:
         raise StageError(f"the prompt {prompt!r} holds no token to continue from; give it some text")
     generator: Any = model
-    generated = generator.generate(
-        input_ids=encoded["input_ids"],
-        attention_mask=encoded["attention_mask"],
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=end_of_text_id,
-        pad_token_id=end_of_text_id,
+    published = generator.generation_config
+    # What a model is published with, such as a penalty for repetitions, would go for all that a call leaves open.
+    generator.generation_config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end_of_text_id, pad_token_id=end_of_text_id
     )
+    try:
+        generated = generator.generate(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
+    finally:
+        generator.generation_config = published
+    positions = getattr(generator.config, "max_position_embeddings", None)
+    if positions and generated.shape[1] > positions:
+        log.warning(
+            "max_new_tokens = %d: the prompt %r and what follows it have %d tokens, and the model reads at most %d; "
+            "what it wrote beyond them means little",
+            max_new_tokens,
+            prompt,
+            generated.shape[1],
+            positions,
+        )
     return continuation(tokenizer, generated[0].tolist(), length)
 
 

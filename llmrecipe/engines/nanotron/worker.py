@@ -17,6 +17,7 @@ from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.port import bootstrap, linear
 from llmrecipe.engines.quiet import hide_progress_bars
 from llmrecipe.errors import StageError
+from llmrecipe.foreign import ForeignFormatter
 from llmrecipe.launch.process import keep_freed_memory
 
 _PATIENCE = 5.0
@@ -64,7 +65,7 @@ def _set_up_log(job: Job) -> None:
     ours.setLevel(job.machine.log_level.upper())
     ours.propagate = False
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(f"{job.name}: %(message)s"))
+    handler.setFormatter(ForeignFormatter(f"{job.name}: %(message)s"))
     ours.addHandler(handler)
     # What these log as errors they raise, too, and then it is said in our words. nanotron resets levels, not filters.
     for module in ("main", "weights"):

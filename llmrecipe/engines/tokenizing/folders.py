@@ -1,6 +1,7 @@
 """Takes over tokenizers, and loads them, as transformers directories."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from llmrecipe.cards import MaskingCard
 from llmrecipe.errors import StageError
+
+log = logging.getLogger(__name__)
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -32,6 +35,9 @@ _FILES = (
     "sentencepiece.bpe.model",
 )
 """Every file that a tokenizer in the transformers format may consist of."""
+
+_PROBE = "It's 12345 déjà vu:\n\n    return x[0]  # 漢字 Жук 👍"
+"""What tokenizers that split or mark words in different ways read differently."""
 
 _MORE_TEMPLATES = "additional_chat_templates"
 """The folder of templates next to the usual one, for tools and the like."""
@@ -73,7 +79,16 @@ def check(directory: Path, source: Path) -> PreTrainedTokenizerFast:
     # The libraries raise bare Exception for a file that they can't read.
     except Exception as error:
         raise StageError(f"{source}: not a tokenizer that transformers can load: {error}") from error
-    end, stored = end_of_text(tokenizer), Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    taken_for, stored = _by_transformers(directory), _stored(directory)
+    if not _reads_as(stored, taken_for):
+        log.warning(
+            "%s: transformers takes this tokenizer for a %s, which reads text otherwise than its %s says; here the "
+            'file counts. With "tokenizer_class": "PreTrainedTokenizerFast" it does for whoever loads the model, too',
+            source / _CONFIG_FILE,
+            type(taken_for).__name__,
+            TOKENIZER_FILE,
+        )
+    end = end_of_text(tokenizer)
     if not end or stored.token_to_id(end) is None:
         given = "no `eos_token`" if not end else f"`eos_token` {end!r} is not in {TOKENIZER_FILE}"
         raise StageError(
@@ -104,8 +119,35 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def load(directory: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in a directory; no network, no code from it."""
+    """The tokenizer in a directory, which reads text as its `tokenizer.json` says; no network, no code from it."""
+    loaded, stored = _by_transformers(directory), _stored(directory)
+    if _reads_as(stored, loaded):
+        return loaded
+    # A class has names for tokens that the files needn't tell, such as BertTokenizer's mask.
+    roles = {role: getattr(loaded, role) for role in loaded.SPECIAL_TOKENS_ATTRIBUTES}
+    known = {role: token for role, token in roles.items() if token and stored.token_to_id(token) is not None}
+    return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True, **known)
+
+
+def _by_transformers(directory: Path) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def _stored(directory: Path) -> Tokenizer:
+    """What the file says, but for how texts are cut and padded, which is for a caller to say."""
+    stored = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    stored.no_truncation()
+    stored.no_padding()
+    return stored
+
+
+def _reads_as(stored: Tokenizer, tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether it does; classes of transformers, such as `LlamaTokenizer`, build their own of the file's vocabulary."""
+    ids = stored.encode(_PROBE, add_special_tokens=False).ids
+    if tokenizer(_PROBE, add_special_tokens=False)["input_ids"] != ids:
+        return False
+    decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return bool(decoded == stored.decode(ids, skip_special_tokens=False))
 
 
 def special_tokens(directory: Path) -> dict[str, int]:
@@ -114,7 +156,7 @@ def special_tokens(directory: Path) -> dict[str, int]:
     # Of the class: an instance adds the names that a model gives to others, CodeLlama's `prefix_token` among them.
     roles = {getattr(tokenizer, role) for role in PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES}
     # The file is what encodes; transformers may take for special what it doesn't.
-    added = Tokenizer.from_file(str(directory / TOKENIZER_FILE)).get_added_tokens_decoder()
+    added = _stored(directory).get_added_tokens_decoder()
     return {token.content: index for index, token in added.items() if token.special and token.content not in roles}
 
 

@@ -5,10 +5,8 @@ changes from run to run: it decides between merges of equal frequency, and the l
 """
 
 import io
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import accumulate
 from pathlib import Path
 
 import sentencepiece
@@ -63,6 +61,27 @@ def train(description: TrainedTokenizer, texts: Texts, directory: Path) -> PreTr
             tokenizer = _word_piece(description, texts)
     tokenizer.save_pretrained(directory)
     return tokenizer
+
+
+def left_out(description: Unigram | WordPiece, texts: Texts) -> int:
+    """How many characters of the texts have no token because of `character_coverage`, whatever room there is."""
+    counts = _characters(description, texts)
+    return len(counts) - len(_frequent(counts, description.character_coverage, len(counts)))
+
+
+def _characters(description: Unigram | WordPiece, texts: Texts) -> Counter[str]:
+    """How often each character is in the texts as the tokenizer reads them, where it is part of a word."""
+    counts: Counter[str] = Counter()
+    if isinstance(description, Unigram):
+        for text in texts():
+            counts.update(text)
+        return counts
+    normalizer = normalizers.BertNormalizer(lowercase=description.lowercase)
+    for text in texts():
+        counts.update(normalizer.normalize_str(text))
+    # What it makes of every white space.
+    del counts[" "]
+    return counts
 
 
 def _byte_level_bpe(description: ByteLevelBPE, texts: Texts) -> PreTrainedTokenizerFast:
@@ -164,11 +183,7 @@ def _word_piece(description: WordPiece, texts: Texts) -> PreTrainedTokenizerFast
     """The special tokens come first, then the characters that continue a word, those that begin one, and the merges."""
     normalizer = normalizers.BertNormalizer(lowercase=description.lowercase)
     pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    characters: Counter[str] = Counter()
-    for text in texts():
-        characters.update(normalizer.normalize_str(text))
-    # What it makes of every white space.
-    del characters[" "]
+    characters = _characters(description, texts)
     # Punctuation and Chinese characters are words by themselves, and continue none.
     inside = {
         character
@@ -177,11 +192,19 @@ def _word_piece(description: WordPiece, texts: Texts) -> PreTrainedTokenizerFast
     }
     wanted = _frequent(characters, description.character_coverage, len(characters))
     ranked = sorted(wanted, key=lambda character: (-characters[character], character))
-    tokens_up_to = list(accumulate(1 + (character in inside) for character in ranked))
 
-    def learned(room: int) -> Tokenizer:
-        """With the most frequent characters that take this many tokens."""
-        alphabet = sorted(ranked[: bisect_right(tokens_up_to, room)])
+    def fitting(room: int) -> dict[str, int]:
+        """The most frequent characters that at most this many tokens hold, and how many each takes."""
+        found = {}
+        for character in ranked:
+            takes = 1 + (character in inside)
+            if takes <= room:
+                found[character] = takes
+                room -= takes
+        return found
+
+    def learned(characters: Iterable[str]) -> Tokenizer:
+        alphabet = sorted(characters)
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer = normalizer
         tokenizer.pre_tokenizer = pre_tokenizer
@@ -198,11 +221,11 @@ def _word_piece(description: WordPiece, texts: Texts) -> PreTrainedTokenizerFast
         tokenizer.train_from_iterator(texts(), trainer)
         return tokenizer
 
-    half = (description.vocab_size - len(_WORD_PIECE_SPECIAL)) // 2
-    tokenizer = learned(half)
+    alphabet = fitting((description.vocab_size - len(_WORD_PIECE_SPECIAL)) // 2)
+    tokenizer = learned(alphabet)
     left = description.vocab_size - tokenizer.get_vocab_size()
-    if left and half < max(tokens_up_to, default=0):
-        tokenizer = learned(half + left)
+    if left and len(alphabet) < len(ranked):
+        tokenizer = learned(fitting(sum(alphabet.values()) + left))
     return BertTokenizer(
         vocab=tokenizer.get_vocab(),
         do_lower_case=description.lowercase,

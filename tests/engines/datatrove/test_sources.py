@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import socket
 import threading
 from functools import partial
@@ -590,6 +591,13 @@ def test_a_bad_byte_is_named_with_its_line_and_offset(source, before, line, open
         (b"PK\x03\x04xxxx", "a ZIP archive"),
         ("text".encode("utf-16"), "UTF-16; convert it"),
         (b"PAR1\x15xxxPAR1", "a Parquet table"),
+        ("text".encode("utf-32"), "UTF-32; convert it"),
+        ("id,text\n1,two".encode("utf-16-le"), "UTF-16LE; convert it with `iconv -f UTF-16LE -t UTF-8`"),
+        ("id,text\n1,two".encode("utf-16-be"), "UTF-16BE; convert it"),
+        ("id,text\n1,two".encode("utf-32-be"), "UTF-32BE; convert it"),
+        (b"{\\rtf1 all of it ASCII}", "an RTF document; save it as plain text"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), "an old office document"),
+        (b"a.txt" + bytes(252) + b"ustar  \0" + b"text" * 90, "a tar archive; unpack it"),
     ],
 )
 @pytest.mark.parametrize("kind", [TextFiles, JsonlFiles, CsvFiles])
@@ -599,7 +607,63 @@ def test_a_file_of_another_format_under_a_wrong_name_is_told_by_its_content(kind
     refused = refused_by(kind(paths=(name,)))
     assert refused.startswith(f"{name}: not a ")
     assert said in refused
-    assert "iconv" not in refused or content[:1] == b"\xff"
+    assert ("iconv" in refused) == ("UTF" in said)
+
+
+@pytest.mark.parametrize("begin", [b"", b"BZ", b"ID3 tags", b"GIF or PNG?", b"0\x00", "\u3000全角".encode(), b"PK"])
+def test_text_that_begins_like_another_format_is_read(begin):
+    Path("a.txt").write_bytes(begin + b" and more")
+    (document,) = reader_of(TextFiles(paths=("a.txt",))).run()
+    assert document.text.encode() == begin + b" and more"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "said"),
+    [
+        (".gz", b"plain", "not compressed, whatever its name says; take .gz away from it"),
+        (".zst", b"plain", "not compressed, whatever its name says; take .zst away from it"),
+        (".xz", gzip.compress(b"plain", mtime=0), "not xz data, but gzip data; name it as that, with .gz at the end"),
+        (".bz2", b"%PDF-1.4", "not bz2 data, but a PDF document; extract its text"),
+        (".gz", gzip.compress(b"plain", mtime=0)[:-9], "may be damaged or cut short, fetch it again"),
+    ],
+)
+def test_a_file_under_the_name_of_another_compression_is_told_by_its_content(suffix, content, said):
+    Path(f"a.txt{suffix}").write_bytes(content)
+    refused = refused_by(TextFiles(paths=(f"a.txt{suffix}",)))
+    assert refused.startswith(f"a.txt{suffix}: ")
+    assert said in refused
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"id,text\n1,a\n" * 9, r"not a Parquet file, but begins with b'id,text.*; rename it"),
+        (gzip.compress(b"x" * 99, mtime=0), r"not a Parquet file, but gzip data"),
+        (b"PAR1" + bytes(99), r"may be damaged or cut short"),
+    ],
+)
+def test_what_is_no_parquet_table_is_told_from_one_that_is_damaged(content, said):
+    Path("a.parquet").write_bytes(content)
+    assert re.search(said, refused_by(ParquetFiles(paths=("a.parquet",))))
+
+
+def test_data_that_are_no_text_are_not_to_be_converted():
+    Path("a.txt").write_bytes(pickle.dumps(["text", 3.5, 70_000]))
+    assert "iconv" not in refused_by(TextFiles(paths=("a.txt",)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('"id";"text"\n"1";"one, two"\n', "'id', 'text'; set `delimiter=';'`"),
+        ("a,b;text\n1;2\n", "'a,b', 'text'; set `delimiter=';'`"),
+        ("id\tText\n1\tone\n", r"'id', 'Text'; set `delimiter='\t'`"),
+        ("sep=;\nid;text\n1;one\n", "delete the line, and set `delimiter=';'`"),
+    ],
+)
+def test_a_header_that_another_sign_separates_is_seen_quoted_or_not(content, said):
+    Path("a.csv").write_text(content)
+    assert refused_by(CsvFiles(paths=("a.csv",))).endswith(said)
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])

@@ -5,6 +5,7 @@ import json
 import sys
 import tokenize
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
@@ -12,7 +13,8 @@ import orjson
 import pyarrow.parquet
 from datatrove.data import Document
 
-from llmrecipe.engines.datatrove.readers.reading import COMPRESSIONS, FileReader, format_suffix
+from llmrecipe.engines.datatrove.readers.reading import FileReader, format_suffix
+from llmrecipe.engines.datatrove.readers.signs import COMPRESSIONS
 from llmrecipe.errors import StageError
 
 # The module's own limit, 128 KiB, is less than many documents.
@@ -21,7 +23,10 @@ csv.field_size_limit(sys.maxsize)
 _DELIMITERS = ",;\t|"
 """What columns are separated by in files that are found."""
 
-_ONE_EACH = "every line holds one object: mend or delete the line, or unpack a list with `jq -c '.[]'`"
+_ONE_EACH = (
+    "every line holds one object: mend or delete the line, or write a file of objects over several lines with "
+    "`jq -c .`, and one with a list of them with `jq -c '.[]'`"
+)
 
 
 class TextReader(FileReader):
@@ -106,10 +111,12 @@ class CsvReader(FileReader):
     def rows(self, name: str) -> Iterator[tuple[str, dict[str, str]]]:
         """Its rows; a document is named by the line where its row ends."""
         with self.open_text(name, newline="") as file:
-            rows = csv.reader(file, delimiter=self.delimiter, strict=True)
+            first = next(file, "")
+            rows = csv.reader(chain([first], file), delimiter=self.delimiter, strict=True)
+            self._refuse_other_delimiter(first, name)
             try:
                 header = next(rows, [])
-                self._require_columns(header, name)
+                self.require_fields(header, name)
                 for row in rows:
                     place = f"{name}:{rows.line_num}"
                     if row and len(row) != len(header):
@@ -122,19 +129,35 @@ class CsvReader(FileReader):
             except csv.Error as error:
                 raise StageError(f"{name}:{rows.line_num}: not CSV ({error}); mend the row") from error
 
-    def _require_columns(self, header: list[str], name: str) -> None:
-        if len(header) == 1 and self.text_field not in header:
-            for other in _DELIMITERS.replace(self.delimiter, ""):
-                if self.text_field in header[0].split(other):
-                    raise StageError(
-                        f"{name}: its columns seem to be separated by {other!r}, and not by {self.delimiter!r}; "
-                        f"set `delimiter={other!r}`"
-                    )
-        self.require_fields(header, name)
+    def _refuse_other_delimiter(self, line: str, name: str) -> None:
+        """Refuse a header that has the column of the text, or more than one column, by another delimiter alone."""
+        if line.startswith("sep="):
+            raise StageError(
+                f"{name}: begins with {line.strip()!r}, which only Excel reads; delete the line, and set "
+                f"`delimiter={line.strip().removeprefix('sep=')!r}`"
+            )
+        columns = {sign: _columns(line, sign) for sign in dict.fromkeys((self.delimiter, *_DELIMITERS))}
+        given = columns.pop(self.delimiter)
+        if self.text_field in given:
+            return
+        for other, found in columns.items():
+            if self.text_field in found or len(given) < 2 <= len(found):
+                raise StageError(
+                    f"{name}: its columns seem to be separated by {other!r}, and not by {self.delimiter!r}: "
+                    f"{', '.join(map(repr, found))}; set `delimiter={other!r}`"
+                )
 
     def document(self, row: dict[str, str], place: str) -> Document:
         """A row under the header."""
         return self.of_fields(row, place)
+
+
+def _columns(line: str, delimiter: str) -> list[str]:
+    """The columns of a header; none if it can't be one of these."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter, strict=True), [])
+    except csv.Error:
+        return []
 
 
 class ParquetReader(FileReader):
@@ -143,6 +166,7 @@ class ParquetReader(FileReader):
     name = "Parquet"
     kind = "Parquet file"
     suffixes = (".parquet", ".pq")
+    sign = b"PAR1"
     compressed = False
 
     def rows(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:

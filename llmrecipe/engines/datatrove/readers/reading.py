@@ -19,27 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from llmrecipe import origins
 from llmrecipe.engines.datatrove import companions
+from llmrecipe.engines.datatrove.readers import signs
 from llmrecipe.errors import StageError
-
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
-
-
-_SIGNS = {
-    b"\x1f\x8b": "gzip data; name it as that, with .gz at the end, or unpack it",
-    b"BZh": "bzip2 data; name it as that, with .bz2 at the end, or unpack it",
-    b"\xfd7zXZ\x00": "xz data; name it as that, with .xz at the end, or unpack it",
-    b"\x28\xb5\x2f\xfd": "zstd data; name it as that, with .zst at the end, or unpack it",
-    b"PK\x03\x04": "a ZIP archive (an office document, perhaps); unpack it or save it as text",
-    b"%PDF-": "a PDF document; extract its text, for instance with pdftotext",
-    b"PAR1\x15": "a Parquet table; read it with ParquetFiles",
-    b"\xff\xfe": "UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`",
-    b"\xfe\xff": "UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`",
-    b"\x7fELF": "a program; narrow the pattern of the source",
-    b"\x89PNG": "an image; narrow the pattern of the source",
-    b"\xff\xd8\xff": "an image; narrow the pattern of the source",
-    b"SQLite format 3\x00": "an SQLite database; write its texts as JSON lines",
-}
-"""How files begin that are no text, whatever their name, and what to do with them."""
 
 
 class SourceReader(PipelineStep):
@@ -154,6 +135,9 @@ class FileReader(SourceReader):
     )  # fmt: skip
     """What reading a damaged file raises."""
 
+    sign: ClassVar[bytes] = b""
+    """How every file of the format begins."""
+
     def __init__(self, files: Mapping[str, Path | str], **fields: str) -> None:
         """
         Args:
@@ -179,8 +163,8 @@ class FileReader(SourceReader):
         if format_suffix(name) not in cls.suffixes or (not cls.compressed and compression_suffix(name)):
             raise StageError(
                 f"{name}: a {cls.kind} ends in {' or '.join(cls.suffixes)}"
-                + (f", and in {', '.join(COMPRESSIONS)} after that if it is compressed" if cls.compressed else "")
-                + "; rename it, or narrow the pattern of the source"
+                + (f", and in {', '.join(signs.COMPRESSIONS)} after that if it is compressed" if cls.compressed else "")
+                + f"; {signs.RENAME}"
             )
         if size == 0:
             raise StageError(f"{name}: empty (0 bytes); fetch it again, or delete it")
@@ -199,8 +183,7 @@ class FileReader(SourceReader):
     def open_text(self, name: str, newline: str | None = None) -> IO[str]:
         """Open a text file, compressed or not; a byte order mark is no part of the text."""
         file = io.BufferedReader(cast(io.RawIOBase, self.open(name)))
-        head = file.peek(16)
-        found = next((what for sign, what in _SIGNS.items() if head.startswith(sign)), None)
+        found = signs.other_format(file.peek(signs.HEAD))
         if found:
             file.close()
             raise StageError(f"{name}: not a {self.kind}, but {found}")
@@ -209,7 +192,7 @@ class FileReader(SourceReader):
     def open(self, name: str, mode: str = "rb", **options: Any) -> IO:
         """Open a file of the source, unpacked; `options` as for fsspec."""
         system, path = self._place(name)
-        return system.open(path, mode, compression=COMPRESSIONS.get(compression_suffix(name)), **options)
+        return system.open(path, mode, compression=signs.COMPRESSIONS.get(compression_suffix(name)), **options)
 
     def _not_utf8(self, name: str) -> StageError:
         offset = 0
@@ -218,6 +201,10 @@ class FileReader(SourceReader):
                 try:
                     line.decode()
                 except UnicodeDecodeError as error:
+                    if b"\0" in line:
+                        return StageError(
+                            f"{name}:{number}: holds zeros and bytes that aren't UTF-8, as no text does; {signs.NARROW}"
+                        )
                     byte, offset = line[error.start], offset + error.start
                     return StageError(
                         f"{name}:{number}: not UTF-8: byte 0x{byte:02x} at offset {offset:,} of the "
@@ -226,6 +213,15 @@ class FileReader(SourceReader):
                     )
                 offset += len(line)
         return StageError(f"{name}: not UTF-8 when it was read, and changed since; run this again")
+
+    def _other_than_named(self, name: str) -> str | None:
+        system, path = self._place(name)
+        try:
+            with system.open(path, "rb") as file:
+                head = file.read(signs.HEAD)
+        except OSError:
+            return None
+        return signs.other_than_named(head, self.kind, self.sign, compression_suffix(name))
 
     def _place(self, name: str) -> tuple[AbstractFileSystem, str]:
         place = self.files[name]
@@ -237,6 +233,9 @@ class FileReader(SourceReader):
         if isinstance(error, UnicodeDecodeError):
             return self._not_utf8(name)
         if isinstance(error, self.damaged):
+            found = self._other_than_named(name)
+            if found:
+                return StageError(f"{name}: {found}")
             return StageError(
                 f"{name}: can't be read as a {self.kind} ({error}); it may be damaged or cut short, fetch it again"
             )
@@ -270,7 +269,7 @@ def unreachable(url: str, error: BaseException) -> StageError:
 def compression_suffix(name: str) -> str:
     """`.gz` and the like at the end of a file's name; "" if it isn't compressed."""
     suffix = _last_part(name).suffix
-    return suffix if suffix in COMPRESSIONS else ""
+    return suffix if suffix in signs.COMPRESSIONS else ""
 
 
 def format_suffix(name: str) -> str:

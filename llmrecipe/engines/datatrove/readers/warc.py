@@ -62,10 +62,20 @@ class WarcReader(FileReader):
 
     def document(self, row: Page, place: str) -> Document:
         """The page's main text."""
-        text = main_text(row) if row.is_html else row.body.decode("utf-8", "replace")
+        text = main_text(row) if row.is_html else _utf8(row.body, place)
         document = Document(text=text, id=place)
         companions.URL.put(document, row.url)
         return document
+
+
+def _utf8(body: bytes, place: str) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise StageError(
+            f"{place}: not UTF-8, which such a record is by its format: byte 0x{body[error.start]:02x} at offset "
+            f"{error.start:,} of its text; write the archive again, or leave it out"
+        ) from None
 
 
 def main_text(page: Page) -> str:
