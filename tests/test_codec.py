@@ -148,13 +148,13 @@ def test_a_misspelt_field_is_refused_with_the_nearest_and_the_missing_one_is_nam
 def test_an_unknown_tag_is_refused_with_the_nearest():
     found = refusals(changed(("training.optimizer.type", "adamv")))
     assert found == {
-        "small.training.optimizer.type": "no such type 'adamv' (str); did you mean 'adamw'? (known: adamw, sgd)"
+        "small.training.optimizer.type": "no such type 'adamv' (str); did you mean 'adamw'? (known: adamw, muon, sgd)"
     }
 
 
 def test_a_missing_tag_is_refused_with_the_choices():
     assert refusals(changed(("training.optimizer.type", ...))) == {
-        "small.training.optimizer.type": "is missing; one of adamw, sgd"
+        "small.training.optimizer.type": "is missing; one of adamw, muon, sgd"
     }
 
 
@@ -173,7 +173,8 @@ def test_a_missing_tag_is_refused_with_the_choices():
         (
             "training.optimizer",
             "adamw",
-            "must be a mapping with `type: adamw` or a mapping with `type: sgd`, got 'adamw'",
+            "must be a mapping with `type: adamw` or a mapping with `type: muon` or a mapping with `type: sgd`, "
+            "got 'adamw'",
         ),
         ("network.intermediate_size", "wide", "must be int or a mapping with `type: ratio`, got 'wide' (str)"),
         ("parallelism.zero_stage", 2, "must be 0 or 1, got 2 (int)"),

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from llmrecipe.recipe.kinds import Optimizer
-from llmrecipe.recipe.optimizer import AdamW
+from llmrecipe.recipe.optimizer import AdamW, Muon
 
 Row = dict[str, Any]
 """A step of `metrics.jsonl`."""
@@ -50,11 +50,11 @@ MOST_EXPLAINED = 1e-2
 def tolerance_of(number_format: str, optimizer: Optimizer) -> Tolerance:
     """What rounding explains between two layouts.
 
-    Under AdamW a weight moves by about the learning rate at a step, however small its gradient is: where that is
-    rounding alone, the direction differs.
+    Under AdamW and Muon a weight moves by about the learning rate at a step, however small its gradient is: where that
+    is rounding alone, the direction differs.
     """
     rounding = ROUNDING[number_format]
-    if isinstance(optimizer, AdamW):
+    if isinstance(optimizer, AdamW | Muon):
         return attrs.evolve(rounding, weights=max(rounding.weights, optimizer.learning_rate / 10))
     return rounding
 

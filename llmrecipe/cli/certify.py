@@ -87,6 +87,8 @@ def _certify(recipe: Recipe, model: Trained, steps: int) -> bool:
         proof = Proof.of(model, steps, tokens, _machine(stage))
         print(_summary(proof, model), flush=True)
         findings = proof.carry_out(folder, lambda line: print(foreign(line), file=sys.stderr, flush=True))
+        if not proof.promises_bits:
+            print("machine.deterministic = False promises no bits: an interruption may change what rounding changes")
         if library := findings[0].math_library:
             print(f"multiplied by {library}: the same bits on every processor of this kind that multiplies by it")
         _print_table(findings)

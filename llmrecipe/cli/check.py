@@ -6,7 +6,7 @@ from pathlib import Path
 from llmrecipe import dvcfiles
 from llmrecipe.cli import outdated
 from llmrecipe.cli.listing import named_or_only
-from llmrecipe.cli.recipes import add_argument, find_all
+from llmrecipe.cli.recipes import add_argument, find_all, refuse_unmade
 from llmrecipe.cli.render import parameters
 from llmrecipe.plan.planner import plan
 from llmrecipe.pretrained.contents import Damaged
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     found = find_all(named_or_only(options.recipes), root, dvcfiles.planned_machines(root))
     if found is None:
         return 1
-    plan([each.recipe for each in found])
+    refuse_unmade(plan([each.recipe for each in found]), root)
     for each in found:
         outdated.warn(each.recipe, each.reference, root)
         print(f"{each.recipe.name}: fine. {_summary(each.recipe)}")

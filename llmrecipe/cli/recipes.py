@@ -6,12 +6,13 @@ from pathlib import Path
 
 import attrs
 
-from llmrecipe import dvcfiles, memory, preflight, workplace
+from llmrecipe import dvcfiles, memory, origins, preflight, workplace
 from llmrecipe.cli.render import show_error, show_warning
 from llmrecipe.dvcfiles import Recorded
-from llmrecipe.errors import LLMRecipeError, RecipeError, Violation
+from llmrecipe.errors import LLMRecipeError, PlanError, RecipeError, Violation
 from llmrecipe.loader import Loaded, find, load, shared_modules
 from llmrecipe.machines import DEFAULT, Machines
+from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.pretrained.completed import completed, made_by
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.machine import Machine
@@ -63,6 +64,21 @@ def find_all(references: Sequence[str], root: Path, machines: Mapping[str, Machi
             except LLMRecipeError as error:
                 show_error(error)
     return found if len(found) == len(references) else None
+
+
+def refuse_unmade(pipeline: Pipeline, root: Path) -> None:
+    """Refuse a path among the artifacts of what nothing makes, though its folder is that of something planned.
+
+    Raises:
+        PlanError: there is one.
+    """
+    outputs = dvcfiles.outputs(root)
+    for name, path in pipeline.unmade():
+        if not origins.is_made(path, outputs) and not (root / path).exists():
+            owner = path.split("/")[1:2]
+            made = [product for stage in pipeline.stages if [stage.owner] == owner for product in stage.products]
+            of_those = f"; {owner[0]} makes {', '.join(made)}" if made else ""
+            raise PlanError(f"{name}: reads {path!r}, which is not there, and no stage makes it{of_those}")
 
 
 def find_recorded(recorded: Iterable[Recorded], root: Path) -> tuple[list[Found], tuple[Recorded, ...]]:

@@ -179,6 +179,8 @@ def _speed(stage: Stage) -> str:
     # Speeds of different kinds of processors can't be compared without.
     if library := measured.get("math_library"):
         parts.append(f"multiplied by {library}")
+    if measured.get("compiled"):
+        parts.append("layers compiled")
     # One rank waits for nobody, and a run that was finished by another launch has none of this.
     if kinds := measured.get("communication_percent"):
         each = ", ".join(f"{kind} {_percent(share)}" for kind, share in kinds.items())

@@ -27,6 +27,18 @@ def set_up(machine: Machine) -> torch.device:
     return torch.device("cuda" if machine.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def choose_kernels(machine: Machine) -> None:
+    """Let GPUs compute the same bits every time, where the machine is to be `deterministic`; before the first work."""
+    if not machine.deterministic:
+        return
+    # With `warn_only` attention's backward pass would still add up in any order, and say nothing.
+    torch.use_deterministic_algorithms(True)
+    # Nothing here reads memory before it writes it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # Of the attention kernels, the one that has no such mode.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def check_precision(precision: str, device: torch.device) -> None:
     """Refuse a device that can't compute in a number format by itself.
 

@@ -1,28 +1,44 @@
 """Ranks on this machine, through torch's elastic launcher."""
 
+import dataclasses
 import logging
 import os
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.numa.binding import AffinityMode, NumaOptions
 
 from llmrecipe.errors import StageError
 
+_PATIENCE = 5
+"""Seconds that ranks have to end by themselves."""
 
-def run_ranks(name: str, module: str, arguments: Sequence[str], *, ranks: int, threads_per_rank: int) -> None:
+
+def run_ranks(
+    name: str,
+    module: str,
+    arguments: Sequence[str],
+    *,
+    ranks: int,
+    threads_per_rank: int,
+    device: str,
+    environment: Mapping[str, str],
+) -> None:
     """Run `python -m module arguments…` as `ranks` processes that find each other, and wait for all.
+
+    On GPUs (`device` is `cuda`) each is bound to the processors next to its own. `environment` is added to theirs.
 
     Raises:
         StageError: a rank failed or was killed, or this process was told to stop; all ranks are ended first.
         KeyboardInterrupt: Ctrl-C; likewise.
     """
-    os.environ["OMP_NUM_THREADS"] = str(threads_per_rank)
+    os.environ |= {"OMP_NUM_THREADS": str(threads_per_rank), **environment}
     # torch keeps a record of every event, and repeats a failed rank's traceback, which the rank has printed itself.
     for logger in list(logging.root.manager.loggerDict):
         if logger.startswith(("torch.distributed.elastic", "torchelastic")):
@@ -37,8 +53,11 @@ def run_ranks(name: str, module: str, arguments: Sequence[str], *, ranks: int, t
         local_addr="localhost",
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(),
-        shutdown_timeout=5,
+        numa_options=_BESIDE_THEIR_GPU if device == "cuda" else None,
     )
+    # torch 2.11 has no such field, and waits for half a minute.
+    if any(field.name == "shutdown_timeout" for field in dataclasses.fields(config)):
+        config.shutdown_timeout = _PATIENCE
     try:
         # -P: the working folder, the user's project, is no place to import libraries from.
         program = ("-u", "-P", "-m", "llmrecipe.launch.child", str(os.getpid()), module)
@@ -52,6 +71,9 @@ def run_ranks(name: str, module: str, arguments: Sequence[str], *, ranks: int, t
         if failure.exitcode == -signal.SIGINT:
             raise KeyboardInterrupt from None
         raise StageError(_explain(name, rank, failure)) from None
+
+
+_BESIDE_THEIR_GPU = NumaOptions(affinity_mode=AffinityMode.NODE, should_fall_back_if_binding_fails=True)
 
 
 def _explain(name: str, rank: int, failure: ProcessFailure) -> str:

@@ -1,7 +1,7 @@
 """Stages in the order in which they run."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import attrs
@@ -32,6 +32,16 @@ class Pipeline:
                 if made.isdisjoint(around(path)):
                     _refuse_future(stage.name, path, products - made)
             made.update(stage.products)
+
+    def unmade(self) -> Iterator[tuple[str, str]]:
+        """The name of a stage and the path of its input, where that is among the artifacts and no stage makes it."""
+        products = {product for stage in self.stages for product in stage.products}
+        folders = {folder for product in products for folder in around(product)}
+        for stage in self.stages:
+            for path in stage.inputs.values():
+                is_artifact = path.partition("/")[0] == layout.ARTIFACTS
+                if is_artifact and path not in folders and products.isdisjoint(around(path)):
+                    yield stage.name, path
 
 
 def around(path: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Where stages run, and how: no stage reruns for another machine.
 
-No choice but `device` changes a byte of an output: another device adds numbers in another order, and so rounds them
-differently.
+No choice but `device`, `compile` and, on GPUs, `deterministic` changes a byte of an output: they decide in which order
+numbers are added, and so how they are rounded.
 """
 
 from typing import Literal
@@ -20,6 +20,14 @@ class Machine(Word):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models are trained, quantized and measured; `auto` takes a GPU when PyTorch sees one."""
+
+    deterministic: bool = True
+    """Whether GPUs train with kernels that give the same bits every time; False lets them be faster, and then a
+    training that was interrupted differs from a straight one by rounding. CPUs always give the same bits."""
+
+    compile: bool = False
+    """Whether a network's layers are compiled as a training starts, which takes half a minute and makes each step
+    faster; on a CPU it takes a C++ compiler. It rounds differently. Layers that drop or are cut over ranks aren't."""
 
     workers: int = attrs.field(default=2, validator=between(1, 10_000))
     """Shards of text that are worked on at once, each by a process; more than a corpus's `shards` don't help."""

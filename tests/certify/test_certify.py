@@ -301,6 +301,32 @@ def test_an_exact_training_is_certified(capfd, project, words):
     assert not (project / ".llmrecipe/certify/tiny").exists()
 
 
+@pytest.mark.parametrize(
+    ("machine", "status", "promised"),
+    [
+        ("device: cuda, deterministic: false", 0, False),
+        ("device: cuda", 1, True),
+        ("device: cpu, deterministic: false", 1, True),
+    ],
+)
+def test_faster_kernels_may_round_a_resumed_training_and_it_is_said(
+    capfd, project, monkeypatch, machine, status, promised
+):
+    def train(run: Run) -> list[dict]:
+        run.checkpoint.parent.mkdir(parents=True)
+        write_checkpoint(run.checkpoint, {"w": torch.tensor([1.0, 1.00001 if run.root.name == "killed" else 1.0])})
+        return ROWS
+
+    monkeypatch.setattr(Run, "train", train)
+    monkeypatch.setattr(Run, "train_until_killed", lambda run, step: (step, 2))
+    monkeypatch.setattr("llmrecipe.hardware.num_gpus", lambda: 8)
+    (project / "params.yaml").write_text(f"machine: {{tiny: {{{machine}}}}}\n")
+
+    assert main(["certify", "small", "--steps", "8"]) == status
+
+    assert ("machine.deterministic = False promises no bits" in capfd.readouterr().out) is not promised
+
+
 @pytest.mark.slow
 def test_a_training_that_is_not_exact_fails_and_is_kept(capfd, project, monkeypatch):
     """Of an engine that starts a resumed training with a learning rate of 0, and so learns a little less."""

@@ -54,6 +54,7 @@ def make_state(**training) -> Path:
         state="",
         events="",
         resume=None,
+        compiled=False,
         math_library=None,
     )
     state = folder_of(meaning_of(job, job.section), Path(".llmrecipe/tiny-train"))

@@ -110,6 +110,19 @@ def test_recipes_that_cannot_be_planned_together_are_refused(capsys, project):
     assert main(["check", "quickstart", "recipes/quickstart.py"]) == 0
 
 
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_a_part_of_a_model_that_no_stage_makes_is_refused_with_those_that_there_are(capsys, project, command):
+    path = project / "recipes/quickstart.py"
+    taken = 'PretrainedTokenizer(path="artifacts/small-code/tokenizer/tokenizer")'
+    text = path.read_text().replace("ByteLevelBPE(vocab_size=2048)", taken)
+    path.write_text(text.replace("    ByteLevelBPE,\n", "    PretrainedTokenizer,\n"))
+    reason = "reads 'artifacts/small-code/tokenizer/tokenizer', which is not there, and no stage makes it"
+
+    assert main([command, "quickstart"]) == 1
+
+    assert f"{reason}; small-code makes artifacts/small-code/train/checkpoint, " in capsys.readouterr().err
+
+
 def test_recipes_share_what_they_import(capsys, project):
     (project / "recipes/own.py").write_text(
         "from llmrecipe.recipe.kinds import Cleaner\nfrom llmrecipe.recipe.schema import define\n\n"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llmrecipe import Machine
-from llmrecipe.engines.device import check_precision, set_up
+from llmrecipe.engines.device import check_precision, choose_kernels, set_up
 from llmrecipe.errors import StageError
 
 
@@ -26,3 +26,32 @@ def test_a_gpu_without_bfloat16_is_refused_and_told_what_would_work(monkeypatch)
         check_precision("bfloat16", torch.device("cuda"))
     check_precision("float32", torch.device("cuda"))
     check_precision("bfloat16", torch.device("cpu"))
+
+
+@pytest.fixture
+def kernels():
+    """What is chosen in a test is taken back."""
+    before = torch.backends.cuda.cudnn_sdp_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cuda.enable_cudnn_sdp(before[0])
+    torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_deterministic_machine_refuses_kernels_that_are_not():
+    choose_kernels(Machine())
+
+    assert torch.are_deterministic_algorithms_enabled()
+    # With warnings alone attention's gradient stays as it comes.
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+@pytest.mark.usefixtures("kernels")
+def test_another_machine_may_use_any_kernel():
+    choose_kernels(Machine(deterministic=False))
+
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled()

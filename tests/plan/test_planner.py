@@ -318,6 +318,23 @@ def test_what_another_recipe_makes_is_read_after_it_is_made_whatever_the_order(g
 
 
 @pytest.mark.parametrize(
+    ("folder", "is_made"),
+    [
+        ("artifacts/two/export/model", True),
+        ("artifacts/two/export", True),
+        ("artifacts/two/export/model/inner", True),
+        ("artifacts/two/tokenizer/tokenizer", False),
+        ("artifacts/three", False),
+        ("data", True),
+    ],
+)
+def test_a_path_among_the_artifacts_that_no_stage_makes_is_told(folder, is_made):
+    taken = evolve(BASE, name="one", tokenizer=PretrainedTokenizer(path=folder, name="taken"))
+    pipeline = plan([Recipe(name="a", models=(taken, evolve(BASE, name="two")))])
+    assert list(pipeline.unmade()) == ([] if is_made else [("taken-tokenizer", folder)])
+
+
+@pytest.mark.parametrize(
     "folder", ["artifacts/web/prepare/documents", "artifacts/web/prepare", "artifacts/web/prepare/documents/train"]
 )
 def test_a_corpus_that_reads_what_is_made_of_it_is_refused(folder):

@@ -12,7 +12,7 @@ from tiny_training import NETWORK, TRAINING, column, section, trained, write_tok
 from llmrecipe import Parallelism, Steps, Training, artifacts
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.optimizer import SGD, AdamW
+from llmrecipe.recipe.optimizer import SGD, AdamW, Muon
 from llmrecipe.recipe.schedule import WarmupStableDecay
 
 pytestmark = pytest.mark.slow
@@ -71,6 +71,16 @@ def test_a_training_continues_under_another_layout(tokens, tmp_path, straight, b
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("before", "after"), [("tensor", "zero"), ("zero", "both")])
+def test_muon_continues_under_another_layout(tokens, tmp_path, before, after):
+    training = attrs.evolve(TRAINING, optimizer=Muon(learning_rate=1e-2))
+    straight = trained(section(LAYOUTS["one"], training=training), tokens, tmp_path / "straight")
+    interrupted(before, tokens, tmp_path / "moved", training)
+    moved = trained(section(LAYOUTS[after], training=training), tokens, tmp_path / "moved")
+
+    assert column(moved, "loss") == pytest.approx(column(straight, "loss"), rel=1e-5)
+
+
 def test_tied_embeddings_continue_under_another_layout(tokens, tmp_path):
     model = attrs.evolve(NETWORK, tie_word_embeddings=True)
     straight = trained(section(LAYOUTS["one"], network=model), tokens, tmp_path / "straight")
@@ -95,8 +105,9 @@ def test_tied_embeddings_continue_under_another_layout(tokens, tmp_path):
             "optimizer": AdamW(learning_rate=1e-3, no_decay=()),
             "schedule": WarmupStableDecay(warmup=Steps(3), decay=Steps(6)),
         },
+        {"optimizer": Muon(learning_rate=1e-2)},
     ],
-    ids=["bfloat16", "momentum", "plain", "schedule"],
+    ids=["bfloat16", "momentum", "plain", "schedule", "orthogonal"],
 )
 def test_the_same_layout_continues_bit_for_bit(tokens, tmp_path, changes):
     training = attrs.evolve(TRAINING, **changes)

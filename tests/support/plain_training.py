@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from llmrecipe import MaskedLM, Training
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
 from llmrecipe.recipe.networks.network import Network
-from llmrecipe.recipe.optimizer import AdamW
+from llmrecipe.recipe.optimizer import AdamW, Muon
 
 VOCABULARY = MaskedVocabulary(
     mask_id=MASKING.mask_token_id,
@@ -60,7 +61,9 @@ def plain_losses(
         {"params": [weight], "weight_decay": optimizer.weight_decay if decays(name) else 0.0}
         for name, weight in model.named_parameters()
     ]
-    if isinstance(optimizer, AdamW):
+    if isinstance(optimizer, Muon):
+        stepper = _Muon(model, groups, optimizer)
+    elif isinstance(optimizer, AdamW):
         stepper = torch.optim.AdamW(groups, lr=1.0, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps)
     else:
         stepper = torch.optim.SGD(groups, lr=1.0, momentum=optimizer.momentum, nesterov=optimizer.nesterov)
@@ -82,6 +85,33 @@ def plain_losses(
         stepper.step()
         losses.append(loss.item())
     return losses
+
+
+class _Muon:
+    """torch's Muon for the hidden matrices, and its AdamW for the rest."""
+
+    def __init__(self, model: PreTrainedModel, groups: list[dict], optimizer: Muon) -> None:
+        names = [name for name, _ in model.named_parameters()]
+        is_hidden = [
+            group["params"][0].dim() == 2 and "embed" not in name and not name.startswith("lm_head")
+            for name, group in zip(names, groups, strict=True)
+        ]
+        hidden, rest = (
+            [g for g, is_one in zip(groups, is_hidden, strict=True) if is_one is side] for side in (True, False)
+        )
+        self.muon = torch.optim.Muon(hidden, lr=1.0, momentum=optimizer.momentum, adjust_lr_fn="match_rms_adamw")
+        self.adamw = torch.optim.AdamW(rest, lr=1.0, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps)
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+
+    def zero_grad(self) -> None:
+        self.muon.zero_grad()
+        self.adamw.zero_grad()
+
+    def step(self) -> None:
+        # It always orthogonalises in bfloat16.
+        with mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone):
+            self.muon.step()
+        self.adamw.step()
 
 
 def causal_loss(model: PreTrainedModel, row: np.ndarray, windows: list[int], begin: int | None) -> torch.Tensor:

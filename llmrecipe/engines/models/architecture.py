@@ -65,6 +65,9 @@ class RunOptions:
     recompute: bool = False
     """Whether layers are computed again in the backward pass."""
 
+    compiled: bool = False
+    """Whether layers are compiled."""
+
     restart_at_documents: bool = False
     """Whether a decoder's token reads only tokens of its own document."""
 

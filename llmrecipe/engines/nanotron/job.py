@@ -69,6 +69,9 @@ class Job(Word):
     resume: str | None
     """Folder of the checkpoint to resume from; None starts from the first weights."""
 
+    compiled: bool
+    """Whether its layers are compiled."""
+
     math_library: Library | None
     """What multiplies in its linear layers, on every rank alike; None leaves it to torch, as on a GPU."""
 
@@ -117,6 +120,7 @@ class Job(Word):
             seed=training.seed,
             dropout=training.dropout,
             z_loss=training.z_loss,
+            compiled=self.compiled,
             recompute=self.section.parallelism.recompute_activations,
             restart_at_documents=objective.restart_at_documents,
             predicts_context=objective.context_weight > 0,

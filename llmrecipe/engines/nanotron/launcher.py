@@ -14,7 +14,9 @@ from llmrecipe import artifacts, memory
 from llmrecipe.engines.device import check_precision, set_up
 from llmrecipe.engines.nanotron import metrics, weights
 from llmrecipe.engines.nanotron.checkpoint import checkpoints, keep_newest, newest
+from llmrecipe.engines.nanotron.compiling import compiles, obstacle
 from llmrecipe.engines.nanotron.config import nanotron_configuration
+from llmrecipe.engines.nanotron.environment import environment_of
 from llmrecipe.engines.nanotron.events import complete, refuse_missing
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of
@@ -124,6 +126,7 @@ def train(
         state="",
         events=str(events),
         resume=None,
+        compiled=compiles(section, machine, name),
         math_library=fastest() if device.type == "cpu" and section.training.precision == "float32" else None,
     )
     # Again, now that all is known of the start and of the machine, whatever was planned.
@@ -199,7 +202,7 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
             shutil.rmtree(folder)
     for rows in (state.metrics, state.timings):
         artifacts.write_jsonl(rows, [row for row in metrics.read(rows) if row["step"] <= step])
-    _tell_library(job, state)
+    _tell_rounding(job, state)
     artifacts.write_text(state.nanotron_config, yaml.safe_dump(nanotron_configuration(job, state)))
     job.write(state.job)
     run_ranks(
@@ -208,19 +211,30 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
         [str(state.job)],
         ranks=section.parallelism.world_size,
         threads_per_rank=section.parallelism.threads_per_rank,
+        device=job.machine.device,
+        environment=environment_of(job),
     )
 
 
-def _tell_library(job: Job, state: StateFolder) -> None:
-    before = job.math_library
-    if job.resume and state.job.exists():
-        before = artifacts.read_json(state.job).get("math_library", before)
-    if before != job.math_library:
+def _tell_rounding(job: Job, state: StateFolder) -> None:
+    """Say what makes the steps to come round in another way than those so far."""
+    if job.machine.compile and not job.compiled:
+        log.info("its layers aren't compiled: %s", obstacle(job.section))
+    earlier = artifacts.read_json(state.job) if job.resume and state.job.exists() else {}
+    library = earlier.get("math_library", job.math_library)
+    if library != job.math_library:
         log.warning(
             "the steps so far were multiplied by %s, and those to come by %s, as is faster on this kind of processor: "
             "they round differently, and the result has other bits than a run on one kind alone",
-            before or "torch",
+            library or "torch",
             job.math_library or "torch",
+        )
+    if earlier.get("compiled", job.compiled) != job.compiled:
+        log.warning(
+            "the layers of the steps so far were %scompiled, and those to come are%s: they round differently, and the "
+            "result has other bits than a run of one kind alone",
+            "not " if job.compiled else "",
+            "" if job.compiled else "n't",
         )
 
 

@@ -7,11 +7,12 @@ import torch
 from nanotron import helpers
 from nanotron.optim.named_optimizer import NamedOptimizer
 
+from llmrecipe.engines.nanotron import muon
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Optimizer
-from llmrecipe.recipe.optimizer import SGD, AdamW, NoDecay
+from llmrecipe.recipe.optimizer import SGD, AdamW, Muon, NoDecay
 
-Known = AdamW | SGD
+Known = AdamW | Muon | SGD
 """The optimizers of this engine."""
 
 _build_with_adamw = helpers.init_optimizer_and_grad_accumulator
@@ -20,7 +21,7 @@ NamedParameters = list[tuple[str, torch.Tensor]]
 
 
 def init_optimizer_and_grad_accumulator(
-    optimizer: Optimizer, is_frozen: Callable[[str], bool], **arguments: Any
+    optimizer: Optimizer, is_frozen: Callable[[str], bool], *, model: Any, parallel_context: Any, **arguments: Any
 ) -> tuple[Any, Any]:
     """nanotron's builder with the recipe's optimizer; weights whose name `is_frozen` don't decay either.
 
@@ -30,23 +31,37 @@ def init_optimizer_and_grad_accumulator(
     if not isinstance(optimizer, Known):
         raise StageError(f"training.optimizer: {type(optimizer).__name__} is none that this engine knows")
 
+    hidden: dict[str, muon.Matrix] = {}
+    if isinstance(optimizer, Muon):
+        network = getattr(model, "module", model)
+        named = network.get_named_params_with_correct_tied()
+        learned = ((name, parameter) for name, parameter in named if not is_frozen(name))
+        hidden = muon.matrices_of(learned, parallel_context.tp_pg)
+
     def named_optimizer(named_params_or_groups: Iterable[Any], **_: Any) -> NamedOptimizer:
         # nanotron calls this last, with pairs of a weight's name and the tensor to optimize: a flat shard under ZeRO, a
         # float32 copy where gradients accumulate in float32.
-        return NamedOptimizer(
-            _groups(_named_parameters(named_params_or_groups), optimizer, is_frozen),
-            optimizer_builder=lambda groups: build(optimizer, groups),
-        )
+        named = _named_parameters(named_params_or_groups)
+        others = [pair for pair in named if pair[0] not in hidden]
+        groups = _groups(others, optimizer, is_frozen)
+        if not isinstance(optimizer, Muon):
+            return NamedOptimizer(groups, optimizer_builder=lambda groups: build(optimizer, groups))
+        own = [pair for pair in named if pair[0] in hidden]
+        matrices = [hidden[name] for name, _ in own]
+        groups.insert(0, {"named_params": own, "weight_decay": optimizer.weight_decay})
+        return NamedOptimizer(groups, optimizer_builder=lambda groups: muon.Muon(groups, optimizer, matrices))
 
-    theirs = helpers.NamedOptimizer
+    theirs = helpers.NamedOptimizer, helpers.ZeroDistributedOptimizer
     helpers.NamedOptimizer = named_optimizer
+    if hidden:
+        helpers.ZeroDistributedOptimizer = muon.whole_matrices(hidden)
     try:
-        return _build_with_adamw(**arguments)
+        return _build_with_adamw(model=model, parallel_context=parallel_context, **arguments)
     finally:
-        helpers.NamedOptimizer = theirs
+        helpers.NamedOptimizer, helpers.ZeroDistributedOptimizer = theirs
 
 
-def build(optimizer: Known, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def build(optimizer: AdamW | SGD, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """torch's optimizer for parameter groups that bring their weight decay."""
     match optimizer:
         case AdamW(learning_rate=rate, beta1=beta1, beta2=beta2, eps=eps):

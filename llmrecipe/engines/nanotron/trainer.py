@@ -328,8 +328,9 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         self.save_checkpoint()
         measured = summary(self.communication.percent(), peak_memory_mb(self._device), self.parallel_context.world_pg)
         if self.is_logger:
-            library = {} if self.job.math_library is None else {"math_library": self.job.math_library}
-            artifacts.write_json(self.state.measurements, library | measured)
+            how: dict[str, Any] = {} if self.job.math_library is None else {"math_library": self.job.math_library}
+            how |= {"compiled": True} if self.job.compiled else {}
+            artifacts.write_json(self.state.measurements, how | measured)
             self.metrics_log.close()
             self.timings_log.close()
             self.events.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
+from llmrecipe.engines.device import choose_kernels
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.port import bootstrap, linear
 from llmrecipe.engines.quiet import hide_progress_bars
@@ -39,9 +40,7 @@ def main() -> None:
     # Names of torch that will change one day, as nanotron calls them.
     warnings.simplefilter("ignore", FutureWarning)
     if job.machine.device == "cuda":
-        # Sums by atomic additions, such as attention's in the backward pass, come in another order every time.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        choose_kernels(job.machine)
     bootstrap.load("cuda" if job.machine.device == "cuda" else "cpu")
     if job.math_library is not None:
         linear.use(job.math_library)

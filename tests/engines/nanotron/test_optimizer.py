@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_training import plain_losses
 from strategies import schedules
-from tiny_training import LENGTH, NETWORK, TRAINING, column, section, trained, write_tokens
+from tiny_training import LENGTH, MASKING, NETWORK, TRAINING, column, section, trained, write_tokens
 
-from llmrecipe import Fraction, Parallelism, Steps
+from llmrecipe import Bert, Fraction, MaskedLM, Parallelism, Steps
 from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.engines.nanotron.schedule import learning_rate_factor
-from llmrecipe.recipe.optimizer import SGD, AdamW
+from llmrecipe.recipe.optimizer import SGD, AdamW, Muon
 from llmrecipe.recipe.schedule import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 
 ROOT_HALF = math.sqrt(1 / 2)
@@ -165,3 +165,36 @@ def test_a_weight_is_of_the_kinds_that_its_name_says(name, kinds):
     from llmrecipe.engines.nanotron.optimizer import is_left_alone
 
     assert {kind for kind in KINDS if is_left_alone(name, (kind,))} == kinds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("layout", "model", "precision", "tolerance"),
+    [
+        (ONE_RANK, NETWORK, "float32", 1e-4),
+        (ZERO, TIED, "float32", 1e-4),
+        (Parallelism(tensor=2, micro_batch_size=4), NETWORK, "float32", 1e-4),
+        (Parallelism(tensor=2, data=2, micro_batch_size=2, zero_stage=1), NETWORK, "bfloat16", 5e-3),
+        (PIPELINE, TIED, "float32", 1e-4),
+    ],
+    ids=["one rank", "zero", "tensor", "tensor and zero with float32 copies", "pipeline"],
+)
+def test_muon_is_torchs_muon_on_transformers_matrices(tokens, tmp_path, layout, model, precision, tolerance):
+    training = attrs.evolve(TRAINING, optimizer=Muon(learning_rate=2e-2, weight_decay=1.0), precision=precision)
+
+    result = trained(section(layout, network=model, training=training), tokens, tmp_path)
+
+    assert column(result, "loss") == pytest.approx(plain_losses(tokens, training, model), rel=tolerance)
+
+
+@pytest.mark.slow
+def test_muon_moves_an_encoder_as_torchs_muon_does(tmp_path):
+    tokens = write_tokens(tmp_path / "tokens", masking=MASKING, train=20_000, heldout=2_000)
+    network = Bert(hidden_size=64, num_layers=2, num_attention_heads=4, max_position_embeddings=LENGTH)
+    training = attrs.evolve(TRAINING, optimizer=Muon(learning_rate=2e-2, weight_decay=1.0))
+    objective = MaskedLM(sequence_length=LENGTH)
+    expected = plain_losses(tokens, training, network, objective=objective)
+
+    result = trained(attrs.evolve(section(network=network, training=training), objective=objective), tokens, tmp_path)
+
+    assert column(result, "loss") == pytest.approx(expected, rel=1e-4)

@@ -70,12 +70,14 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = TritonRMSNorm(network.hidden_size, eps=network.rms_norm_eps)
         self.mlp = MLP(config=config, parallel_config=parallel_config, tp_pg=tp_pg)
         self.mlp.split_silu_mul = SwiGLU()
+        if options.compiled:
+            self._layer = torch.compile(self._layer, dynamic=False)  # type: ignore[method-assign]
 
     def forward(self, hidden_states: torch.Tensor, sequence_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """`[length, batch, hidden]` to the same; the mask is handed on."""
         # Bound now: at the time of a recomputation the network may be reading another micro-batch.
         reach = self.batch.reach(sequence_mask, restart_at_documents=self.restart_at_documents, window=self.window)
-        layer = functools.partial(self._layer, samples=self.batch.samples, reach=reach)
+        layer = functools.partial(self._layer, samples=self.dropper.samples(self.batch), reach=reach)
         if self.recompute and torch.is_grad_enabled():
             hidden_states = checkpoint(layer, hidden_states, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -95,7 +97,9 @@ class DecoderLayer(nn.Module):
         return self.attn(states, reach, drop_attention)
 
     def _dropped(self, states: torch.Tensor, part: str, samples: Sequence[int]) -> torch.Tensor:
-        return self.dropper.of_tokens(states, self.dropper.rates.residual, f"{self.place}, {part}", samples)
+        rate = self.dropper.rates.residual
+        # Compiled layers share their code, which may not know a layer's place.
+        return self.dropper.of_tokens(states, rate, f"{self.place}, {part}", samples) if rate else states
 
 
 class DecoderNetwork(LlamaForTraining):

@@ -13,6 +13,7 @@ from nanotron import distributed as dist
 from nanotron.parallel.tensor_parallel.nn import TensorParallelLinearMode
 
 from llmrecipe.engines.models.architecture import RunOptions
+from llmrecipe.engines.nanotron.networks.micro_batch import MicroBatchInFlight
 from llmrecipe.recipe.training import Dropout
 
 
@@ -43,6 +44,10 @@ class Dropper:
             tensor_group=tensor_group,
             is_sequence_parallel=tensor_parallel_mode is TensorParallelLinearMode.REDUCE_SCATTER,
         )
+
+    def samples(self, batch: MicroBatchInFlight) -> Sequence[int]:
+        """The numbers of the samples, for layers that drop; for others none, the same at every step."""
+        return batch.samples if self.rates.residual or self.rates.attention else ()
 
     def of_tokens(self, states: torch.Tensor, rate: float, place: str, samples: Sequence[int]) -> torch.Tensor:
         """Drop a share of `[length, batch, width]` at this place; `samples` are the numbers of the batch's samples."""

@@ -48,6 +48,7 @@ class EncoderNetwork(NanotronModel):
             tensor_parallel_mode=parallel_config.tp_mode,
             dropper=Dropper.of(options, parallel_context.tp_pg, parallel_config.tp_mode),
             recompute=options.recompute,
+            compiled=options.compiled,
             predicts_context=options.predicts_context,
         )
         p2p = P2P(parallel_context.pp_pg, device=torch.device(options.device))

@@ -75,6 +75,9 @@ class Surroundings:
     recompute: bool
     """Whether layers are computed again in the backward pass."""
 
+    compiled: bool
+    """Whether they are compiled."""
+
     predicts_context: bool
     """Whether there is a second head, for the tokens before masked spans."""
 
@@ -137,11 +140,13 @@ class EncoderLayer(nn.Module, abc.ABC):
         self.reach = around.blocks.reach(index)
         self.qkv_proj = TensorParallelColumnLinear(width, 3 * width, contiguous_chunks=(width,) * 3, **around.linear)
         self.o_proj = TensorParallelRowLinear(width, width, **around.linear)
+        if around.compiled:
+            self._layer = torch.compile(self._layer, dynamic=False)  # type: ignore[method-assign]
 
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """`[length, batch, hidden]` to the same; the mask is handed on."""
         # Bound now: at the time of a recomputation the network may be reading another micro-batch.
-        layer = functools.partial(self._layer, mask=mask, samples=self.batch.samples)
+        layer = functools.partial(self._layer, attended=self._attended(mask), samples=self.dropper.samples(self.batch))
         if self.recompute and torch.is_grad_enabled():
             hidden_states = checkpoint(layer, hidden_states, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -149,27 +154,33 @@ class EncoderLayer(nn.Module, abc.ABC):
         return {"hidden_states": hidden_states, "mask": mask}
 
     @abc.abstractmethod
-    def _layer(self, states: torch.Tensor, mask: torch.Tensor, samples: Sequence[int]) -> torch.Tensor: ...
+    def _layer(self, states: torch.Tensor, attended: torch.Tensor | None, samples: Sequence[int]) -> torch.Tensor: ...
 
     def _dropped(self, states: torch.Tensor, part: str, samples: Sequence[int]) -> torch.Tensor:
-        return self.dropper.of_tokens(states, self.dropper.rates.residual, f"{self.place}, {part}", samples)
+        rate = self.dropper.rates.residual
+        # Compiled layers share their code, which may not know a layer's place.
+        return self.dropper.of_tokens(states, rate, f"{self.place}, {part}", samples) if rate else states
 
-    def _attention(self, states: torch.Tensor, mask: torch.Tensor, samples: Sequence[int]) -> torch.Tensor:
-        heads = self.qkv_proj(states).unflatten(-1, (-1, self.head_dim))
-        query, key, value = (x.permute(1, 2, 0, 3) for x in self._queries_keys_values(heads))
+    def _attended(self, mask: torch.Tensor) -> torch.Tensor | None:
+        """Whether a token (third dimension) reads another (fourth); None where each reads all."""
         # A kernel without a mask is faster, and every token of a training sequence counts.
-        hidden = None if mask.all() else mask[:, None, None, :]
+        attended = None if mask.all() else mask[:, None, None, :]
         if self.reach is not None and self.reach < mask.shape[1]:
             near = within(mask.shape[1], self.reach, self.reach, mask.device)
-            hidden = near if hidden is None else hidden & near
+            attended = near if attended is None else attended & near
+        return attended
+
+    def _attention(self, states: torch.Tensor, attended: torch.Tensor | None, samples: Sequence[int]) -> torch.Tensor:
+        heads = self.qkv_proj(states).unflatten(-1, (-1, self.head_dim))
+        query, key, value = (x.permute(1, 2, 0, 3) for x in self._queries_keys_values(heads))
         if self.dropper.rates.attention and torch.is_grad_enabled():
             scores = (query @ key.transpose(-1, -2) * self.head_dim**-0.5).float()
-            if hidden is not None:
-                scores = scores.masked_fill(~hidden, float("-inf"))
+            if attended is not None:
+                scores = scores.masked_fill(~attended, float("-inf"))
             attention = self.dropper.of_attention(scores.softmax(-1).to(query.dtype), self.place, samples)
             output = attention @ value
         else:
-            output = functional.scaled_dot_product_attention(query, key, value, attn_mask=hidden)
+            output = functional.scaled_dot_product_attention(query, key, value, attn_mask=attended)
         return self.o_proj(output.permute(2, 0, 1, 3).flatten(2))
 
     def _queries_keys_values(self, heads: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -188,9 +199,9 @@ class PostNormLayer(EncoderLayer):
         self.down_proj = TensorParallelRowLinear(inner, width, **around.linear)
         self.output_norm = around.layer_norm()
 
-    def _layer(self, states: torch.Tensor, mask: torch.Tensor, samples: Sequence[int]) -> torch.Tensor:
-        attended = self._attention(states, mask, samples)
-        states = self.attention_norm(states + self._dropped(attended, "attention", samples))
+    def _layer(self, states: torch.Tensor, attended: torch.Tensor | None, samples: Sequence[int]) -> torch.Tensor:
+        read = self._attention(states, attended, samples)
+        states = self.attention_norm(states + self._dropped(read, "attention", samples))
         fed_forward = self.down_proj(functional.gelu(self.up_proj(states)))
         return self.output_norm(states + self._dropped(fed_forward, "feed-forward", samples))
 
@@ -210,9 +221,9 @@ class PreNormLayer(EncoderLayer):
         )
         self.down_proj = TensorParallelRowLinear(inner, width, **around.linear)
 
-    def _layer(self, states: torch.Tensor, mask: torch.Tensor, samples: Sequence[int]) -> torch.Tensor:
-        attended = self._attention(self.attention_norm(states), mask, samples)
-        states = states + self._dropped(attended, "attention", samples)
+    def _layer(self, states: torch.Tensor, attended: torch.Tensor | None, samples: Sequence[int]) -> torch.Tensor:
+        read = self._attention(self.attention_norm(states), attended, samples)
+        states = states + self._dropped(read, "attention", samples)
         gate, up = self.gate_up_proj(self.feed_forward_norm(states)).chunk(2, dim=-1)
         fed_forward = self.down_proj(functional.gelu(gate) * up)
         return states + self._dropped(fed_forward, "feed-forward", samples)

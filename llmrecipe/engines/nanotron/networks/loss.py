@@ -123,5 +123,7 @@ class CrossEntropy(torch.autograd.Function):
         pieces = (tensor.split(ctx.chunk) for tensor in (gradient, log_partition[:, None], weight[:, None]))
         for rows, shift, scale in zip(*pieces, strict=True):
             rows.sub_(shift).exp_().mul_(scale)
-        gradient.scatter_add_(1, local, -grad_loss.where(is_here, 0)[:, None])
+        # Each row has one place, so there is no order to add in, as `scatter_add_` has on a GPU.
+        places = torch.arange(len(local), device=local.device), local[:, 0]
+        gradient[places] -= grad_loss.where(is_here, 0)
         return gradient, None, None, None

@@ -27,9 +27,9 @@ class RotaryEmbedding(torch.nn.Module):
         length = heads.shape[0]
         if self._table is None or self._table.shape[0] < length or self._table.device != heads.device:
             self._table = self._angles(length, heads.device)
-        pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
+        pairs = heads.float().unflatten(-1, (-1, 2))
         angles = self._table[:length] if positions is None else self._table[positions.t(), 0]
-        return torch.view_as_real(pairs * angles).flatten(-2).to(heads.dtype)
+        return _turned(pairs, angles).flatten(-2).to(heads.dtype)
 
     def _angles(self, length: int, device: torch.device) -> torch.Tensor:
         exponents = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
@@ -38,7 +38,17 @@ class RotaryEmbedding(torch.nn.Module):
         if self.stretch is not None:
             frequencies = self.stretch(frequencies)
         angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), frequencies)
-        return torch.polar(torch.ones_like(angles), angles)[:, None, None, :]
+        # Cosine and sine, side by side.
+        return torch.view_as_real(torch.polar(torch.ones_like(angles), angles))[:, None, None]
+
+
+def _turned(pairs: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Points of the plane `[…, 2]` turned by angles, which are given as points of the unit circle."""
+    if not torch.compiler.is_compiling():
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(angles))
+    # The same product for torch's compiler, which knows no complex numbers.
+    (x, y), (cosine, sine) = pairs.unbind(-1), angles.unbind(-1)
+    return torch.stack((x * cosine - y * sine, x * sine + y * cosine), dim=-1)
 
 
 def rotary_of(network: Decoder) -> RotaryEmbedding:

@@ -11,7 +11,6 @@ import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import importlib.util
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,8 +53,6 @@ def load(device: Device) -> None:
         raise StageError(f"nanotron {VERSION} has lost its modules; run `{_REINSTALL}`")
     _refuse_a_changed_copy(Path(found.origin).parent)
     sys.meta_path.insert(0, _Finder(device))
-    # nanotron asserts it for overlapping communication; without a GPU it means nothing.
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     with _flash_attention_stand_in():
         importlib.import_module("nanotron.trainer")
     from llmrecipe.engines.nanotron.port import mends

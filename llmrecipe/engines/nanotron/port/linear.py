@@ -68,5 +68,20 @@ def _weight_gradient(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    # By itself the compiler takes oneDNN only for weights that don't change.
+    return (_opaque if torch.compiler.is_compiling() else _by_onednn)(x, weight, bias)
+
+
+def _by_onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     # What torch's own compiler calls for a linear layer with nothing after it; it takes transposed views as they are.
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@torch.library.custom_op("llmrecipe::linear", mutates_args=())
+def _opaque(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return _by_onednn(x, weight, bias)
+
+
+@_opaque.register_fake
+def _(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
