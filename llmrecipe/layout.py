@@ -13,6 +13,9 @@ SCRATCH = Path(".llmrecipe")
 TIMES = SCRATCH / "times"
 """What was measured of runs, by stage and outputs."""
 
+COMPILED = SCRATCH / "compiled"
+"""What torch's compiler has made of layers."""
+
 MACHINES_FILE = Path("params.yaml")
 """The file of the `machine` entry, which no stage tracks."""
 

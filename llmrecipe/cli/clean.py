@@ -79,7 +79,7 @@ def leftovers(root: Path) -> Iterator[Leftover]:
     for folder in _folders(root / layout.SCRATCH / "certify"):
         yield from _unless_held(folder, folder.with_name(f"{folder.name}.lock"), "left by a proof that didn't pass")
     for folder in _folders(root / layout.SCRATCH):
-        if folder.name in ("certify", layout.TIMES.name):
+        if folder.name in ("certify", layout.TIMES.name, layout.COMPILED.name):
             continue
         lock = folder.with_name(f"{folder.name}.lock")
         if folder.name not in stages:

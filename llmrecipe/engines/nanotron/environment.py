@@ -1,7 +1,6 @@
 """What a rank finds in its environment: what torch, CUDA and the C library read once, as it starts."""
 
 import os
-from pathlib import Path
 
 from llmrecipe import layout
 from llmrecipe.engines.nanotron.job import Job
@@ -24,6 +23,5 @@ def environment_of(job: Job) -> dict[str, str]:
     if job.compiled:
         # torch sets them itself in this process: outside of the project, and to a pool of processes, which would
         # outlive a rank that is killed.
-        folder = Path(layout.SCRATCH, "compiled").absolute()
-        added |= {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        added |= {"TORCHINDUCTOR_CACHE_DIR": str(layout.COMPILED.absolute()), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     return added

@@ -75,6 +75,7 @@ class DecoderLayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, sequence_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """`[length, batch, hidden]` to the same; the mask is handed on."""
+        self.attn.rotary.prepare(sequence_mask.shape[1], hidden_states.device)
         # Bound now: at the time of a recomputation the network may be reading another micro-batch.
         reach = self.batch.reach(sequence_mask, restart_at_documents=self.restart_at_documents, window=self.window)
         layer = functools.partial(self._layer, samples=self.dropper.samples(self.batch), reach=reach)

@@ -221,6 +221,11 @@ class PreNormLayer(EncoderLayer):
         )
         self.down_proj = TensorParallelRowLinear(inner, width, **around.linear)
 
+    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As of every encoder's layer."""
+        self.rotary.prepare(mask.shape[1], hidden_states.device)
+        return super().forward(hidden_states, mask)
+
     def _layer(self, states: torch.Tensor, attended: torch.Tensor | None, samples: Sequence[int]) -> torch.Tensor:
         read = self._attention(self.attention_norm(states), attended, samples)
         states = states + self._dropped(read, "attention", samples)

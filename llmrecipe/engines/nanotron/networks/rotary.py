@@ -25,11 +25,16 @@ class RotaryEmbedding(torch.nn.Module):
         `positions` are `int64[batch, length]`, each below `length`; None counts from the beginning of the sequences.
         """
         length = heads.shape[0]
-        if self._table is None or self._table.shape[0] < length or self._table.device != heads.device:
-            self._table = self._angles(length, heads.device)
+        table = self.prepare(length, heads.device)
         pairs = heads.float().unflatten(-1, (-1, 2))
-        angles = self._table[:length] if positions is None else self._table[positions.t(), 0]
+        angles = table[:length] if positions is None else table[positions.t(), 0]
         return _turned(pairs, angles).flatten(-2).to(heads.dtype)
+
+    def prepare(self, length: int, device: torch.device) -> torch.Tensor:
+        """Have the angles of at least so many positions; a compiled layer needs them before it is compiled."""
+        if self._table is None or self._table.shape[0] < length or self._table.device != device:
+            self._table = self._angles(length, device)
+        return self._table
 
     def _angles(self, length: int, device: torch.device) -> torch.Tensor:
         exponents = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
