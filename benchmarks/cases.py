@@ -35,6 +35,13 @@ class Case:
 
 
 CASES = {
+    "1M, few tokens": Case(
+        network=Llama(
+            hidden_size=128, num_layers=4, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True
+        ),
+        batch=3,
+        steps=42,
+    ),
     "1M": Case(
         network=Llama(
             hidden_size=128, num_layers=4, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True
@@ -74,6 +81,7 @@ def run(
     ranks: int,
     threads: int,
     objective: Objective = CAUSAL,
+    is_compiled: bool = False,
 ) -> FinishedRun:
     """Train the case on so many data-parallel ranks."""
     section = TrainSection(
@@ -94,7 +102,7 @@ def run(
         tokens=[tokens],
         shares=(1.0,),
         start=None,
-        machine=Machine(device="cpu", checkpoint_interval=case.steps),
+        machine=Machine(device="cpu", compile=is_compiled, checkpoint_interval=case.steps),
         scratch=scratch,
         events=scratch / "events",
     )

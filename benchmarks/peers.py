@@ -1,14 +1,17 @@
-"""Runs the peer of a case, a plain loop over the case's own network in transformers, and compares."""
+"""Runs the peers of a case, loops over the same network, and compares."""
 
 import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cases
 import numpy as np
 from cases import SEQUENCE_LENGTH, VOCAB_SIZE, Case
+from work import head_shapes, layer_shapes, step_flops
 
 from llmrecipe import MaskedLM
 from llmrecipe.engines.models.architecture import architecture_of
@@ -30,12 +33,59 @@ def compared(case: Case, ours: float, plain: float) -> dict[str, float]:
     }
 
 
+def compared_with_all(case: Case, ours: float, peers: Mapping[str, float]) -> dict[str, Any]:
+    """Tokens a second of ours and of every peer, and our ratio to the best.
+
+    In parentheses is the share of the processor's best product that a step comes to, by the work in `work.FORMULA`.
+    """
+    peak = _peak(case)
+    flops = step_flops(
+        case.network,
+        VOCAB_SIZE,
+        tokens=case.tokens_per_step,
+        length=SEQUENCE_LENGTH,
+        predicted=MASKED.mask_rate if case.network.reads_both_sides else 1.0,
+    )
+    seconds = {"ours": ours, **peers}
+    speeds = {
+        name: f"{case.tokens_per_step / each:,.0f} ({flops / each / peak / 1e7:.0f} %)"
+        for name, each in seconds.items()
+    }
+    return {
+        "parameters": case.network.num_parameters(VOCAB_SIZE),
+        "best product, GFLOP/s": round(peak),
+        **speeds,
+        "ratio to the best": round(min(peers.values()) / ours, 3),
+    }
+
+
+def causal_peers(case: Case) -> dict[str, float]:
+    """The median step of every peer of a causal training; they always have both cores."""
+    return {
+        f"{name}{', compiled' if compiled else ''}": _run(
+            loop, case, case.steps, case.batch, SEQUENCE_LENGTH, compiled=compiled
+        )
+        for name, loop in (("transformers", "plain_loop.py"), ("bare", "bare_loop.py"))
+        for compiled in (False, True)
+    }
+
+
 def plain_seconds(case: Case) -> float:
     """The median step of the plain loop, which always has both cores."""
     return _run("plain_loop.py", case, case.steps, case.batch, SEQUENCE_LENGTH)
 
 
-def plain_masked_seconds(case: Case, tokens: Path, batches: Path) -> float:
+def masked_peers(case: Case, tokens: Path, batches: Path) -> dict[str, float]:
+    """The median step of every peer of a masked training."""
+    return {
+        f"transformers{', compiled' if compiled else ''}": plain_masked_seconds(
+            case, tokens, batches, compiled=compiled
+        )
+        for compiled in (False, True)
+    }
+
+
+def plain_masked_seconds(case: Case, tokens: Path, batches: Path, *, compiled: bool = False) -> float:
     """The median step of the plain masked loop, on our batches with our masks, which it gets ready-made."""
     files = TokenMixture.open([tokens], "train", (1.0,))
     samples = files.order(SEQUENCE_LENGTH, cases.SEED).samples(0, case.steps * case.batch)
@@ -48,13 +98,24 @@ def plain_masked_seconds(case: Case, tokens: Path, batches: Path) -> float:
         labels[index, masked.positions] = row[masked.positions]
     shape = (case.steps, case.batch, SEQUENCE_LENGTH)
     np.savez(batches, input_ids=input_ids.reshape(shape), labels=labels.reshape(shape))
-    return _run("plain_masked_loop.py", case, batches)
+    return _run("plain_masked_loop.py", case, batches, compiled=compiled)
 
 
-def _run(loop: str, case: Case, *arguments: object) -> float:
+def _run(loop: str, case: Case, *arguments: object, compiled: bool = False) -> float:
     config = architecture_of(case.network).transformers_config(case.network, VOCAB_SIZE, 0).to_dict()
     # As the recipe has it; transformers' own default is 0.1.
     config |= {key: 0.0 for key in config if key.endswith("dropout_prob")}
-    command = [sys.executable, Path(__file__).with_name(loop), json.dumps(config), *map(str, arguments), "2"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True)
-    return statistics.median(json.loads(output.stdout)[WARM_UP:])
+    seconds: list[float] = _printed_by(loop, json.dumps(config), *arguments, 2, int(compiled))
+    return statistics.median(seconds[WARM_UP:])
+
+
+def _peak(case: Case) -> float:
+    """GFLOP/s of the best product of the network's shapes, on both cores."""
+    shapes = layer_shapes(case.network) + head_shapes(case.network, VOCAB_SIZE)
+    found: float = _printed_by("peak.py", case.tokens_per_step, json.dumps(shapes), 2)
+    return found
+
+
+def _printed_by(program: str, *arguments: object) -> Any:
+    command = [sys.executable, Path(__file__).with_name(program), *map(str, arguments)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

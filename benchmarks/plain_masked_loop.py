@@ -1,6 +1,6 @@
 """The peer of masked training, with the masks and batches that it is given.
 
-usage: python plain_masked_loop.py MODEL_JSON BATCHES_NPZ THREADS
+usage: python plain_masked_loop.py MODEL_JSON BATCHES_NPZ THREADS COMPILED
 `input_ids` and `labels` are `[steps, batch, length]`; a label is -100 where nothing is to be predicted.
 Prints the seconds of each step as a JSON list.
 """
@@ -21,6 +21,8 @@ def main() -> None:
     torch.manual_seed(0)
     config = AutoConfig.for_model(**json.loads(sys.argv[1]))
     model = AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa")
+    if int(sys.argv[4]):
+        model.compile()
     batches = zip(torch.from_numpy(arrays["input_ids"]), torch.from_numpy(arrays["labels"]), strict=True)
     print(json.dumps(train(model, masked_loss, batches)))
 

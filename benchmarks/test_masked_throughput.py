@@ -6,7 +6,7 @@ from pathlib import Path
 import cases
 import pytest
 from cases import SEQUENCE_LENGTH, Case
-from peers import LAYOUTS, MASKED, WARM_UP, compared, plain_masked_seconds
+from peers import LAYOUTS, MASKED, WARM_UP, compared_with_all, masked_peers
 
 from llmrecipe import Bert, MaskedLM, MultiMaskLM, masking
 from llmrecipe.recipe.kinds import Objective
@@ -36,7 +36,7 @@ def test_masked_throughput(benchmark, tokens, tmp_path, size, layout):
     ours = benchmark.pedantic(
         seconds_of, (case, tokens, tmp_path / "ours", MASKED, *LAYOUTS[layout]), rounds=1, iterations=1
     )
-    benchmark.extra_info |= compared(case, ours, plain_masked_seconds(case, tokens, tmp_path / "batches.npz"))
+    benchmark.extra_info |= compared_with_all(case, ours, masked_peers(case, tokens, tmp_path / "batches.npz"))
     print(f"\n{size} {layout}: {benchmark.extra_info}")
 
 
