@@ -1,8 +1,11 @@
 """Whether a training run can fit its machine: the least that weights, gradients, optimizer and a micro-batch hold."""
 
+from pathlib import Path
+
 from llmrecipe import hardware
 from llmrecipe.errors import Violation
 from llmrecipe.machines import Machines
+from llmrecipe.pretrained.rows import rows_for
 from llmrecipe.recipe import checks, names
 from llmrecipe.recipe.kinds import Model, Objective
 from llmrecipe.recipe.machine import Machine
@@ -11,7 +14,6 @@ from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields
-from llmrecipe.recipe.tokenizer import TrainedTokenizer
 from llmrecipe.recipe.training import Training
 from llmrecipe.sections import TrainSection
 
@@ -108,8 +110,11 @@ def _batch_refusal(
     )
 
 
-def too_large(recipe: Recipe, machines: Machines) -> tuple[list[Violation], list[Violation]]:
-    """The models that can't be trained in the memory of a machine: of one that is named, and of this one."""
+def too_large(recipe: Recipe, machines: Machines, root: Path) -> tuple[list[Violation], list[Violation]]:
+    """The models that can't be trained in the memory of a machine: of one that is named, and of this one.
+
+    `root` is the project's folder.
+    """
     planned: list[Violation] = []
     here: list[Violation] = []
     fields = Fields()
@@ -119,7 +124,7 @@ def too_large(recipe: Recipe, machines: Machines) -> tuple[list[Violation], list
             continue
         machine = machines.find(f"{word.name}-{TrainSection.tag}", word.name) or Machine()
         tokenizer = word.vocabulary.origin if fields.has(word, "vocabulary.origin") else None
-        size = tokenizer.vocab_size if isinstance(tokenizer, TrainedTokenizer) else 0
+        size = (None if tokenizer is None else rows_for(tokenizer, root)) or 0
         reason = refusal(word.network, word.objective, word.training, word.parallelism, size, machine)
         if reason is not None:
             found = here if machine.memory_gb is None else planned

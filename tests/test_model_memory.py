@@ -1,4 +1,6 @@
+import json
 import logging
+from pathlib import Path
 
 import pytest
 from tiny_recipe import BASE, RECIPE
@@ -29,11 +31,11 @@ def held(vocab_size=32_000, **changes):
     return memory.rank_bytes(run.network, run.training, run.parallelism, vocab_size)
 
 
-def refused(model, machine=None):
+def refused(model, machine=None, root=Path()):
     machines = Machines({"default": machine or Machine()}, "")
     return [
         [(each.path, each.reason) for each in found]
-        for found in memory.too_large(Recipe(models=(model,), name="r"), machines)
+        for found in memory.too_large(Recipe(models=(model,), name="r"), machines, root)
     ]
 
 
@@ -90,9 +92,16 @@ def test_a_tokenizer_that_is_not_read_yet_counts_for_nothing():
     assert refused(with_unknown, Machine(device="cpu", memory_gb=103))[0]
 
 
-def test_a_vocabulary_alone_can_be_too_large(monkeypatch):
+def test_a_vocabulary_alone_can_be_too_large(monkeypatch, tmp_path):
     monkeypatch.setattr(hardware, "memory", lambda: 10**9)
     assert refused(evolve(BASE, tokenizer__vocab_size=10_000_000))[1]
+    # As far as it can be read, one that exists counts, too.
+    (tmp_path / "tokenizer").mkdir()
+    vocabulary = {f"t{index}": index for index in range(300_000)}
+    (tmp_path / "tokenizer/tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    taken = evolve(BASE, tokenizer=PretrainedTokenizer(path="tokenizer"))
+    assert refused(evolve(taken, start__hidden_size=64), root=tmp_path) == [[], []]
+    assert refused(evolve(taken, start__hidden_size=1024), root=tmp_path)[1]
 
 
 @pytest.mark.parametrize(

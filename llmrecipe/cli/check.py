@@ -9,17 +9,12 @@ from llmrecipe.cli.listing import named_or_only
 from llmrecipe.cli.recipes import add_argument, find_all, refuse_unmade
 from llmrecipe.cli.render import parameters
 from llmrecipe.plan.planner import plan
-from llmrecipe.pretrained.contents import Damaged
-from llmrecipe.pretrained.place import Missing, locate
-from llmrecipe.pretrained.reading import read
-from llmrecipe.pretrained.tokens import tokens_of
+from llmrecipe.pretrained.rows import rows_for
 from llmrecipe.recipe import names
-from llmrecipe.recipe.kinds import Tokenizer
 from llmrecipe.recipe.model import PretrainedModel, Trained
 from llmrecipe.recipe.quantity import Epochs
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields
-from llmrecipe.recipe.tokenizer import PretrainedTokenizer, TrainedTokenizer
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -56,7 +51,7 @@ def _summary(recipe: Recipe) -> str:
 
 def _facts(model: Trained) -> str:
     batch = f"{model.training.global_batch_size * model.objective.sequence_length:,} tokens"
-    rows = _rows(model.vocabulary.origin)
+    rows = rows_for(model.vocabulary.origin, Path())
     if rows is not None and Fields().has(model, "network"):
         size = f"{parameters(model.network.num_parameters(rows))} parameters"
     else:
@@ -67,23 +62,6 @@ def _facts(model: Trained) -> str:
     else:
         length = f"{_count(model.training.num_steps(model.objective.sequence_length), 'step')} of {batch}"
     return ", ".join([size, length, _count(model.parallelism.world_size, "rank")])
-
-
-def _rows(tokenizer: Tokenizer) -> int | None:
-    """Rows of an embedding for the tokens of a tokenizer; None if that isn't known yet."""
-    try:
-        match tokenizer:
-            case TrainedTokenizer():
-                return tokenizer.vocab_size
-            case PretrainedTokenizer(model=PretrainedModel() as model):
-                return read(model, locate(model, Path()), is_whole=model.hub is None).rows
-            case PretrainedTokenizer(path=str() as path):
-                found = tokens_of(Path(path))
-                return None if found is None else found.count
-    except (Missing, Damaged):
-        # Its stage will say better.
-        pass
-    return None
 
 
 def _count(number: int, noun: str) -> str:

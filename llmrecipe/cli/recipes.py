@@ -117,7 +117,7 @@ def _valid(loaded: Loaded, root: Path, planned: Collection[str], machines: Machi
     """
     recipe, found = completed(loaded.value, root, planned)
     found = [*found, *checks.violations(recipe), *preflight.violations(recipe, root, planned)]
-    too_large, warnings = memory.too_large(recipe, machines) if machines is not None else ([], [])
+    too_large, warnings = memory.too_large(recipe, machines, root) if machines is not None else ([], [])
     found += too_large
     if found:
         raise RecipeError(found)
