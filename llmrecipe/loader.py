@@ -176,7 +176,8 @@ def _factory(module: ModuleType, path: Path, function: str, wanted: type) -> str
         if _is_function(value) and value.__module__ == module.__name__ and not name.startswith("_")
     }
     if not function:
-        function = path.stem if path.stem in own else _only_one(own, path, wanted)
+        # Whoever wrote it: one that is named like its file is meant.
+        function = path.stem if _is_function(vars(module).get(path.stem)) else _only_one(own, path, wanted)
     value = vars(module).get(function)
     if value is None:
         raise LoadError(f"{path}: no function {function!r}{suggestion(function, list(own))}")

@@ -487,6 +487,12 @@ def test_a_function_that_is_wrapped_is_a_function(write, made):
     assert find("other.py:other").reference == "other.py:other"
 
 
+@pytest.mark.parametrize("made", ["functools.partial(base)", "functools.partial(evolve, base())"])
+def test_what_is_called_like_a_function_and_named_like_its_file_is_meant(write, made):
+    write("other.py", "    import functools\n" + whole("base") + f"\n    other = {made}\n")
+    assert find("other.py").value == SMALL
+
+
 def test_what_is_called_like_a_function_can_be_named(write):
     write(
         "a.py", "    import functools\n" + whole("base") + "\n    other = functools.partial(evolve, base(), name='b')\n"
