@@ -183,6 +183,8 @@ def _factory(module: ModuleType, path: Path, function: str, wanted: type) -> str
         raise LoadError(f"{path}: no function {function!r}{suggestion(function, list(own))}")
     if not _is_function(value):
         raise LoadError(f"{path}: {function} is {shown(value)}; a {noun.lower()} is a function that returns a {noun}")
+    if inspect.iscoroutinefunction(value):
+        raise LoadError(f"{path}: {function}() is `async`; a {noun.lower()} is a plain function, by `def` alone")
     if _required(value):
         raise LoadError(
             f"{path}: {function}() needs {', '.join(_required(value))}; a {noun.lower()} is a function without "
@@ -250,7 +252,9 @@ def _user_code(path: Path) -> Iterator[None]:
     """Turn whatever the user's code raises into a `LoadError` that shows where, from the user's file on."""
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         frames = error.__traceback__
         while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
             frames = frames.tb_next

@@ -487,6 +487,18 @@ def test_a_function_that_is_wrapped_is_a_function(write, made):
     assert find("other.py:other").reference == "other.py:other"
 
 
+def test_a_coroutine_is_no_recipe(write):
+    write("other.py", "    async def other(): return None\n")
+    with pytest.raises(LoadError, match=r"other\(\) is `async`; a recipe is a plain function, by `def` alone"):
+        find("other.py")
+
+
+def test_whatever_is_raised_is_told_as_the_files_own(write):
+    write("other.py", "    class Stop(BaseException): pass\n    def other(): raise Stop('enough')\n")
+    with pytest.raises(LoadError, match=r"other\.py: failed with .*Stop: enough"):
+        find("other.py")
+
+
 @pytest.mark.parametrize("made", ["functools.partial(base)", "functools.partial(evolve, base())"])
 def test_what_is_called_like_a_function_and_named_like_its_file_is_meant(write, made):
     write("other.py", "    import functools\n" + whole("base") + f"\n    other = {made}\n")
