@@ -66,6 +66,10 @@ def _damaged_in(folder: Path, only_cards: bool) -> list[Path]:
     entries = sealed["files"]
     read = [name for name in entries if not only_cards or name in (cards.FILE, elsewhere.FILE)]
     damaged = artifacts.unlike({folder / name: entries[name]["sha256"] for name in read})
+    # The name or the size may be what is damaged, also of a file that isn't read.
+    sizes = {folder / name: entry["bytes"] for name, entry in entries.items()}
+    misfits = [path for path, size in sizes.items() if not path.is_file() or path.stat().st_size != size]
+    damaged = list(dict.fromkeys([*damaged, *misfits]))
     # If a file isn't what the manifest says, either may be wrong, and DVC has a digest of both.
     manifest = folder / artifacts.MANIFEST
     is_odd = damaged or sealed["kind"] not in _KINDS

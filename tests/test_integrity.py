@@ -71,6 +71,27 @@ def test_a_stage_that_reads_cards_only_looks_at_cards_only():
         integrity.verify([directory], only_cards=True)
 
 
+def test_a_manifest_is_named_whatever_of_it_is_damaged_if_dvc_knows_it(monkeypatch):
+    """A name or a size that isn't right says first that another file is missing, or damaged."""
+    directory = sealed()
+    manifest = directory / artifacts.MANIFEST
+    whole = manifest.read_bytes()
+    digest = hashlib.md5(whole).hexdigest()
+    monkeypatch.setattr(dvccache, "digest_of", lambda path: digest if path == manifest else None)
+    told = []
+    for bit in range(8 * len(whole)):
+        flip(manifest, bit)
+        for only_cards in (False, True):
+            try:
+                integrity.verify([directory], only_cards=only_cards)
+                artifacts.open_artifact(directory, "tokens")
+            except StageError as error:
+                told.append(str(error))
+        manifest.write_bytes(whole)
+    assert len(told) > 8 * len(whole)
+    assert {reason.partition(":")[0] for reason in told} == {str(manifest)}
+
+
 def test_a_file_that_is_gone_is_damage():
     directory = sealed()
     (directory / "train/00000.ds").unlink()
