@@ -16,9 +16,6 @@ def environment_of(job: Job) -> dict[str, str]:
         if job.machine.deterministic:
             # Else cuBLAS may add up a product's parts in any order.
             found["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        if job.section.parallelism.async_tensor_parallel:
-            # nanotron relies on it where communication overlaps, and anything else would be slower with it.
-            found["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
     added = {name: value for name, value in found.items() if name not in os.environ}
     if job.compiled:
         # torch sets them itself in this process: outside of the project, and to a pool of processes, which would

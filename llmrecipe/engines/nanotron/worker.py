@@ -41,6 +41,9 @@ def main() -> None:
     warnings.simplefilter("ignore", FutureWarning)
     if job.machine.device == "cuda":
         choose_kernels(job.machine)
+    if job.section.parallelism.async_tensor_parallel:
+        # nanotron asks for it where communication overlaps, on a CPU as well; anything else would be slower with it.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     bootstrap.load("cuda" if job.machine.device == "cuda" else "cpu")
     if job.math_library is not None:
         linear.use(job.math_library)

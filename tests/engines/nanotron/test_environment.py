@@ -3,18 +3,17 @@
 import subprocess
 import sys
 
-import attrs
 import pytest
 from tiny_training import NETWORK, section
 
-from llmrecipe import Machine, Parallelism
+from llmrecipe import Machine
 from llmrecipe.engines.nanotron.environment import environment_of
 from llmrecipe.engines.nanotron.job import Job
 
 
-def job(parallelism: Parallelism | None = None, **machine) -> Job:
+def job(**machine) -> Job:
     return Job(
-        section=section(parallelism),
+        section=section(),
         network=NETWORK,
         machine=Machine(**machine),
         name="t-train",
@@ -36,7 +35,7 @@ def job(parallelism: Parallelism | None = None, **machine) -> Job:
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch):
-    for name in ("GLIBC_TUNABLES", "PYTORCH_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG", "CUDA_DEVICE_MAX_CONNECTIONS"):
+    for name in ("GLIBC_TUNABLES", "PYTORCH_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -47,14 +46,6 @@ def test_a_cpu_gets_nothing_that_is_for_gpus():
 def test_a_gpu_is_deterministic_unless_the_machine_says_otherwise():
     assert "CUBLAS_WORKSPACE_CONFIG" in environment_of(job(device="cuda"))
     assert "CUBLAS_WORKSPACE_CONFIG" not in environment_of(job(device="cuda", deterministic=False))
-
-
-def test_connections_are_limited_only_where_communication_overlaps():
-    tensor = Parallelism(tensor=2, micro_batch_size=4, tensor_parallel_mode="reduce_scatter")
-    overlapping = attrs.evolve(tensor, async_tensor_parallel=True)
-
-    assert "CUDA_DEVICE_MAX_CONNECTIONS" not in environment_of(job(tensor, device="cuda"))
-    assert environment_of(job(overlapping, device="cuda"))["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
 
 
 def test_what_the_user_has_set_stays(monkeypatch):
