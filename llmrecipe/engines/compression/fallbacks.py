@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import torch
 from compressed_tensors.utils import patch_attr
+from llmcompressor.entrypoints import utils as entrypoint
 from llmcompressor.modifiers import Modifier
 from llmcompressor.modifiers.gptq import base, gptq_quantize
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
@@ -104,6 +105,8 @@ def counted() -> Iterator[Fallbacks]:
         with (
             patch_attr(base, "quantize_weight", counting),
             patch_attr(gptq_quantize, "factorize_hessian", without_zeros),
+            # In a process with a group of ranks it would set up its log anew, without what hears it here.
+            patch_attr(entrypoint, "configure_distributed_logger", lambda: None),
         ):
             yield found
     finally:

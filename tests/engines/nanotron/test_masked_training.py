@@ -267,6 +267,7 @@ def test_attention_leaves_padding_alone_as_transformers_does(rate, model):
         tensor_parallel_mode=TensorParallelLinearMode.ALL_REDUCE,
         dropper=Dropper(rates=Dropout(attention=rate), seed=0, tensor_group=context.tp_pg, is_sequence_parallel=False),
         recompute=False,
+        compiled=False,
         predicts_context=False,
     )
     # The first of a modern encoder lacks a norm.
