@@ -145,6 +145,7 @@ def job(tokens, **names):
         "state": "",
         "events": "",
         "math_library": None,
+        "compiled": False,
         "start": None,
         "resume": None,
     }
