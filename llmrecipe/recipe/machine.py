@@ -26,8 +26,9 @@ class Machine(Word):
     training that was interrupted differs from a straight one by rounding. CPUs always give the same bits."""
 
     compile: bool = False
-    """Whether a network's layers are compiled as a training starts, which takes half a minute and makes each step
-    faster; on a CPU it takes a C++ compiler. It rounds differently. Layers that drop or are cut over ranks aren't."""
+    """Whether a network's layers are compiled as a training starts, which takes a while and makes each step faster; on
+    a CPU it needs a C++ compiler. It rounds differently. Layers with dropout or shared by tensor-parallel ranks aren't
+    compiled."""
 
     workers: int = attrs.field(default=2, validator=between(1, 10_000))
     """Shards of text that are worked on at once, each by a process; more than a corpus's `shards` don't help."""
