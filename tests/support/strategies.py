@@ -238,34 +238,13 @@ weight_decays = st.just(0.0) | st.floats(1e-38, 10)
 no_decays = st.permutations(["norms", "biases", "embeddings"]).flatmap(
     lambda kinds: st.integers(0, 3).map(lambda count: tuple(kinds[:count]))
 )
-optimizers = (
-    st.builds(
-        optimizer.AdamW,
-        learning_rate=positive,
-        beta1=below_one,
-        beta2=below_one,
-        eps=up_to_one,
-        weight_decay=weight_decays,
-        no_decay=no_decays,
-    )
-    | st.builds(
-        optimizer.Muon,
-        learning_rate=positive,
-        momentum=st.floats(1e-38, 0.9999999),
-        beta1=below_one,
-        beta2=below_one,
-        eps=up_to_one,
-        weight_decay=weight_decays,
-        no_decay=no_decays,
-    )
-    | st.builds(
-        optimizer.SGD,
-        learning_rate=positive,
-        momentum=st.floats(1e-38, 0.9999999),
-        nesterov=st.booleans(),
-        weight_decay=weight_decays,
-        no_decay=no_decays,
-    )
+momenta = st.floats(1e-38, 0.9999999)
+of_optimizers = {"learning_rate": positive, "weight_decay": weight_decays, "no_decay": no_decays}
+of_adam = of_optimizers | {"beta1": below_one, "beta2": below_one, "eps": up_to_one}
+optimizers = st.one_of(
+    st.builds(optimizer.AdamW, **of_adam),
+    st.builds(optimizer.Muon, momentum=momenta, **of_adam),
+    st.builds(optimizer.SGD, momentum=momenta, nesterov=st.booleans(), **of_optimizers),
 )
 roundings = st.builds(scheme.GPTQ, dampening_frac=up_to_one) | st.builds(scheme.RoundToNearest)
 places = st.one_of(
