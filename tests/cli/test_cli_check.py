@@ -1,13 +1,12 @@
 import json
-import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from answering import times_the_floor
 from paths import RECIPES
 
 from llmrecipe.cli.main import main
@@ -237,11 +236,5 @@ print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 
 
 @pytest.mark.parametrize("command", [["check", "quickstart"], ["plan", "quickstart"], ["--help"]])
-def test_the_answer_takes_less_than_half_a_second_of_cpu_time(command):
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "llmrecipe", *command], capture_output=True, check=True, env=os.environ)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.5
+def test_an_answer_costs_little_more_than_what_it_imports(command):
+    assert times_the_floor([sys.executable, "-m", "llmrecipe", *command]) < 6

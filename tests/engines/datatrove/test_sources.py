@@ -160,9 +160,17 @@ def test_the_extracted_text_of_a_crawl_is_taken_as_it_is():
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_web_archive_that_is_cut_short_is_an_error(compressed):
-    path = archive("a.warc.gz" if compressed else "a.warc", [("text/html", page(1).encode())] * 20, compressed)
+    path = archive("a.warc.gz" if compressed else "a.warc", [("text/html", page(1).encode())] * 3, compressed)
     whole = path.read_bytes()
-    for cut in (len(whole) - 100, len(whole) // 2, len(whole) // 3):
+    # Between two records nothing tells that there were more.
+    begin = whole[:10] if compressed else b"WARC/1.0\r\n"
+    records = [match.start() for match in re.finditer(re.escape(begin), whole)]
+    assert len(records) == 6
+    last = records[-1]
+    header = len(whole) if compressed else whole.index(b"\r\n\r\n", last) + 4
+    for cut in (len(whole) - 100, last + 30, last - 30, records[2] + 20, records[3] + 400, header):
+        if cut in (*records, len(whole)):
+            continue
         path.write_bytes(whole[:cut])
         with pytest.raises(StageError, match=r"^a\.warc.*: can't be read as a web archive .*cut short"):
             list(reader_of(WarcFiles(paths=(path.name,))).run())

@@ -14,8 +14,8 @@ from trafilatura.utils import detect_encoding
 from w3lib.encoding import html_to_unicode
 from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
-from warcio.recordloader import ArcWarcRecord
-from warcio.statusandheaders import StatusAndHeadersParserException
+from warcio.recordloader import ArcWarcRecord, ArcWarcRecordLoader
+from warcio.statusandheaders import StatusAndHeaders, StatusAndHeadersParserException
 
 from llmrecipe.engines.datatrove import companions
 from llmrecipe.engines.datatrove.readers.reading import FileReader
@@ -103,7 +103,8 @@ def _records(file: IO[bytes]) -> Iterator[ArcWarcRecord]:
         OSError: the archive ends within a record, which warcio takes for the end of the archive, or stumbles over.
     """
     strict = _Strict(file)
-    records = iter(ArchiveIterator(strict))
+    records = ArchiveIterator(strict)
+    records.loader = _Loader()
     while True:
         try:
             record = next(records, None)
@@ -119,6 +120,16 @@ def _records(file: IO[bytes]) -> Iterator[ArcWarcRecord]:
             raise OSError("it ends within a record")
     if strict.end != _RECORD_END:
         raise OSError("it doesn't end as a record does")
+
+
+class _Loader(ArcWarcRecordLoader):
+    """A record that ends before its page isn't the archive's end, which warcio takes it for."""
+
+    def load_http_headers(self, rec_type: str, uri: str, stream: IO[bytes], length: int) -> StatusAndHeaders | None:
+        try:
+            return super().load_http_headers(rec_type, uri, stream, length)
+        except EOFError as error:
+            raise OSError("it ends within a record") from error
 
 
 class _Strict:
