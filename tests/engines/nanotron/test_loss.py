@@ -3,15 +3,13 @@
 import subprocess
 import sys
 import textwrap
-import weakref
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from live_tensors import Live
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmrecipe.engines.nanotron.port import bootstrap, linear
 
@@ -149,29 +147,6 @@ def test_in_bfloat16_the_loss_of_the_logits_is_exact_and_the_gradient_of_the_wei
     # A rounding to 8 bits, one more where torch rounds once; added up in bfloat16 it would be 64 of them.
     assert near(ours.grad, theirs.grad, 2**-7)
     assert near(layer.weight.grad, weight.grad, 2**-7)
-
-
-class Live(TorchDispatchMode):
-    """Bytes of the tensors that were made within, at their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict[int, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                self._follow(tensor.untyped_storage())
-        self.peak = max(self.peak, sum(self.sizes.values()))
-        return result
-
-    def _follow(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self.sizes:
-            self.sizes[key] = storage.nbytes()
-            weakref.finalize(storage, self.sizes.pop, key)
 
 
 def peak(layer: torch.nn.Module, length: int) -> int:

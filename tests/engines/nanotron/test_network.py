@@ -126,12 +126,14 @@ def test_a_killed_training_with_dropout_continues_bit_for_bit(tokens, tmp_path, 
 def test_attention_with_its_weights_in_sight_is_torchs():
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron.networks import attention
+    from llmrecipe.engines.nanotron.networks.micro_batch import Reach
 
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, heads, 9, 8) for heads in (4, 2, 2))
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    attended = Reach().attended(9, query.device)
 
-    found = attention.attention_with_weights(query, key, value, lambda weights: weights)
+    found = attention.attention_with_weights(query, key, value, lambda weights: weights, attended)
 
     torch.testing.assert_close(found, expected)
     assert NETWORK.num_attention_heads != NETWORK.num_key_value_heads

@@ -167,6 +167,6 @@ class DecoderNetwork(LlamaForTraining):
         return self.model.final_layer_norm(input=states["hidden_states"])["hidden_states"]
 
     def get_block_compute_costs(self) -> dict[Any, int]:
-        """Multiplications by token, by which it spreads the blocks over a pipeline."""
+        """Multiplications by token, by which nanotron spreads the blocks over a pipeline."""
         output = self.config.hidden_size * self.config.vocab_size
         return {self.layer: self.network.layer_cost, self.model.lm_head.module_builder: output}
