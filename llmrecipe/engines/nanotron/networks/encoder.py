@@ -138,7 +138,7 @@ class Stack(nn.Module):
 
         Args:
             input_ids: `[batch, length]`.
-            input_mask: `[batch, length]`, true where there is a token to be read.
+            input_mask: `[batch, length]`, all true: every token of a training sequence is read.
             positions: `[labels]`, `place × batch + sample`.
             is_context: `[labels]`, whether the token before the place is to be predicted.
 

@@ -163,12 +163,9 @@ class EncoderLayer(nn.Module, abc.ABC):
 
     def _attended(self, mask: torch.Tensor) -> torch.Tensor | None:
         """Whether a token (third dimension) reads another (fourth); None where each reads all."""
-        # A kernel without a mask is faster, and every token of a training sequence counts.
-        attended = None if mask.all() else mask[:, None, None, :]
-        if self.reach is not None and self.reach < mask.shape[1]:
-            near = within(mask.shape[1], self.reach, self.reach, mask.device)
-            attended = near if attended is None else attended & near
-        return attended
+        if self.reach is None or self.reach >= mask.shape[1]:
+            return None
+        return within(mask.shape[1], self.reach, self.reach, mask.device)
 
     def _attention(self, states: torch.Tensor, attended: torch.Tensor | None, samples: Sequence[int]) -> torch.Tensor:
         heads = self.qkv_proj(states).unflatten(-1, (-1, self.head_dim))
