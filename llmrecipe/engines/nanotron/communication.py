@@ -28,6 +28,7 @@ _COLLECTIVES = (
     "all_reduce_coalesced",
     "all_gather_into_tensor",
     "all_gather_coalesced",
+    "reduce",
     "reduce_scatter_tensor",
     "reduce_scatter_coalesced",
     "broadcast",

@@ -46,7 +46,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         # nanotron's trainer looks these up in its module and offers no other way in.
         nanotron.trainer.load_optimizer = load_optimizer
         nanotron.trainer.init_optimizer_and_grad_accumulator = functools.partial(
-            init_optimizer_and_grad_accumulator, self.training.optimizer, self._is_frozen
+            init_optimizer_and_grad_accumulator, job.section, self._is_frozen
         )
         nanotron.trainer.lr_scheduler_builder = self._build_scheduler
         super().__init__(str(self.state.nanotron_config), model_class=network_of(job))
@@ -157,7 +157,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         for name, gradient in found.items():
             if self._is_frozen(name):
                 gradient.zero_()
-        norm = gradients.global_norm(self.unwrapped_model, found, self.parallel_context)
+        norm = gradients.global_norm(self.unwrapped_model, found, self.grad_accumulator, self.parallel_context)
         losses = self._losses(outputs)
         known = {
             "step": self.iteration_step,
