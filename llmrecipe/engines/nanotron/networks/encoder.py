@@ -50,6 +50,7 @@ class EncoderNetwork(NanotronModel):
             recompute=options.recompute,
             compiled=options.compiled,
             predicts_context=options.predicts_context,
+            pads=options.pads,
         )
         p2p = P2P(parallel_context.pp_pg, device=torch.device(options.device))
         self.model = Stack(self.around, p2p, config.vocab_size)
@@ -138,7 +139,7 @@ class Stack(nn.Module):
 
         Args:
             input_ids: `[batch, length]`.
-            input_mask: `[batch, length]`, all true: every token of a training sequence is read.
+            input_mask: `[batch, length]`, true where there is a token to be read.
             positions: `[labels]`, `place × batch + sample`.
             is_context: `[labels]`, whether the token before the place is to be predicted.
 
