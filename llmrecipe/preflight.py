@@ -89,13 +89,24 @@ def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:
     for path, word in names.words(recipe, recipe.name):
         if isinstance(word, Trained):
             found.extend(_layout_warnings(path, word.parallelism, on_cpu, gpus))
-            if on_cpu and word.training.precision == "bfloat16" and not _multiplies_bfloat16():
-                reason = (
-                    "'bfloat16' is many times slower than 'float32' on this CPU, which lacks avx512_bf16; use "
-                    'precision="float32", which gives another model, or another machine'
-                )
-                found.append(Violation(f"{path}.training.precision", reason))
+            found.extend(_precision_warnings(path, word.training.precision, on_cpu))
     return found
+
+
+def _precision_warnings(path: str, precision: str, on_cpu: bool) -> Iterator[Violation]:
+    if on_cpu and precision == "bfloat16" and not _multiplies_bfloat16():
+        reason = (
+            "'bfloat16' is many times slower than 'float32' on this CPU, which lacks avx512_bf16; use "
+            'precision="float32", which gives another model, or another machine'
+        )
+        yield Violation(f"{path}.training.precision", reason)
+    if not on_cpu and precision == "float32":
+        # TF32, by which GPUs multiply float32 faster, keeps three digits of it, so it is never switched on.
+        reason = (
+            "'float32' is many times slower than 'bfloat16' on a GPU, whose units for matrices multiply no such "
+            'numbers; use precision="bfloat16", which gives another model'
+        )
+        yield Violation(f"{path}.training.precision", reason)
 
 
 def _layout_warnings(path: str, parallelism: Parallelism, on_cpu: bool, gpus: int) -> Iterator[Violation]:

@@ -35,7 +35,8 @@ class Anomalies(Word):
     """Which steps are not learned from: those with a loss or gradient that isn't finite, and spikes on request."""
 
     action: Literal["stop", "skip"] = "stop"
-    """`stop` ends the run before the step; `skip` continues with the next batch, also where `stop` has ended a run."""
+    """`stop` ends the run, and keeps nothing of the step; `skip` continues with the next batch, also where `stop` has
+    ended a run. To skip, a GPU has to wait until each step is judged."""
 
     spike_sigmas: float | None = attrs.field(default=None, validator=greater_than(0, 1e6))
     """A loss or norm so many standard deviations above its mean is a spike too, such as 6; None for no limit."""

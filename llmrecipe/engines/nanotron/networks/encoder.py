@@ -49,6 +49,7 @@ class EncoderNetwork(NanotronModel):
             recompute=options.recompute,
             compiled=options.compiled,
             predicts_context=options.predicts_context,
+            pads=options.pads,
         )
         p2p = P2P(parallel_context.pp_pg, device=torch.device(options.device))
         self.model = Stack(self.around, p2p, config.vocab_size, options)
