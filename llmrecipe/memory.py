@@ -30,7 +30,7 @@ def rank_bytes(network: Network, training: Training, parallelism: Parallelism, v
     rows = network.padded_vocab_size(vocab_size)
     weights = network.num_parameters(rows)
     learned = weights if training.parameters == "all" else rows * network.hidden_size
-    is_wide = training.precision == "float32"
+    is_wide = training.number_format == "float32"
     # In bfloat16 there are also float32 copies of the weights and of the gradients, into which micro-batches add up.
     gradients, optimized = (4, 0) if is_wide else (2 + 4, 4)
     optimized += 4 * training.optimizer.states_per_weight
@@ -49,7 +49,7 @@ def sequence_bytes(
     """
     rows = 0 if objective.is_masked else network.padded_vocab_size(vocab_size)
     kept = network.num_layers * network.hidden_size if training.parameters == "all" else 0
-    width = 4 if training.precision == "float32" else 2
+    width = 4 if training.number_format == "float32" else 2
     # Tensor-parallel ranks share the logits, and hold equal inputs of layers unless they spread those too.
     each = kept * width * (parallelism.tensor // parallelism.sequence_step) + rows * 4
     return objective.sequence_length * each // (parallelism.tensor * parallelism.pipeline)
