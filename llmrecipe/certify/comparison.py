@@ -33,8 +33,8 @@ ROUNDING = {
     "float32": Tolerance(loss=1e-5, weights=1e-4),
     # With 8 significant bits: a weight near 1, such as a norm's, may end four of its last places away.
     "bfloat16": Tolerance(loss=5e-3, weights=2**-5),
-    # Weights as in bfloat16. What a product rounds to 4 significant bits, a last place of bfloat16 can tip over.
-    "float8": Tolerance(loss=5e-3, weights=2**-5),
+    # Weights are as in bfloat16, and a last place of that may decide to which 4 significant bits a product rounds.
+    "float8": Tolerance(loss=5e-3, weights=2**-4),
 }
 """Of another layout, which adds the same numbers in another order; by the training's precision."""
 

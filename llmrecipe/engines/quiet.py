@@ -23,16 +23,17 @@ def _initialize_hidden(self: tqdm, *arguments: Any, **options: Any) -> None:
 
 
 _UNUSED = {
-    # On a machine without CUDA's libraries; of kernels for formats that nothing here computes in.
+    # On a machine without CUDA's libraries, of kernels for formats that nothing here computes in.
     "torchao": "Failed to load ",
+    "torchao.kernel.intmm": "Detected no triton, ",
     # Of what torchao registers with torch.
     "torch.utils._pytree": "Calling register_constant() on Enum subclasses is deprecated",
 }
-"""What torchao and torch log as torchao is imported, by logger; transformers imports it wherever it is installed."""
+"""What is logged as torchao is imported, by logger; transformers imports it wherever it is installed."""
 
 
 def hide_unused_kernels() -> None:
-    """Hide in this process that kernels of torchao's can't be loaded which nothing here uses."""
+    """Hide in this process that torchao can't load kernels which nothing here uses."""
     for name in _UNUSED:
         logging.getLogger(name).addFilter(_is_of_use)
 

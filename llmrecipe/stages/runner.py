@@ -141,10 +141,9 @@ def run_stage(
     with exclusive(layout.SCRATCH / f"{name}.lock", f"running {name}"), artifacts.replacing(output) as temporary:
         # Only now: a second writer shouldn't wait for either to be refused, the reading or the heavy libraries.
         integrity.verify(inputs.values(), only_cards=cls.reads_only_cards)
-        from llmrecipe.engines.quiet import hide_progress_bars, hide_unused_kernels
+        from llmrecipe.engines.quiet import hide_progress_bars
 
         hide_progress_bars()
-        hide_unused_kernels()
         run: Callable[[StageContext[Section]], None] = importlib.import_module(
             cls.module or f"llmrecipe.stages.{kind}"
         ).run

@@ -15,7 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler, 
 from llmrecipe.engines.device import choose_kernels
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.port import bootstrap, linear
-from llmrecipe.engines.quiet import hide_progress_bars, hide_unused_kernels
+from llmrecipe.engines.quiet import hide_progress_bars
 from llmrecipe.errors import StageError
 from llmrecipe.foreign import ForeignFormatter
 from llmrecipe.launch.process import keep_freed_memory
@@ -35,7 +35,6 @@ def main() -> None:
     fcntl.flock(lock, fcntl.LOCK_SH)
     _set_up_log(job)
     hide_progress_bars()
-    hide_unused_kernels()
     keep_freed_memory()
     torch.set_num_threads(job.section.parallelism.threads_per_rank)
     # Names of torch that will change one day, as nanotron calls them.
