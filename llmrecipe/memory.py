@@ -30,7 +30,7 @@ def rank_bytes(network: Network, training: Training, parallelism: Parallelism, v
     rows = network.padded_vocab_size(vocab_size)
     weights = network.num_parameters(rows)
     learned = weights if training.parameters == "all" else rows * network.hidden_size
-    is_wide = training.precision == "float32"
+    is_wide = training.number_format == "float32"
     # In bfloat16 there are also float32 copies of the weights and of the gradients, into which micro-batches add up.
     gradients, optimized = (4, 0) if is_wide else (2 + 4, 4)
     optimized += 4 * training.optimizer.states_per_weight
@@ -50,7 +50,7 @@ def sequence_bytes(network: Network, objective: Objective, training: Training, p
     # Tensor-parallel ranks hold equal inputs of layers unless they spread those, and each the whole of that gradient.
     states = layers * parallelism.tensor // parallelism.sequence_step
     states += 0 if objective.is_masked else parallelism.tensor
-    width = 4 if training.precision == "float32" else 2
+    width = 4 if training.number_format == "float32" else 2
     each = states * network.hidden_size * width
     return objective.sequence_length * each // (parallelism.tensor * parallelism.pipeline)
 

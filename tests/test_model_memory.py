@@ -47,6 +47,7 @@ def refused(model, machine=None, root=Path()):
         ({"training__optimizer": optimizer.SGD(learning_rate=1, momentum=0)}, 4 + 4),
         # In bfloat16: weights and gradients, and in float32 gradients, weights and the two means.
         ({"training__precision": "bfloat16"}, 2 + 2 + 4 + 4 + 8),
+        ({"training__precision": "float8"}, 2 + 2 + 4 + 4 + 8),
         ({"parallelism": Parallelism(tensor=4, pipeline=2)}, 16 / 8),
         ({"parallelism": Parallelism(data=4)}, 16),
         ({"parallelism": Parallelism(data=4, zero_stage=1)}, 4 + 4 + 8 / 4),
@@ -109,6 +110,7 @@ def test_a_vocabulary_alone_can_be_too_large(monkeypatch, tmp_path):
     [
         ({}, 33 * 4096 * 4),
         ({"training__precision": "bfloat16"}, 33 * 4096 * 2),
+        ({"training__precision": "float8"}, 33 * 4096 * 2),
         ({"training__parameters": "head"}, 4096 * 4),
         ({"parallelism": Parallelism(tensor=4)}, 33 * 4096 * 4),
         ({"parallelism": Parallelism(tensor=4, tensor_parallel_mode="reduce_scatter")}, (32 / 4 + 1) * 4096 * 4),

@@ -324,6 +324,17 @@ def test_float32_on_a_gpu_gets_a_warning(machine):
     assert warned(Machine(device="cpu"), training__precision="float32") == {}
 
 
+def test_float8_gets_a_warning_on_a_cpu_and_without_its_package(machine, monkeypatch):
+    path = "small.models[0].training.precision"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    machine(cores=64, gpus=0, flags="avx512_bf16")
+    assert "'float8' is emulated on a CPU" in warned(training__precision="float8")[path]
+    machine(cores=64, gpus=1)
+    assert warned(training__precision="float8") == {}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "`pip install 'llmrecipe[float8]'`" in warned(training__precision="float8")[path]
+
+
 @pytest.mark.parametrize(
     ("where", "reason"),
     [

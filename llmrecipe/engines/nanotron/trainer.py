@@ -90,6 +90,14 @@ class Trainer(nanotron.trainer.DistributedTrainer):
         keep_buckets(model)
         if self.job.section.parallelism.async_tensor_parallel:
             overlap(model)
+        if self.training.precision == "float8":
+            # Of an optional package.
+            from llmrecipe.engines.nanotron.port import float8
+
+            float8.use_in(
+                model.module if isinstance(model, DistributedDataParallel) else model,
+                but_for=architecture_of(self.job.network).head,
+            )
         return model
 
     def post_init(self) -> None:
