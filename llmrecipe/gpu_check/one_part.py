@@ -1,13 +1,13 @@
 """One part of the check, in a process of its own: `python -m llmrecipe.gpu_check.one_part NAME FOLDER FILE SCALE`."""
 
 import importlib
+import json
 import logging
 import sys
 from pathlib import Path
 
 import attrs
 
-from llmrecipe import artifacts
 from llmrecipe.errors import LLMRecipeError
 from llmrecipe.gpu_check import scale
 
@@ -22,7 +22,8 @@ def main() -> int:
     except LLMRecipeError as error:
         print(error, file=sys.stderr)
         return 1
-    artifacts.write_json(Path(file), attrs.asdict(outcome) | {"status": outcome.status})
+    # In its order, which is that of the tables.
+    Path(file).write_text(json.dumps(attrs.asdict(outcome) | {"status": outcome.status}), encoding="utf-8")
     return 0
 
 

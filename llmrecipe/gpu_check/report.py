@@ -49,19 +49,19 @@ def show(findings: Sequence[Finding]) -> None:
     for finding in findings:
         for title, rows in finding.tables.items():
             if rows:
-                console.print(_table(f"{finding.name}: {title}", rows), "")
+                console.print(Text(f"{finding.name}: {title}", "bold"), _table(rows), "", sep="\n")
     verdicts = [
         {"part": each.name, "asks for": each.title, "verdict": each.status, "seconds": each.seconds}
         for each in findings
     ]
-    console.print(_table("verdicts", verdicts))
+    console.print(Text("verdicts", "bold"), _table(verdicts), sep="\n")
     for finding in findings:
         for reason in finding.reasons:
             console.print(Text(foreign(f"{finding.name}: {reason}")))
 
 
-def _table(title: str, rows: Sequence[Row]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(box=None, pad_edge=False)
     # A row may lack what couldn't be measured.
     columns = list(dict.fromkeys(name for row in rows for name in row))
     for name in columns:

@@ -1,10 +1,11 @@
 """How large everything is: for a GPU, and in small for a dry run on a CPU."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
 from llmrecipe.recipe.corpus import Corpus
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import Trained
 from llmrecipe.recipe.networks.llama import Llama
@@ -46,7 +47,7 @@ class Case:
         """Tokens of a step."""
         return self.sequences * self.sequence_length
 
-    def model(self, **parallelism: int) -> Trained:
+    def model(self, **parallelism: Any) -> Trained:
         """The case as a recipe has it; what it would be made from is never read."""
         return Trained(
             name="check",
@@ -77,6 +78,12 @@ class Scale:
 
     small: Case
     """Trained on the device and on the CPU, and over several ranks."""
+
+    precisions: tuple[Precision, ...]
+    """In which it is trained on both."""
+
+    layouts: tuple[Literal["data", "tensor", "pipeline"], ...]
+    """By which two ranks share it."""
 
     exact: Case
     """Trained twice and interrupted; in large enough pieces that sums on a GPU meet in any order, if they may."""
@@ -115,8 +122,8 @@ _BILLION = Llama(
 )
 
 
-def _of_memory(name: str, network: Llama, micro_batch: int, vocab_size: int = 32_000, **fields: object) -> Case:
-    return Case(  # type: ignore[arg-type]
+def _of_memory(name: str, network: Llama, micro_batch: int, vocab_size: int = 32_000, **fields: Any) -> Case:
+    return Case(
         name=name,
         network=network,
         vocab_size=vocab_size,
@@ -127,7 +134,7 @@ def _of_memory(name: str, network: Llama, micro_batch: int, vocab_size: int = 32
     )
 
 
-_CASE = Case(
+_SMALL_CASE = Case(
     name="small",
     network=_SMALL,
     vocab_size=512,
@@ -139,10 +146,12 @@ _CASE = Case(
 
 ON_GPU = Scale(
     device="cuda",
-    small=_CASE,
+    small=_SMALL_CASE,
+    precisions=("float32", "bfloat16"),
+    layouts=("data", "tensor", "pipeline"),
     exact=Case(
         name="exact",
-        network=attrs.evolve(_MIDDLE, num_layers=4),
+        network=evolve(_MIDDLE, num_layers=4),
         vocab_size=4096,
         sequence_length=1024,
         sequences=8,
@@ -188,11 +197,13 @@ _TINY = Case(
 DRY = Scale(
     device="cpu",
     small=_TINY,
-    exact=attrs.evolve(_TINY, steps=40),
+    precisions=("bfloat16",),
+    layouts=("tensor",),
+    exact=attrs.evolve(_TINY, steps=20),
     machines=(Machine(device="cpu", checkpoint_interval=5, log_level="warning"),),
     memory=(_TINY,),
     large=_TINY,
     micro_batches=(2,),
     new_tokens=4,
 )
-"""All parts within a minute or two: what they say of speed and memory means nothing."""
+"""A little of everything, within a minute or two: what they say of speed and memory means nothing."""

@@ -51,7 +51,7 @@ def made_tokens(folder: Path, case: Case) -> Path:
     return write_tokens(folder, splits, vocab_size=case.vocab_size)
 
 
-def trained(case: Case, tokens: Path, folder: Path, machine: Machine, **parallelism: int) -> FinishedRun:
+def trained(case: Case, tokens: Path, folder: Path, machine: Machine, **parallelism: Any) -> FinishedRun:
     """The finished training of a case, its state in `folder`.
 
     Raises:

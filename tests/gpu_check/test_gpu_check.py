@@ -114,6 +114,8 @@ def test_what_is_asked_of_a_gpu_is_what_was_agreed():
     assert ON_GPU.micro_batches == (1, 2, 4, 8)
     assert len({attrs.astuple(case, recurse=False) for case in ON_GPU.memory}) == 8
     assert {case.precision for case in ON_GPU.memory} == {"float32", "bfloat16"}
+    assert ON_GPU.precisions == ("float32", "bfloat16")
+    assert ON_GPU.layouts == ("data", "tensor", "pipeline")
     assert ON_GPU.new_tokens == 64
     assert {machine.deterministic for machine in ON_GPU.machines} == {True, False}
 

@@ -23,9 +23,7 @@ from llmrecipe.gpu_check.outcome import Outcome, Row
 from llmrecipe.gpu_check.scale import Scale
 from llmrecipe.recipe.machine import Machine
 
-_SHAPE = 2, 8, 1024, 64
-"""Sequences, heads, tokens and width of a head."""
-
+_HEADS, _LENGTH, _HEAD_DIM = 8, 1024, 64
 
 _FLASH, _EFFICIENT = SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION
 
@@ -42,6 +40,8 @@ def run(scale: Scale, folder: Path) -> Outcome:
     }
     useful: dict[str, Callable[[], str]] = {
         "memory-efficient attention": lambda: _attention(_EFFICIENT, device),
+        # Else float32 attention of grouped queries holds all weights of all heads.
+        "the same of grouped queries in float32": lambda: _attention(_EFFICIENT, device, torch.float32, heads=2),
         "cuDNN's attention": lambda: _attention(SDPBackend.CUDNN_ATTENTION, device),
         "launcher": _launcher,
         "compiler": lambda: _place_of(os.environ.get("CXX", "g++")),
@@ -103,24 +103,27 @@ def _place_of(program: str) -> str:
     return found
 
 
-def _attention(kernel: SDPBackend, device: str) -> str:
-    _gradients(kernel, device)
+def _attention(kernel: SDPBackend, device: str, dtype: torch.dtype = torch.bfloat16, heads: int = _HEADS) -> str:
+    _gradients(kernel, device, dtype, heads)
     return "forward and backward"
 
 
 def _exact_attention(kernel: SDPBackend, device: str) -> str:
     choose_kernels(Machine())
-    if not torch.equal(_gradients(kernel, device), _gradients(kernel, device)):
+    first, second = (_gradients(kernel, device, torch.bfloat16, _HEADS) for _ in range(2))
+    if not all(map(torch.equal, first, second)):
         raise StageError("two backward passes differ, though deterministic kernels are chosen")
     return "the same bits in two backward passes"
 
 
-def _gradients(kernel: SDPBackend, device: str) -> torch.Tensor:
-    """Of queries, keys and values, of causal attention in bfloat16."""
+def _gradients(kernel: SDPBackend, device: str, dtype: torch.dtype, heads: int) -> tuple[torch.Tensor, ...]:
+    """Of queries, and of so many keys and values, of causal attention."""
     draw = torch.Generator().manual_seed(0)
-    drawn = torch.randn(4, *_SHAPE, generator=draw).to(device, torch.bfloat16)
-    states = drawn[:3].requires_grad_()
+    query, key, value, weights = (
+        torch.randn(2, count, _LENGTH, _HEAD_DIM, generator=draw).to(device, dtype)
+        for count in (_HEADS, heads, heads, _HEADS)
+    )
+    states = [state.requires_grad_() for state in (query, key, value)]
     with sdpa_kernel(kernel):
-        given = scaled_dot_product_attention(*states, is_causal=True)
-    (found,) = torch.autograd.grad(given, states, drawn[3])
-    return found
+        given = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=heads != _HEADS)
+    return torch.autograd.grad(given, states, weights)

@@ -11,8 +11,6 @@ from llmrecipe.gpu_check.training import loss_difference, made_tokens, trained
 ALLOWED = 1e-4
 """How far the loss of any step may be from one rank's."""
 
-_DEGREES = ("data", "tensor", "pipeline")
-
 
 def run(scale: Scale, folder: Path) -> Outcome:
     """The small model on one rank, and on two of each kind."""
@@ -21,7 +19,7 @@ def run(scale: Scale, folder: Path) -> Outcome:
     tokens = made_tokens(folder / "tokens", scale.small)
     alone = trained(scale.small, tokens, folder / "alone", scale.machine)
     rows, failures = [], []
-    for degree in _DEGREES:
+    for degree in scale.layouts:
         found = trained(scale.small, tokens, folder / degree, scale.machine, **{degree: 2})
         difference = loss_difference(found, alone)
         rows.append({"ranks": f"{degree} 2", "largest difference": difference, "allowed": ALLOWED})

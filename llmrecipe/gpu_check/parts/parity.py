@@ -17,7 +17,8 @@ def run(scale: Scale, folder: Path) -> Outcome:
     """The same run on both, in each number format."""
     tokens = made_tokens(folder / "tokens", scale.small)
     rows, failures = [], []
-    for precision, allowed in ALLOWED.items():
+    for precision in scale.precisions:
+        allowed = ALLOWED[precision]
         case = attrs.evolve(scale.small, precision=precision)
         here, on_cpu = (
             trained(case, tokens, folder / f"{precision}-{place}", evolve(scale.machine, device=device))

@@ -1,6 +1,7 @@
 """How fast the large model learns, and where the time goes."""
 
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -43,7 +44,7 @@ def run(scale: Scale, folder: Path) -> Outcome:
     )
 
 
-def speed_of(case: Case, found: Measured, peak: float) -> Row:
+def speed_of(case: Case, found: Measured, peak: float) -> dict[str, Any]:
     """Tokens a second, with the shares of the device's peak, and the memory that it took."""
     size = {"tokens": case.tokens, "length": case.sequence_length}
     needed = work.step_flops(case.network, case.vocab_size, **size, predicted=1.0)
