@@ -41,7 +41,7 @@ def _runs(scale: Scale, machine: Machine, tokens: Path, folder: Path) -> dict[st
     expected = straight.train()
 
     def compared(run: Run, found: list[Row]) -> tuple[Column, ...]:
-        difference, _ = weights_difference(straight.checkpoint, run.checkpoint)
+        difference = weights_difference(straight.checkpoint, run.checkpoint)
         return compare(expected, found, difference, EXACT if machine.deterministic else rounding)
 
     interval = machine.checkpoint_interval

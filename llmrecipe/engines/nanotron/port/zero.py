@@ -20,6 +20,8 @@ from nanotron.optim.zero import ZeroDistributedOptimizer
 Ranges = dict[int, tuple[int, int]]
 """By rank, the first of a weight's numbers that it updates, and the one after the last."""
 
+Way = Literal["scatter", "reduce", "all"]
+
 
 @attrs.frozen
 class Exchange:
@@ -34,7 +36,7 @@ class Exchange:
     weights: tuple[str, ...]
     """What they are the gradients of."""
 
-    way: Literal["scatter", "reduce", "all"]
+    way: Way
     """Each rank gets an equal part; `owner` gets all; every rank gets all, and updates a part."""
 
     owner: int = 0
@@ -88,7 +90,7 @@ class Plan:
             if name in self.owners or name in self.shared:
                 close()
                 start, end = end, end + size
-                way = "reduce" if name in self.owners else "all"
+                way: Way = "reduce" if name in self.owners else "all"
                 found.append(Exchange(start, end, (name,), way, self.owners.get(name, 0)))
                 start = end
                 continue
