@@ -71,8 +71,7 @@ class CausalAttention(nn.Module):
         if drop is not None:
             output = attention_with_weights(query, key, value, drop, reach.attended(query.shape[2], query.device))
         else:
-            is_grouped = self.heads != self.key_value_heads
-            output = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=is_grouped)
+            output = _causal(query, key, value)
         return self.o_proj(output.permute(2, 0, 1, 3).flatten(2))
 
     def _rotated(self, heads: torch.Tensor, positions: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
@@ -90,6 +89,16 @@ class CausalAttention(nn.Module):
         if self.mode is TensorParallelLinearMode.ALL_REDUCE:
             weight = differentiable_identity(weight, group=self.group)
         return functional.rms_norm(heads, heads.shape[-1:], weight, norm.eps)
+
+
+def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Attention of `[batch, heads, length, dim]` to all that comes before, grouped queries included."""
+    kept, is_grouped = query.dtype, query.shape[1] != key.shape[1]
+    if query.device.type == "cpu":
+        # In bfloat16 the kernel for CPUs takes a quarter longer than in float32, copies included.
+        query, key, value = query.float(), key.float(), value.float()
+    output = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=is_grouped)
+    return output.to(kept)
 
 
 def attention_with_weights(
