@@ -45,8 +45,8 @@ class OutputLayer(TensorParallelColumnLinear):
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """All of them at once, float32 `[…, vocabulary / ranks]`, padding included."""
         # Weights may be stored in a narrower format than the states are computed in.
-        weight, bias = (x if x is None else x.to(states.dtype) for x in (self.weight, self.bias))
-        return linear(states, weight, bias).float()
+        bias = None if self.bias is None else self.bias.to(states.dtype)
+        return linear(states, self.weight.to(states.dtype), bias).float()
 
     def losses(
         self, states: torch.Tensor, labels: torch.Tensor, scales: torch.Tensor, z_scales: torch.Tensor
