@@ -6,6 +6,7 @@ square.
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import cast
 
 import attrs
 import torch
@@ -95,7 +96,9 @@ def spanned_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
         # One kernel for all documents and the window, which knows 16 bits only, and in torch 2.11 no grouped queries.
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
         longest, reach = max(spans.lengths), -1 if spans.window is None else spans.window - 1
-        return varlen_attn(query, key, value, spans.bounds, spans.bounds, longest, longest, window_size=(reach, 0))
+        begins = spans.bounds
+        output = varlen_attn(query, key, value, begins, begins, longest, longest, window_size=(reach, 0))
+        return cast(torch.Tensor, output)
     # Not slices: the gradient of each would be as large as all tokens.
     queries, keys, values = (x.split([piece.length for piece in spans.pieces]) for x in (query, key, value))
     outputs = []
@@ -106,7 +109,7 @@ def spanned_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
 
 
 def _joined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
 
 
 def _of_piece(
