@@ -87,15 +87,17 @@ class Plan:
         for name, size in self.sizes.items():
             if name in self.owners or name in self.shared:
                 close()
-                start, end = end, end + size
-                way = "reduce" if name in self.owners else "all"
-                found.append(Exchange(start, end, (name,), way, self.owners.get(name, 0)))
+                end += size
+                if name in self.owners:
+                    found.append(Exchange(start, end, (name,), "reduce", self.owners[name]))
+                else:
+                    found.append(Exchange(start, end, (name,), "all"))
                 start = end
-                continue
-            run.append(name)
-            end += size
-            if end - start >= self.at_least:
-                close()
+            else:
+                run.append(name)
+                end += size
+                if end - start >= self.at_least:
+                    close()
         close()
         return tuple(found)
 
