@@ -100,6 +100,31 @@ def test_numbers_that_are_not_finite_are_not_lost(port):
         assert not port.linear(x, torch.ones(16, 32, dtype=torch.bfloat16))[3].isfinite().any()
 
 
+def products(multiply, shape: tuple[int, ...] = (2, 16, 64), device: str = "cpu") -> list[torch.Tensor]:
+    """The output and both gradients of the same numbers every time."""
+    torch.manual_seed(0)
+    inputs = (torch.randn(shape), torch.randn(48, 64))
+    x, weight = (tensor.to(device, torch.bfloat16).requires_grad_() for tensor in inputs)
+    found = multiply(x, weight)
+    found.square().sum().backward()
+    return [found.detach(), x.grad, weight.grad]
+
+
+def test_the_kernel_of_gpus_gives_what_the_emulation_gives(port, monkeypatch):
+    """torch has one of that name for CPUs."""
+    emulated = products(port.linear)
+    monkeypatch.setattr(port, "_EMULATED", port._BY_HARDWARE)
+    for one, other in zip(products(port.linear), emulated, strict=True):
+        assert_close(one, other.double())
+
+
+def test_the_kernel_of_gpus_takes_what_it_is_given_by_a_recipe_and_nothing_else(port):
+    """torch asks of tensors without values what its kernel asks of those on a GPU."""
+    assert [each.shape for each in products(port.linear, device="meta")] == [(2, 16, 48), (2, 16, 64), (48, 64)]
+    with pytest.raises(RuntimeError, match="divisible by 16"):
+        products(port.linear, (3, 7, 64), device="meta")
+
+
 @pytest.mark.parametrize("network", [NETWORK, BERT], ids=["decoder", "encoder"])
 def test_hidden_layers_multiply_in_float8_and_no_embedding_and_no_head_does(
     tokens, tmp_path, monkeypatch, port, network
@@ -176,15 +201,6 @@ def test_layouts_agree_to_rounding(tokens, tmp_path, straight, layout):
 
 @pytest.mark.slow
 def test_compiled_layers_round_alike(port):
-    torch.manual_seed(0)
-    inputs = [torch.randn(32, 64).bfloat16(), torch.randn(48, 64).bfloat16()]
-
-    def products(multiply) -> list[torch.Tensor]:
-        x, weight = (tensor.clone().requires_grad_() for tensor in inputs)
-        found = multiply(x, weight)
-        found.sum().backward()
-        return [found.detach(), x.grad, weight.grad]
-
     for one, other in zip(products(torch.compile(port.linear)), products(port.linear), strict=True):
         assert_close(one, other.double())
 
