@@ -32,7 +32,7 @@ class Part:
 
 
 PARTS = (
-    Part("backends", "libraries and kernels", 120),
+    Part("backends", "libraries and kernels", 240),
     Part("parity", "the same losses as on the CPU", 240),
     Part("exactness", "the same bits again, and after a kill", 420),
     Part("memory", "as much memory as the formula says", 480),
