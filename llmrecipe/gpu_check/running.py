@@ -33,13 +33,13 @@ class Part:
 
 PARTS = (
     Part("backends", "libraries and kernels", 240),
-    Part("parity", "the same losses as on the CPU", 240),
-    Part("exactness", "the same bits again, and after a kill", 420),
+    Part("parity", "the same losses as on the CPU", 480),
+    Part("exactness", "the same bits again, and after a kill", 600),
     Part("memory", "as much memory as the formula says", 480),
     Part("speed", "speed of a large model, and where its time goes", 600),
     Part("speedups", "what each choice makes of that speed", 600),
-    Part("compression", "a quantized model that writes", 240),
-    Part("layouts", "the same losses on two ranks", 240),
+    Part("compression", "a quantized model that writes", 480),
+    Part("layouts", "the same losses on two ranks", 480),
 )
 
 
