@@ -7,9 +7,12 @@ grouped keys and values, and norms that are one kernel each.
 from llmrecipe import memory
 from llmrecipe.gpu_check.scale import Case
 
+PIECE = 2048
+"""Tokens whose logits there are at once on a GPU, as in `engines/nanotron/networks/loss.py`."""
+
 
 def peak_bytes(case: Case) -> int:
-    """Bytes of all tensors at a step's largest moment: the start of a backward pass or its end."""
+    """Bytes of all tensors at a step's largest moment: when the loss is found, or at the backward pass's end."""
     model, network = case.model(), case.network
     rows = network.padded_vocab_size(case.vocab_size)
     width = 4 if case.precision == "float32" else 2
@@ -48,7 +51,10 @@ def _layer_bytes(case: Case, width: int) -> int:
 
 
 def _head_bytes(case: Case, rows: int, width: int) -> int:
-    """What there is besides when the backward pass begins: logits, the last norm, and the gradient of the table."""
-    hidden = case.network.hidden_size
-    logits = _tokens(case) * rows * (4 if width == 4 else 4 + 2)
-    return logits + 2 * _residual_bytes(case, width) + rows * hidden * width
+    """What there is besides as the output layer finds its loss and gradients, a piece of the tokens at a time."""
+    table = rows * case.network.hidden_size
+    logits = min(PIECE, _tokens(case)) * rows
+    # The table's gradient, added up in float32, beside a piece of the logits; then in its own format, and laid out.
+    largest = max((table + logits) * (4 if width == 4 else 4 + 2), table * 8)
+    # The last norm, and the gradient of what it gave.
+    return largest + 3 * _residual_bytes(case, width)

@@ -11,6 +11,7 @@ import torch
 from paths import ROOT
 
 from llmrecipe import Llama
+from llmrecipe.engines.nanotron.port import bootstrap
 from llmrecipe.gpu_check import __main__ as command
 from llmrecipe.gpu_check import footprint, kernels, peaks, work
 from llmrecipe.gpu_check.outcome import Finding, Outcome
@@ -185,6 +186,13 @@ def test_a_layer_keeps_what_was_measured_of_llama_7b():
     grown = footprint.peak_bytes(deeper) - footprint.peak_bytes(case) - 18 * weights
 
     assert grown / (4096 * 4096) == pytest.approx(41.5, rel=0.002)
+
+
+def test_the_formula_knows_how_many_logits_there_are():
+    bootstrap.load("cpu")
+    from llmrecipe.engines.nanotron.networks.loss import PIECE
+
+    assert PIECE["cuda"] == footprint.PIECE
 
 
 def test_operations_are_those_that_papers_count():
