@@ -40,7 +40,7 @@ def run(scale: Scale, folder: Path) -> Outcome:
     }
     useful: dict[str, Callable[[], str]] = {
         "memory-efficient attention": lambda: _attention(_EFFICIENT, device),
-        # Else float32 attention of grouped queries holds all weights of all heads.
+        # Where it is there, no key or value has to be copied for each of its query heads.
         "the same of grouped queries in float32": lambda: _attention(_EFFICIENT, device, torch.float32, heads=2),
         "cuDNN's attention": lambda: _attention(SDPBackend.CUDNN_ATTENTION, device),
         "launcher": _launcher,

@@ -5,7 +5,7 @@ residual stream. torch has as fast kernels for GPUs and for CPUs, and they take 
 nanotron makes to suit flash-attn cost more than the rotation itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from nanotron import distributed as dist
@@ -97,6 +97,10 @@ def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torc
     if query.device.type == "cpu":
         # In bfloat16 the kernel for CPUs takes a quarter longer than in float32, copies included.
         query, key, value = query.float(), key.float(), value.float()
+    elif kept == torch.float32 and is_grouped:
+        # Of torch's kernels for GPUs, those for float32 that never hold all weights know no grouped queries.
+        key, value = _ungrouped(query, key, value)
+        is_grouped = False
     output = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=is_grouped)
     return output.to(kept)
 
@@ -109,7 +113,12 @@ def attention_with_weights(
     attended: torch.Tensor,
 ) -> torch.Tensor:
     """Attention of `[batch, heads, length, dim]`, grouped queries included, with its weights in sight."""
-    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    key, value = _ungrouped(query, key, value)
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     weights = scores.float().masked_fill(~attended, float("-inf")).softmax(-1).to(query.dtype)
     return drop(weights) @ value
+
+
+def _ungrouped(query: torch.Tensor, *grouped: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Keys and values `[batch, heads, length, dim]`, once for each of their query heads."""
+    return (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in grouped)
