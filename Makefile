@@ -4,17 +4,18 @@
 # make quickstart   trains, quantizes and measures a small model
 # make check        what to run before a commit: two minutes on two cores
 # make test         all of it: what a change must pass
+# make gpu          what works on this machine's GPUs, and how fast: ten minutes; docs/gpu.md
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: install quickstart check test
+.PHONY: install quickstart check test gpu
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt constraints-cuda.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	.venv/bin/pip install --quiet --constraint constraints-cuda.txt --editable '.[dev]'
 	touch $@
 
 quickstart: install
@@ -35,3 +36,6 @@ check: install
 
 test: check .venv/models
 	pytest -m slow
+
+gpu: install
+	python -m llmrecipe.gpu_check

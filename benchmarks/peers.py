@@ -11,12 +11,12 @@ from typing import Any
 import cases
 import numpy as np
 from cases import SEQUENCE_LENGTH, VOCAB_SIZE, Case
-from work import head_shapes, layer_shapes, step_flops
 
 from llmrecipe import MaskedLM
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.tokens.masking import mask
 from llmrecipe.engines.tokens.mixture import TokenMixture
+from llmrecipe.gpu_check.work import head_shapes, layer_shapes, step_flops
 
 WARM_UP = 2
 LAYOUTS = {"1-rank-2-threads": (1, 2), "2-ranks-1-thread": (2, 1)}

@@ -27,15 +27,20 @@ def of_artifact(directory: Path) -> str:
 
 def of_outputs(folder: Path) -> str:
     """A SHA-256 that two output folders of stages share exactly if they hold the same, artifacts by their manifests."""
+    read = telling_files(folder)
+    return of_work({path.relative_to(folder).as_posix(): artifacts.file_digest(path) for path in read})
+
+
+def telling_files(folder: Path) -> list[Path]:
+    """The files that say what is in an output folder: those outside of artifacts, and the manifests of those."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     sealed = {path.parent for path in files if path.name == artifacts.MANIFEST and artifacts.is_artifact(path.parent)}
-    digests = {
-        path.relative_to(folder).as_posix(): artifacts.file_digest(path)
+    return [
+        path
         for path in files
         # DVC may leave rules for git here.
         if path.name != ".gitignore" and (path.name == artifacts.MANIFEST or sealed.isdisjoint(path.parents))
-    }
-    return of_work(digests)
+    ]
 
 
 def of_work(decides: Any) -> str:

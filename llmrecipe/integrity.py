@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from llmrecipe import artifacts, cards, dvccache, layout
+from llmrecipe import artifacts, cards, dvccache, identity, layout
 from llmrecipe.errors import StageError
 from llmrecipe.pretrained import elsewhere
 
@@ -32,12 +32,7 @@ def verify(paths: Iterable[Path], *, only_cards: bool = False) -> None:
     damaged = [file for path in paths if path not in folders for file in _damaged_data(path, only_cards)]
     for folder in folders:
         damaged += _damaged_in(folder, only_cards)
-    if damaged:
-        shown = [
-            f"{path}: damaged, it is not as it was written; {dvccache.way_back(path)}" for path in damaged[:_SHOWN]
-        ]
-        more = [f"and {len(damaged) - _SHOWN} more files"] if len(damaged) > _SHOWN else []
-        raise StageError("\n".join([*shown, *more]))
+    _refuse(damaged)
     for folder in () if only_cards else folders:
         _verify_elsewhere(folder)
 
@@ -50,6 +45,26 @@ def read_json(path: Path) -> Any:
     """
     verify([path])
     return artifacts.read_json(path)
+
+
+def verify_identity(folder: Path) -> None:
+    """Compare the files by which an output folder is known, `identity.telling_files`, with what DVC has of them.
+
+    Raises:
+        StageError: one is damaged; the message says how it comes back.
+    """
+    outputs = sorted(folder.iterdir()) if folder.is_dir() else []
+    known = {file: md5 for output in outputs for file, md5 in dvccache.digests(output).items()}
+    _refuse(artifacts.unlike({file: known[file] for file in identity.telling_files(folder) if file in known}, "md5"))
+
+
+def _refuse(damaged: list[Path]) -> None:
+    if damaged:
+        shown = [
+            f"{path}: damaged, it is not as it was written; {dvccache.way_back(path)}" for path in damaged[:_SHOWN]
+        ]
+        more = [f"and {len(damaged) - _SHOWN} more files"] if len(damaged) > _SHOWN else []
+        raise StageError("\n".join([*shown, *more]))
 
 
 def _is_sealed(path: Path) -> bool:

@@ -30,7 +30,7 @@ def rank_bytes(network: Network, training: Training, parallelism: Parallelism, v
     rows = network.padded_vocab_size(vocab_size)
     weights = network.num_parameters(rows)
     learned = weights if training.parameters == "all" else rows * network.hidden_size
-    is_wide = training.precision == "float32"
+    is_wide = training.number_format == "float32"
     # In bfloat16 there are also float32 copies of the weights and of the gradients, into which micro-batches add up.
     gradients, optimized = (4, 0) if is_wide else (2 + 4, 4)
     optimized += 4 * training.optimizer.states_per_weight
@@ -39,19 +39,19 @@ def rank_bytes(network: Network, training: Training, parallelism: Parallelism, v
     return held // (parallelism.tensor * parallelism.pipeline)
 
 
-def sequence_bytes(
-    network: Network, objective: Objective, training: Training, parallelism: Parallelism, vocab_size: int
-) -> int:
+def sequence_bytes(network: Network, objective: Objective, training: Training, parallelism: Parallelism) -> int:
     """Bytes that a rank keeps of a sequence for the backward pass at the least, as the mean over those of a replica.
 
-    These are the input of each layer, which is kept also by `recompute_activations`, and the logits in float32 of an
-    objective that predicts every token.
+    These are the input of each layer, which is kept also by `recompute_activations`, and the gradient of what the
+    output layer reads, which it finds with the loss of an objective that predicts every token. Of the logits there is
+    only a piece, however many sequences there are.
     """
-    rows = 0 if objective.is_masked else network.padded_vocab_size(vocab_size)
-    kept = network.num_layers * network.hidden_size if training.parameters == "all" else 0
-    width = 4 if training.precision == "float32" else 2
-    # Tensor-parallel ranks share the logits, and hold equal inputs of layers unless they spread those too.
-    each = kept * width * (parallelism.tensor // parallelism.sequence_step) + rows * 4
+    layers = network.num_layers if training.parameters == "all" else 0
+    # Tensor-parallel ranks hold equal inputs of layers unless they spread those, and each the whole of that gradient.
+    states = layers * parallelism.tensor // parallelism.sequence_step
+    states += 0 if objective.is_masked else parallelism.tensor
+    width = 4 if training.number_format == "float32" else 2
+    each = states * network.hidden_size * width
     return objective.sequence_length * each // (parallelism.tensor * parallelism.pipeline)
 
 
@@ -77,7 +77,7 @@ def refusal(
     if has is None:
         return None
     if needs <= has:
-        sequence = sequence_bytes(network, objective, training, parallelism, vocab_size) * count
+        sequence = sequence_bytes(network, objective, training, parallelism) * count
         return _batch_refusal(objective, parallelism, sequence, needs, has, where)
     weights = network.num_parameters(network.padded_vocab_size(vocab_size))
     layout = f"data × tensor × pipeline = {parallelism.data} × {parallelism.tensor} × {parallelism.pipeline} ranks"

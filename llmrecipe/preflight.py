@@ -89,13 +89,30 @@ def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:
     for path, word in names.words(recipe, recipe.name):
         if isinstance(word, Trained):
             found.extend(_layout_warnings(path, word.parallelism, on_cpu, gpus))
-            if on_cpu and word.training.precision == "bfloat16" and not _multiplies_bfloat16():
-                reason = (
-                    "'bfloat16' is many times slower than 'float32' on this CPU, which lacks avx512_bf16; use "
-                    'precision="float32", which gives another model, or another machine'
-                )
-                found.append(Violation(f"{path}.training.precision", reason))
+            reasons = _precision(word.training.precision, on_cpu)
+            found.extend(Violation(f"{path}.training.precision", reason) for reason in reasons)
     return found
+
+
+def _precision(precision: str, on_cpu: bool) -> Iterator[str]:
+    if precision == "float8" and importlib.util.find_spec("torchao") is None:
+        yield "'float8', and torchao isn't installed here; `pip install 'llmrecipe[float8]'`"
+    if on_cpu and precision == "float8":
+        yield (
+            "'float8' is emulated on a CPU, where it is slower than any other: good for a rehearsal; use a GPU of "
+            'Ada, Hopper or newer, or precision="float32", which gives another model'
+        )
+    elif on_cpu and precision == "bfloat16" and not _multiplies_bfloat16():
+        yield (
+            "'bfloat16' is many times slower than 'float32' on this CPU, which lacks avx512_bf16; use "
+            'precision="float32", which gives another model, or another machine'
+        )
+    elif not on_cpu and precision == "float32":
+        # TF32, by which GPUs multiply float32 faster, keeps three digits of it, so it is never switched on.
+        yield (
+            "'float32' is many times slower than 'bfloat16' on a GPU, whose units for matrices multiply no such "
+            'numbers; use precision="bfloat16", which gives another model'
+        )
 
 
 def _layout_warnings(path: str, parallelism: Parallelism, on_cpu: bool, gpus: int) -> Iterator[Violation]:

@@ -110,7 +110,7 @@ class TrainSection(Section):
     resize_embeddings: bool = False
     """Whether the input that it starts from gets embeddings for another tokenizer, the `tokenizer` input."""
 
-    revision: int = 5
+    revision: int = 6
 
 
 @define("export")

@@ -47,6 +47,7 @@ def refused(model, machine=None, root=Path()):
         ({"training__optimizer": optimizer.SGD(learning_rate=1, momentum=0)}, 4 + 4),
         # In bfloat16: weights and gradients, and in float32 gradients, weights and the two means.
         ({"training__precision": "bfloat16"}, 2 + 2 + 4 + 4 + 8),
+        ({"training__precision": "float8"}, 2 + 2 + 4 + 4 + 8),
         ({"parallelism": Parallelism(tensor=4, pipeline=2)}, 16 / 8),
         ({"parallelism": Parallelism(data=4)}, 16),
         ({"parallelism": Parallelism(data=4, zero_stage=1)}, 4 + 4 + 8 / 4),
@@ -107,17 +108,19 @@ def test_a_vocabulary_alone_can_be_too_large(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "bytes_a_token"),
     [
-        ({}, 32 * 4096 * 4 + 32_000 * 4),
-        ({"training__precision": "bfloat16"}, 32 * 4096 * 2 + 32_000 * 4),
-        ({"training__parameters": "head"}, 32_000 * 4),
-        ({"parallelism": Parallelism(tensor=4)}, 32 * 4096 * 4 + 32_000 * 4 / 4),
-        ({"parallelism": Parallelism(tensor=4, tensor_parallel_mode="reduce_scatter")}, (32 * 4096 + 32_000) * 4 / 4),
-        ({"parallelism": Parallelism(pipeline=2)}, (32 * 4096 + 32_000) * 4 / 2),
+        ({}, 33 * 4096 * 4),
+        ({"training__precision": "bfloat16"}, 33 * 4096 * 2),
+        ({"training__precision": "float8"}, 33 * 4096 * 2),
+        ({"training__parameters": "head"}, 4096 * 4),
+        ({"parallelism": Parallelism(tensor=4)}, 33 * 4096 * 4),
+        ({"parallelism": Parallelism(tensor=4, tensor_parallel_mode="reduce_scatter")}, (32 / 4 + 1) * 4096 * 4),
+        ({"parallelism": Parallelism(pipeline=2)}, 33 * 4096 * 4 / 2),
+        ({"tokenizer__vocab_size": 256_000}, 33 * 4096 * 4),
     ],
 )
-def test_a_sequence_keeps_the_inputs_of_layers_and_the_logits(changes, bytes_a_token):
+def test_a_sequence_keeps_the_inputs_of_layers_and_of_the_output_layer_and_no_logits(changes, bytes_a_token):
     run = evolve(LLAMA_2, **changes)
-    held = memory.sequence_bytes(run.network, run.objective, run.training, run.parallelism, 32_000)
+    held = memory.sequence_bytes(run.network, run.objective, run.training, run.parallelism)
     assert held == run.objective.sequence_length * bytes_a_token
 
 
@@ -129,6 +132,7 @@ def test_a_micro_batch_that_can_not_fit_is_told_with_the_largest_that_may(monkey
     most = int(reason.partition("use at most ")[2].partition(", or")[0].replace(",", ""))
     assert refused(evolve(many, parallelism__micro_batch_size=most)) == [[], []]
     assert refused(evolve(many, parallelism__micro_batch_size=most + 1))[1]
+    monkeypatch.setattr(hardware, "memory", lambda: 10**9)
     long = evolve(BASE, objective__sequence_length=10**7, start__max_position_embeddings=10**7)
     assert [path for path, _ in refused(long)[1]] == ["r.models[0].objective.sequence_length"]
 

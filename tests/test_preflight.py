@@ -304,7 +304,7 @@ def test_more_ranks_than_gpus_get_a_warning_unless_they_run_on_the_cpu(machine):
 
 def test_cuda_without_a_gpu_gets_a_warning(machine):
     machine(cores=64, gpus=0)
-    assert list(warned(Machine(device="cuda"))) == ["machine.device"]
+    assert list(warned(Machine(device="cuda"), training__precision="bfloat16")) == ["machine.device"]
 
 
 def test_bfloat16_on_a_cpu_without_it_gets_a_warning(machine):
@@ -315,6 +315,24 @@ def test_bfloat16_on_a_cpu_without_it_gets_a_warning(machine):
     assert warned(training__precision="bfloat16") == {}
     machine(cores=64, gpus=1)
     assert warned(training__precision="bfloat16") == {}
+
+
+def test_float32_on_a_gpu_gets_a_warning(machine):
+    machine(cores=64, gpus=1)
+    reason = warned(training__precision="float32")["small.models[0].training.precision"]
+    assert 'use precision="bfloat16", which gives another model' in reason
+    assert warned(Machine(device="cpu"), training__precision="float32") == {}
+
+
+def test_float8_gets_a_warning_on_a_cpu_and_without_its_package(machine, monkeypatch):
+    path = "small.models[0].training.precision"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    machine(cores=64, gpus=0, flags="avx512_bf16")
+    assert "'float8' is emulated on a CPU" in warned(training__precision="float8")[path]
+    machine(cores=64, gpus=1)
+    assert warned(training__precision="float8") == {}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "`pip install 'llmrecipe[float8]'`" in warned(training__precision="float8")[path]
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,10 @@ ROUNDING = {
     "float32": Tolerance(loss=1e-5, weights=1e-4),
     # With 8 significant bits: a weight near 1, such as a norm's, may end four of its last places away.
     "bfloat16": Tolerance(loss=5e-3, weights=2**-5),
+    # Weights are as in bfloat16, and a last place of that may decide to which 4 significant bits a product rounds.
+    "float8": Tolerance(loss=5e-3, weights=2**-4),
 }
-"""Of another layout, which adds the same numbers in another order; by the number format of the weights."""
+"""Of another layout, which adds the same numbers in another order; by the training's precision."""
 
 
 EXPLAINED = 16.0
@@ -47,13 +49,13 @@ MOST_EXPLAINED = 1e-2
 """Relative difference of a loss that rounding never explains: where it goes so far, a mistake could hide in it."""
 
 
-def tolerance_of(number_format: str, optimizer: Optimizer) -> Tolerance:
+def tolerance_of(precision: str, optimizer: Optimizer) -> Tolerance:
     """What rounding explains between two layouts.
 
     Under AdamW and Muon a weight moves by about the learning rate at a step, however small its gradient is: where that
     is rounding alone, the direction differs.
     """
-    rounding = ROUNDING[number_format]
+    rounding = ROUNDING[precision]
     if isinstance(optimizer, AdamW | Muon):
         return attrs.evolve(rounding, weights=max(rounding.weights, optimizer.learning_rate / 10))
     return rounding

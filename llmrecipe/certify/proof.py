@@ -101,9 +101,9 @@ class Proof:
         report(f"run 3 of 3: under another layout, {other}")
         moved = self._run(folder / "moved", self.other)
         moved_rows = moved.train()
-        killed_weights, _ = weights_difference(straight.checkpoint, killed.checkpoint)
-        moved_weights, number_format = weights_difference(straight.checkpoint, moved.checkpoint)
-        rounding = tolerance_of(number_format, self.model.training.optimizer)
+        killed_weights = weights_difference(straight.checkpoint, killed.checkpoint)
+        moved_weights = weights_difference(straight.checkpoint, moved.checkpoint)
+        rounding = tolerance_of(self.model.training.precision, self.model.training.optimizer)
         resumed = EXACT if self.promises_bits else rounding
         under_other = compare(rows, moved_rows, moved_weights, rounding)
         if not all(column.passes for column in under_other):
@@ -128,14 +128,14 @@ class Proof:
         other = evolve(parallelism, micro_batch_size=3 - parallelism.micro_batch_size)
         run = self._run(root, evolve(self.model, parallelism=other))
         found = run.train()
-        return compare(rows, found, weights_difference(checkpoint, run.checkpoint)[0], tolerance)
+        return compare(rows, found, weights_difference(checkpoint, run.checkpoint), tolerance)
 
     def _run(self, root: Path, model: Trained) -> Run:
         return Run.create(root, model, self.tokens.inputs, self.machine)
 
 
-def weights_difference(one: Path, other: Path) -> tuple[WeightsDifference, str]:
-    """How far the weights of two checkpoint artifacts are apart, and their number format."""
+def weights_difference(one: Path, other: Path) -> WeightsDifference:
+    """How far the weights of two checkpoint artifacts are apart."""
     # In a process of its own: reading weights takes torch.
     command = [sys.executable, "-P", "-m", "llmrecipe.engines.models.difference", str(one), str(other)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
@@ -144,7 +144,7 @@ def weights_difference(one: Path, other: Path) -> tuple[WeightsDifference, str]:
     if largest == 0 and _digests(one) != _digests(other):
         # No distance, but not the same bits.
         largest, where = sys.float_info.min, "zeros of different signs"
-    return WeightsDifference(largest=largest, where=where), found["dtype"]
+    return WeightsDifference(largest=largest, where=where)
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ from llmrecipe.recipe.quantity import Epochs, Fraction, Steps
 from llmrecipe.recipe.schema import matches
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, TrainedTokenizer, WordPiece
 from llmrecipe.recipe.training import Training
+from llmrecipe.recipe.training_checks import FLOAT8_STEP
 
 SMALLEST_VOCAB = 260
 """Tokens of the smallest: every byte, the end of a text, and the three that `FillInTheMiddle` needs."""
@@ -56,7 +57,7 @@ def shrink(model: Trained, *, steps: int, vocab_size: int) -> Trained:
     small_length = min(length, SEQUENCE_LENGTH) // 2 * 2
     return evolve(
         model,
-        start=_network(model.network, vocab_size, small_length),
+        start=_network(model.network, vocab_size, small_length, is_float8=model.training.precision == "float8"),
         tokenizer=_tokenizer(model.objective, vocab_size),
         objective=_objective(model.objective, small_length),
         training=_training(model.training, length, steps),
@@ -88,20 +89,23 @@ def _objective(objective: Objective, length: int) -> Objective:
     return evolve(objective, sequence_length=length)
 
 
-def _network(network: Network, vocab_size: int, sequence_length: int) -> Network:
+def _network(network: Network, vocab_size: int, sequence_length: int, *, is_float8: bool) -> Network:
     heads = network.num_attention_heads
     key_value_heads = network.shared_by_tensor_ranks.get("num_key_value_heads", heads)
     ratio = heads // key_value_heads
     # Where they can, two tensor-parallel ranks have two query heads each.
     key_value_heads = 4 if ratio == 1 and key_value_heads >= 4 else min(key_value_heads, 2)
     heads = key_value_heads * ratio
-    hidden_size = heads * max(2, _WIDTH // heads // 2 * 2)
+    # Heads of such a width can be multiplied in float8, however many ranks share them.
+    step = FLOAT8_STEP if is_float8 else 2
+    hidden_size = heads * max(step, _WIDTH // heads // step * step)
+    feed_forward_step = 2 * FLOAT8_STEP if is_float8 else 16
     widening = min(max(network.feed_forward_size / network.hidden_size, 1), 8)
     sizes: dict[str, int | None] = {
         "hidden_size": hidden_size,
         "num_attention_heads": heads,
         "num_key_value_heads": key_value_heads,
-        "intermediate_size": math.ceil(hidden_size * widening / 16) * 16,
+        "intermediate_size": math.ceil(hidden_size * widening / feed_forward_step) * feed_forward_step,
         "make_vocab_size_divisible_by": 64,
     }
     if network.reads_both_sides:
@@ -111,6 +115,8 @@ def _network(network: Network, vocab_size: int, sequence_length: int) -> Network
     for name, limit in limits.items():
         size = getattr(network, name, None)
         sizes[name] = None if size is None else min(size, max(limit, 2))
+    if is_float8 and sizes["head_dim"] is not None:
+        sizes["head_dim"] = 2 * _HEAD_DIM
     fields = attrs.fields_dict(type(network))
     small = evolve(network, **{name: size for name, size in sizes.items() if name in fields})
     # Two pipeline ranks both get weights only if the layers outweigh the output layer (`training_checks`).

@@ -172,8 +172,9 @@ def _speeds(pipeline: Pipeline) -> Iterator[str]:
 
 def _speed(stage: Stage) -> str:
     measured = times.read(stage.name, Path(stage.output))
-    # What DVC pulled was measured elsewhere.
+    # What DVC pulled was measured elsewhere, and what is damaged isn't known to be what was measured.
     if measured is None:
+        integrity.verify_identity(Path(stage.output))
         return "not run on this machine"
     parts = [f"{measured['tokens_per_second']:,.0f} tokens/s"]
     # Speeds of different kinds of processors can't be compared without.

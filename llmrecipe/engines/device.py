@@ -1,5 +1,6 @@
 """Where PyTorch works, and with how many threads."""
 
+import importlib.util
 from pathlib import Path
 
 import torch
@@ -39,12 +40,18 @@ def choose_kernels(machine: Machine) -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
+_FLOAT8_CAPABILITY = (8, 9)
+"""Of Ada, the first of NVIDIA's GPUs that multiplies in float8."""
+
+
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse a device that can't compute in a number format by itself.
+    """Refuse a device that can't compute in a number format by itself, and float8 without what computes in it.
 
     Raises:
-        StageError: it is a GPU without bfloat16, and `precision` asks for it.
+        StageError: it is a GPU without bfloat16 or float8, and `precision` asks for it; or torchao isn't installed.
     """
+    if precision == "float8":
+        _check_float8(device)
     if (
         precision == "bfloat16"
         and device.type == "cuda"
@@ -53,6 +60,19 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise StageError(
             f"training.precision: 'bfloat16' was asked for, and {torch.cuda.get_device_name(device)} can't compute in "
             "it; use a GPU that can (Ampere or newer), machine.device = 'cpu', or training.precision = 'float32'"
+        )
+
+
+def _check_float8(device: torch.device) -> None:
+    if importlib.util.find_spec("torchao") is None:
+        raise StageError(
+            "training.precision: 'float8' was asked for, and the package torchao that multiplies in it isn't installed "
+            "here; `pip install 'llmrecipe[float8]'`"
+        )
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _FLOAT8_CAPABILITY:
+        raise StageError(
+            f"training.precision: 'float8' was asked for, and {torch.cuda.get_device_name(device)} can't multiply in "
+            "it; use a GPU that can (Ada, Hopper or newer), machine.device = 'cpu', or training.precision = 'bfloat16'"
         )
 
 

@@ -1,5 +1,6 @@
-"""The libraries' progress bars, which are for terminals."""
+"""What libraries say and nobody can use: progress bars where there is no terminal, and kernels that aren't needed."""
 
+import logging
 import sys
 from typing import Any
 
@@ -19,3 +20,23 @@ def hide_progress_bars() -> None:
 
 def _initialize_hidden(self: tqdm, *arguments: Any, **options: Any) -> None:
     _initialize(self, *arguments, **options | {"disable": True})
+
+
+_UNUSED = {
+    # On a machine without CUDA's libraries, of kernels for formats that nothing here computes in.
+    "torchao": "Failed to load ",
+    "torchao.kernel.intmm": "Detected no triton, ",
+    # Of what torchao registers with torch.
+    "torch.utils._pytree": "Calling register_constant() on Enum subclasses is deprecated",
+}
+"""What is logged as torchao is imported, by logger; transformers imports it wherever it is installed."""
+
+
+def hide_unused_kernels() -> None:
+    """Hide in this process that torchao can't load kernels which nothing here uses."""
+    for name in _UNUSED:
+        logging.getLogger(name).addFilter(_is_of_use)
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return _UNUSED[record.name] not in record.getMessage()

@@ -38,8 +38,7 @@ class Parallelism(Word):
 
     bucket_size_mb: int = attrs.field(default=25, validator=between(1, 100_000))
     """Megabytes of gradients that data-parallel ranks add up at once, during the backward pass (Li et al.
-    2020). Smaller buckets start earlier, larger ones need fewer messages. In bfloat16 with `zero_stage=1` there is one
-    bucket, when the backward pass has ended."""
+    2020). Smaller buckets start earlier, larger ones need fewer messages."""
 
     async_tensor_parallel: bool = False
     """Let tensor-parallel ranks compute what they can while they exchange the rest; on a CPU without oneDNN."""

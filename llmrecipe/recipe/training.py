@@ -35,7 +35,8 @@ class Anomalies(Word):
     """Which steps are not learned from: those with a loss or gradient that isn't finite, and spikes on request."""
 
     action: Literal["stop", "skip"] = "stop"
-    """`stop` ends the run before the step; `skip` continues with the next batch, also where `stop` has ended a run."""
+    """`stop` ends the run, and keeps nothing of the step; `skip` continues with the next batch, also where `stop` has
+    ended a run. To skip, a GPU has to wait until each step is judged."""
 
     spike_sigmas: float | None = attrs.field(default=None, validator=greater_than(0, 1e6))
     """A loss or norm so many standard deviations above its mean is a spike too, such as 6; None for no limit."""
@@ -79,8 +80,10 @@ class Training(Word):
     anomalies: Anomalies = Anomalies()
     """What happens at a step that would do harm."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Type of weights and activations, on every machine; bfloat16 (gradients and optimizer in float32) suits GPUs."""
+    precision: Literal["float32", "bfloat16", "float8"] = "float32"
+    """Type of weights and activations, on every machine; bfloat16 (gradients and optimizer in float32) suits GPUs.
+    float8 is bfloat16 in which attention and feed-forward layers multiply matrices in float8 (Micikevicius et al.
+    2022): faster on GPUs that have it, Ada, Hopper and newer. It needs `pip install 'llmrecipe[float8]'`."""
 
     validation_interval: int = attrs.field(default=100, validator=between(1, 10**9))
     """Steps between two measurements of the loss on the held-out split; the last step is always measured."""
@@ -93,6 +96,11 @@ class Training(Word):
 
     keep_every: Steps | None = None
     """Steps between two checkpoints that are kept as a part of the result, for `Trained.at`; None keeps none."""
+
+    @property
+    def number_format(self) -> Literal["float32", "bfloat16"]:
+        """Type in which weights and activations are kept, whatever matrices are multiplied in."""
+        return "float32" if self.precision == "float32" else "bfloat16"
 
     def num_steps(self, sequence_length: int) -> int:
         """Optimizer steps of the whole run.

@@ -17,6 +17,9 @@ MOST_RANKS = 1024
 LARGEST_SEED = 2**32 - 1
 """NumPy's limit."""
 
+FLOAT8_STEP = 16
+"""GPUs multiply in float8 what is a multiple of this in each dimension."""
+
 rules = Rules()
 
 
@@ -89,6 +92,45 @@ def _sequence_length(run: Any) -> Findings:
             "objective.sequence_length",
             f"{length} is not a multiple of tensor = {step}, over which 'reduce_scatter' spreads the tokens of a "
             f"sequence; use {choice(fitting)}",
+        )
+
+
+@rules.add("training.precision", "network", "parallelism")
+def _float8_widths(run: Any) -> Findings:
+    network, tensor = run.network, run.parallelism.tensor
+    if run.training.precision != "float8":
+        return
+    shared = {what: (size, tensor) for what, size in network.shared_widths.items()}
+    for what, (size, ranks) in {f"hidden_size = {network.hidden_size}": (network.hidden_size, 1), **shared}.items():
+        step = FLOAT8_STEP * ranks
+        if size % step and size % ranks == 0:
+            each = f", {size // ranks} on each of tensor = {ranks} ranks," if ranks > 1 else ""
+            yield (
+                "training.precision",
+                f"'float8' multiplies matrices whose sides are multiples of {FLOAT8_STEP}, and {what}{each} isn't; use "
+                f"{choice(multiples_near(size, step))} there, or 'bfloat16'",
+            )
+
+
+@rules.add("training.precision", "objective.sequence_length", "network.max_position_embeddings")
+def _float8_length(run: Any) -> Findings:
+    length, longest = run.objective.sequence_length, run.network.max_position_embeddings
+    if run.training.precision == "float8" and length % FLOAT8_STEP:
+        fitting = multiples_near(min(length, longest), FLOAT8_STEP, longest, run.objective.shortest_sequence)
+        yield (
+            "objective.sequence_length",
+            f"{length} is not a multiple of {FLOAT8_STEP}, and precision = 'float8' multiplies over the tokens of a "
+            f"micro-batch, too; use {choice(fitting)}",
+        )
+
+
+@rules.add("training.precision", "parallelism.async_tensor_parallel")
+def _float8_products(run: Any) -> Findings:
+    if run.training.precision == "float8" and run.parallelism.async_tensor_parallel:
+        yield (
+            "parallelism.async_tensor_parallel",
+            "True has its layers multiply piece by piece, as the others arrive, which float8 can't; use False, or "
+            "precision = 'bfloat16'",
         )
 
 

@@ -8,10 +8,12 @@ from strategies import recipes
 from tiny_recipe import BASE
 
 from llmrecipe import (
+    Bert,
     Fraction,
     Llama,
     Llama3RopeScaling,
     Machine,
+    MaskedLM,
     Mistral,
     Parallelism,
     Qwen2,
@@ -19,6 +21,7 @@ from llmrecipe import (
     Recipe,
     Steps,
     Trained,
+    WordPiece,
     evolve,
 )
 from llmrecipe.certify.layouts import in_words, other_layout
@@ -153,6 +156,32 @@ def test_published_shapes_shrink_to_small_ones_of_their_kind(network, expected):
     assert {name: getattr(small.network, name) for name in expected} == expected
     assert small.network.num_parameters(300) < 300_000
     assert violations(small) == []
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        # Of as many heads as Qwen2 0.5B and 7B have, and of the width of Qwen3's.
+        Qwen2(hidden_size=896, num_layers=2, num_attention_heads=14, num_key_value_heads=2, intermediate_size=4864),
+        Qwen2(hidden_size=3584, num_layers=2, num_attention_heads=28, num_key_value_heads=4, intermediate_size=18944),
+        Qwen3(hidden_size=1024, num_layers=2, num_attention_heads=16, num_key_value_heads=8, head_dim=128),
+        Llama(hidden_size=64, num_layers=2, num_attention_heads=1, num_key_value_heads=1, intermediate_size=48),
+        Llama(hidden_size=96, num_layers=2, num_attention_heads=12, num_key_value_heads=4, head_dim=40),
+        Bert(hidden_size=96, num_layers=2, num_attention_heads=12),
+    ],
+    ids=lambda network: f"{type(network).__name__}-{network.num_attention_heads}",
+)
+@pytest.mark.parametrize("layout", [Parallelism(), Parallelism(data=2), Parallelism(tensor=1, pipeline=2)])
+def test_what_can_be_multiplied_in_float8_still_can(network, layout):
+    changes = {"start": network, "training": attrs.evolve(BASE.training, precision="float8"), "parallelism": layout}
+    if network.reads_both_sides:
+        changes |= {"objective": MaskedLM(sequence_length=32), "tokenizer": WordPiece(vocab_size=300)}
+    assert violations(attrs.evolve(BASE, **changes)) == []
+
+    small = shrunk(**changes)
+    moved = attrs.evolve(small, parallelism=other_layout(small.parallelism, small.network))
+
+    assert violations(small) == violations(moved) == []
 
 
 def test_a_model_that_starts_from_another_starts_from_the_first_weights_of_its_network():

@@ -1,5 +1,6 @@
 """`llmrecipe init` makes a project that works, also with llmrecipe from a wheel, and overwrites nothing."""
 
+import json
 import os
 import pydoc_data.topics
 import shutil
@@ -72,7 +73,7 @@ def test_the_last_tenth_of_each_file_is_held_out_and_nothing_is_lost(text):
 def test_the_model_is_asked_to_continue_words_that_it_has_not_seen(text):
     assert main(["init", "new", "tale.txt"]) == 0
     words = Path("new/data/heldout/tale.txt").read_text().split()
-    assert f'prompts=("{" ".join(words[:3])}",)' in Path("new/recipes/first.py").read_text()
+    assert f"prompts=({json.dumps(' '.join(words[:3]))},)" in Path("new/recipes/first.py").read_text()
 
 
 def test_nothing_is_overwritten_and_all_that_is_in_the_way_is_named(text, capsys):

@@ -1,6 +1,7 @@
 """The report says what the recipe's artifacts say."""
 
 import argparse
+import hashlib
 import json
 import re
 import shutil
@@ -228,6 +229,32 @@ def test_a_speed_is_that_of_the_run_whose_outputs_are_here(project, capsys):
     shutil.rmtree(project / TRAINED)
     write(project / TRAINED / "metrics.json", {"loss": 2.5})
     assert f"training of base: {MEASURED['tokens_per_second']:,.0f} tokens/s" in shown(capsys)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "curves.csv", "checkpoint/manifest.json"])
+def test_a_damaged_file_by_which_a_run_is_known_is_named(project, name):
+    folder = project / TRAINED
+    (folder / "checkpoint").mkdir()
+    (folder / "checkpoint" / "weights").write_text("weights")
+    artifacts.seal(folder / "checkpoint", "checkpoint")
+    (folder / "curves.csv").write_text("step,loss\n1,2.5\n")
+    times.write("base-train", TRAINED, MEASURED, {})
+    outs = {each: artifacts.file_digest(folder / each, "md5") for each in ("metrics.json", "curves.csv")}
+    listed = [
+        {"md5": artifacts.file_digest(file, "md5"), "relpath": file.name} for file in (folder / "checkpoint").iterdir()
+    ]
+    subprocess.run(["dvc", "init", "--quiet", "--no-scm"], check=True)
+    md5 = hashlib.md5(json.dumps(listed).encode()).hexdigest()
+    write(project / f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}.dir", listed)
+    outs["checkpoint"] = f"{md5}.dir"
+    entries = [{"path": f"{TRAINED}/{each}", "hash": "md5", "md5": md5} for each, md5 in outs.items()]
+    write(project / "dvc.lock", {"schema": "2.0", "stages": {"base-train": {"cmd": "", "outs": entries}}})
+    report.run(argparse.Namespace(recipes=["file"]))
+    damaged = bytearray((folder / name).read_bytes())
+    damaged[-3] ^= 1
+    (folder / name).write_bytes(damaged)
+    with pytest.raises(StageError, match=rf"^{TRAINED}/{name}: damaged, .*dvc "):
+        report.run(argparse.Namespace(recipes=["file"]))
 
 
 @pytest.mark.parametrize(

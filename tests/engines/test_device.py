@@ -1,5 +1,7 @@
 """What a machine is asked for and can't do is refused before anything runs."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -26,6 +28,20 @@ def test_a_gpu_without_bfloat16_is_refused_and_told_what_would_work(monkeypatch)
         check_precision("bfloat16", torch.device("cuda"))
     check_precision("float32", torch.device("cuda"))
     check_precision("bfloat16", torch.device("cpu"))
+
+
+def test_float8_is_refused_on_an_older_gpu_and_without_its_package(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    for capability, refuses in (((8, 0), True), ((8, 9), False), ((9, 0), False), ((12, 0), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        with pytest.raises(StageError, match=r"NVIDIA A100 can't .* 'bfloat16'") if refuses else nullcontext():
+            check_precision("float8", gpu)
+    check_precision("float8", torch.device("cpu"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(StageError, match=r"`pip install 'llmrecipe\[float8\]'`"):
+        check_precision("float8", torch.device("cpu"))
 
 
 @pytest.fixture

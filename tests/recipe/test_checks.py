@@ -480,6 +480,47 @@ def test_what_an_engine_would_only_say_once_it_runs_is_refused(changes, path):
     assert list(found(changed(SMALL_MODEL, **changes))) == [path]
 
 
+FLOAT8 = changed(SMALL_MODEL, training__precision="float8")
+
+
+def test_float8_goes_with_sizes_that_its_kernels_can_multiply():
+    assert found(FLOAT8) == {}
+    assert found(changed(FLOAT8, parallelism__tensor=2)) == {}
+    assert found(changed(MASKED, training__precision="float8")) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "said"),
+    [
+        ({"start__intermediate_size": 200}, "training.precision", "intermediate_size = 200 isn't; use 192 or 208"),
+        (
+            {"start__intermediate_size": 208, "parallelism__tensor": 2},
+            "training.precision",
+            "intermediate_size = 208, 104 on each of tensor = 2 ranks, isn't; use 192 or 224 there, or 'bfloat16'",
+        ),
+        (
+            {"start__head_dim": 10},
+            "training.precision",
+            "num_attention_heads × head_dim = 4 × 10 isn't; use 32 or 48 there",
+        ),
+        (
+            {"start__num_key_value_heads": 1, "start__head_dim": 20},
+            "training.precision",
+            "(num_attention_heads + 2 × num_key_value_heads) × head_dim = (4 + 2 × 1) × 20 isn't; use 112 or 128 there",
+        ),
+        ({"objective__sequence_length": 40}, "objective.sequence_length", "40 is not a multiple of 16"),
+        (
+            {"parallelism__tensor": 2, "parallelism__async_tensor_parallel": True},
+            "parallelism.async_tensor_parallel",
+            "use False, or precision = 'bfloat16'",
+        ),
+    ],
+)
+def test_what_float8_can_not_multiply_is_refused_with_what_would_work(changes, path, said):
+    assert said in found(changed(FLOAT8, **changes))[path]
+    assert found(changed(FLOAT8, **changes, training__precision="bfloat16")) == {}
+
+
 @pytest.mark.parametrize(
     ("model", "how", "path", "fix"),
     [

@@ -74,6 +74,9 @@ class RunOptions:
     predicts_context: bool = False
     """Whether an encoder has a second head, for the tokens before masked spans."""
 
+    pads: bool = True
+    """Whether an encoder may get sequences with padding."""
+
 
 class Architecture(abc.ABC, Generic[N]):
     """A family of networks in transformers and in nanotron.

@@ -59,4 +59,4 @@ class DecoderArchitecture(Architecture[D]):
     def logits(self, built: "NanotronModel", input_ids: torch.Tensor) -> torch.Tensor:
         """float32 `[batch, length, padded vocabulary]` of a network on one rank, from `[batch, length]`."""
         everywhere = torch.ones_like(input_ids, dtype=torch.bool)
-        return built.model(input_ids=input_ids, input_mask=everywhere).transpose(0, 1)
+        return built.model.lm_head.pp_block.logits(built.states(input_ids, everywhere)).transpose(0, 1)

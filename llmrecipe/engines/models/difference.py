@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 
 def weights_difference(one: Path, other: Path) -> dict[str, str | float]:
-    """The largest absolute difference of a weight (`largest`), which it is (`where`), and the weights' `dtype`.
+    """The largest absolute difference of a weight (`largest`), and which it is (`where`).
 
     Infinite if the checkpoint artifacts `one` and `other` don't hold weights of the same names, shapes and formats,
     or if a difference is not a number.
@@ -28,8 +28,7 @@ def weights_difference(one: Path, other: Path) -> dict[str, str | float]:
             difference = torch.nan_to_num(distance, nan=float("inf"), posinf=float("inf")).item()
         if difference > largest:
             largest, where = difference, name
-    dtype = str(next(iter(first.values())).dtype).removeprefix("torch.")
-    return {"largest": largest, "where": where, "dtype": dtype}
+    return {"largest": largest, "where": where}
 
 
 def _load(directory: Path) -> dict[str, torch.Tensor]:

@@ -56,10 +56,10 @@ class EncoderArchitecture(Architecture[E]):
     def logits(self, built: "NanotronModel", input_ids: torch.Tensor) -> torch.Tensor:
         """float32 `[batch, length, padded vocabulary]` of a network on one rank, from `[batch, length]`."""
         batch, length = input_ids.shape
-        found = built.model(
+        states = built.model(
             input_ids=input_ids,
             input_mask=torch.ones_like(input_ids, dtype=torch.bool),
             positions=torch.arange(length * batch),
             is_context=torch.zeros(length * batch, dtype=torch.bool),
         )
-        return found.view(length, batch, -1).transpose(0, 1)
+        return built.model.lm_head.pp_block.logits(states).view(length, batch, -1).transpose(0, 1)

@@ -1,19 +1,30 @@
 """Steps that would do harm: a loss or gradient that isn't finite, and spikes."""
 
+import logging
 import math
 import statistics
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from nanotron import distributed as dist
 from nanotron.parallel import ParallelContext
 
+from llmrecipe.engines.nanotron.job import Job, StateFolder
+from llmrecipe.engines.nanotron.metrics import Row
+from llmrecipe.engines.nanotron.readings import Reading
+from llmrecipe.errors import StageError
 from llmrecipe.recipe.training import Anomalies
+
+log = logging.getLogger(__name__)
 
 _WATCHED = ("loss", "grad_norm")
 _NAMED = 3
+
+_MOST_SKIPPED = 10
+"""Steps in a row that may be skipped: if more are broken, it isn't the batch."""
 
 
 class Watch:
@@ -58,18 +69,58 @@ class Watch:
                 history.append(row[name])
 
 
-def share(wrong: str | None, source: int, context: ParallelContext, device: str) -> str | None:
-    """The verdict of rank `source`, on every rank."""
-    if context.world_pg.size() == 1:
-        return wrong
-    # Nearly always there is nothing to tell, and one number says so.
-    length = torch.tensor(len(wrong or ""), device=device)
-    dist.broadcast(length, src=source, group=context.world_pg)
-    if length == 0:
-        return None
-    told = [wrong]
-    dist.broadcast_object_list(told, src=source, group=context.world_pg, device=torch.device(device))
-    return told[0]
+class Judge:
+    """Decides whether the weights may learn from a step, the same on every rank."""
+
+    def __init__(self, job: Job, rows: Iterable[Row], context: ParallelContext, *, speaks: bool) -> None:
+        """`rows` are the metrics of the steps so far; one rank `speaks` of what is skipped."""
+        self._anomalies = job.section.training.anomalies
+        self._job, self._context, self._speaks = job, context, speaks
+        self._watch = Watch(self._anomalies, rows)
+
+    @property
+    def comes_first(self) -> bool:
+        """Whether a step has to be judged before the weights learn from it, since it may be skipped.
+
+        Where it can only end the run, it may be judged later, as long as nothing of what was learned since is kept.
+        """
+        return self._anomalies.action == "skip"
+
+    def is_sound(self, reading: Reading, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Whether the weights may learn from this step; `tensors` are what of it may be broken. Every rank has to ask.
+
+        Raises:
+            StageError: they may not, and the recipe wants to stop at such a step, or too many came in a row.
+        """
+        row = reading.read()
+        wrong = self._watch.verdict(row)
+        self._watch.count(is_skipped=wrong is not None)
+        if wrong is None:
+            return True
+        ranks = broken_on(tensors, self._context)
+        where = f" ({ranks})" if ranks else ""
+        what = f"step {row['step']} has {wrong}{where}"
+        if self._anomalies.action == "stop":
+            self.stop(f"{what}; training.anomalies.action = 'skip' continues from the last checkpoint, past this batch")
+        if self._watch.skipped_in_a_row > _MOST_SKIPPED:
+            self.stop(f"{what}, and the {_MOST_SKIPPED} steps before it were broken too")
+        if self._speaks:
+            log.warning("%s; skipped", what)
+        finite = {name: value for name, value in row.items() if not isinstance(value, float) or math.isfinite(value)}
+        reading.row = finite | {"skipped": wrong}
+        return False
+
+    def stop(self, reason: str) -> NoReturn:
+        """End the run.
+
+        Raises:
+            StageError: always.
+        """
+        raise StageError(
+            f"{self._job.name}: {reason}. A lower training.optimizer.learning_rate or training.clip_grad_norm, or a "
+            "longer warm-up, may help, and starts afresh; the checkpoints before this step are kept in "
+            f"{StateFolder(Path(self._job.state)).checkpoints}"
+        )
 
 
 def broken_on(tensors: Mapping[str, torch.Tensor], context: ParallelContext) -> str | None:

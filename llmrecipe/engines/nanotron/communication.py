@@ -9,7 +9,6 @@ A kind is told by its group of ranks, so where a model's ranks are its tensor-pa
 counts as `tensor`. What is on its way while the rank computes counts for the rest that the rank then waits for.
 """
 
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -22,11 +21,14 @@ from nanotron.parallel.pipeline_parallel.p2p import P2P
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from llmrecipe.engines.nanotron.clock import Clock
+
 _COLLECTIVES = (
     "all_reduce",
     "all_reduce_coalesced",
     "all_gather_into_tensor",
     "all_gather_coalesced",
+    "reduce",
     "reduce_scatter_tensor",
     "reduce_scatter_coalesced",
     "broadcast",
@@ -34,37 +36,17 @@ _COLLECTIVES = (
 """What a training step calls, looked up in `nanotron.distributed` at every call."""
 
 
-class _Clock:
-    """Time on a CPU, where a call returns when its work is done."""
-
-    now = staticmethod(time.perf_counter)
-
-    @staticmethod
-    def seconds(start: float, end: float) -> float:
-        return end - start
-
-
-class _CudaClock:
-    """Time in the GPU's current stream, which is where work waits; read it once the GPU is synchronized."""
-
-    @staticmethod
-    def now() -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    @staticmethod
-    def seconds(start: torch.cuda.Event, end: torch.cuda.Event) -> float:
-        return start.elapsed_time(end) / 1000
+Span = tuple[str, Any, Any]
+"""A kind of waiting, and the moments of its beginning and its end."""
 
 
 class Communication:
     """What this rank waits for in its training steps."""
 
-    def __init__(self, context: ParallelContext, device: str) -> None:
+    def __init__(self, context: ParallelContext, clock: Clock) -> None:
         self._kinds = {context.dp_pg: "data", context.tp_pg: "tensor"}
-        self._clock = _CudaClock if device == "cuda" else _Clock
-        self._spans: list[tuple[str, Any, Any]] = []
+        self._clock = clock
+        self._spans: list[Span] = []
         self._counts = False
         self._last_bucket: Any = None
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -87,16 +69,20 @@ class Communication:
             PipelineEngine.backward = self._backward(PipelineEngine.backward)
 
     def start(self) -> None:
-        """A step starts; until `finish`, waiting counts."""
+        """A step starts; until `stop`, waiting counts."""
         self._counts = True
 
-    def finish(self, seconds: float) -> dict[str, float]:
-        """The step has taken `seconds`, and the GPU is synchronized: how many of them waited for each kind."""
+    def stop(self) -> list[Span]:
+        """All work of the step is given to the device: what of it waits."""
         self._counts = False
+        spans, self._spans = self._spans, []
+        return spans
+
+    def count(self, spans: list[Span], seconds: float) -> dict[str, float]:
+        """A step with these spans is done and took `seconds`: how many of them waited for each kind."""
         waited: defaultdict[str, float] = defaultdict(float)
-        for kind, start, end in self._spans:
+        for kind, start, end in spans:
             waited[kind] += self._clock.seconds(start, end)
-        self._spans.clear()
         for kind, waiting in waited.items():
             self._seconds[kind] += waiting
         self._step_seconds += seconds

@@ -26,7 +26,7 @@ def nanotron_configuration(job: Job, state: StateFolder) -> dict[str, Any]:
             "tp_linear_async_communication": False,
         },
         "model": {
-            "dtype": training.precision,
+            "dtype": training.number_format,
             "ddp_bucket_cap_mb": parallelism.bucket_size_mb,
             # The vocabulary is padded already, the same for every layout.
             "make_vocab_size_divisible_by": 1,
@@ -55,7 +55,7 @@ def nanotron_configuration(job: Job, state: StateFolder) -> dict[str, Any]:
             "zero_stage": parallelism.zero_stage,
             # Without a limit the norm is still measured, and nothing is scaled.
             "clip_grad": float("inf") if training.clip_grad_norm is None else float(training.clip_grad_norm),
-            "accumulate_grad_in_fp32": training.precision != "float32",
+            "accumulate_grad_in_fp32": training.number_format != "float32",
             "weight_decay": 0.0,
             "adam_eps": 1e-8,
             "adam_beta1": 0.9,

@@ -76,7 +76,10 @@ class Reader(Protocol):
         """Samples, each a window and its epoch, as the network reads them."""
 
     def scale(self, batches: list[MicroBatch], group: dist.ProcessGroup | None) -> list[MicroBatch]:
-        """The micro-batches of a step, ready for their losses to be averaged over all those of the group's ranks."""
+        """The micro-batches of a step, ready for their losses to be averaged over all those of the group's ranks.
+
+        They are on the device, and no number of them may be looked at here, which would keep a GPU waiting.
+        """
 
     def num_labels(self, batch: MicroBatch) -> int:
         """Tokens to be predicted, on a rank that reads labels."""

@@ -124,6 +124,8 @@ class Job(Word):
             recompute=self.section.parallelism.recompute_activations,
             restart_at_documents=objective.restart_at_documents,
             predicts_context=objective.context_weight > 0,
+            # Our readers fill every sequence; those of others may not.
+            pads=bool(objective.module),
         )
 
     def open_tokens(self, split: str) -> TokenMixture:

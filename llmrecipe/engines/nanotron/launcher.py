@@ -100,7 +100,7 @@ def train(
         StageError: a corpus is smaller than a batch, the tokenizer lacks tokens of the objective, the start doesn't go
             with the tokens, the device can't do the precision, ranks of an earlier run are alive, a step that this
             recipe would have stopped at was skipped, it takes more memory than there is, a package of the machine's
-            events is missing, or a rank failed.
+            events or of the precision is missing, or a rank failed.
     """
     refuse_missing(machine.events, name)
     files = TokenMixture.open(tokens, "train", shares)

@@ -96,31 +96,31 @@ class MaskedReader:
         The number of labels differs from micro-batch to micro-batch; what counts is their number in the whole batch.
 
         Args:
-            batches: this rank's micro-batches of a step.
+            batches: this rank's micro-batches of a step, on the device.
             group: the ranks that read the others; None if these are all.
         """
         if not self.shard.reads_labels:
             return batches
-        totals = torch.tensor([self._counts(batch) for batch in batches], dtype=torch.float64).sum(0)
-        means = totals / len(batches)
+        # Nothing of this is looked at here: on a GPU that would wait for all that it still has to do.
+        means = torch.stack([self._counts(batch) for batch in batches]).sum(0) / len(batches)
         if group is not None and group.size() > 1:
-            device = batches[0]["label_ids"].device
-            means = means.to(device)
             dist.all_reduce(means, op=dist.ReduceOp.AVG, group=group)
-            means = means.cpu()
-        labels, contexts = means.clamp(min=1e-9).tolist()
+        labels, contexts = means.clamp(min=1e-9)
+        of_label = (torch.ones_like(labels) / labels).float()
+        of_context = (torch.full_like(contexts, self.objective.context_weight) / contexts).float()
         for batch in batches:
-            scale = torch.where(batch["is_context"], self.objective.context_weight / contexts, 1 / labels)
-            batch["label_scales"] = (batch["label_scales"] * scale).float()
+            scale = torch.where(batch["is_context"], of_context, of_label)
+            batch["label_scales"] = batch["label_scales"] * scale
         return batches
 
-    def _counts(self, batch: MicroBatch) -> tuple[int, int]:
+    def _counts(self, batch: MicroBatch) -> torch.Tensor:
+        """Masked tokens and tokens before spans, `float64[2]`."""
         counted, is_context = batch["label_scales"][0] > 0, batch["is_context"]
-        return int((counted & ~is_context).sum()), int((counted & is_context).sum())
+        return torch.stack([(counted & ~is_context).sum(), (counted & is_context).sum()]).double()
 
     def num_labels(self, batch: MicroBatch) -> int:
         """Masked tokens, on a rank that reads labels."""
-        return self._counts(batch)[0]
+        return int(self._counts(batch)[0])
 
 
 def reader(job: Job, split: str, shard: Shard) -> MaskedReader:

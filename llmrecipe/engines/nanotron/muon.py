@@ -116,18 +116,22 @@ class Muon(torch.optim.Optimizer):
             parameter.sub_(matrix.direction(ahead).view_as(parameter), alpha=rate)
 
 
-def whole_matrices(names: Mapping[str, Matrix]) -> type[ZeroDistributedOptimizer]:
-    """nanotron's ZeRO, but that a data-parallel rank has each weight of these names as a whole, or nothing of it."""
+def owners(matrices: Mapping[str, Matrix], ranks: int) -> dict[str, int]:
+    """Which of so many replicas updates each of these weights, as a whole, by name."""
+    work, found = [0] * ranks, {}
+    for name in sorted(matrices, key=lambda name: (-_products(matrices[name]), name)):
+        found[name] = work.index(min(work))
+        work[found[name]] += _products(matrices[name])
+    return found
+
+
+def whole_matrices(sizes: Mapping[str, int], owners: Mapping[str, int]) -> type[ZeroDistributedOptimizer]:
+    """nanotron's ZeRO, but that one rank has the whole of each weight that has an owner."""
 
     class WholeMatrices(ZeroDistributedOptimizer):
         def _partition_parameters(self) -> dict[str, dict[int, tuple[int, int]]]:
             offsets: dict[str, dict[int, tuple[int, int]]] = super()._partition_parameters()
-            work = [0] * self.dp_pg.size()
-            for name in sorted(names, key=lambda name: (-_products(names[name]), name)):
-                rank = work.index(min(work))
-                work[rank] += _products(names[name])
-                offsets[name] = {rank: (0, names[name].shape.numel())}
-            return offsets
+            return offsets | {name: {rank: (0, sizes[name])} for name, rank in owners.items()}
 
     return WholeMatrices
 

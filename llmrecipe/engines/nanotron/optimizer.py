@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from nanotron import distributed as dist
 from nanotron import helpers
 from nanotron.optim.named_optimizer import NamedOptimizer
 
 from llmrecipe.engines.nanotron import muon
+from llmrecipe.engines.nanotron.port import zero
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.kinds import Optimizer
 from llmrecipe.recipe.optimizer import SGD, AdamW, Muon, NoDecay
+from llmrecipe.sections import TrainSection
 
 Known = AdamW | Muon | SGD
 """The optimizers of this engine."""
@@ -21,21 +23,21 @@ NamedParameters = list[tuple[str, torch.Tensor]]
 
 
 def init_optimizer_and_grad_accumulator(
-    optimizer: Optimizer, is_frozen: Callable[[str], bool], *, model: Any, parallel_context: Any, **arguments: Any
+    section: TrainSection, is_frozen: Callable[[str], bool], *, model: Any, parallel_context: Any, **arguments: Any
 ) -> tuple[Any, Any]:
     """nanotron's builder with the recipe's optimizer; weights whose name `is_frozen` don't decay either.
 
     Raises:
         StageError: this engine doesn't know it.
     """
+    optimizer = section.training.optimizer
     if not isinstance(optimizer, Known):
         raise StageError(f"training.optimizer: {type(optimizer).__name__} is none that this engine knows")
 
+    weights = list(getattr(model, "module", model).get_named_params_with_correct_tied())
     hidden: dict[str, muon.Matrix] = {}
     if isinstance(optimizer, Muon):
-        network = getattr(model, "module", model)
-        named = network.get_named_params_with_correct_tied()
-        learned = ((name, parameter) for name, parameter in named if not is_frozen(name))
+        learned = ((name, parameter) for name, parameter in weights if not is_frozen(name))
         hidden = muon.matrices_of(learned, parallel_context.tp_pg)
 
     def named_optimizer(named_params_or_groups: Iterable[Any], **_: Any) -> NamedOptimizer:
@@ -51,14 +53,44 @@ def init_optimizer_and_grad_accumulator(
         groups.insert(0, {"named_params": own, "weight_decay": optimizer.weight_decay})
         return NamedOptimizer(groups, optimizer_builder=lambda groups: muon.Muon(groups, optimizer, matrices))
 
-    theirs = helpers.NamedOptimizer, helpers.ZeroDistributedOptimizer
-    helpers.NamedOptimizer = named_optimizer
-    if hidden:
-        helpers.ZeroDistributedOptimizer = muon.whole_matrices(hidden)
+    ours = {"NamedOptimizer": named_optimizer} | _sharing(section, weights, hidden, parallel_context.dp_pg)
+    theirs = {name: getattr(helpers, name) for name in ours}
+    vars(helpers).update(ours)
     try:
         return _build_with_adamw(model=model, parallel_context=parallel_context, **arguments)
     finally:
-        helpers.NamedOptimizer, helpers.ZeroDistributedOptimizer = theirs
+        vars(helpers).update(theirs)
+
+
+def _sharing(
+    section: TrainSection, weights: NamedParameters, hidden: dict[str, muon.Matrix], group: dist.ProcessGroup
+) -> dict[str, type]:
+    """How the replicas of `group` share the optimizer's state, as classes in the place of nanotron's."""
+    training, parallelism, ranks = section.training, section.parallelism, group.size()
+    sizes = {name: weight.numel() for name, weight in weights}
+    owners = muon.owners(hidden, ranks)
+    if parallelism.zero_stage == 0:
+        return {}
+    if training.precision == "float32" or ranks == 1:
+        return {"ZeroDistributedOptimizer": muon.whole_matrices(sizes, owners)}
+    plan = zero.Plan(
+        sizes=sizes,
+        owners=owners,
+        shared={name for name, weight in weights if _is_shared(weight)},
+        ranks=ranks,
+        # Of four bytes each.
+        at_least=parallelism.bucket_size_mb << 18,
+    )
+    accumulator = zero.accumulator(plan, group, parallelism.accumulation(training.global_batch_size))
+    return {"ZeroDistributedOptimizer": zero.optimizer(plan), "FP32GradientAccumulator": accumulator}
+
+
+def _is_shared(weight: Any) -> bool:
+    """Whether the gradient of a weight is still to be added up with those of other ranks of its replica."""
+    if not weight.is_tied:
+        return False
+    tied = weight.get_tied_info()
+    return tied.reduce_op is not None and len(tied.global_ranks) > 1
 
 
 def build(optimizer: AdamW | SGD, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -25,6 +25,12 @@ class PackedDocuments:
         """Each token's place in its document, `int64[batch, length]`."""
         return self._places - self._starts
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each document, of one sequence after the other."""
+        begins = (self._starts == self._places).flatten().nonzero()[:, 0].cpu()
+        return begins.diff(append=torch.tensor([self._starts.numel()])).tolist()
+
     @cached_property
     def attended(self) -> torch.Tensor:
         """Whether a token (third dimension) may read another (fourth), `bool[batch, 1, length, length]`.

@@ -98,6 +98,14 @@ class Decoder(Network):
         return super().quantized_widths | ({of_heads: heads} if heads != self.hidden_size else {})
 
     @property
+    def shared_widths(self) -> dict[str, int]:
+        """Rows or columns that tensor-parallel ranks share of its layers' matrices, by what says how many they are."""
+        heads, key_value_heads, size = self.num_attention_heads, self.num_key_value_heads, self.head_size
+        of_all = "(num_attention_heads + 2 × num_key_value_heads) × head_dim"
+        rows = (heads + 2 * key_value_heads) * size
+        return super().shared_widths | {f"{of_all} = ({heads} + 2 × {key_value_heads}) × {size}": rows}
+
+    @property
     def shared_by_tensor_ranks(self) -> dict[str, int]:
         """What tensor-parallel ranks share evenly, by field."""
         return {**super().shared_by_tensor_ranks, "num_key_value_heads": self.num_key_value_heads}

@@ -119,6 +119,17 @@ class Network(Word):
         }
 
     @property
+    def shared_widths(self) -> dict[str, int]:
+        """Rows or columns that tensor-parallel ranks share of its layers' matrices, by what says how many they are."""
+        heads = self.num_attention_heads * self.head_size
+        of_heads = f"num_attention_heads × head_dim = {self.num_attention_heads} × {self.head_size}"
+        is_plain = heads == self.hidden_size
+        return {
+            f"hidden_size = {heads}" if is_plain else of_heads: heads,
+            f"intermediate_size = {self.feed_forward_size}": self.feed_forward_size,
+        }
+
+    @property
     def shared_by_tensor_ranks(self) -> dict[str, int]:
         """What tensor-parallel ranks share evenly, by field."""
         return {"num_attention_heads": self.num_attention_heads, "intermediate_size": self.feed_forward_size}

@@ -23,6 +23,7 @@ bootstrap.load("cpu")
 import nanotron.distributed  # noqa: E402
 import nanotron.helpers  # noqa: E402
 
+from llmrecipe.engines.nanotron.clock import CudaClock  # noqa: E402
 from llmrecipe.engines.nanotron.communication import Communication  # noqa: E402
 
 LAYOUTS = {
@@ -146,22 +147,26 @@ class Clock:
     """A clock that work moves on."""
 
     def __init__(self) -> None:
-        self.seconds = 0
+        self.time = 0
 
     def work(self, seconds: int, **_) -> None:
-        self.seconds += seconds
+        self.time += seconds
+
+    def now(self) -> int:
+        return self.time
+
+    def seconds(self, start: int, end: int) -> int:
+        return end - start
 
 
 @pytest.fixture
-def clock(monkeypatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("llmrecipe.engines.nanotron.communication._Clock.now", lambda: clock.seconds)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
 def communication(clock) -> Communication:
-    return Communication(SimpleNamespace(**GROUPS), "cpu")
+    return Communication(SimpleNamespace(**GROUPS), clock)
 
 
 def test_waiting_is_counted_by_group_and_only_within_a_step(clock, communication):
@@ -172,10 +177,10 @@ def test_waiting_is_counted_by_group_and_only_within_a_step(clock, communication
         collective(seconds, group=group)
     clock.work(32)
 
-    assert communication.finish(50) == {"data": 1, "tensor": 2, "other": 4}
+    assert communication.count(communication.stop(), 50) == {"data": 1, "tensor": 2, "other": 4}
     communication.start()
     collective(1, group=GROUPS["dp_pg"])
-    assert communication.finish(50) == {"data": 1}
+    assert communication.count(communication.stop(), 50) == {"data": 1}
     assert communication.percent() == {"data": 2, "tensor": 2, "other": 4}
 
 
@@ -183,7 +188,7 @@ def test_a_call_within_a_call_counts_once(clock, communication):
     communication.start()
     communication.wait("pipeline", communication.collective(clock.work), 1, group=GROUPS["dp_pg"])
 
-    assert communication.finish(10) == {"pipeline": 1}
+    assert communication.count(communication.stop(), 10) == {"pipeline": 1}
 
 
 def test_what_is_on_its_way_while_a_rank_computes_counts_for_the_rest(clock, communication):
@@ -193,10 +198,10 @@ def test_what_is_on_its_way_while_a_rank_computes_counts_for_the_rest(clock, com
     clock.work(4)
     work.wait()
 
-    assert communication.finish(10) == {"data": 2}
+    assert communication.count(communication.stop(), 10) == {"data": 2}
 
 
-def test_on_a_gpu_events_are_recorded_around_a_call_and_read_when_the_step_has_ended(monkeypatch):
+def test_on_a_gpu_events_are_recorded_around_a_call_and_read_later(monkeypatch):
     log = []
 
     class Event:
@@ -206,17 +211,25 @@ def test_on_a_gpu_events_are_recorded_around_a_call_and_read_when_the_step_has_e
         def record(self) -> None:
             log.append("recorded")
 
+        def synchronize(self) -> None:
+            log.append("waited for")
+
         def elapsed_time(self, end: "Event") -> float:
             log.append("read")
             return 250.0
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    communication = Communication(SimpleNamespace(**GROUPS), "cuda")
+    clock = CudaClock()
+    communication = Communication(SimpleNamespace(**GROUPS), clock)
     communication.start()
     communication.wait("pipeline", log.append, "called")
+    waits, end = communication.stop(), clock.now()
+    assert log == ["recorded", "called", "recorded", "recorded"]
 
-    assert log == ["recorded", "called", "recorded"]
-    assert communication.finish(1.0) == {"pipeline": 0.25}
+    log.clear()
+    clock.wait(end)
+    assert communication.count(waits, 1.0) == {"pipeline": 0.25}
+    assert log == ["waited for", "read"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What the network adds to nanotron's: dropout, recomputation, z-loss, its own loss."""
+"""What the network adds to nanotron's: dropout, recomputation, z-loss."""
 
 import shutil
 from pathlib import Path
@@ -112,31 +112,6 @@ def test_z_loss_is_a_row_of_its_own_and_the_same_for_every_layout(tokens, tmp_pa
     assert column(alone, "z_loss")[-1] < column(alone, "z_loss")[0]
 
 
-@pytest.mark.parametrize("vocab_size", [2000, 1987])
-def test_the_loss_and_its_gradient_are_those_of_torch_and_padding_takes_no_part(vocab_size):
-    bootstrap.load("cpu")
-    from llmrecipe.engines.nanotron import build
-    from llmrecipe.engines.nanotron.networks.loss import Loss
-
-    torch.manual_seed(0)
-    group = build.single_process_context().tp_pg
-    # More than one chunk of rows, and a last one that is smaller.
-    logits = torch.randn(70, 3, 2000, dtype=torch.float32) * 3
-    labels = torch.randint(0, vocab_size, (3, 70))
-    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
-
-    result = Loss(group, z_loss=0.1, vocab_size=vocab_size)(ours * 1, labels, torch.ones_like(labels, dtype=torch.bool))
-    result["loss"].backward()
-    tokens = theirs[..., :vocab_size]
-    cross_entropy = torch.nn.functional.cross_entropy(tokens.flatten(0, 1), labels.t().flatten())
-    z_loss = 0.1 * tokens.logsumexp(-1).square().mean()
-    (cross_entropy + z_loss).backward()
-
-    torch.testing.assert_close(result["cross_entropy"], cross_entropy)
-    torch.testing.assert_close(result["z_loss"], z_loss)
-    torch.testing.assert_close(ours.grad, theirs.grad)
-
-
 @pytest.mark.slow
 def test_a_killed_training_with_dropout_continues_bit_for_bit(tokens, tmp_path, with_dropout):
     trained(section(ALONE, training=DROPOUT), tokens, tmp_path, checkpoint_interval=5)
@@ -151,12 +126,14 @@ def test_a_killed_training_with_dropout_continues_bit_for_bit(tokens, tmp_path, 
 def test_attention_with_its_weights_in_sight_is_torchs():
     bootstrap.load("cpu")
     from llmrecipe.engines.nanotron.networks import attention
+    from llmrecipe.engines.nanotron.networks.micro_batch import Reach
 
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, heads, 9, 8) for heads in (4, 2, 2))
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    attended = Reach().attended(9, query.device)
 
-    found = attention.attention_with_weights(query, key, value, lambda weights: weights)
+    found = attention.attention_with_weights(query, key, value, lambda weights: weights, attended)
 
     torch.testing.assert_close(found, expected)
     assert NETWORK.num_attention_heads != NETWORK.num_key_value_heads

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from llmrecipe.engines.nanotron.networks.micro_batch import Reach
 from llmrecipe.engines.nanotron.networks.rotary import RotaryEmbedding
+from llmrecipe.engines.nanotron.networks.spans import spanned_attention
 from llmrecipe.recipe.networks.decoder import Decoder
 
 
@@ -56,21 +57,21 @@ class CausalAttention(nn.Module):
             states: what it reads.
             reach: what each token reads.
             drop: applied to the attention weights `[batch, heads, length, length]`, which are made only for it: without
-                it torch's kernel never holds them all.
+                it nothing is as large as the square of the length.
         """
         heads = self.qkv_proj(states).unflatten(-1, (-1, self.head_size))
         rotating, value = heads.split((self.heads + self.key_value_heads, self.key_value_heads), dim=2)
         query, key = self._rotated(rotating, reach.positions)
+        if drop is None and reach.spans is not None:
+            # Documents end to end.
+            flat = (x.transpose(0, 1).flatten(0, 1) for x in (query, key, value))
+            output = spanned_attention(*flat, reach.spans).unflatten(0, (-1, len(query))).transpose(0, 1)
+            return self.o_proj(output.flatten(2))
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         if drop is not None:
-            output = attention_with_weights(query, key, value, drop, reach.attended)
-        elif reach.attended is not None:
-            # Of torch's kernels for GPUs, the one that takes a mask knows no grouped queries.
-            key, value = _ungrouped(query, key, value)
-            output = functional.scaled_dot_product_attention(query, key, value, reach.attended)
+            output = attention_with_weights(query, key, value, drop, reach.attended(query.shape[2], query.device))
         else:
-            is_grouped = self.heads != self.key_value_heads
-            output = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=is_grouped)
+            output = _causal(query, key, value)
         return self.o_proj(output.permute(2, 0, 1, 3).flatten(2))
 
     def _rotated(self, heads: torch.Tensor, positions: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
@@ -90,18 +91,30 @@ class CausalAttention(nn.Module):
         return functional.rms_norm(heads, heads.shape[-1:], weight, norm.eps)
 
 
+def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Attention of `[batch, heads, length, dim]` to all that comes before, grouped queries included."""
+    kept, is_grouped = query.dtype, query.shape[1] != key.shape[1]
+    if query.device.type == "cpu":
+        # In bfloat16 the kernel for CPUs takes a quarter longer than in float32, copies included.
+        query, key, value = query.float(), key.float(), value.float()
+    elif kept == torch.float32 and is_grouped:
+        # Of torch's kernels for GPUs, those for float32 that never hold all weights know no grouped queries.
+        key, value = _ungrouped(query, key, value)
+        is_grouped = False
+    output = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=is_grouped)
+    return output.to(kept)
+
+
 def attention_with_weights(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     drop: Callable[[torch.Tensor], torch.Tensor],
-    attended: torch.Tensor | None = None,
+    attended: torch.Tensor,
 ) -> torch.Tensor:
-    """Causal attention of `[batch, heads, length, dim]`, grouped queries included, with its weights in sight."""
+    """Attention of `[batch, heads, length, dim]`, grouped queries included, with its weights in sight."""
     key, value = _ungrouped(query, key, value)
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    if attended is None:
-        attended = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     weights = scores.float().masked_fill(~attended, float("-inf")).softmax(-1).to(query.dtype)
     return drop(weights) @ value
 

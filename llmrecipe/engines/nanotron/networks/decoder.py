@@ -21,7 +21,7 @@ from llmrecipe.engines.models.architecture import RunOptions
 from llmrecipe.engines.nanotron.networks.activation import SwiGLU
 from llmrecipe.engines.nanotron.networks.attention import CausalAttention
 from llmrecipe.engines.nanotron.networks.dropout import Dropper
-from llmrecipe.engines.nanotron.networks.loss import Loss
+from llmrecipe.engines.nanotron.networks.loss import CausalOutput
 from llmrecipe.engines.nanotron.networks.micro_batch import MicroBatchInFlight, Placed, Reach
 from llmrecipe.engines.nanotron.networks.rotary import RotaryEmbedding, rotary_of
 from llmrecipe.recipe.networks.decoder import Decoder
@@ -130,13 +130,20 @@ class DecoderNetwork(LlamaForTraining):
         for block in self.model.decoder:
             block.module_builder = self.layer
             block.module_kwargs |= shared | {"network": network, "rotary": rotary, "options": options}
-        self.loss.module_builder = Loss
-        self.loss.module_kwargs = {
-            "tensor_group": parallel_context.tp_pg,
-            "z_loss": options.z_loss,
+        output = self.model.lm_head
+        output.module_builder = CausalOutput
+        output.module_kwargs = {
+            "hidden_size": config.hidden_size,
+            "rows": config.vocab_size,
             "vocab_size": options.vocab_size,
+            "tensor_group": parallel_context.tp_pg,
+            "mode": parallel_config.tp_mode,
+            "z_loss": options.z_loss,
         }
-        self.loss.module_output_keys = {"loss", "cross_entropy", "z_loss"}
+        output.module_input_keys = {"hidden_states", "label_ids", "label_mask"}
+        output.module_output_keys = {"loss", "cross_entropy", "z_loss"}
+        # What nanotron has between its logits and its loss.
+        del self.model.cast_to_fp32, self.loss
 
     def forward(
         self,
@@ -148,9 +155,18 @@ class DecoderNetwork(LlamaForTraining):
     ) -> dict[str, Placed]:
         """The loss and its parts; `samples` are the numbers of the batch's samples, known on every rank."""
         self.batch.samples = samples
-        logits = self.model(input_ids=input_ids, input_mask=input_mask)
-        return self.loss(sharded_logits=logits, label_ids=label_ids, label_mask=label_mask)
+        states = self.states(input_ids, input_mask)
+        return self.model.lm_head(hidden_states=states, label_ids=label_ids, label_mask=label_mask)
+
+    def states(self, input_ids: Placed, input_mask: Placed) -> Placed:
+        """What the output layer reads, `[length, batch, hidden]`, from `[batch, length]`."""
+        embedded = self.model.token_position_embeddings(input_ids=input_ids, input_mask=input_mask)["input_embeds"]
+        states = {"hidden_states": embedded, "sequence_mask": input_mask}
+        for layer in self.model.decoder:
+            states = layer(**states)
+        return self.model.final_layer_norm(input=states["hidden_states"])["hidden_states"]
 
     def get_block_compute_costs(self) -> dict[Any, int]:
-        """nanotron's costs, by which it spreads the blocks over a pipeline."""
-        return super().get_block_compute_costs() | {self.layer: self.network.layer_cost}
+        """Multiplications by token, by which nanotron spreads the blocks over a pipeline."""
+        output = self.config.hidden_size * self.config.vocab_size
+        return {self.layer: self.network.layer_cost, self.model.lm_head.module_builder: output}

@@ -9,13 +9,12 @@ from nanotron.models import NanotronModel
 from nanotron.parallel import ParallelContext
 from nanotron.parallel.pipeline_parallel.block import PipelineBlock
 from nanotron.parallel.pipeline_parallel.p2p import P2P
-from nanotron.parallel.tensor_parallel.nn import TensorParallelColumnLinear
 from torch import nn
 
 from llmrecipe.engines.models.architecture import RunOptions
 from llmrecipe.engines.nanotron.networks.dropout import Dropper
 from llmrecipe.engines.nanotron.networks.encoder_blocks import Blocks, Head, Surroundings
-from llmrecipe.engines.nanotron.networks.loss import MaskedLoss
+from llmrecipe.engines.nanotron.networks.loss import MaskedOutput
 from llmrecipe.engines.nanotron.networks.micro_batch import MicroBatchInFlight, Placed
 from llmrecipe.recipe.networks.network import Network
 
@@ -50,20 +49,10 @@ class EncoderNetwork(NanotronModel):
             recompute=options.recompute,
             compiled=options.compiled,
             predicts_context=options.predicts_context,
+            pads=options.pads,
         )
         p2p = P2P(parallel_context.pp_pg, device=torch.device(options.device))
-        self.model = Stack(self.around, p2p, config.vocab_size)
-        self.loss = PipelineBlock(
-            p2p=p2p,
-            module_builder=MaskedLoss,
-            module_kwargs={
-                "tensor_group": parallel_context.tp_pg,
-                "z_loss": options.z_loss,
-                "vocab_size": options.vocab_size,
-            },
-            module_input_keys={"sharded_logits", "label_ids", "label_scales", "is_context"},
-            module_output_keys={"loss", "cross_entropy", "context", "z_loss"},
-        )
+        self.model = Stack(self.around, p2p, config.vocab_size, options)
 
     def forward(
         self,
@@ -77,8 +66,10 @@ class EncoderNetwork(NanotronModel):
     ) -> dict[str, Placed]:
         """The loss and its parts for a batch of `masked_data.MaskedReader`."""
         self.batch.samples = samples
-        logits = self.model(input_ids=input_ids, input_mask=input_mask, positions=positions, is_context=is_context)
-        return self.loss(sharded_logits=logits, label_ids=label_ids, label_scales=label_scales, is_context=is_context)
+        states = self.model(input_ids=input_ids, input_mask=input_mask, positions=positions, is_context=is_context)
+        return self.model.lm_head(
+            hidden_states=states, label_ids=label_ids, label_scales=label_scales, is_context=is_context
+        )
 
     def init_model_randomly(self, config: Any) -> None:
         """Never: every run starts from weights on disk."""
@@ -91,7 +82,7 @@ class EncoderNetwork(NanotronModel):
     def get_block_compute_costs(self) -> dict[Any, int]:
         """Multiplications by token, by which nanotron spreads the blocks over a pipeline."""
         output = self.config.hidden_size * self.config.vocab_size
-        return {self.around.blocks.layer: self.around.network.layer_cost, TensorParallelColumnLinear: output}
+        return {self.around.blocks.layer: self.around.network.layer_cost, MaskedOutput: output}
 
     def get_flops_per_sec(self, *_: Any) -> tuple[float, float]:
         """Not measured."""
@@ -99,9 +90,9 @@ class EncoderNetwork(NanotronModel):
 
 
 class Stack(nn.Module):
-    """The blocks of an encoder, from tokens to the logits of each rank's part of the vocabulary."""
+    """The blocks of an encoder."""
 
-    def __init__(self, around: Surroundings, p2p: P2P, vocab_size: int) -> None:
+    def __init__(self, around: Surroundings, p2p: P2P, vocab_size: int, options: RunOptions) -> None:
         super().__init__()
         self.p2p = p2p
         given = {"around": around}
@@ -115,14 +106,20 @@ class Stack(nn.Module):
         )
         self.head = self._block(Head, given, {"hidden_states", "positions", "is_context"}, {"hidden_states"})
         output = {
-            "in_features": around.network.hidden_size,
-            "out_features": vocab_size,
-            "pg": around.tensor_group,
+            "hidden_size": around.network.hidden_size,
+            "rows": vocab_size,
+            "vocab_size": options.vocab_size,
+            "tensor_group": around.tensor_group,
             "mode": around.tensor_parallel_mode,
+            "z_loss": options.z_loss,
             "bias": True,
         }
-        self.lm_head = self._block(TensorParallelColumnLinear, output, {"x"}, {"logits"})
-        self.cast_to_fp32 = self._block(lambda: lambda x: x.float(), {}, {"x"}, {"output"})
+        self.lm_head = self._block(
+            MaskedOutput,
+            output,
+            {"hidden_states", "label_ids", "label_scales", "is_context"},
+            {"loss", "cross_entropy", "context", "z_loss"},
+        )
 
     def _block(self, builder: Any, arguments: Mapping[str, Any], inputs: set[str], outputs: set[str]) -> PipelineBlock:
         return PipelineBlock(
@@ -134,7 +131,7 @@ class Stack(nn.Module):
         )
 
     def forward(self, input_ids: Placed, input_mask: Placed, positions: Placed, is_context: Placed) -> Placed:
-        """Predictions at some places of a batch.
+        """What the output layer reads, at some places of a batch.
 
         Args:
             input_ids: `[batch, length]`.
@@ -143,10 +140,10 @@ class Stack(nn.Module):
             is_context: `[labels]`, whether the token before the place is to be predicted.
 
         Returns:
-            Logits, float32 `[labels, 1, vocabulary / ranks]`.
+            `[labels, 1, hidden]`, or a rank's part of the labels.
         """
         states = self.embeddings(input_ids=input_ids) | {"mask": input_mask}
         for layer in self.encoder:
             states = layer(**states)
-        predicting = self.head(hidden_states=states["hidden_states"], positions=positions, is_context=is_context)
-        return self.cast_to_fp32(x=self.lm_head(x=predicting["hidden_states"])["logits"])["output"]
+        head = self.head(hidden_states=states["hidden_states"], positions=positions, is_context=is_context)
+        return head["hidden_states"]

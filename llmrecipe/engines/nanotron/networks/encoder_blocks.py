@@ -81,6 +81,9 @@ class Surroundings:
     predicts_context: bool
     """Whether there is a second head, for the tokens before masked spans."""
 
+    pads: bool = True
+    """Whether sequences may have padding, which no token reads."""
+
     @property
     def linear(self) -> dict[str, Any]:
         """Options of nanotron's linear layers."""
@@ -134,6 +137,7 @@ class EncoderLayer(nn.Module, abc.ABC):
     def __init__(self, around: Surroundings, index: int) -> None:
         super().__init__()
         self.batch, self.dropper, self.recompute = around.batch, around.dropper, around.recompute
+        self.pads = around.pads
         self.place = f"layer {index}"
         width = around.network.hidden_size
         self.head_dim = around.network.head_size
@@ -163,8 +167,8 @@ class EncoderLayer(nn.Module, abc.ABC):
 
     def _attended(self, mask: torch.Tensor) -> torch.Tensor | None:
         """Whether a token (third dimension) reads another (fourth); None where each reads all."""
-        # A kernel without a mask is faster, and every token of a training sequence counts.
-        attended = None if mask.all() else mask[:, None, None, :]
+        # A kernel without a mask is faster. Who looks whether there is padding keeps a GPU waiting.
+        attended = None if not self.pads or mask.all() else mask[:, None, None, :]
         if self.reach is not None and self.reach < mask.shape[1]:
             near = within(mask.shape[1], self.reach, self.reach, mask.device)
             attended = near if attended is None else attended & near

@@ -6,21 +6,33 @@ import attrs
 import torch
 from nanotron.parallel.pipeline_parallel.tensor_pointer import TensorPointer
 
+from llmrecipe.engines.nanotron.networks.spans import Spans
 from llmrecipe.engines.tokens.packing import PackedDocuments
 
 Placed = torch.Tensor | TensorPointer
 """A tensor, or where in the pipeline it is."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(kw_only=True, eq=False, slots=False)
 class Reach:
     """What the tokens of a micro-batch read, where that isn't simply all that come before."""
+
+    documents: PackedDocuments | None = None
+    """Those that they keep to; None reads a sequence as one."""
+
+    window: int | None = None
+    """How many tokens they read at most, themselves included; None for all."""
 
     positions: torch.Tensor | None = None
     """Each token's place, `int64[batch, length]`; None counts from the beginning of the sequences."""
 
-    attended: torch.Tensor | None = None
-    """Whether a token (third dimension) reads another (fourth), `bool[batch or 1, 1, length, length]`; None for all."""
+    spans: Spans | None = None
+    """The same for attention; None for all that come before."""
+
+    def attended(self, length: int, device: torch.device) -> torch.Tensor:
+        """Whether a token (third dimension) reads another (fourth), `bool[batch or 1, 1, length, length]`."""
+        recent = within(length, length if self.window is None else self.window - 1, 0, device)
+        return recent if self.documents is None else recent & self.documents.attended
 
 
 class MicroBatchInFlight:
@@ -57,10 +69,10 @@ def within(length: int, before: int, after: int, device: torch.device) -> torch.
 
 
 def _reach(mask: torch.Tensor, restart_at_documents: bool, window: int | None) -> Reach:
-    length = mask.shape[1]
-    recent = within(length, window - 1, 0, mask.device) if window is not None and window < length else None
-    if not restart_at_documents:
-        return Reach(attended=recent)
-    documents = PackedDocuments(~mask)
-    attended = documents.attended if recent is None else documents.attended & recent
-    return Reach(documents.positions, attended)
+    batch, length = mask.shape
+    window = window if window is not None and window < length else None
+    if restart_at_documents:
+        documents = PackedDocuments(~mask)
+        spans = Spans(documents.lengths, window, mask.device)
+        return Reach(documents=documents, window=window, positions=documents.positions, spans=spans)
+    return Reach(window=window, spans=None if window is None else Spans([length] * batch, window, mask.device))

@@ -41,6 +41,23 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     return functional.linear(x, weight, bias)
 
 
+def add_weight_gradient(total: torch.Tensor | None, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The transposed gradient of a weight, `[in, out]`, with a part of its rows more: `total + xᵀ gradient` in float32.
+
+    Args:
+        total: what it was, overwritten; None for zero.
+        gradient: `[rows, out]`.
+        x: `[rows, in]`.
+    """
+    if _used[0] == "oneDNN" and x.device.type == "cpu" and x.dtype == torch.float32:
+        product = _product(x.t(), gradient.t())
+    elif total is not None and x.dtype == torch.float32:
+        return total.addmm_(x.t(), gradient)
+    else:
+        product = x.t() @ gradient
+    return product.float() if total is None else total.add_(product)
+
+
 class _OneDNN(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

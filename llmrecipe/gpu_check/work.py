@@ -1,7 +1,7 @@
 """The work that a training step needs, in floating-point operations, and the matrix products that it consists of."""
 
-from llmrecipe import Llama
 from llmrecipe.recipe.networks.bert import Bert
+from llmrecipe.recipe.networks.llama import Llama
 
 FORMULA = "6 × tokens × (layers × weights of a layer's matrices + predicted share × head) + attention"
 """A product forward and two backward, two operations a weight each. `attention` is 12 × tokens × layers × length ×
@@ -40,8 +40,13 @@ def step_flops(network: Llama | Bert, vocab_size: int, *, tokens: int, length: i
     """
     layers = network.num_layers * _weights(layer_shapes(network))
     products = 6 * tokens * (layers + predicted * _weights(head_shapes(network, vocab_size)))
-    attention = 12 * tokens * network.num_layers * length * network.num_attention_heads * network.head_size
+    attention = attention_flops(network, tokens=tokens, length=length)
     return products + (attention / 2 if isinstance(network, Llama) else attention)
+
+
+def attention_flops(network: Llama | Bert, *, tokens: int, length: int) -> float:
+    """Operations of a step's attention where every token reads the whole of its sequence (Chowdhery et al. 2022)."""
+    return 12 * tokens * network.num_layers * length * network.num_attention_heads * network.head_size
 
 
 def _weights(shapes: list[Shape]) -> int:

@@ -1,0 +1,1 @@
+"""What the check asks, one module a question: each has `run(scale, folder)`."""
