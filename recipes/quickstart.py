@@ -43,7 +43,7 @@ def small_code() -> Trained:
         training=Training(
             duration=Tokens(4_000_000),
             global_batch_size=16,
-            optimizer=optimizer.AdamW(learning_rate=4e-3),
+            optimizer=optimizer.Muon(learning_rate=1.6e-2),
             schedule=schedule.Cosine(warmup=Fraction(0.1)),
             seed=7,
         ),

@@ -18,7 +18,7 @@ from llmrecipe.recipe.source import TextFiles
 from llmrecipe.recipe.tokenizer import ByteLevelBPE
 from llmrecipe.recipe.training import Training
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float8"]
 
 
 @attrs.frozen(kw_only=True)

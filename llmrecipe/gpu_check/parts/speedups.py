@@ -1,4 +1,4 @@
-"""What each choice that a machine leaves makes of the large model's speed."""
+"""What each choice that a machine or a number format leaves makes of the large model's speed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from llmrecipe.errors import StageError
 from llmrecipe.gpu_check.outcome import Outcome, Row
 from llmrecipe.gpu_check.parts.speed import speed_of
 from llmrecipe.gpu_check.peaks import peak_of
-from llmrecipe.gpu_check.scale import Scale
+from llmrecipe.gpu_check.scale import Precision, Scale
 from llmrecipe.gpu_check.training import made_tokens, measured
 from llmrecipe.recipe.evolve import evolve
 
@@ -25,6 +25,9 @@ class Choice:
     environment: Mapping[str, str] = attrs.field(factory=dict)
     """Variables of the ranks."""
 
+    precision: Precision | None = None
+    """The recipe's; None for that of the case."""
+
     in_small: bool = False
     """Whether a dry run tries it, too."""
 
@@ -34,6 +37,7 @@ CHOICES = {
     "any kernels": Choice(machine={"deterministic": False}, in_small=True),
     "compiled": Choice(machine={"compile": True}),
     "compiled, any kernels": Choice(machine={"compile": True, "deterministic": False}),
+    "float8, compiled": Choice(machine={"compile": True}, precision="float8"),
     "memory in fixed blocks": Choice(environment={"PYTORCH_ALLOC_CONF": "expandable_segments:False"}),
     "one queue to the GPU": Choice(environment={"CUDA_DEVICE_MAX_CONNECTIONS": "1"}),
 }
@@ -49,12 +53,13 @@ def run(scale: Scale, folder: Path) -> Outcome:
         if scale.device == "cpu" and not choice.in_small:
             continue
         machine = evolve(scale.machine, **choice.machine)
+        case = attrs.evolve(scale.large, precision=choice.precision or scale.large.precision)
         try:
-            found = measured(scale.large, tokens, folder, machine, choice.environment)
+            found = measured(case, tokens, folder, machine, choice.environment)
         except StageError as error:
             failures.append(f"{name}: {error}")
             continue
-        speed = speed_of(scale.large, found, peak.flops)
+        speed = speed_of(case, found, peak.flops)
         usual = rows[0]["tokens/s"] if rows else speed["tokens/s"]
         rows.append({"choice": name} | speed | {"to the first": speed["tokens/s"] / usual})
     return Outcome(tables={f"{scale.large.name}, micro-batch {scale.large.micro_batch}": rows}, failures=failures)
