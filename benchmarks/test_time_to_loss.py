@@ -22,7 +22,7 @@ from recipes.quickstart import quickstart
 STAGES = {stage.name.rpartition("-")[2]: stage for stage in plan([quickstart()]).stages[:4]}
 TRAIN, TOKENIZE = STAGES["train"], STAGES["tokenize"]
 
-LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+LEARNING_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 SEEDS = (7, 8, 9)
 STEPS = 200
 INTERVAL = 10
