@@ -43,7 +43,7 @@ def small_code() -> Trained:
         training=Training(
             duration=Tokens(4_000_000),
             global_batch_size=16,
-            optimizer=optimizer.Muon(learning_rate=1.6e-2),
+            optimizer=optimizer.Muon(learning_rate=8e-3),
             schedule=schedule.Cosine(warmup=Fraction(0.1)),
             seed=7,
         ),
