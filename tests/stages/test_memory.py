@@ -31,18 +31,20 @@ BOUND_MB = 8
 
 
 class Watch(threading.Thread):
-    """Notes the resident memory of every rank that this process has started, step by step."""
+    """Notes the resident memory of every rank that this process starts from now on, step by step."""
 
     def __init__(self, scratch: Path) -> None:
         super().__init__()
         self.scratch = scratch
+        # Such as torch's compiler keeps, with a rank's number in its environment if a test had given this process one.
+        self.others = set(psutil.Process().children())
         self.ended = threading.Event()
         self.megabytes: dict[str, dict[int, float]] = defaultdict(dict)
 
     def run(self) -> None:
         while not self.ended.wait(0.05):
             step = sum(file.read_text().count("\n") for file in self.scratch.glob("*/metrics.jsonl"))
-            for process in psutil.Process().children():
+            for process in set(psutil.Process().children()) - self.others:
                 try:
                     self.megabytes[process.environ()["RANK"]][step] = process.memory_info().rss / 1e6
                 except (psutil.Error, KeyError):
