@@ -25,9 +25,10 @@ class Machine(Word):
     """Whether GPUs train with kernels that give the same bits every time; False lets them be faster, and then a
     training that was interrupted differs from a straight one by rounding. CPUs always give the same bits."""
 
-    compile: bool = False
-    """Whether a network's layers are compiled as a training starts, which takes a while and makes each step faster; on
-    a CPU it needs a C++ compiler. It rounds differently. Layers with dropout or shared by tensor-parallel ranks aren't
+    compile: bool | None = None
+    """Whether a network's layers are compiled as a training starts, which takes half a minute and makes each step
+    faster; on a CPU it needs a C++ compiler and Python's headers. None: on a CPU that has both, unless steps are so
+    small that it wouldn't pay. It rounds differently. Layers with dropout or shared by tensor-parallel ranks aren't
     compiled."""
 
     workers: int = attrs.field(default=2, validator=between(1, 10_000))

@@ -166,7 +166,7 @@ def test_an_encoder_whose_logits_change_fails_the_stage(tmp_path, monkeypatch):
 def test_large_weights_of_a_wide_and_deep_model_are_exported(tmp_path):
     network = evolve(NETWORK, hidden_size=512, num_layers=8, num_attention_heads=8)
     model = new_network(network)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.2)
     tokens = torch.randint(0, VOCAB_SIZE, (2, 64), generator=torch.Generator().manual_seed(1))
     for _ in range(3):
         optimizer.zero_grad()
@@ -174,7 +174,8 @@ def test_large_weights_of_a_wide_and_deep_model_are_exported(tmp_path):
         optimizer.step()
     context = stage_context(ExportSection(), inputs(tmp_path, network, model), tmp_path / "out")
     export.run(context)
-    assert context.measured["logits_difference"] > 1e-4
+    # Whatever the processor: a bound of 1e-4, which is enough for ordinary weights, would be within it.
+    assert context.measured["logits_rounding"] > 5e-4
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
     assert all(torch.equal(exported.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
 

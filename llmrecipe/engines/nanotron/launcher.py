@@ -110,6 +110,7 @@ def train(
     device = set_up(machine)
     check_precision(section.training.precision, device)
     network, embedding_rows = _network(section, start, tokens, name)
+    rows = embedding_rows or files.vocab_size
     job = Job(
         section=settled,
         network=network,
@@ -119,14 +120,14 @@ def train(
         tokens=tuple(map(str, tokens)),
         shares=tuple(shares),
         vocab_size=files.vocab_size,
-        rows=embedding_rows or files.vocab_size,
+        rows=rows,
         end_of_text_id=files.end_of_text_id,
         start=str(start) if start else None,
         tokenizer=str(tokenizer) if tokenizer else None,
         state="",
         events=str(events),
         resume=None,
-        compiled=compiles(section, machine, name),
+        compiled=compiles(section, machine, device.type, name, network=network, rows=rows),
         math_library=fastest() if device.type == "cpu" and section.training.precision == "float32" else None,
     )
     # Again, now that all is known of the start and of the machine, whatever was planned.

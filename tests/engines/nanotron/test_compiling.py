@@ -1,6 +1,7 @@
 """Compiled layers compute what the others do, and say when they can't be."""
 
 import logging
+import sysconfig
 from pathlib import Path
 
 import attrs
@@ -8,9 +9,9 @@ import pytest
 import torch
 from tiny_training import LENGTH, MASKING, NETWORK, SHORT, column, section, trained, write_tokens
 
-from llmrecipe import Bert, Dropout, Llama, Machine, MaskedLM, Parallelism
+from llmrecipe import Bert, Dropout, Llama, Machine, MaskedLM, Parallelism, Steps
 from llmrecipe.engines.nanotron import weights
-from llmrecipe.engines.nanotron.compiling import compiles
+from llmrecipe.engines.nanotron.compiling import PAYS_FROM, compiles
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.sections import TrainSection
@@ -49,13 +50,34 @@ def test_compiled_layers_differ_by_rounding_and_give_the_same_bits_every_time(to
     assert "compiled" not in plain.measurements
 
 
+LARGE = attrs.evolve(NETWORK, hidden_size=1024, intermediate_size=4096, num_layers=6)
+
+
+def is_compiled(what: TrainSection, machine: Machine, network: Network = NETWORK, device: str = "cpu") -> bool:
+    return compiles(what, machine, device, "t-train", network=network, rows=512)
+
+
 @pytest.mark.parametrize(
     "what", [DROPPING, section(Parallelism(tensor=2, micro_batch_size=4))], ids=["dropout", "tensor"]
 )
 def test_layers_that_draw_or_exchange_are_not_compiled(what):
-    assert not compiles(what, Machine(compile=True), "t-train")
-    assert compiles(section(), Machine(compile=True), "t-train")
-    assert not compiles(section(), Machine(), "t-train")
+    for machine in (Machine(compile=True), Machine()):
+        assert not is_compiled(what, machine, LARGE)
+    assert is_compiled(section(), Machine(compile=True))
+    assert not is_compiled(section(), Machine(compile=False), LARGE)
+
+
+def test_by_itself_a_cpu_compiles_what_is_large_enough_if_it_can(monkeypatch):
+    tokens = section().parallelism.micro_batch_size * LENGTH
+    assert tokens * NETWORK.num_parameters(512) < PAYS_FROM < tokens * LARGE.num_parameters(512)
+    assert is_compiled(section(), Machine(), LARGE)
+    assert not is_compiled(section(), Machine(), NETWORK)
+    assert not is_compiled(section(), Machine(), LARGE, device="cuda")
+    # As long as it likes: a longer run goes on where a shorter one has ended.
+    assert not is_compiled(section(training=attrs.evolve(SHORT, duration=Steps(10**6))), Machine(), NETWORK)
+
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not is_compiled(section(), Machine(), LARGE)
 
 
 @pytest.mark.slow
@@ -70,4 +92,14 @@ def test_without_a_compiler_it_is_said_what_would_help(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
 
     with pytest.raises(StageError, match=r"machine\.compile: .*'no-such-compiler', which isn't there; install it"):
-        compiles(section(), Machine(compile=True), "t-train")
+        is_compiled(section(), Machine(compile=True))
+
+
+def test_without_pythons_headers_it_is_said_what_would_help(monkeypatch, tmp_path):
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+
+    assert not is_compiled(section(), Machine(), LARGE)
+    with pytest.raises(
+        StageError, match=r"machine\.compile: .* Python\.h, which isn't there; install Python's headers"
+    ):
+        is_compiled(section(), Machine(compile=True))

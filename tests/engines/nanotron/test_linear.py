@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny_training
@@ -87,12 +88,15 @@ def test_one_library_multiplies_and_not_the_other(library):
 
 
 HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+IS_INTEL = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
 
 
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [
-        pytest.param({}, "oneDNN", marks=pytest.mark.skipif(not HAS_AVX512, reason="needs AVX-512")),
+        pytest.param(
+            {}, "MKL" if IS_INTEL else "oneDNN", marks=pytest.mark.skipif(not HAS_AVX512, reason="no AVX-512")
+        ),
         ({"ATEN_CPU_CAPABILITY": "avx2"}, "MKL"),
         ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, "MKL"),
         ({"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}, "MKL"),
@@ -107,6 +111,16 @@ def test_the_library_is_chosen_by_what_the_processor_can_or_is_said_to(limits, e
         [sys.executable, "-c", code], env=free | limits, check=True, stdout=subprocess.PIPE, text=True
     )
     assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize(("vendor", "expected"), [("GenuineIntel", "MKL"), ("AuthenticAMD", "oneDNN")])
+def test_mkl_multiplies_on_intels_own_processors_with_avx512_too(monkeypatch, tmp_path, vendor, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nvendor_id : {vendor}\n")
+    monkeypatch.setattr(port, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+
+    assert port.fastest() == expected
 
 
 @pytest.mark.slow

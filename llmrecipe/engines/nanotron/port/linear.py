@@ -2,28 +2,38 @@
 
 They are two thirds of a training step. MKL, which torch takes by itself, uses no AVX-512 on processors that aren't
 Intel's, and oneDNN does: it is faster by a tenth to more than two times, depending on how wide the processor's units
-are. Without AVX-512 MKL is faster, a weight's gradient above all (`benchmarks/README.md` has numbers).
+are. On Intel's processors, and without AVX-512, MKL is faster, a weight's gradient above all (`benchmarks/README.md`
+has numbers).
 """
 
+import platform
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch.nn import functional
+
+_CPUINFO = Path("/proc/cpuinfo")
 
 Library = Literal["oneDNN", "MKL"]
 """What multiplies. Each gives the same bits every time on one kind of processor, and the two differ by rounding."""
 
 
 def fastest() -> Library:
-    """The library that is faster on this processor: oneDNN where torch and oneDNN use AVX-512, and else MKL.
+    """The library that is faster on this processor: oneDNN where it uses AVX-512 and MKL does not, and else MKL.
 
     Not measured, since a clock would not choose alike twice. `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA`, which keep
     torch and oneDNN from AVX-512, are respected.
     """
-    if torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512":
-        # What oneDNN itself needs AVX-512 for.
-        return "oneDNN" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "MKL"
-    return "MKL"
+    if _is_intel() or not torch.backends.mkldnn.is_available():
+        return "MKL"
+    # Of the two, the second is what oneDNN itself needs AVX-512 for.
+    is_used = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "oneDNN" if is_used else "MKL"
+
+
+def _is_intel() -> bool:
+    return "GenuineIntel" in (_CPUINFO.read_text() if _CPUINFO.exists() else platform.processor())
 
 
 _used: list[Library] = [fastest()]
