@@ -81,9 +81,9 @@ def run(
     ranks: int,
     threads: int,
     objective: Objective = CAUSAL,
-    is_compiled: bool = False,
+    compiled: bool | None = None,
 ) -> FinishedRun:
-    """Train the case on so many data-parallel ranks."""
+    """Train the case on so many data-parallel ranks; None for `compiled` is the default, which compiles all cases."""
     section = TrainSection(
         network=case.network,
         objective=objective,
@@ -102,7 +102,7 @@ def run(
         tokens=[tokens],
         shares=(1.0,),
         start=None,
-        machine=Machine(device="cpu", compile=is_compiled, checkpoint_interval=case.steps),
+        machine=Machine(device="cpu", compile=compiled, checkpoint_interval=case.steps),
         scratch=scratch,
         events=scratch / "events",
     )

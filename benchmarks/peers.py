@@ -17,6 +17,7 @@ from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.tokens.masking import mask
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.gpu_check.work import head_shapes, layer_shapes, step_flops
+from llmrecipe.recipe.kinds import Objective
 
 WARM_UP = 2
 LAYOUTS = {"1-rank-2-threads": (1, 2), "2-ranks-1-thread": (2, 1)}
@@ -33,8 +34,23 @@ def compared(case: Case, ours: float, plain: float) -> dict[str, float]:
     }
 
 
-def compared_with_all(case: Case, ours: float, peers: Mapping[str, float]) -> dict[str, Any]:
-    """Tokens a second of ours and of every peer, and our ratio to the best.
+def our_seconds(
+    case: Case,
+    tokens: Path,
+    scratch: Path,
+    layout: str,
+    *,
+    objective: Objective = cases.CAUSAL,
+    compiled: bool | None = None,
+) -> float:
+    """The median step of ours."""
+    ranks, threads = LAYOUTS[layout]
+    trained = cases.run(case, tokens, scratch, objective=objective, ranks=ranks, threads=threads, compiled=compiled)
+    return statistics.median(row["seconds"] for row in trained.timings[WARM_UP:])
+
+
+def compared_with_all(case: Case, ours: float, not_compiled: float, peers: Mapping[str, float]) -> dict[str, Any]:
+    """Tokens a second of ours, compiled and not, and of every peer, and our ratio to the best.
 
     In parentheses is the share of the processor's best product that a step comes to, by the work in `work.FORMULA`.
     """
@@ -46,7 +62,7 @@ def compared_with_all(case: Case, ours: float, peers: Mapping[str, float]) -> di
         length=SEQUENCE_LENGTH,
         predicted=MASKED.mask_rate if case.network.reads_both_sides else 1.0,
     )
-    seconds = {"ours": ours, **peers}
+    seconds = {"ours": ours, "ours, not compiled": not_compiled, **peers}
     speeds = {
         name: f"{case.tokens_per_step / each:,.0f} ({flops / each / peak / 1e7:.0f} %)"
         for name, each in seconds.items()
