@@ -9,7 +9,7 @@ from llmrecipe.recipe.proposals import largest_group
 from llmrecipe.recipe.quantity import Epochs
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Findings, Rules
-from llmrecipe.recipe.scheme import W4A16
+from llmrecipe.recipe.scheme import WeightsOnly
 
 rules = Rules()
 
@@ -129,21 +129,21 @@ def _scheme(model: Quantized) -> Findings:
 
 def scheme_findings(scheme: Scheme, network: Network) -> Findings:
     """What a quantization `scheme` can't do with a network; paths begin with it."""
-    unfit = network.unfit_schemes.get(type(scheme))
+    unfit = next((why for kind, why in network.unfit_schemes.items() if isinstance(scheme, kind)), None)
     if unfit:
-        yield "scheme", unfit
-    elif isinstance(scheme, W4A16):
-        yield from _group_findings(scheme.group_size, network)
+        yield "scheme", f"{type(scheme).__name__} {unfit}"
+    elif isinstance(scheme, WeightsOnly) and scheme.group_size is not None:
+        yield from _group_findings(type(scheme).__name__, scheme.group_size, network)
 
 
-def _group_findings(size: int, network: Network) -> Findings:
+def _group_findings(scheme: str, size: int, network: Network) -> Findings:
     layers_of_width = network.quantized_widths
     common = math.gcd(*layers_of_width.values())
     if common % size:
         undivided = [text for text, width in layers_of_width.items() if width % size]
         yield (
             "scheme.group_size",
-            f"W4A16's group of {size} does not divide {' and '.join(undivided)}; use {largest_group(size, common)}",
+            f"{scheme}'s group of {size} does not divide {' and '.join(undivided)}; use {largest_group(size, common)}",
         )
 
 

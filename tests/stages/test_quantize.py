@@ -27,13 +27,15 @@ from transformers import (
 
 from llmrecipe import artifacts, cards, wiring
 from llmrecipe.cards import ModelCard, TokensCard
-from llmrecipe.engines.compression import quantization
+from llmrecipe.engines.compression import calibration, quantization
 from llmrecipe.engines.tokens import writing
 from llmrecipe.engines.tokens.files import TokenFiles
+from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import RecipeError, StageError
 from llmrecipe.recipe.networks.bert import Bert
 from llmrecipe.recipe.objective import CausalLM
-from llmrecipe.recipe.scheme import FP8, GPTQ, W4A16, W8A8, W8A16, RoundToNearest
+from llmrecipe.recipe.schema import members
+from llmrecipe.recipe.scheme import FP8, GPTQ, W4A16, W8A8, W8A16, RoundToNearest, WeightsOnly
 from llmrecipe.sections import QuantizeSection
 from llmrecipe.stages import quantize
 from llmrecipe.wiring import Wiring
@@ -42,7 +44,9 @@ LENGTH = tiny_model.SEQUENCE_LENGTH
 NEAREST = RoundToNearest()
 SCHEMES = {
     "w4a16": W4A16(group_size=32),
-    "w4a16-nearest": W4A16(group_size=32, rounding=NEAREST),
+    "w4a16-nearest": W4A16(group_size=32, observer="minmax", rounding=NEAREST),
+    "w4a16-asymmetric": W4A16(group_size=32, symmetric=False),
+    "w4a16-importance": W4A16(group_size=32, rounding=NEAREST),
     "w8a16": W8A16(),
     "w8a8": W8A8(),
     "w8a8-nearest": W8A8(rounding=NEAREST),
@@ -97,7 +101,7 @@ def test_every_scheme_saves_a_smaller_model_that_transformers_loads_with_nearly_
         "calibration_sequences": 0 if name in ("w4a16-nearest", "fp8") else 32,
         "dense_bytes": dense.stat().st_size,
         # Two blocks of seven.
-        "gptq_layers": 0 if "nearest" in name or name == "fp8" else 14,
+        "gptq_layers": 0 if "nearest" in name or name in ("w4a16-importance", "fp8") else 14,
         "gptq_layers_rounded_to_nearest": 0,
         "quantized_bytes": small.stat().st_size,
         "ratio": dense.stat().st_size / small.stat().st_size,
@@ -130,18 +134,68 @@ def test_weights_are_stored_in_the_format_of_the_scheme_and_the_output_layer_as_
         assert torch.equal(small[name], dense[name])
 
 
-@pytest.mark.parametrize("scheme", [W4A16(group_size=32, rounding=NEAREST), W8A16(rounding=NEAREST)])
-def test_round_to_nearest_is_what_it_says(made, tmp_path, scheme):
+def expanded(directory: Path) -> torch.Tensor:
+    """The layer's weights as transformers expands them."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
+    model(torch.tensor([[1]]))  # When they are first needed.
+    return model.get_submodule(LAYER).weight
+
+
+@pytest.mark.parametrize("group", [32, None])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_round_to_nearest_is_what_it_says(made, tmp_path, bits, group):
+    scheme = members(WeightsOnly)[f"w{bits}a16"](group_size=group, observer="minmax", rounding=NEAREST)
     output = quantized(made, tmp_path / "out", scheme)
-    model = AutoModelForCausalLM.from_pretrained(output / "model", dtype="auto")
-    model(torch.tensor([[1]]))  # Its weights are expanded when they are first needed.
-    loaded = model.get_submodule(LAYER).weight
     dense = weights(made["model"])[f"{LAYER}.weight"]
-    bits, group = (4, 32) if isinstance(scheme, W4A16) else (8, dense.shape[1])
-    groups = dense.view(len(dense), -1, group)
+    groups = dense.view(len(dense), -1, group or dense.shape[1])
     scale = groups.abs().amax(-1, keepdim=True) / ((2**bits - 1) / 2)
     integers = (groups / scale).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    torch.testing.assert_close(loaded, (integers * scale).view_as(dense), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(expanded(output / "model"), (integers * scale).view_as(dense), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_an_asymmetric_group_covers_its_least_weight_its_largest_and_zero(made, tmp_path, bits):
+    scheme = members(WeightsOnly)[f"w{bits}a16"](group_size=32, symmetric=False, observer="minmax", rounding=NEAREST)
+    output = quantized(made, tmp_path / "out", scheme)
+    dense = weights(made["model"])[f"{LAYER}.weight"]
+    groups = dense.view(len(dense), -1, 32)
+    least, largest = groups.amin(-1, keepdim=True).clamp(max=0), groups.amax(-1, keepdim=True).clamp(min=0)
+    scale = (largest - least) / (2**bits - 1)
+    zero = (-least / scale).round()
+    integers = (groups / scale + zero).round().clamp(0, 2**bits - 1)
+    torch.testing.assert_close(
+        expanded(output / "model"), ((integers - zero) * scale).view_as(dense), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_an_observer_lowers_the_error_that_it_looks_at(made, tmp_path):
+    dense = weights(made["model"])[f"{LAYER}.weight"]
+    model, inputs = AutoModelForCausalLM.from_pretrained(made["model"]), []
+    model.get_submodule(LAYER).register_forward_pre_hook(lambda _, given: inputs.append(given[0].detach()))
+    model(calibration.draw(TokenMixture.open([made["tokens"]], "train", (1.0,)), LENGTH, 32, 1))
+    importance = inputs[0].flatten(0, -2).square().mean(0)
+
+    def errors(observer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each group of four bits, plain and weighed; the library's norms are 2.4 and 3."""
+        scheme = W4A16(group_size=32, observer=observer, rounding=NEAREST)
+        off = (expanded(quantized(made, tmp_path / observer, scheme) / "model") - dense).abs()
+        return tuple(each.view(len(dense), -1, 32).sum(-1) for each in (off**2.4, off**3 * importance))
+
+    of = {observer: errors(observer) for observer in ("minmax", "mse", "imatrix_mse")}
+    for index, observer in enumerate(("mse", "imatrix_mse")):
+        assert (of[observer][index] <= of["minmax"][index] * (1 + 1e-4)).all()
+        assert of[observer][index].sum() < 0.9 * of["minmax"][index].sum()
+        assert of[observer][index].sum() == min(each[index].sum() for each in of.values())
+
+
+def test_gptq_rounds_columns_with_large_inputs_first_unless_it_is_told_not_to(made, tmp_path):
+    ordered, unordered = (
+        quantized(made, tmp_path / str(order), W4A16(group_size=32, rounding=GPTQ(activation_order=order))) / "model"
+        for order in (True, False)
+    )
+    assert not torch.equal(expanded(ordered), expanded(unordered))
+    # Either way no order is stored: groups are of neighbours.
+    assert not any("g_idx" in name for name in weights(ordered))
 
 
 def test_an_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
@@ -339,9 +393,9 @@ def test_calibration_reads_different_sequences_of_the_training_split_as_the_seed
         quantized(made, tmp_path / str(index), W4A16(group_size=32), calibration_samples=4, seed=seed)
     row = np.concatenate([np.fromfile(path, "<u2") for path in sorted((made["tokens"] / "train").glob("*.ds"))])
     places = [tuple(row[start : start + LENGTH].tolist()) for start in range(0, len(row) - LENGTH, LENGTH)]
-    for calibration in seen:
-        assert calibration.shape == (4, LENGTH)
-        assert len(set(map(tuple, calibration.tolist())) & set(places)) == 4
+    for drawn in seen:
+        assert drawn.shape == (4, LENGTH)
+        assert len(set(map(tuple, drawn.tolist())) & set(places)) == 4
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2])
 

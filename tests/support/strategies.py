@@ -49,6 +49,7 @@ from llmrecipe import (
     scheme,
     source,
 )
+from llmrecipe.recipe.schema import members
 from llmrecipe.recipe.texts import common_text
 from llmrecipe.sections import (
     AugmentSection,
@@ -246,7 +247,9 @@ optimizers = st.one_of(
     st.builds(optimizer.Muon, momentum=momenta, **of_adam),
     st.builds(optimizer.SGD, momentum=momenta, nesterov=st.booleans(), **of_optimizers),
 )
-roundings = st.builds(scheme.GPTQ, dampening_frac=up_to_one) | st.builds(scheme.RoundToNearest)
+roundings = st.builds(scheme.GPTQ, dampening_frac=up_to_one, activation_order=st.booleans()) | st.builds(
+    scheme.RoundToNearest
+)
 places = st.one_of(
     st.builds(place.Local),
     st.builds(
@@ -280,14 +283,16 @@ def divisors(number):
 def one_scheme(draw, cls, group_sizes):
     """A scheme of a class; its group size is one of those that fit."""
     more = {} if cls is scheme.FP8 else {"rounding": draw(roundings)}
-    if cls is scheme.W4A16:
-        more["group_size"] = draw(st.sampled_from(group_sizes))
+    if issubclass(cls, scheme.WeightsOnly):
+        more["group_size"] = draw(st.none() | st.sampled_from(group_sizes))
+        more |= {"symmetric": draw(st.booleans()), "observer": draw(st.sampled_from(["minmax", "mse", "imatrix_mse"]))}
     if cls is scheme.W8A8:
         more["smoothing_strength"] = draw(shares)
     return cls(**more)
 
 
-SCHEMES = (scheme.W4A16, scheme.W8A16, scheme.W8A8, scheme.FP8)
+WEIGHTS_ONLY = tuple(members(scheme.WeightsOnly).values())
+SCHEMES = (*WEIGHTS_ONLY, scheme.W8A8, scheme.FP8)
 schemes = st.composite(lambda draw: one_scheme(draw, draw(st.sampled_from(SCHEMES)), range(1, 65)))()
 
 
@@ -590,7 +595,7 @@ class World:
 
     def new_quantized(self, model):
         groups = divisors(math.gcd(*model.network.quantized_widths.values()))
-        fitting = [cls for cls in SCHEMES if cls not in model.network.unfit_schemes]
+        fitting = [cls for cls in SCHEMES if not issubclass(cls, tuple(model.network.unfit_schemes))]
         return self.named(
             Quantized(
                 model=model,

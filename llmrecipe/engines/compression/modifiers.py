@@ -10,7 +10,14 @@ from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Rounding, Scheme
-from llmrecipe.recipe.scheme import FP8, GPTQ, W4A16, W8A8, W8A16, RoundToNearest
+from llmrecipe.recipe.scheme import FP8, GPTQ, W8A8, Observer, RoundToNearest, WeightsOnly
+
+# Those that look at a weight once, since all of it is there.
+_OBSERVERS: dict[Observer, str] = {
+    "minmax": "memoryless_minmax",
+    "mse": "memoryless_mse",
+    "imatrix_mse": "imatrix_mse",
+}
 
 
 @singledispatch
@@ -24,16 +31,19 @@ def modifiers(scheme: Scheme, ignore: list[str]) -> list[Modifier]:
 
 
 @modifiers.register
-def _w4a16(scheme: W4A16, ignore: list[str]) -> list[Modifier]:
-    weights = {"num_bits": 4, "strategy": "group", "group_size": scheme.group_size}
-    return [rounding(scheme.rounding, ignore, config_groups=_weights_only(weights))]
-
-
-@modifiers.register
-def _w8a16(scheme: W8A16, ignore: list[str]) -> list[Modifier]:
-    # Not the preset of this name, which has groups of 128.
-    weights = {"num_bits": 8, "strategy": "channel"}
-    return [rounding(scheme.rounding, ignore, config_groups=_weights_only(weights))]
+def _weights_only(scheme: WeightsOnly, ignore: list[str]) -> list[Modifier]:
+    # Not the presets of these names, which all have groups of 128.
+    shared = (
+        {"strategy": "channel"} if scheme.group_size is None else {"strategy": "group", "group_size": scheme.group_size}
+    )
+    weights = {
+        "type": "int",
+        "num_bits": scheme.num_bits,
+        "symmetric": scheme.symmetric,
+        "observer": _OBSERVERS[scheme.observer],
+        **shared,
+    }
+    return [rounding(scheme.rounding, ignore, config_groups={"group_0": {"targets": ["Linear"], "weights": weights}})]
 
 
 @modifiers.register
@@ -55,13 +65,10 @@ def rounding(how: Rounding, ignore: list[str], **what: Any) -> Modifier:
 
 @rounding.register
 def _gptq(how: GPTQ, ignore: list[str], **what: Any) -> Modifier:
-    return GPTQModifier(dampening_frac=how.dampening_frac, ignore=ignore, **what)
+    order = "static" if how.activation_order else None
+    return GPTQModifier(dampening_frac=how.dampening_frac, actorder=order, ignore=ignore, **what)
 
 
 @rounding.register
 def _round_to_nearest(how: RoundToNearest, ignore: list[str], **what: Any) -> Modifier:
     return QuantizationModifier(ignore=ignore, **what)
-
-
-def _weights_only(weights: dict[str, Any]) -> dict[str, Any]:
-    return {"group_0": {"targets": ["Linear"], "weights": {"type": "int", "symmetric": True, **weights}}}

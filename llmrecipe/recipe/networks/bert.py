@@ -34,7 +34,7 @@ class Bert(Network):
         "output",
     )
     unfit_schemes: ClassVar[Mapping[type[Scheme], str]] = {
-        W8A8: "W8A8 evens out activations in the norm before a layer, and Bert's norms come after the additions, which "
+        W8A8: "evens out activations in the norm before a layer, and Bert's norms come after the additions, which "
         "read them too; use W8A16 or FP8",
     }
 

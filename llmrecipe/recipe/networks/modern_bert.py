@@ -10,7 +10,7 @@ from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, positive_width
 from llmrecipe.recipe.networks.weights import Weights
 from llmrecipe.recipe.schema import define
-from llmrecipe.recipe.scheme import W4A16, W8A8, W8A16
+from llmrecipe.recipe.scheme import W8A8, WeightsOnly
 from llmrecipe.recipe.validators import between, greater_than
 
 
@@ -27,10 +27,9 @@ class ModernBert(Network):
     has_rotary_positions: ClassVar[bool] = True
     linear_layers: ClassVar[tuple[str, str]] = ("Wqkv, Wo, Wi, dense", "Wo")
     unfit_schemes: ClassVar[Mapping[type[Scheme], str]] = {
-        W8A8: "W8A8 evens out activations in the norm before a layer, and ModernBert's first layer has none of its "
-        "own; use FP8",
-        W4A16: "W4A16 packs weights, and transformers can't load a packed ModernBert; use FP8",
-        W8A16: "W8A16 packs weights, and transformers can't load a packed ModernBert; use FP8",
+        W8A8: "evens out activations in the norm before a layer, and ModernBert's first layer has none of its own; use "
+        "FP8",
+        WeightsOnly: "packs weights, and transformers can't load a packed ModernBert; use FP8",
     }
 
     intermediate_size: int | Ratio = attrs.field(default=Ratio(1.5), validator=positive_width)

@@ -54,7 +54,7 @@ class Network(Word):
     """Whether positions turn pairs of channels, so a head's width must be even."""
 
     unfit_schemes: ClassVar[Mapping[type[Scheme], str]] = {}
-    """Schemes that it can't be quantized with, each with the reason and what would work."""
+    """Schemes that it can't be quantized with, each with the reason, to be read after its name, and what would work."""
 
     architectures: ClassVar[Mapping[str, bool]] = {}
     """transformers' classes that it stands for, as a `config.json` names them, and whether each has the output head."""
