@@ -18,6 +18,7 @@ from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.schema import Word, define, kind, members
+from llmrecipe.recipe.scheme import Override
 from llmrecipe.recipe.training import Training
 from llmrecipe.recipe.validators import all_greater_than, not_empty
 
@@ -125,6 +126,7 @@ class QuantizeSection(Section):
     """A transformers model to a smaller one."""
 
     scheme: Scheme
+    overrides: tuple[Override, ...] = ()
     calibration_samples: int = _as_in(Quantized, "calibration_samples")
     seed: int = _as_in(Quantized, "seed")
     revision: int = 6

@@ -69,7 +69,12 @@ def quantized(draft: Draft, value: Quantized) -> Products:
     tokens = draft.need(TokenizedText(text=calibration_text(value), tokenizer=value.vocabulary))
     stage = draft.stage(
         owner=value.name,
-        section=QuantizeSection(scheme=value.scheme, calibration_samples=value.calibration_samples, seed=value.seed),
+        section=QuantizeSection(
+            scheme=value.scheme,
+            overrides=value.overrides,
+            calibration_samples=value.calibration_samples,
+            seed=value.seed,
+        ),
         inputs={"model": draft.need(value.model).product("model"), **tokens.paths},
         outs=("model",),
         metrics=("metrics.json",),

@@ -12,6 +12,7 @@ from llmrecipe.recipe.kinds import Model, Objective, Scheme, Text, Tokenizer
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.schema import UNWRITTEN, define, kind
+from llmrecipe.recipe.scheme import Override
 from llmrecipe.recipe.source import installed_package
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer, TrainedTokenizer
 from llmrecipe.recipe.training import Training
@@ -219,6 +220,9 @@ class Quantized(Derived):
 
     scheme: Scheme
     """Number formats of weights and activations."""
+
+    overrides: tuple[Override, ...] = ()
+    """Layers that get other formats, or none: often the most for the bits, if they are those that lose most."""
 
     text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
     """What calibrates the scheme: sequences of its training split; None for the text that the model was trained on."""

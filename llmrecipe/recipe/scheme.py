@@ -1,12 +1,13 @@
 """Number formats that a model is quantized to, and how its weights are rounded."""
 
+import re
 from typing import ClassVar, Literal
 
 import attrs
 
 from llmrecipe.recipe.kinds import Rounding, Scheme
-from llmrecipe.recipe.schema import define, kind
-from llmrecipe.recipe.validators import between, greater_than
+from llmrecipe.recipe.schema import Word, define, kind
+from llmrecipe.recipe.validators import between, greater_than, not_empty
 
 __all__ = [
     "FP8",
@@ -19,6 +20,7 @@ __all__ = [
     "W7A16",
     "W8A8",
     "W8A16",
+    "Override",
     "RoundToNearest",
 ]
 
@@ -135,3 +137,19 @@ class W8A8(Scheme):
 @define("fp8")
 class FP8(Scheme):
     """8-bit floating-point weights with a scale a row, activations scaled at run time; needs no calibration."""
+
+
+@define("override")
+class Override(Word):
+    """Other number formats for some layers; of those that match a layer, the first counts."""
+
+    layers: str = attrs.field(validator=not_empty)
+    """How their names in transformers end, after a dot, where `*` stands for anything: `v_proj`, `layers.0.*`."""
+
+    scheme: Scheme | None
+    """What they are quantized to, rounded in the same way as the rest; None leaves them as they are."""
+
+    def matches(self, name: str) -> bool:
+        """Whether the layer of this name is one of them."""
+        pattern = ".*".join(map(re.escape, self.layers.split("*")))
+        return re.fullmatch(rf"(.*\.)?{pattern}", name) is not None

@@ -29,7 +29,8 @@ def run(context: StageContext[QuantizeSection]) -> None:
     section, source = context.section, context.inputs["model"]
     artifacts.open_artifact(source, "model")
     card = cards.read(source, ModelCard)
-    unfit = [Violation(f"{context.name}.{path}", why) for path, why in scheme_findings(section.scheme, card.network)]
+    found = scheme_findings(section.scheme, section.overrides, card.network)
+    unfit = [Violation(f"{context.name}.{path}", why) for path, why in found]
     if unfit:
         raise RecipeError(unfit)
     tokens = Tokens.of(context.inputs)
@@ -42,6 +43,6 @@ def run(context: StageContext[QuantizeSection]) -> None:
     sequences = calibration.draw(tokens.open("train"), length, section.calibration_samples, section.seed)
     made = evolve(card, made_by="quantize", parents=context.parents)
     report = quantization.quantize_and_verify(
-        source, context.output / "model", made, section.scheme, sequences, device, context.scratch
+        source, context.output / "model", made, section, sequences, device, context.scratch
     )
     artifacts.write_json(context.output / "metrics.json", attrs.asdict(report))

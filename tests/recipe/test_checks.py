@@ -115,6 +115,47 @@ def test_a_group_that_does_not_fit_names_the_layers_and_proposes_one_that_fits()
     }
 
 
+def test_overrides_that_do_nothing_or_cannot_be_are_refused_with_what_would_work():
+    four, model = scheme.W4A16(group_size=32), evolve(SMALL_MODEL, start__intermediate_size=160)
+
+    def of(*overrides: tuple[str, scheme.Scheme | None], rest: scheme.Scheme = four) -> dict[str, str]:
+        words = tuple(scheme.Override(layers=layers, scheme=given) for layers, given in overrides)
+        return found(quantized(model, rest, overrides=words))
+
+    assert of(("v_proj", scheme.W8A16()), ("layers.0.*", None)) == {}
+    assert of(("w_proj", None)) == {
+        "models[1].overrides[0].layers": "'w_proj' matches no layer that is quantized; the first is "
+        "model.layers.0.self_attn.q_proj, and names end in q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, "
+        "down_proj"
+    }
+    # A name ends after a dot, and the output layer is never quantized.
+    assert set(of(("proj", None), ("lm_head", None))) == {f"models[1].overrides[{index}].layers" for index in (0, 1)}
+    assert of(("self_attn.*", None), ("v_proj", scheme.W8A16())) == {
+        "models[1].overrides[1].layers": "'v_proj' is left no layer by overrides[0], which comes first; put it before"
+    }
+    assert of(("*", scheme.W8A16())) == {
+        "models[1].overrides": "leave no layer to W4A16; make one of them the scheme",
+    }
+    assert of(("down_proj", scheme.W3A16(group_size=48))) == {
+        "models[1].overrides[0].scheme.group_size": "W3A16's group of 48 does not divide intermediate_size = 160 "
+        "(down_proj); use 32"
+    }
+    # What is overridden need not fit the scheme.
+    wide = scheme.W4A16(group_size=64)
+    assert set(of(rest=wide)) == {"models[1].scheme.group_size"}
+    assert of(("down_proj", scheme.W8A16()), rest=wide) == {}
+    assert of(("v_proj", scheme.FP8())) == {
+        "models[1].overrides[0].scheme": "FP8 is rounded by RoundToNearest(), and the rest by "
+        "GPTQ(dampening_frac=0.01, activation_order=True); give both the same rounding"
+    }
+    assert of(("v_proj", scheme.W8A8())) == {
+        "models[1].overrides[0].scheme": "W8A8 evens out the activations of all layers; make it the scheme, and "
+        "override those it isn't for"
+    }
+    assert of(("v_proj", four), rest=scheme.W8A8()) == {}
+    assert of(("v_proj", scheme.FP8()), rest=scheme.W4A16(group_size=32, rounding=scheme.RoundToNearest())) == {}
+
+
 def test_heads_of_a_width_of_their_own_are_even_and_leave_a_llama_a_multiple_of_its_heads():
     odd = {"start__head_dim": 7, "start__num_attention_heads": 4}
     assert found(changed(SMALL_MODEL, **odd)) == {

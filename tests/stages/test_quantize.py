@@ -35,7 +35,7 @@ from llmrecipe.errors import RecipeError, StageError
 from llmrecipe.recipe.networks.bert import Bert
 from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.recipe.schema import members
-from llmrecipe.recipe.scheme import FP8, GPTQ, W4A16, W8A8, W8A16, RoundToNearest, WeightsOnly
+from llmrecipe.recipe.scheme import FP8, GPTQ, W4A16, W8A8, W8A16, Override, RoundToNearest, WeightsOnly
 from llmrecipe.sections import QuantizeSection
 from llmrecipe.stages import quantize
 from llmrecipe.wiring import Wiring
@@ -198,6 +198,45 @@ def test_gptq_rounds_columns_with_large_inputs_first_unless_it_is_told_not_to(ma
     assert not any("g_idx" in name for name in weights(ordered))
 
 
+def test_overridden_layers_have_their_own_formats_and_the_rest_what_it_would_have_had(made, tmp_path):
+    base = W4A16(group_size=32, rounding=NEAREST)
+    eight = W8A16(rounding=NEAREST)
+    overrides = (
+        Override(layers="layers.0.mlp.*", scheme=None),
+        Override(layers="v_proj", scheme=eight),
+        Override(layers="*.layers.0.*", scheme=W4A16(group_size=16, symmetric=False, rounding=NEAREST)),
+    )
+    mixed = quantized(made, tmp_path / "mixed", base, overrides=overrides) / "model"
+    found, of_base, of_eight = (
+        weights(directory)
+        for directory in (
+            mixed,
+            quantized(made, tmp_path / "base", base) / "model",
+            quantized(made, tmp_path / "eight", eight) / "model",
+        )
+    )
+
+    def stored(tensors: dict[str, torch.Tensor], layer: str) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in tensors.items() if name.startswith(f"{layer}.weight")}
+
+    def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+        return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+    for layer in tiny_model.new_model().state_dict():
+        name = layer.removesuffix(".weight")
+        if ".layers.0.mlp." in layer:
+            assert torch.equal(found[layer], weights(made["model"])[layer])
+        elif "v_proj" in layer:
+            assert same(stored(found, name), stored(of_eight, name))
+        elif ".layers.0.self_attn." in layer:
+            assert f"{name}.weight_zero_point" in found
+            assert found[f"{name}.weight_scale"].shape[1] == 2 * of_base[f"{name}.weight_scale"].shape[1]
+        elif "proj" in layer:
+            assert same(stored(found, name), stored(of_base, name))
+    # What a plain transformers finds is what was compared in memory, to the bit, or the stage would have failed.
+    assert error(mixed, made) < error(tmp_path / "base" / "model", made)
+
+
 def test_an_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
@@ -210,7 +249,7 @@ def test_an_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
         model = AutoModelForMaskedLM.from_pretrained(tmp_path / "dense")
         tokenizer, scheme = AutoTokenizer.from_pretrained(made["model"]), W4A16(group_size=32, rounding=rounding)
 
-        quantization.quantize(model, tokenizer, scheme, token_ids, torch.device("cpu"))
+        quantization.quantize(model, tokenizer, section(scheme), token_ids, torch.device("cpu"))
         quantization.save_compressed(model, tmp_path / rounding.tag)
 
         found = AutoModelForMaskedLM.from_pretrained(tmp_path / rounding.tag)(token_ids).logits
@@ -233,7 +272,7 @@ def test_a_modern_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
     expected = model(token_ids).logits
 
     tokenizer, none = AutoTokenizer.from_pretrained(made["model"]), torch.empty(0, LENGTH, dtype=torch.int64)
-    quantization.quantize(model, tokenizer, FP8(), none, torch.device("cpu"))
+    quantization.quantize(model, tokenizer, section(FP8()), none, torch.device("cpu"))
     quantization.save_compressed(model, tmp_path / "small")
 
     found = AutoModelForMaskedLM.from_pretrained(tmp_path / "small")(token_ids).logits
@@ -340,7 +379,11 @@ def test_activations_of_a_class_that_llmcompressor_does_not_know_are_not_evened_
     model = Unknown(tiny_model.new_model().config)
     with pytest.raises(StageError, match=r"Unknown: llmcompressor doesn't know which norms.*use .* W8A16 or FP8"):
         quantization.quantize(
-            model, AutoTokenizer.from_pretrained(made["model"]), W8A8(), torch.ones(2, 8).long(), torch.device("cpu")
+            model,
+            AutoTokenizer.from_pretrained(made["model"]),
+            section(W8A8()),
+            torch.ones(2, 8).long(),
+            torch.device("cpu"),
         )
 
 
@@ -384,9 +427,9 @@ def test_calibration_reads_different_sequences_of_the_training_split_as_the_seed
     seen = []
     real = quantization.quantize
 
-    def spy(model, tokenizer, scheme, calibration, device):
+    def spy(model, tokenizer, what, calibration, device):
         seen.append(calibration)
-        return real(model, tokenizer, scheme, calibration, device)
+        return real(model, tokenizer, what, calibration, device)
 
     monkeypatch.setattr(quantization, "quantize", spy)
     for index, seed in enumerate((1, 1, 2)):

@@ -19,6 +19,7 @@ from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.recipe.networks.llama import Llama
 from llmrecipe.recipe.scheme import W4A16, W8A16, RoundToNearest
+from llmrecipe.sections import QuantizeSection
 
 NETWORK = Llama(hidden_size=512, num_layers=16, num_attention_heads=8, num_key_value_heads=8, intermediate_size=1536)
 """Of 218 MB in float32, the largest tensor of which has 3 MB."""
@@ -27,7 +28,13 @@ LARGEST_MB = 3
 ROOM_MB = 100
 """Far less than the model: for the library's own buffers and what is computed in between."""
 
-SCHEMES = {"gptq": W4A16(group_size=64), "nearest": W8A16(rounding=RoundToNearest())}
+SECTIONS = {
+    name: QuantizeSection(scheme=scheme, calibration_samples=8, seed=0)
+    for name, scheme in {
+        "gptq": W4A16(group_size=64),
+        "nearest": W8A16(observer="minmax", rounding=RoundToNearest()),
+    }.items()
+}
 
 PEAK = """
 import sys, threading
@@ -73,17 +80,16 @@ from llmrecipe import cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import quantization
 from llmrecipe.launch.process import return_freed_memory
-from test_weights_memory import SCHEMES
+from test_weights_memory import SECTIONS
 return_freed_memory()
 quantization.show_log("error")
-scheme = SCHEMES[sys.argv[2]]
-quantization.needs_calibration(scheme)
+section = SECTIONS[sys.argv[2]]
 source, scratch = folder / "model", folder / f"scratch-{sys.argv[2]}"
 scratch.mkdir()
 rows = torch.randint(0, 320, (8, 32), generator=torch.Generator().manual_seed(0))
 card = cards.read(source, ModelCard)
 peak_of(lambda: quantization.quantize_and_verify(
-    source, folder / sys.argv[2], card, scheme, rows, torch.device("cpu"), scratch
+    source, folder / sys.argv[2], card, section, rows, torch.device("cpu"), scratch
 ))
 assert not list(scratch.iterdir())
 """
@@ -130,16 +136,16 @@ def test_exporting_holds_no_model_in_memory(made):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", SECTIONS)
 def test_quantizing_holds_no_model_in_memory_and_writes_what_it_would_in_memory(made, name, tmp_path):
     assert peak(QUANTIZE, made, name) < ROOM_MB + LARGEST_MB
 
     model = folders.load_model(made / "model")
     rows = torch.randint(0, 320, (8, 32), generator=torch.Generator().manual_seed(0))
     torch.set_num_threads(1)
-    calibration = rows if quantization.needs_calibration(SCHEMES[name]) else rows[:0]
+    calibration = rows if quantization.needs_calibration(SECTIONS[name], model) else rows[:0]
     tokenizer = folders.load_tokenizer(made / "model")
-    quantization.quantize(model, tokenizer, SCHEMES[name], calibration, torch.device("cpu"))
+    quantization.quantize(model, tokenizer, SECTIONS[name], calibration, torch.device("cpu"))
     quantization.save_compressed(model, tmp_path / "plain")
     for file in ("model.safetensors", "config.json"):
         assert (made / name / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()

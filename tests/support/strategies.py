@@ -293,6 +293,21 @@ def one_scheme(draw, cls, group_sizes):
 
 WEIGHTS_ONLY = tuple(members(scheme.WeightsOnly).values())
 SCHEMES = (*WEIGHTS_ONLY, scheme.W8A8, scheme.FP8)
+
+
+def overrides(rest, network):
+    """None, or one for the layers of a name, rounded as the rest is."""
+    names = sorted({name.rpartition(".")[2] for name in network.quantized_layers})
+    other = type(rest)() if isinstance(rest, scheme.FP8) else scheme.W8A16(rounding=rest.rounding)
+    is_fit = not isinstance(other, tuple(network.unfit_schemes))
+    one = st.builds(
+        scheme.Override,
+        layers=st.sampled_from(names) | st.sampled_from(names).map("*.{}".format),
+        scheme=st.none() | st.just(other) if is_fit else st.none(),
+    )
+    return st.just(()) | st.tuples(one)
+
+
 schemes = st.composite(lambda draw: one_scheme(draw, draw(st.sampled_from(SCHEMES)), range(1, 65)))()
 
 
@@ -596,10 +611,12 @@ class World:
     def new_quantized(self, model):
         groups = divisors(math.gcd(*model.network.quantized_widths.values()))
         fitting = [cls for cls in SCHEMES if not issubclass(cls, tuple(model.network.unfit_schemes))]
+        chosen = one_scheme(self.draw, self.draw(st.sampled_from(fitting)), groups)
         return self.named(
             Quantized(
                 model=model,
-                scheme=one_scheme(self.draw, self.draw(st.sampled_from(fitting)), groups),
+                scheme=chosen,
+                overrides=self.draw(overrides(chosen, model.network)),
                 text=self.text() if model.training_text is None or self.draw(st.integers(0, 2)) == 0 else None,
                 calibration_samples=self.draw(counts),
                 seed=self.draw(seeds),

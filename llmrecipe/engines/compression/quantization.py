@@ -23,7 +23,7 @@ from llmrecipe.engines.tokenizing.folders import copy_files
 from llmrecipe.errors import StageError
 from llmrecipe.foreign import foreign
 from llmrecipe.recipe.evolve import evolve
-from llmrecipe.recipe.kinds import Scheme
+from llmrecipe.sections import QuantizeSection
 
 if TYPE_CHECKING:
     from llmrecipe.engines.compression.fallbacks import Fallbacks
@@ -71,7 +71,7 @@ def quantize_and_verify(
     source: Path,
     directory: Path,
     card: ModelCard,
-    scheme: Scheme,
+    section: QuantizeSection,
     sequences: torch.Tensor,
     device: torch.device,
     scratch: Path,
@@ -82,7 +82,7 @@ def quantize_and_verify(
         source: a model artifact.
         directory: becomes one.
         card: what the quantized model is.
-        scheme: the number formats.
+        section: the number formats.
         sequences: token ids `int64[sequences, sequence_length]`, one at least; they calibrate a scheme that needs it.
         device: where it is done.
         scratch: a folder for what is as large as the model meanwhile; empty again at the end.
@@ -92,7 +92,7 @@ def quantize_and_verify(
             finite, or the saved model isn't the quantized one.
     """
     with _llmcompressor("offloading").offloaded(scratch):
-        calibrated_by, fallbacks = _quantize_and_verify(source, directory, card, scheme, sequences, device, scratch)
+        calibrated_by, fallbacks = _quantize_and_verify(source, directory, card, section, sequences, device, scratch)
     dense, quantized = folders.weights_bytes(source), folders.weights_bytes(directory)
     return Report(
         bits_per_weight=8 * quantized / folders.num_weights(source),
@@ -109,7 +109,7 @@ def _quantize_and_verify(
     source: Path,
     directory: Path,
     card: ModelCard,
-    scheme: Scheme,
+    section: QuantizeSection,
     sequences: torch.Tensor,
     device: torch.device,
     scratch: Path,
@@ -120,14 +120,14 @@ def _quantize_and_verify(
     if hasattr(model.config, "quantization_config"):
         raise StageError(f"{source}: this model is quantized already; quantize the one that it was made from")
     check_embeddings(source, card, model)
-    calibration = sequences if needs_calibration(scheme) else sequences[:0]
+    calibration = sequences if needs_calibration(section, model) else sequences[:0]
     if len(calibration):
         # It writes into the weights, and what is written to doesn't stay a view of the file that it was read from.
         put_on_disk(model, scratch)
         log.info("rounds the weights, calibrated on %d sequences", len(calibration))
     else:
         log.info("rounds the weights")
-    fallbacks = quantize(model, folders.load_tokenizer(source), scheme, calibration, device)
+    fallbacks = quantize(model, folders.load_tokenizer(source), section, calibration, device)
     probe = sequences[:1].to(device)
     expected = folders.logits(model, probe)
     if not expected.isfinite().all():
@@ -153,15 +153,15 @@ def _quantize_and_verify(
     return len(calibration), fallbacks
 
 
-def needs_calibration(scheme: Scheme) -> bool:
-    """Whether the scheme looks at activations before it rounds."""
-    return any(modifier.requires_calibration_data for modifier in _llmcompressor("modifiers").modifiers(scheme, []))
+def needs_calibration(section: QuantizeSection, model: PreTrainedModel) -> bool:
+    """Whether activations are looked at before weights are rounded."""
+    return any(modifier.requires_calibration_data for modifier in _modifiers(section, model))
 
 
 def quantize(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    scheme: Scheme,
+    section: QuantizeSection,
     calibration: torch.Tensor,
     device: torch.device,
 ) -> "Fallbacks":
@@ -174,7 +174,7 @@ def quantize(
     Args:
         model: any that transformers loads.
         tokenizer: its tokenizer.
-        scheme: the number formats.
+        section: the number formats.
         calibration: token ids `int64[samples, sequence_length]`; no rows for a scheme that needs none.
         device: where it is computed.
 
@@ -184,7 +184,7 @@ def quantize(
     Raises:
         StageError: llmcompressor refuses the model or would guess at it, or GPTQ failed for every layer.
     """
-    recipe = _llmcompressor("modifiers").modifiers(scheme, _output_layers(model))
+    recipe = _modifiers(section, model)
     _llmcompressor("fallbacks").refuse_guesses(recipe, model)
     from compressed_tensors.utils import patch_attr
     from llmcompressor import oneshot
@@ -200,11 +200,11 @@ def quantize(
         ):
             oneshot(model=model, tokenizer=tokenizer, recipe=recipe, dataset=dataset)
     except (ValueError, RuntimeError) as error:
-        raise StageError(f"llmcompressor can't quantize this model as {scheme}: {error}") from error
+        raise StageError(f"llmcompressor can't quantize this model as {section.scheme}: {error}") from error
     if fallbacks.rounded_to_nearest:
         told = (
-            f"{fallbacks} ({scheme}); raise scheme.rounding.dampening_frac, for which 0.01 is usual, or calibrate on "
-            "more text or another"
+            f"{fallbacks} ({section.scheme}); raise scheme.rounding.dampening_frac, for which 0.01 is usual, or "
+            "calibrate on more text or another"
         )
         if fallbacks.rounded_to_nearest == fallbacks.layers:
             raise StageError(f"{told}; if it is to be rounded so, say rounding=scheme.RoundToNearest()")
@@ -244,10 +244,13 @@ def _print(message: str) -> None:
     print(foreign(message), end="", file=sys.stderr, flush=True)
 
 
-def _output_layers(model: PreTrainedModel) -> list[str]:
-    """The name of the output layer in transformers; none for a model without one."""
-    layer = model.get_output_embeddings()
-    return [name for name, module in model.named_modules() if module is layer]
+def _modifiers(section: QuantizeSection, model: PreTrainedModel) -> list[Any]:
+    """What is done to the model; its output layer, if it has one, stays as it is."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    output = model.get_output_embeddings()
+    ignore = [name for name, module in model.named_modules() if module is output]
+    made: list[Any] = _llmcompressor("modifiers").modifiers(section, layers, ignore)
+    return made
 
 
 def _llmcompressor(name: str) -> ModuleType:

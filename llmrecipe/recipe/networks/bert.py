@@ -51,6 +51,19 @@ class Bert(Network):
     """Added to the variance before its root is taken."""
 
     @property
+    def quantized_layers(self) -> dict[str, int]:
+        """Columns of every linear layer but the output layer, by its name in transformers."""
+        columns = {f"attention.self.{part}": self.hidden_size for part in ("query", "key", "value")}
+        columns |= {"attention.output.dense": self.hidden_size, "intermediate.dense": self.hidden_size}
+        columns |= {"output.dense": self.feed_forward_size}
+        layers = {
+            f"bert.encoder.layer.{layer}.{name}": width
+            for layer in range(self.num_layers)
+            for name, width in columns.items()
+        }
+        return layers | {"cls.predictions.transform.dense": self.hidden_size}
+
+    @property
     def layer_cost(self) -> int:
         """Multiplications by token in the matrices of a layer, as nanotron counts them to share layers out."""
         return (4 * self.hidden_size + 2 * self.feed_forward_size) * self.hidden_size

@@ -91,6 +91,17 @@ class Decoder(Network):
         return (4 * self.num_attention_heads * self.head_size + 3 * self.feed_forward_size) * self.hidden_size
 
     @property
+    def quantized_layers(self) -> dict[str, int]:
+        """Columns of every linear layer but the output layer, by its name in transformers."""
+        columns = {f"self_attn.{part}_proj": self.hidden_size for part in ("q", "k", "v")}
+        columns |= {"self_attn.o_proj": self.num_attention_heads * self.head_size}
+        columns |= {f"mlp.{part}_proj": self.hidden_size for part in ("gate", "up")}
+        columns |= {"mlp.down_proj": self.feed_forward_size}
+        return {
+            f"model.layers.{layer}.{name}": width for layer in range(self.num_layers) for name, width in columns.items()
+        }
+
+    @property
     def quantized_widths(self) -> dict[str, int]:
         """Columns of the linear layers, which groups of weights have to divide, by what says how many they are."""
         heads = self.num_attention_heads * self.head_size

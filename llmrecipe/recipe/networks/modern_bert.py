@@ -58,6 +58,16 @@ class ModernBert(Network):
     """Standard deviation of the initial weights, of those that write to the residual stream times 1 / √(2 × layers)."""
 
     @property
+    def quantized_layers(self) -> dict[str, int]:
+        """Columns of every linear layer but the output layer, by its name in transformers."""
+        columns = dict.fromkeys(("attn.Wqkv", "attn.Wo", "mlp.Wi"), self.hidden_size)
+        columns |= {"mlp.Wo": self.feed_forward_size}
+        layers = {
+            f"model.layers.{layer}.{name}": width for layer in range(self.num_layers) for name, width in columns.items()
+        }
+        return layers | {"head.dense": self.hidden_size}
+
+    @property
     def layer_cost(self) -> int:
         """Multiplications by token in the matrices of a layer, as nanotron counts them to share layers out."""
         return (4 * self.hidden_size + 3 * self.feed_forward_size) * self.hidden_size

@@ -110,6 +110,11 @@ class Network(Word):
         return size if isinstance(size, int) else _round_up(self.hidden_size * size.of_hidden_size, size.multiple_of)
 
     @property
+    def quantized_layers(self) -> dict[str, int]:
+        """Columns of every linear layer but the output layer, by its name in transformers."""
+        return {}
+
+    @property
     def quantized_widths(self) -> dict[str, int]:
         """Columns of the linear layers, which groups of weights have to divide, by what says how many they are."""
         of_hidden_size, of_intermediate_size = self.linear_layers

@@ -23,7 +23,7 @@ from llmrecipe.recipe.networks.bert import Bert
 from llmrecipe.recipe.networks.modern_bert import ModernBert
 from llmrecipe.recipe.objective import MaskedLM, MultiMaskLM
 from llmrecipe.recipe.scheme import FP8, W4A16, RoundToNearest
-from llmrecipe.sections import MeasureSection
+from llmrecipe.sections import MeasureSection, QuantizeSection
 from llmrecipe.stages import measure
 
 LENGTH = tiny_model.SEQUENCE_LENGTH
@@ -116,7 +116,7 @@ def test_pseudo_perplexity_is_that_of_each_token_masked_alone(made, tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "scheme"),
-    [(Bert, W4A16(group_size=32, rounding=RoundToNearest())), (ModernBert, FP8())],
+    [(Bert, W4A16(group_size=32, observer="minmax", rounding=RoundToNearest())), (ModernBert, FP8())],
     ids=["bert", "modernbert"],
 )
 def test_logits_of_some_places_are_those_of_the_whole_sequence_also_of_a_quantized_encoder(
@@ -129,7 +129,8 @@ def test_logits_of_some_places_are_those_of_the_whole_sequence_also_of_a_quantiz
     found = folders.masked_logits(dense, token_ids, rows, positions)
     torch.testing.assert_close(found, dense(token_ids).logits[rows, positions], rtol=0, atol=1e-6)
 
-    quantization.quantize(dense, folders.load_tokenizer(made["model"]), scheme, token_ids[:0], torch.device("cpu"))
+    section = QuantizeSection(scheme=scheme, calibration_samples=1, seed=0)
+    quantization.quantize(dense, folders.load_tokenizer(made["model"]), section, token_ids[:0], torch.device("cpu"))
     quantization.save_compressed(dense, tmp_path / "small")
     artifacts.seal(tmp_path / "small", "model")
     found = folders.masked_logits(folders.load_model(tmp_path / "small"), token_ids, rows, positions)
