@@ -27,7 +27,7 @@ from transformers import (
 
 from llmrecipe import artifacts, cards, wiring
 from llmrecipe.cards import ModelCard, TokensCard
-from llmrecipe.engines.compression import calibration, quantization
+from llmrecipe.engines.compression import calibration, quantization, reloading
 from llmrecipe.engines.tokens import writing
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.mixture import TokenMixture
@@ -58,6 +58,22 @@ LAYER = "model.layers.1.mlp.down_proj"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     return tiny_model.make(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def fresh_process():
+    """The process that loads a saved model again."""
+
+
+@pytest.fixture(autouse=True)
+def reloaded(request, monkeypatch):
+    """Spare tests that don't ask for it that process, which takes seconds to start."""
+    if "fresh_process" not in request.fixturenames:
+        monkeypatch.setattr(
+            reloading,
+            "logits_in_a_fresh_process",
+            lambda directory, token_ids, scratch: reloading.plain_logits(directory, token_ids),
+        )
 
 
 def section(scheme, **changes) -> QuantizeSection:
@@ -553,8 +569,7 @@ def test_a_damaged_model_is_refused(made, tmp_path, damage, sealed, message):
 
 
 @pytest.mark.parametrize("name", ["w4a16", "w8a8", "fp8"])
-def test_a_deep_model_with_large_weights_is_saved_to_the_last_bit_of_its_logits(made, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(quantization, "LOGITS_TOLERANCE", 0.0)
+def test_a_deep_model_with_large_weights_is_saved_to_the_last_bit_of_its_logits(made, tmp_path, name):
     model = tiny_model.new_model(num_hidden_layers=8, initializer_range=1.0)
     tiny_model.write_tokenizer(tmp_path / "tokenizer")
     source = tiny_model.write_model(model, tmp_path / "tokenizer", tmp_path / "model")
@@ -571,8 +586,31 @@ def test_a_saved_model_that_computes_something_else_is_refused(made, tmp_path, m
         save_file(tensors, directory / "model.safetensors", {"format": "pt"})
 
     monkeypatch.setattr(quantization, "save_compressed", save_wrongly)
-    with pytest.raises(StageError, match="the saved model is not the quantized one: its logits differ by"):
+    with pytest.raises(
+        StageError,
+        match="the saved model is not the quantized one: a plain transformers computes logits that differ by",
+    ):
         quantized(made, tmp_path / "out", W4A16(group_size=32))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh_process")
+@pytest.mark.parametrize("name", ["w4a16-asymmetric", "w8a8", "fp8"])
+def test_another_process_computes_the_same_bits_with_what_was_saved(made, tmp_path, name):
+    context = tiny_model.stage_context(section(SCHEMES[name]), made, tmp_path / "out")
+    quantize.run(context)
+    assert list(context.scratch.iterdir()) == []
+    row = torch.arange(LENGTH)[None]
+    found = reloading.logits_in_a_fresh_process(tmp_path / "out" / "model", row, tmp_path)
+    assert torch.equal(found, reloading.plain_logits(tmp_path / "out" / "model", row))
+
+
+@pytest.mark.usefixtures("fresh_process")
+def test_a_saved_model_that_a_plain_transformers_cannot_load_is_refused(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    with pytest.raises(StageError, match=r"model: a plain transformers can't load the saved model: .*no file named"):
+        reloading.logits_in_a_fresh_process(tmp_path / "model", torch.tensor([[1]]), tmp_path)
 
 
 @pytest.mark.slow

@@ -1,0 +1,66 @@
+"""What a plain transformers computes with a saved model, in a process of its own that has quantized nothing.
+
+`python -m llmrecipe.engines.compression.reloading MODEL TOKENS LOGITS DEVICE THREADS`
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from llmrecipe.errors import StageError
+from llmrecipe.foreign import foreign
+
+
+def logits_in_a_fresh_process(directory: Path, token_ids: torch.Tensor, scratch: Path) -> torch.Tensor:
+    """As `plain_logits`, by a process that knows of the model only what is in its folder.
+
+    Args:
+        directory: a model in the transformers format.
+        token_ids: `int64[batch, length]`, on the device that computes.
+        scratch: a folder, as it was at the end.
+
+    Raises:
+        StageError: transformers can't load the model, or compute with it.
+    """
+    tokens, found = scratch / "tokens.safetensors", scratch / "logits.safetensors"
+    save_file({"tokens": token_ids.cpu()}, tokens)
+    # `-P`, since the folder is no place to import from; as a child, since it may not outlive this process.
+    command = [sys.executable, "-P", "-m", "llmrecipe.launch.child", str(os.getpid()), __name__]
+    command += [str(directory), str(tokens), str(found), token_ids.device.type, str(torch.get_num_threads())]
+    try:
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
+        if done.returncode != 0:
+            said = [line for line in foreign(done.stderr).splitlines() if line.strip()]
+            raise StageError(
+                f"{directory}: a plain transformers can't load the saved model: {said[-1] if said else ''}"
+            )
+        return load_file(found)["logits"]
+    finally:
+        for file in (tokens, found):
+            file.unlink(missing_ok=True)
+
+
+def plain_logits(directory: Path, token_ids: torch.Tensor) -> torch.Tensor:
+    """Logits `float32[batch, length, vocab_size]`, on the CPU, of the class that the model's `config.json` names."""
+    (name,) = transformers.AutoConfig.from_pretrained(directory, local_files_only=True).architectures
+    model = getattr(transformers, name).from_pretrained(directory, dtype="auto", local_files_only=True)
+    with torch.inference_mode():
+        logits: torch.Tensor = model.to(token_ids.device).eval()(input_ids=token_ids).logits
+    return logits.float().cpu()
+
+
+def main() -> None:
+    """Compute what the command line says."""
+    directory, tokens, found, device, threads = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    logits = plain_logits(Path(directory), load_file(tokens)["tokens"].to(device))
+    save_file({"logits": logits}, found)
+
+
+if __name__ == "__main__":
+    main()
