@@ -41,7 +41,7 @@ def _written(word: str) -> list[str]:
     """The words that `word` names, with their rooms."""
     known = catalogue.words()
     room, _, name = word.removeprefix("llmrecipe.").rpartition(".")
-    found = [each for each in known.get(name, []) if not room or each == f"{room}.{name}"]
+    found = [each for each in known.get(name, []) if not room or each == f"{room}.{name}"] or _methods(room, name)
     if not found:
         near = catalogue.near(name, room)
         meant = f"did you mean {near}? " if near else ""
@@ -49,9 +49,17 @@ def _written(word: str) -> list[str]:
     return found
 
 
+def _methods(owner: str, name: str) -> list[str]:
+    """What words named `owner`, with or without their room, do by that name: `Trained.at`."""
+    owners = (each for each in _all() if each == owner or each.endswith(f".{owner}"))
+    members = ((each, getattr(operator.attrgetter(each)(llmrecipe), name, None)) for each in owners)
+    return [f"{each}.{name}" for each, member in members if inspect.isfunction(member) and not name.startswith("_")]
+
+
 def _page(written: str) -> str:
     value = operator.attrgetter(written)(llmrecipe)
-    lines = [written, "", inspect.getdoc(value) or ""]
+    signature = str(inspect.signature(value)) if inspect.isfunction(value) else ""
+    lines = [f"{written}{signature}", "", inspect.getdoc(value) or ""]
     fitting = [f"    {name}: {words}" for name, words in _fitting(value)]
     return "\n".join([*lines, *(["", "What fits:", *fitting] if fitting else [])])
 

@@ -49,3 +49,10 @@ def test_a_mistyped_word_gets_a_suggestion(given, meant, capsys):
     assert capsys.readouterr().err == (
         f"error: {given}: no word of the language; did you mean {meant}? `llmrecipe help` lists all\n"
     )
+
+
+def test_what_a_word_does_has_a_page_too(capsys):
+    assert shown(capsys, "Trained.at").startswith("Trained.at(self, step: int) -> 'Checkpoint'\n\nThe model as it was")
+    assert "scheme.Override.matches(self, name: str)" in shown(capsys, "Override.matches")
+    assert main(["help", "Trained.bt"]) == 1
+    assert capsys.readouterr().err.startswith("error: Trained.bt: no word of the language; ")
