@@ -1,5 +1,7 @@
 """A transformers model to a smaller one."""
 
+import functools
+
 import attrs
 
 from llmrecipe import artifacts, cards
@@ -39,10 +41,9 @@ def run(context: StageContext[QuantizeSection]) -> None:
     device = set_up(context.machine)
     return_freed_memory()
     quantization.show_log(context.machine.log_level)
-    length = card.objective.sequence_length
-    sequences = calibration.draw(tokens.open("train"), length, section.calibration_samples, section.seed)
+    draw = functools.partial(calibration.draw, tokens.open("train"), card.objective.sequence_length, seed=section.seed)
     made = evolve(card, made_by="quantize", parents=context.parents)
     report = quantization.quantize_and_verify(
-        source, context.output / "model", made, section, sequences, device, context.scratch
+        source, context.output / "model", made, section, draw, device, context.scratch
     )
     artifacts.write_json(context.output / "metrics.json", attrs.asdict(report))

@@ -1,7 +1,6 @@
 """Quantized models are what their scheme says, close to the dense one, and the same in every run."""
 
 import json
-import logging
 import os
 import re
 import subprocess
@@ -188,7 +187,7 @@ def test_an_observer_lowers_the_error_that_it_looks_at(made, tmp_path):
     dense = weights(made["model"])[f"{LAYER}.weight"]
     model, inputs = AutoModelForCausalLM.from_pretrained(made["model"]), []
     model.get_submodule(LAYER).register_forward_pre_hook(lambda _, given: inputs.append(given[0].detach()))
-    model(calibration.draw(TokenMixture.open([made["tokens"]], "train", (1.0,)), LENGTH, 32, 1))
+    model(calibration.draw(TokenMixture.open([made["tokens"]], "train", (1.0,)), LENGTH, 32, seed=1))
     importance = inputs[0].flatten(0, -2).square().mean(0)
 
     def errors(observer: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -467,17 +466,23 @@ def reading(length: int, made, directory: Path) -> dict[str, Path]:
     }
 
 
-def test_a_split_with_too_few_sequences_is_used_whole_and_said(made, tmp_path, caplog):
+def test_a_split_with_fewer_sequences_than_asked_for_is_refused_with_how_many_there_are(made, tmp_path):
     inputs = reading(200, made, tmp_path / "model")
-    with caplog.at_level(logging.WARNING):
-        output = quantized(inputs, tmp_path / "out", W8A16(), calibration_samples=10_000)
-    available = (TokenFiles.open(made["tokens"], "train").num_tokens - 1) // 200
+    count = TokenFiles.open(made["tokens"], "train").num_tokens
+    available = (count - 1) // 200
+    message = (
+        rf"calibration_samples: {available + 1} were .* {count} tokens, which make {available} sequences of 200; ask"
+    )
+    with pytest.raises(StageError, match=message):
+        quantized(inputs, tmp_path / "out", W8A16(), calibration_samples=available + 1)
+    # One that needs none compares what one sequence gives.
+    quantized(inputs, tmp_path / "uncalibrated", FP8(), calibration_samples=available + 1)
+    output = quantized(inputs, tmp_path / "enough", W8A16(), calibration_samples=available)
     assert json.loads((output / "metrics.json").read_text())["calibration_sequences"] == available
-    assert f"only {available} sequences of 200 tokens" in caplog.text
 
 
 def test_a_split_shorter_than_one_sequence_is_refused(made, tmp_path):
-    with pytest.raises(StageError, match=r"tokens, too few for one sequence of 1000000.*sequence_length"):
+    with pytest.raises(StageError, match=r"tokens, which make 0 sequences of 1000000"):
         quantized(reading(1_000_000, made, tmp_path / "model"), tmp_path / "out", FP8())
 
 

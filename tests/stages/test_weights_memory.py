@@ -89,7 +89,7 @@ scratch.mkdir()
 rows = torch.randint(0, 320, (8, 32), generator=torch.Generator().manual_seed(0))
 card = cards.read(source, ModelCard)
 peak_of(lambda: quantization.quantize_and_verify(
-    source, folder / sys.argv[2], card, section, rows, torch.device("cpu"), scratch
+    source, folder / sys.argv[2], card, section, lambda count: rows, torch.device("cpu"), scratch
 ))
 assert not list(scratch.iterdir())
 """

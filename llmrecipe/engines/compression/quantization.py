@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def quantize_and_verify(
     directory: Path,
     card: ModelCard,
     section: QuantizeSection,
-    sequences: torch.Tensor,
+    draw: Callable[[int], torch.Tensor],
     device: torch.device,
     scratch: Path,
 ) -> Report:
@@ -86,7 +87,8 @@ def quantize_and_verify(
         directory: becomes one.
         card: what the quantized model is.
         section: the number formats.
-        sequences: token ids `int64[sequences, sequence_length]`, one at least; they calibrate a scheme that needs it.
+        draw: gives so many sequences, token ids `int64[sequences, sequence_length]`: those that calibrate a scheme which
+            needs it, or else one to compare what is computed.
         device: where it is done.
         scratch: a folder for what is as large as the model meanwhile; empty again at the end.
 
@@ -95,7 +97,7 @@ def quantize_and_verify(
             finite, or the saved model isn't the quantized one.
     """
     with _llmcompressor("offloading").offloaded(scratch):
-        calibrated_by, fallbacks = _quantize_and_verify(source, directory, card, section, sequences, device, scratch)
+        calibrated_by, fallbacks = _quantize_and_verify(source, directory, card, section, draw, device, scratch)
     dense, quantized = folders.weights_bytes(source), folders.weights_bytes(directory)
     return Report(
         bits_per_weight=8 * quantized / folders.num_weights(source),
@@ -113,7 +115,7 @@ def _quantize_and_verify(
     directory: Path,
     card: ModelCard,
     section: QuantizeSection,
-    sequences: torch.Tensor,
+    draw: Callable[[int], torch.Tensor],
     device: torch.device,
     scratch: Path,
 ) -> tuple[int, "Fallbacks"]:
@@ -123,7 +125,9 @@ def _quantize_and_verify(
     if hasattr(model.config, "quantization_config"):
         raise StageError(f"{source}: this model is quantized already; quantize the one that it was made from")
     check_embeddings(source, card, model)
-    calibration = sequences if needs_calibration(section, model) else sequences[:0]
+    is_calibrated = needs_calibration(section, model)
+    sequences = draw(section.calibration_samples if is_calibrated else 1)
+    calibration = sequences if is_calibrated else sequences[:0]
     if len(calibration):
         # It writes into the weights, and what is written to doesn't stay a view of the file that it was read from.
         put_on_disk(model, scratch)
