@@ -87,7 +87,7 @@ def quantize_and_verify(
         directory: becomes one.
         card: what the quantized model is.
         section: the number formats.
-        draw: gives so many sequences, token ids `int64[sequences, sequence_length]`: those that calibrate a scheme which
+        draw: gives so many sequences, token ids `int64[sequences, sequence_length]`: those that calibrate a scheme that
             needs it, or else one to compare what is computed.
         device: where it is done.
         scratch: a folder for what is as large as the model meanwhile; empty again at the end.
