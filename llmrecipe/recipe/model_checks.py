@@ -141,7 +141,7 @@ def scheme_findings(scheme: Scheme, overrides: Sequence[Override], network: Netw
             yield from _fit(f"{place}.scheme", override.scheme, network, set(matched.values()))
             yield from _goes_along(f"{place}.scheme", override.scheme, scheme)
     if overrides and not left:
-        yield "overrides", f"leave no layer to {type(scheme).__name__}; make one of them the scheme"
+        yield "overrides", f"leave no layer to {type(scheme).__name__}, the scheme of the rest; override fewer"
     yield from _fit("scheme", scheme, network, set(left.values()) if overrides else None)
 
 
@@ -149,6 +149,10 @@ def _unmatched(override: Override, earlier: Sequence[Override], network: Network
     for index, other in enumerate(earlier):
         if any(other.matches(name) and override.matches(name) for name in network.quantized_layers):
             return f"{override.layers!r} is left no layer by overrides[{index}], which comes first; put it before"
+    if not network.quantized_layers:
+        return (
+            f"{override.layers!r} is given, and {type(network).__name__} names no layers; define its quantized_layers"
+        )
     ends = dict.fromkeys(name.rpartition(".")[2] for name in network.quantized_layers)
     return (
         f"{override.layers!r} matches no layer that is quantized; the first is {next(iter(network.quantized_layers))}, "
@@ -157,15 +161,20 @@ def _unmatched(override: Override, earlier: Sequence[Override], network: Network
 
 
 def _goes_along(path: str, scheme: Scheme, rest: Scheme) -> Findings:
-    if isinstance(scheme, W8A8) and not isinstance(rest, W8A8):
+    name, nearest = type(scheme).__name__, RoundToNearest()
+    if isinstance(scheme, W8A8):
         yield path, "W8A8 evens out the activations of all layers; make it the scheme, and override those it isn't for"
         return
-    own, others = (getattr(each, "rounding", RoundToNearest()) for each in (scheme, rest))
-    if own != others:
-        yield (
-            path,
-            f"{type(scheme).__name__} is rounded by {own}, and the rest by {others}; give both the same rounding",
-        )
+    own, others = (getattr(each, "rounding", nearest) for each in (scheme, rest))
+    if own == others:
+        return
+    if not hasattr(scheme, "rounding"):
+        mend = f"give the scheme rounding=scheme.{nearest!r}"
+    elif not hasattr(rest, "rounding"):
+        mend = f"give it rounding=scheme.{nearest!r}"
+    else:
+        mend = "give both the same rounding"
+    yield path, f"{name} is rounded by {own}, and the rest by {others}; {mend}"
 
 
 def _fit(path: str, scheme: Scheme, network: Network, widths: set[int] | None) -> Findings:

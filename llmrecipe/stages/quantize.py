@@ -1,12 +1,11 @@
 """A transformers model to a smaller one."""
 
-import functools
-
 import attrs
 
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
-from llmrecipe.engines.compression import calibration, quantization
+from llmrecipe.engines.compression import quantization
+from llmrecipe.engines.compression.calibration import CalibrationText
 from llmrecipe.engines.device import set_up
 from llmrecipe.engines.models.vocabulary import check_tokenizer
 from llmrecipe.engines.tokens.inputs import Tokens
@@ -41,9 +40,14 @@ def run(context: StageContext[QuantizeSection]) -> None:
     device = set_up(context.machine)
     return_freed_memory()
     quantization.show_log(context.machine.log_level)
-    draw = functools.partial(calibration.draw, tokens.open("train"), card.objective.sequence_length, seed=section.seed)
+    text = CalibrationText(
+        tokens=tokens.open("train"),
+        sequence_length=card.objective.sequence_length,
+        samples=section.calibration_samples,
+        seed=section.seed,
+    )
     made = evolve(card, made_by="quantize", parents=context.parents)
     report = quantization.quantize_and_verify(
-        source, context.output / "model", made, section, draw, device, context.scratch
+        source, context.output / "model", made, section, text, device, context.scratch
     )
     artifacts.write_json(context.output / "metrics.json", attrs.asdict(report))

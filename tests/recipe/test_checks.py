@@ -134,7 +134,7 @@ def test_overrides_that_do_nothing_or_cannot_be_are_refused_with_what_would_work
         "models[1].overrides[1].layers": "'v_proj' is left no layer by overrides[0], which comes first; put it before"
     }
     assert of(("*", scheme.W8A16())) == {
-        "models[1].overrides": "leave no layer to W4A16; make one of them the scheme",
+        "models[1].overrides": "leave no layer to W4A16, the scheme of the rest; override fewer",
     }
     assert of(("down_proj", scheme.W3A16(group_size=48))) == {
         "models[1].overrides[0].scheme.group_size": "W3A16's group of 48 does not divide intermediate_size = 160 "
@@ -146,11 +146,20 @@ def test_overrides_that_do_nothing_or_cannot_be_are_refused_with_what_would_work
     assert of(("down_proj", scheme.W8A16()), rest=wide) == {}
     assert of(("v_proj", scheme.FP8())) == {
         "models[1].overrides[0].scheme": "FP8 is rounded by RoundToNearest(), and the rest by "
-        "GPTQ(dampening_frac=0.01, activation_order=True); give both the same rounding"
+        "GPTQ(dampening_frac=0.01, activation_order=True); give the scheme rounding=scheme.RoundToNearest()"
     }
+    assert of(("v_proj", four), rest=scheme.FP8())["models[1].overrides[0].scheme"].endswith(
+        "the rest by RoundToNearest(); give it rounding=scheme.RoundToNearest()"
+    )
+    other = scheme.W8A16(rounding=scheme.GPTQ(dampening_frac=0.1))
+    assert of(("v_proj", other))["models[1].overrides[0].scheme"].endswith("; give both the same rounding")
     assert of(("v_proj", scheme.W8A8())) == {
         "models[1].overrides[0].scheme": "W8A8 evens out the activations of all layers; make it the scheme, and "
         "override those it isn't for"
+    }
+    # SmoothQuant would go by the strength of one of the two alone.
+    assert set(of(("v_proj", scheme.W8A8(smoothing_strength=0.5)), rest=scheme.W8A8())) == {
+        "models[1].overrides[0].scheme"
     }
     assert of(("v_proj", four), rest=scheme.W8A8()) == {}
     assert of(("v_proj", scheme.FP8()), rest=scheme.W4A16(group_size=32, rounding=scheme.RoundToNearest())) == {}

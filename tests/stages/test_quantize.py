@@ -26,7 +26,8 @@ from transformers import (
 
 from llmrecipe import artifacts, cards, wiring
 from llmrecipe.cards import ModelCard, TokensCard
-from llmrecipe.engines.compression import calibration, quantization, reloading
+from llmrecipe.engines.compression import quantization, reloading
+from llmrecipe.engines.compression.calibration import CalibrationText
 from llmrecipe.engines.tokens import writing
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.mixture import TokenMixture
@@ -187,7 +188,8 @@ def test_an_observer_lowers_the_error_that_it_looks_at(made, tmp_path):
     dense = weights(made["model"])[f"{LAYER}.weight"]
     model, inputs = AutoModelForCausalLM.from_pretrained(made["model"]), []
     model.get_submodule(LAYER).register_forward_pre_hook(lambda _, given: inputs.append(given[0].detach()))
-    model(calibration.draw(TokenMixture.open([made["tokens"]], "train", (1.0,)), LENGTH, 32, seed=1))
+    tokens = TokenMixture.open([made["tokens"]], "train", (1.0,))
+    model(CalibrationText(tokens=tokens, sequence_length=LENGTH, samples=32, seed=1).sequences())
     importance = inputs[0].flatten(0, -2).square().mean(0)
 
     def errors(observer: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -482,7 +484,7 @@ def test_a_split_with_fewer_sequences_than_asked_for_is_refused_with_how_many_th
 
 
 def test_a_split_shorter_than_one_sequence_is_refused(made, tmp_path):
-    with pytest.raises(StageError, match=r"tokens, which make 0 sequences of 1000000"):
+    with pytest.raises(StageError, match=r"tokens, too few for one sequence of 1000000.*sequence_length"):
         quantized(reading(1_000_000, made, tmp_path / "model"), tmp_path / "out", FP8())
 
 
@@ -593,7 +595,7 @@ def test_a_saved_model_that_computes_something_else_is_refused(made, tmp_path, m
     monkeypatch.setattr(quantization, "save_compressed", save_wrongly)
     with pytest.raises(
         StageError,
-        match="the saved model is not the quantized one: a plain transformers computes logits that differ by",
+        match="the saved model is not the quantized one: transformers computes logits that differ by",
     ):
         quantized(made, tmp_path / "out", W4A16(group_size=32))
 
@@ -611,10 +613,35 @@ def test_another_process_computes_the_same_bits_with_what_was_saved(made, tmp_pa
 
 
 @pytest.mark.usefixtures("fresh_process")
+def test_a_process_that_is_killed_while_it_loads_a_saved_model_is_told_from_one_that_cannot(tmp_path, monkeypatch):
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda _, **options: run([sys.executable, "-c", killed], **options))
+    with pytest.raises(
+        StageError, match="loads the saved model again was killed by SIGKILL, most often for want of mem"
+    ):
+        reloading.logits_in_a_fresh_process(tmp_path, torch.tensor([[1]]), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_whose_publisher_names_a_class_without_output_head_is_saved_as_what_it_is(made, tmp_path):
+    source = tiny_model.write_model(tiny_model.new_model(), made["model"], tmp_path / "model")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaModel"]}))
+    (source / artifacts.MANIFEST).unlink()
+    artifacts.seal(source, "model")
+    output = quantized(made | {"model": source}, tmp_path / "out", FP8())
+    saved = json.loads((output / "model" / "config.json").read_text())
+    assert saved["architectures"] == ["LlamaForCausalLM"]
+
+
+@pytest.mark.usefixtures("fresh_process")
 def test_a_saved_model_that_a_plain_transformers_cannot_load_is_refused(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
-    with pytest.raises(StageError, match=r"model: a plain transformers can't load the saved model: .*no file named"):
+    with pytest.raises(
+        StageError, match=r"model: transformers can't load the saved model, or .*: OSError: .*no file named"
+    ):
         reloading.logits_in_a_fresh_process(tmp_path / "model", torch.tensor([[1]]), tmp_path)
 
 

@@ -76,6 +76,7 @@ peak_of(lambda: export.run(context))
 """
 
 QUANTIZE = """
+from types import SimpleNamespace
 from llmrecipe import cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import quantization
@@ -87,9 +88,10 @@ section = SECTIONS[sys.argv[2]]
 source, scratch = folder / "model", folder / f"scratch-{sys.argv[2]}"
 scratch.mkdir()
 rows = torch.randint(0, 320, (8, 32), generator=torch.Generator().manual_seed(0))
+text = SimpleNamespace(one=lambda: rows[:1], sequences=lambda: rows)
 card = cards.read(source, ModelCard)
 peak_of(lambda: quantization.quantize_and_verify(
-    source, folder / sys.argv[2], card, section, lambda count: rows, torch.device("cpu"), scratch
+    source, folder / sys.argv[2], card, section, text, torch.device("cpu"), scratch
 ))
 assert not list(scratch.iterdir())
 """

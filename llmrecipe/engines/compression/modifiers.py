@@ -32,19 +32,22 @@ def modifiers(section: QuantizeSection, layers: Iterable[str], ignore: list[str]
         ignore: those of them that stay as they are, whatever the section says.
 
     Raises:
-        StageError: a scheme, or its way of rounding, has no function here.
+        StageError: a scheme, or its way of rounding, has no function here, or an override matches no layer.
     """
     scheme, left, kept = section.scheme, [name for name in layers if name not in ignore], list(ignore)
     groups: dict[str, QuantizationScheme] = {}
     for index, override in enumerate(section.overrides):
         matched = [name for name in left if override.matches(name)]
         left = [name for name in left if name not in matched]
+        if not matched:
+            raise StageError(f"overrides[{index}].layers: {override.layers!r} matches no linear layer of this model")
         if override.scheme is None:
             kept += matched
-        elif matched:
+        else:
             groups[f"group_{index}"] = formats(override.scheme, matched)
-    # Of groups that name a layer the first counts.
-    groups[f"group_{len(section.overrides)}"] = formats(scheme, ["Linear"])
+    # By their names beside others that are named: some readers ask for a class of layers before they ask for the parts
+    # of a layer that they have joined, as vLLM joins query, key and value.
+    groups[f"group_{len(section.overrides)}"] = formats(scheme, left if section.overrides else ["Linear"])
     how = getattr(scheme, "rounding", RoundToNearest())
     return [*smoothing(scheme), rounding(how, ignore=kept, config_groups=groups)]
 

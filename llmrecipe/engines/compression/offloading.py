@@ -3,21 +3,19 @@
 Imported when it is needed, by `quantization`, which keeps llmcompressor quiet.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from compressed_tensors.compressors.model_compressors import model_compressor
 from compressed_tensors.compressors.pack_quantized import base as packing
-from compressed_tensors.offload import disable_onloading
 from compressed_tensors.utils import patch_attr
 from llmcompressor.modifiers.gptq import base as gptq
 from llmcompressor.pipelines.cache import IntermediatesCache, IntermediateValue
-from torch import nn
 
-from llmrecipe.engines.models.stored import on_disk, put_on_disk
+from llmrecipe.engines.compression.expanding import weights_on_disk
+from llmrecipe.engines.models.stored import on_disk
 
 _AT_ONCE = 1 << 20
 """Numbers that are packed at once; some seventy bytes are needed for each."""
@@ -38,16 +36,6 @@ def offloaded(folder: Path) -> Iterator[None]:
             made.value = on_disk(made.value, folder)
         return made
 
-    def changed(change: Callable[..., None]) -> Callable[..., None]:
-        def change_on_disk(module: nn.Module, *arguments: Any, **options: Any) -> None:
-            change(module, *arguments, **options)
-            with disable_onloading():
-                # Before weights are read, they have no memory.
-                if not any(parameter.is_meta for parameter in module.parameters()):
-                    put_on_disk(module, folder)
-
-        return change_on_disk
-
     def empty_hessian(*arguments: Any, **options: Any) -> torch.Tensor:
         made = make_empty_hessian(*arguments, **options)
         return on_disk(made, folder) if made.device.type == "cpu" else made
@@ -61,12 +49,11 @@ def offloaded(folder: Path) -> Iterator[None]:
 
     make_empty_hessian, pack = gptq.make_empty_hessian, packing.pack_to_int32
     with ExitStack() as patches:
+        patches.enter_context(weights_on_disk(folder))
         for owner, name, replacement in (
             (IntermediatesCache, "_offload_value", classmethod(kept)),
             (gptq, "make_empty_hessian", empty_hessian),
             (packing, "pack_to_int32", packed),
-            (model_compressor, "compress_module", changed(model_compressor.compress_module)),
-            (model_compressor, "decompress_module", changed(model_compressor.decompress_module)),
         ):
             patches.enter_context(patch_attr(owner, name, replacement))
         yield

@@ -1,11 +1,11 @@
 """One-shot quantization with llmcompressor, saved in the compressed-tensors format."""
 
 import importlib
+import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import reloading
+from llmrecipe.engines.compression.calibration import CalibrationText
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.stored import put_on_disk
 from llmrecipe.engines.models.vocabulary import check_embeddings
@@ -76,7 +77,7 @@ def quantize_and_verify(
     directory: Path,
     card: ModelCard,
     section: QuantizeSection,
-    draw: Callable[[int], torch.Tensor],
+    text: CalibrationText,
     device: torch.device,
     scratch: Path,
 ) -> Report:
@@ -87,8 +88,7 @@ def quantize_and_verify(
         directory: becomes one.
         card: what the quantized model is.
         section: the number formats.
-        draw: gives so many sequences, token ids `int64[sequences, sequence_length]`: those that calibrate a scheme that
-            needs it, or else one to compare what is computed.
+        text: what calibrates a scheme that needs it.
         device: where it is done.
         scratch: a folder for what is as large as the model meanwhile; empty again at the end.
 
@@ -97,7 +97,7 @@ def quantize_and_verify(
             finite, or the saved model isn't the quantized one.
     """
     with _llmcompressor("offloading").offloaded(scratch):
-        calibrated_by, fallbacks = _quantize_and_verify(source, directory, card, section, draw, device, scratch)
+        calibrated_by, fallbacks = _quantize_and_verify(source, directory, card, section, text, device, scratch)
     dense, quantized = folders.weights_bytes(source), folders.weights_bytes(directory)
     return Report(
         bits_per_weight=8 * quantized / folders.num_weights(source),
@@ -115,7 +115,7 @@ def _quantize_and_verify(
     directory: Path,
     card: ModelCard,
     section: QuantizeSection,
-    draw: Callable[[int], torch.Tensor],
+    text: CalibrationText,
     device: torch.device,
     scratch: Path,
 ) -> tuple[int, "Fallbacks"]:
@@ -125,9 +125,8 @@ def _quantize_and_verify(
     if hasattr(model.config, "quantization_config"):
         raise StageError(f"{source}: this model is quantized already; quantize the one that it was made from")
     check_embeddings(source, card, model)
-    is_calibrated = needs_calibration(section, model)
-    sequences = draw(section.calibration_samples if is_calibrated else 1)
-    calibration = sequences if is_calibrated else sequences[:0]
+    probe = text.one()
+    calibration = text.sequences() if needs_calibration(section, model) else probe[:0]
     if len(calibration):
         # It writes into the weights, and what is written to doesn't stay a view of the file that it was read from.
         put_on_disk(model, scratch)
@@ -135,14 +134,14 @@ def _quantize_and_verify(
     else:
         log.info("rounds the weights")
     fallbacks = quantize(model, folders.load_tokenizer(source), section, calibration, device)
-    probe = sequences[:1].to(device)
+    probe = probe.to(device)
     expected = folders.logits(model, probe)
     if not expected.isfinite().all():
         raise StageError(
             f"{source}: quantized, this model computes numbers that aren't finite; its weights are too large, most "
             "often by a learning rate that is too high"
         )
-    log.info("saves the model, and compares what it computes when a plain transformers loads it")
+    log.info("saves the model, and compares what a fresh process computes with it")
     save_compressed(model, directory)
     copy_files(source, directory)
     folders.copy_generation(source, directory)
@@ -154,7 +153,7 @@ def _quantize_and_verify(
     # Not `>`, which is false for NaN.
     if not difference <= accepted:
         raise StageError(
-            f"{directory}: the saved model is not the quantized one: a plain transformers computes logits that differ "
+            f"{directory}: the saved model is not the quantized one: transformers computes logits that differ "
             f"by {difference:.3g} of the largest, {accepted:.3g} is accepted"
         )
     return len(calibration), fallbacks
@@ -227,6 +226,9 @@ def save_compressed(model: PreTrainedModel, directory: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
         model.save_pretrained(directory, save_compressed=True, max_shard_size="5GB")
+    # llmcompressor copies what the publisher says, which may be a class without the output head.
+    config = artifacts.read_json(directory / "config.json") | {"architectures": [type(model).__name__]}
+    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     # llmcompressor's own record of what it did: its section says it already, and this one names Python objects.
     (directory / "recipe.yaml").unlink()
 
