@@ -15,7 +15,8 @@ from tiny_recipe import RECIPE
 
 from llmrecipe import Machine, evolve
 
-MANY = evolve(RECIPE, models=(evolve(RECIPE.models[0], text__shards=40),))
+# Far more than is done before the last of the moments, on a fast machine too.
+MANY = evolve(RECIPE, models=(evolve(RECIPE.models[0], text__shards=400),))
 
 GONE_WITHIN = 5.0
 """Seconds."""
