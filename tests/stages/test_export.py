@@ -174,8 +174,9 @@ def test_large_weights_of_a_wide_and_deep_model_are_exported(tmp_path):
         optimizer.step()
     context = stage_context(ExportSection(), inputs(tmp_path, network, model), tmp_path / "out")
     export.run(context)
-    # Whatever the processor: a bound of 1e-4, which is enough for ordinary weights, would be within it.
-    assert context.measured["logits_rounding"] > 5e-4
+    # A bound of 1e-4, which is enough for ordinary weights, would be too narrow here; by how much depends on the
+    # processor and its threads, 5e-4 to 8e-4.
+    assert context.measured["logits_rounding"] > 1.5e-4
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
     assert all(torch.equal(exported.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
 
