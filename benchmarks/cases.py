@@ -83,7 +83,7 @@ def run(
     objective: Objective = CAUSAL,
     compiled: bool | None = None,
 ) -> FinishedRun:
-    """Train the case on so many data-parallel ranks; None for `compiled` is the default, which compiles all cases."""
+    """Train the case on so many data-parallel ranks; by default decoders of these sizes are compiled."""
     section = TrainSection(
         network=case.network,
         objective=objective,

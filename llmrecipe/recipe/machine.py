@@ -27,9 +27,9 @@ class Machine(Word):
 
     compile: bool | None = None
     """Whether a network's layers are compiled as a training starts, which takes half a minute and makes each step
-    faster; on a CPU it needs a C++ compiler and Python's headers. None: on a CPU that has both, unless steps are so
-    small that it wouldn't pay. It rounds differently. Layers with dropout or shared by tensor-parallel ranks aren't
-    compiled."""
+    faster; on a CPU it needs a C++ compiler and Python's headers. None: a decoder's on a CPU that has both, unless its
+    steps are so small that it wouldn't pay. It rounds differently. Layers with dropout or shared by tensor-parallel
+    ranks aren't compiled."""
 
     workers: int = attrs.field(default=2, validator=between(1, 10_000))
     """Shards of text that are worked on at once, each by a process; more than a corpus's `shards` don't help."""

@@ -36,7 +36,9 @@ def compiles(section: TrainSection, machine: Machine, device: str, name: str, *,
         return False
     if machine.compile is None:
         tokens = section.parallelism.micro_batch_size * section.objective.sequence_length
-        pays = device == "cpu" and tokens * network.num_parameters(rows) >= PAYS_FROM
+        is_large = tokens * network.num_parameters(rows) >= PAYS_FROM
+        # An encoder's layers gain nothing by it.
+        pays = device == "cpu" and is_large and not network.reads_both_sides
         return pays and _missing() is None
     missing = _missing() if machine.compile else None
     if missing is not None:

@@ -73,6 +73,7 @@ def test_by_itself_a_cpu_compiles_what_is_large_enough_if_it_can(monkeypatch):
     assert is_compiled(section(), Machine(), LARGE)
     assert not is_compiled(section(), Machine(), NETWORK)
     assert not is_compiled(section(), Machine(), LARGE, device="cuda")
+    assert not is_compiled(section(), Machine(), attrs.evolve(BERT, hidden_size=1024, num_layers=6))
     # As long as it likes: a longer run goes on where a shorter one has ended.
     assert not is_compiled(section(training=attrs.evolve(SHORT, duration=Steps(10**6))), Machine(), NETWORK)
 
