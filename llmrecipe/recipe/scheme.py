@@ -64,8 +64,8 @@ class WeightsOnly(Scheme):
     """Whether the integers lie around zero; False gives each group a zero point, more exact for `num_bits` a group."""
 
     observer: Observer = "imatrix_mse"
-    """What a scale is chosen by. A Llama of 135 million parameters in 4 bits, groups of 64, by GPTQ, recovers 0.87 of
-    its perplexity by `imatrix_mse` and 0.77 by `minmax`, in the same time."""
+    """What a scale is chosen by. On text of five domains a Llama of 135 million parameters in 4 bits, groups of 64, by
+    GPTQ, recovers 0.87 of its perplexity by `imatrix_mse` and 0.77 by `minmax`, in the same time."""
 
     rounding: Rounding = GPTQ()
     """How weights are rounded."""

@@ -165,6 +165,14 @@ def test_overrides_that_do_nothing_or_cannot_be_are_refused_with_what_would_work
     assert of(("v_proj", scheme.FP8()), rest=scheme.W4A16(group_size=32, rounding=scheme.RoundToNearest())) == {}
 
 
+def test_an_override_for_a_network_that_names_no_layers_says_what_its_author_has_to_define(monkeypatch):
+    monkeypatch.setattr(Llama, "quantized_layers", {})
+    override = scheme.Override(layers="v_proj", scheme=None)
+    assert found(quantized(SMALL_MODEL, scheme.W8A16(), overrides=(override,)))["models[1].overrides[0].layers"] == (
+        "'v_proj' is given, and Llama names no layers; define its quantized_layers"
+    )
+
+
 def test_heads_of_a_width_of_their_own_are_even_and_leave_a_llama_a_multiple_of_its_heads():
     odd = {"start__head_dim": 7, "start__num_attention_heads": 4}
     assert found(changed(SMALL_MODEL, **odd)) == {

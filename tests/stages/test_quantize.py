@@ -254,6 +254,13 @@ def test_overridden_layers_have_their_own_formats_and_the_rest_what_it_would_hav
     assert error(mixed, made) < error(tmp_path / "base" / "model", made)
 
 
+def test_an_override_that_matches_no_layer_of_the_model_itself_is_refused(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(quantize, "scheme_findings", lambda *_: ())
+    override = Override(layers="blocks.*", scheme=None)
+    with pytest.raises(StageError, match=r"overrides\[0\]\.layers: 'blocks\.\*' matches no linear layer of this model"):
+        quantized(made, tmp_path / "out", FP8(), overrides=(override,))
+
+
 def test_an_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}

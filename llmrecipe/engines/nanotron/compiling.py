@@ -37,7 +37,7 @@ def compiles(section: TrainSection, machine: Machine, device: str, name: str, *,
     if machine.compile is None:
         tokens = section.parallelism.micro_batch_size * section.objective.sequence_length
         is_large = tokens * network.num_parameters(rows) >= PAYS_FROM
-        # An encoder's layers gain nothing by it.
+        # An encoder's layers gain nothing by it (`benchmarks/README.md` says on which processor).
         pays = device == "cpu" and is_large and not network.reads_both_sides
         return pays and _missing() is None
     missing = _missing() if machine.compile else None
