@@ -3,7 +3,7 @@
 Words of which there are many are in rooms, found by their dot: `clean.ExactDedup()`, `schedule.Cosine()`.
 """
 
-from llmrecipe.recipe import augment, clean, masking, measure, optimizer, place, schedule, scheme, source
+from llmrecipe.recipe import augment, clean, gate, masking, measure, optimizer, place, schedule, scheme, source
 from llmrecipe.recipe.corpus import Corpus, Mixture, Part
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.machine import Machine
@@ -20,6 +20,7 @@ from llmrecipe.recipe.objective import CausalLM, FillInTheMiddle, MaskedLM, Mult
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Epochs, Fraction, Steps, Tokens
 from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.release import Release
 from llmrecipe.recipe.tokenizer import ByteLevelBPE, PretrainedTokenizer, Unigram, WordPiece
 from llmrecipe.recipe.training import Anomalies, Dropout, Training
 
@@ -50,6 +51,7 @@ __all__ = [
     "Qwen3",
     "Ratio",
     "Recipe",
+    "Release",
     "Steps",
     "Tokens",
     "Trained",
@@ -59,6 +61,7 @@ __all__ = [
     "augment",
     "clean",
     "evolve",
+    "gate",
     "masking",
     "measure",
     "optimizer",

@@ -24,7 +24,7 @@ from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.stage import Stage
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.pages import summary
-from llmrecipe.sections import ReportSection, section_of_kind
+from llmrecipe.sections import section_of_kind
 from llmrecipe.wiring import Wiring
 from llmrecipe.yamltext import YamlText
 
@@ -242,8 +242,7 @@ def _behind(name: str, stages: Mapping[str, Any], makers: Mapping[str, str]) -> 
 
 
 def _stage_entry(stage: Stage, root: Path, references: Mapping[str, str]) -> dict[str, Any]:
-    is_report = isinstance(stage.section, ReportSection)
-    owner = {"owner": stage.owner, "recipe": references[stage.owner]} if is_report else stage.owner
+    owner = {"owner": stage.owner, "recipe": references[stage.owner]} if stage.ends_recipe else stage.owner
     entry = {
         "desc": summary(type(stage.section)),
         "cmd": shlex.join(_command(stage)),

@@ -1,11 +1,15 @@
 """What this machine has, without asking PyTorch."""
 
+import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
 
 GPUS = Path("/proc/driver/nvidia/gpus")
 """One folder for each NVIDIA GPU, with or without CUDA installed."""
+
+_CPUINFO = Path("/proc/cpuinfo")
 
 _MEMINFO = Path("/proc/meminfo")
 
@@ -16,6 +20,14 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 def num_gpus() -> int:
     """NVIDIA GPUs in this machine, without asking CUDA."""
     return len(list(GPUS.iterdir())) if GPUS.is_dir() else 0
+
+
+def cpu() -> str:
+    """The cores that this process may use, and of which processor: `2 cores of AMD EPYC 7763`."""
+    lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} core{'s' if cores > 1 else ''} of {name}"
 
 
 def memory() -> int:

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import attrs
 
 from llmrecipe.recipe.corpus import Corpus
-from llmrecipe.recipe.kinds import Augmenter, Cleaner, Objective, Scheme, Source, Tokenizer
+from llmrecipe.recipe.kinds import Augmenter, Cleaner, Gate, Objective, Scheme, Source, Tokenizer
 from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.model import PretrainedModel, Quantized
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.quantity import Fraction
+from llmrecipe.recipe.release import Release
 from llmrecipe.recipe.schema import Word, define, kind, members
 from llmrecipe.recipe.scheme import Override
 from llmrecipe.recipe.training import Training
@@ -137,7 +138,7 @@ class MeasureSection(Section):
     """A model to numbers."""
 
     measure: Measure
-    revision: int = 3
+    revision: int = 4
 
 
 @define("report")
@@ -146,6 +147,20 @@ class ReportSection(Section):
 
     reads_only_cards: ClassVar[bool] = True
 
+    revision: int = 2
+
+
+@define("release")
+class ReleaseSection(Section):
+    """The first of some models that passes all gates."""
+
+    candidates: tuple[str, ...] = attrs.field(validator=not_empty)
+    """Names of the models, the most wanted first."""
+
+    reference: str
+    """The name of the model that all are compared with."""
+
+    gates: tuple[Gate, ...] = _as_in(Release, "gates")
     revision: int = 1
 
 

@@ -62,7 +62,8 @@ class Planned:
     @property
     def targets(self) -> list[str]:
         """The stages that the recipes end in."""
-        return [f"{name}-report" for name in self.references]
+        ends = {stage.owner: stage.name for stage in self.pipeline.stages if stage.ends_recipe}
+        return [ends[name] for name in self.references]
 
     @property
     def written(self) -> str:

@@ -11,7 +11,7 @@ from llmrecipe.cards import ModelCard
 from llmrecipe.cli import compared, outdated, revisions
 from llmrecipe.cli.listing import one
 from llmrecipe.cli.render import show_warning
-from llmrecipe.cli.table import table
+from llmrecipe.cli.table import recoveries, table
 from llmrecipe.errors import LLMRecipeError, StageError, Violation
 from llmrecipe.foreign import foreign
 from llmrecipe.loader import find
@@ -21,7 +21,7 @@ from llmrecipe.plan.planner import plan
 from llmrecipe.plan.stage import Stage
 from llmrecipe.pretrained.completed import completed
 from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.sections import MeasureSection, ReportSection, TokenizeSection, TrainSection
+from llmrecipe.sections import MeasureSection, ReleaseSection, ReportSection, TokenizeSection, TrainSection
 
 SHOWN_SAMPLES = 3
 
@@ -103,12 +103,25 @@ def report(recipe: Recipe) -> str:
     sections = [
         f"{recipe.name}: {models[final]}",
         _table(metrics, models),
+        recoveries({name: metrics[name] for name in models}),
+        _released(pipeline),
         "\n".join(_notes(models)),
         "\n".join(_lost(pipeline)),
         "\n".join(_speeds(pipeline)),
         *map(_sample, list(_samples(pipeline, comparison, final))[:SHOWN_SAMPLES]),
     ]
     return "\n\n".join(filter(None, sections))
+
+
+def _released(pipeline: Pipeline) -> str:
+    """Which model is released, and by what."""
+    stage = next((stage for stage in pipeline.stages if isinstance(stage.section, ReleaseSection)), None)
+    if stage is None:
+        return ""
+    found = _read(stage, "metrics.json")
+    verdicts = found["candidates"][found["released"]]
+    why = [_wrapped(f"  {verdict['gate']}: {verdict['found']}") for verdict in verdicts]
+    return "\n".join([f"released: {found['released']}, {stage.product('model')}", *why])
 
 
 def _notes(models: Mapping[str, Path]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """A table of numbers, in which each is written as its name asks for."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -23,6 +24,11 @@ COLUMNS = {
 _OTHER = "{:.4g}"
 
 _LONGEST = 1e12
+
+_ENDS = ("recovery_low_percent", "recovery_high_percent")
+
+_BESIDE = (*_ENDS, "recovery_documents", "share")
+"""Numbers that have no column of their own."""
 
 _GROUPS = ("corpora", "unigram")
 """What is no measure's group of numbers."""
@@ -56,9 +62,16 @@ class Column:
         if self.key not in found:
             return ""
         _, form = COLUMNS.get(self.key, (self.key, _OTHER))
-        by = " by byte" if self.key == "recovery_percent" and found.get("recovery_by") == "byte" else ""
+        more = _of_recovery(found) if self.key == "recovery_percent" else ""
         # A model that has diverged has numbers of hundreds of digits.
-        return (form if abs(found[self.key]) < _LONGEST else _OTHER).format(found[self.key]) + by
+        return (form if abs(found[self.key]) < _LONGEST else _OTHER).format(found[self.key]) + more
+
+
+def _of_recovery(numbers: dict[str, Any]) -> str:
+    """Its 95 % interval, and its unit where that isn't a token."""
+    ends = [numbers[key] for key in _ENDS if key in numbers]
+    interval = f" ({ends[0]:.1f}–{ends[1]:.1f})" if ends else ""
+    return interval + (" by byte" if numbers.get("recovery_by") == "byte" else "")
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[Column]:
@@ -68,8 +81,12 @@ def _columns(rows: list[dict[str, Any]]) -> list[Column]:
             name: value for name, value in numbers.items() if isinstance(value, dict) and name not in _GROUPS
         }
         for group, values in groups.items():
-            found |= {Column(group, key): None for key, value in values.items() if isinstance(value, int | float)}
+            found |= {Column(group, key): None for key, value in values.items() if _is_shown(key, value)}
     return sorted(found, key=lambda column: column.place)
+
+
+def _is_shown(key: str, value: Any) -> bool:
+    return isinstance(value, int | float) and key not in _BESIDE
 
 
 def table(title: str, rows: list[tuple[str, dict[str, Any], str]]) -> str:
@@ -78,6 +95,32 @@ def table(title: str, rows: list[tuple[str, dict[str, Any], str]]) -> str:
     cells = [[title, *(column.title for column in columns), ""]]
     for name, numbers, remark in rows:
         cells.append([name, *(column.cell(numbers) for column in columns), remark])
+    return _aligned(cells)
+
+
+def recoveries(models: Mapping[str, dict[str, Any]]) -> str:
+    """A table of how much of the first model's quality each has, corpus by corpus, where a mixture was measured.
+
+    It is empty where none was; the first row has the perplexity that is kept.
+    """
+    reference, *others = models
+    corpora = {name: numbers.get("corpora", {}) for name, numbers in models.items()}
+    cells = [["recovery by corpus", *corpora[reference], ""]]
+    cells.append([f"{reference} (perplexity)", *map(_perplexity, corpora[reference].values()), ""])
+    for name in others:
+        found = [corpora[name].get(corpus, {}) for corpus in corpora[reference]]
+        if any("recovery_percent" in numbers for numbers in found):
+            cells.append([name, *(Column("", "recovery_percent").cell(numbers) for numbers in found), ""])
+    return _aligned(cells) if len(cells) > 2 else ""
+
+
+def _perplexity(numbers: dict[str, Any]) -> str:
+    key = next((key for key in ("perplexity", "masked_perplexity") if key in numbers), None)
+    return "" if key is None else Column("", key).cell(numbers)
+
+
+def _aligned(cells: list[list[str]]) -> str:
+    """Rows of a name, numbers and a remark."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for first, *middle, last in cells:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from llmrecipe import hardware
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.machine import Machine
 
@@ -26,6 +27,11 @@ def set_up(machine: Machine) -> torch.device:
     if machine.device == "cuda" and not torch.cuda.is_available():
         raise StageError("machine.device: 'cuda' was asked for and PyTorch sees no GPU; use 'cpu' or 'auto'")
     return torch.device("cuda" if machine.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def processor(device: torch.device) -> str:
+    """What computes on a device, by name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else hardware.cpu()
 
 
 def choose_kernels(machine: Machine) -> None:

@@ -1,12 +1,18 @@
 """Recipes to their stages: what is measured, and the comparison."""
 
+from collections.abc import Mapping
+
 from llmrecipe.plan.draft import Draft, Products, plans
+from llmrecipe.plan.stage import Stage
 from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.gate import Speed
+from llmrecipe.recipe.measure import DOCUMENTS
 from llmrecipe.recipe.measurement import Measurement
 from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.release import Release
 from llmrecipe.recipe.texts import measured_text
 from llmrecipe.recipe.tokenized import TokenizedText
-from llmrecipe.sections import MeasureSection, ReportSection
+from llmrecipe.sections import MeasureSection, ReleaseSection, ReportSection
 
 
 @plans(Measurement)
@@ -28,12 +34,43 @@ def measurement(draft: Draft, value: Measurement) -> Products:
 
 @plans(Recipe)
 def recipe(draft: Draft, value: Recipe) -> Products:
-    """A stage that compares the models; it depends on all others of the recipe."""
+    """A stage that compares the models, and one that releases one of them if it is asked for.
+
+    The last of them depends on all others of the recipe.
+    """
     inputs: dict[str, str] = {}
     for model in value.models:
         inputs[f"{model.name}.model"] = draft.need(model).product("model")
         for measure in value.measures:
-            found = Measurement.of(model, measure, measured_text(value, measure))
-            inputs[f"{model.name}.{measure.name}"] = draft.need(found).product("metrics.json")
-    stage = draft.stage(owner=value.name, section=ReportSection(), inputs=inputs, metrics=("metrics.json",))
-    return Products({"metrics.json": stage.product("metrics.json")})
+            made = draft.need(Measurement.of(model, measure, measured_text(value, measure)))
+            inputs[f"{model.name}.{measure.name}"] = made.product("metrics.json")
+            if DOCUMENTS in made.paths:
+                inputs[f"{model.name}.{measure.name}.documents"] = made.product(DOCUMENTS)
+    stage = draft.stage(
+        owner=value.name,
+        section=ReportSection(),
+        inputs=inputs,
+        metrics=("metrics.json",),
+        ends_recipe=value.release is None,
+    )
+    products = {"metrics.json": stage.product("metrics.json")}
+    if value.release is not None:
+        released = _release(draft, value, value.release, inputs | {"comparison": products["metrics.json"]})
+        products["model"] = released.product("model")
+    return Products(products)
+
+
+def _release(draft: Draft, value: Recipe, release: Release, known: Mapping[str, str]) -> Stage:
+    """A stage that copies the first candidate which passes; `known` are the comparison and what that has read."""
+    names = tuple(candidate.name for candidate in release.candidates)
+    # The times of a run are found by what it has left.
+    timed = dict.fromkeys(gate.measure for gate in release.gates if isinstance(gate, Speed))
+    roles = [f"{name}.{what}" for name in names for what in ("model", *timed)]
+    return draft.stage(
+        owner=value.name,
+        section=ReleaseSection(candidates=names, reference=value.models[0].name, gates=release.gates),
+        inputs={role: known[role] for role in ("comparison", *roles)},
+        outs=("model",),
+        metrics=("metrics.json",),
+        ends_recipe=True,
+    )

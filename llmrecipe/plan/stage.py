@@ -47,6 +47,9 @@ class Stage:
     plots: tuple[Plot, ...] = ()
     """What is drawn of it."""
 
+    ends_recipe: bool = False
+    """Whether it depends on all others of the recipe that is its owner."""
+
     @label.default
     def _kind(self) -> str:
         return self.section.tag

@@ -11,6 +11,7 @@ from llmrecipe.recipe import (
     names,
     network_checks,
     objective_checks,
+    release_checks,
     tokenizer_checks,
     training_checks,
 )
@@ -42,6 +43,7 @@ _BOOKS = (
     training_checks.rules,
     model_checks.rules,
     measure_checks.rules,
+    release_checks.rules,
 )
 
 
@@ -54,7 +56,8 @@ def violations(recipe: Recipe) -> list[Violation]:
     words = list(names.words(recipe, root))
     wrong = [Violation(f"{path}.{name}", reason) for path, word in words for name, reason in fields.wrong(word).items()]
     found = [each for path, word in words for book in _BOOKS for each in book.broken(word, path, fields)]
-    found += [Violation(f"{root}.{path}", reason) for path, reason in measure_checks.findings(recipe, fields)]
+    for room in (measure_checks, release_checks):
+        found += [Violation(f"{root}.{path}", reason) for path, reason in room.findings(recipe, fields)]
     return [*wrong, *found] if wrong else [*found, *names.clashes([recipe]), *_too_long_together(recipe)]
 
 

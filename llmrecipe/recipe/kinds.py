@@ -206,5 +206,10 @@ class Decoding(Word):
 
 
 @kind
+class Gate(Word):
+    """What a model has to show before it is released."""
+
+
+@kind
 class Place(Word):
     """On which machines text is prepared."""

@@ -11,8 +11,15 @@ from llmrecipe.recipe.kinds import Objective, Text
 from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, define, kind
 from llmrecipe.recipe.validators import between, not_empty
 
-TAKEN = ("model", "unigram", "corpora", "size_mb", "recovery_percent", "recovery_by")
+RECOVERY = ("recovery_percent", "recovery_by", "recovery_low_percent", "recovery_high_percent", "recovery_documents")
+"""What a comparison says of how much of a reference's quality a model has."""
+
+TAKEN = ("model", "unigram", "corpora", "size_mb", *RECOVERY)
 """What a comparison says of a model besides its measures."""
+
+
+DOCUMENTS = "documents.jsonl"
+"""What a measure of tokens leaves of each document."""
 
 
 def _free(owner: object, attribute: attrs.Attribute, value: str | None) -> None:
@@ -68,7 +75,7 @@ class TokenMeasure(Measure):
     metrics.
     """
 
-    files: ClassVar[tuple[str, ...]] = ("documents.jsonl",)
+    files: ClassVar[tuple[str, ...]] = (DOCUMENTS,)
 
     max_tokens: int = attrs.field(default=100_000, validator=between(1, 10**12))
     """Held-out tokens that are read, from the start of the split."""

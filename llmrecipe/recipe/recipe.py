@@ -4,6 +4,7 @@ import attrs
 
 from llmrecipe.recipe.kinds import Model
 from llmrecipe.recipe.measure import Measure, Perplexity
+from llmrecipe.recipe.release import Release
 from llmrecipe.recipe.schema import Word, define
 from llmrecipe.recipe.validators import not_empty
 
@@ -23,6 +24,9 @@ class Recipe(Word):
 
     measures: tuple[Measure, ...] = (Perplexity(),)
     """What is measured of each of them, all on the same text."""
+
+    release: Release | None = None
+    """Which of them leaves, by what was measured; None if none is to."""
 
     @property
     def name(self) -> str:

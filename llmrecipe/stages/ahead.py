@@ -10,13 +10,27 @@ import attrs
 from llmrecipe import codec, layout, memory, wiring
 from llmrecipe.errors import LoadError, RecipeError, StageError
 from llmrecipe.extensions import load_extension
+from llmrecipe.recipe.gate import LEAST_DOCUMENTS, Recovery
 from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.measure import TokenMeasure
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.quantity import Epochs
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
-from llmrecipe.sections import ImportSection, Section, TokenizerSection, TrainSection, section_of_kind
+from llmrecipe.sections import (
+    ImportSection,
+    MeasureSection,
+    ReleaseSection,
+    Section,
+    TokenizerSection,
+    TrainSection,
+    section_of_kind,
+)
 
 log = logging.getLogger(__name__)
+
+
+_READ = (ImportSection, MeasureSection, ReleaseSection, TokenizerSection, TrainSection)
+"""Sections that tell what can't be made."""
 
 
 @attrs.frozen
@@ -35,7 +49,7 @@ class _Stage:
     def section(self) -> Section | None:
         """Its section; None if it can't be read: that stage says why."""
         cls = section_of_kind(self.raw.get(codec.TAG, "")) if isinstance(self.raw, Mapping) else None
-        if cls not in (ImportSection, TokenizerSection, TrainSection):
+        if cls not in _READ:
             return None
         try:
             for path in self.extensions:
@@ -48,7 +62,8 @@ class _Stage:
 def refuse_vain(name: str, entries: Mapping[str, Any], machine_of: Callable[[str, str], Machine]) -> None:
     """Refuse a stage if all that it leads to can't be made.
 
-    That is what needs a training that can't fit the memory of its machine, or a step beyond the end of this one.
+    That is what needs a training that can't fit the memory of its machine, a step beyond the end of this one, or an
+    interval of fewer documents than there are.
     Where only some of that does, it is a warning: the rest may be what was asked for.
 
     Args:
@@ -63,6 +78,7 @@ def refuse_vain(name: str, entries: Mapping[str, Any], machine_of: Callable[[str
     after = _after(name, stages)
     reasons = {each: reason for each in after if (reason := _reason(each, stages, machine_of))}
     reasons |= _beyond_the_end(name, stages)
+    reasons |= {each: reason for each in after if (reason := _too_few_documents(each, stages))}
     if not reasons:
         return
     message = "\n".join(f"{each} can't run: {reason}" for each, reason in reasons.items())
@@ -130,6 +146,43 @@ def _beyond_the_end(name: str, stages: Mapping[str, _Stage]) -> dict[str, str]:
         for each, step in kept.items()
         if step > steps
     }
+
+
+def _too_few_documents(name: str, stages: Mapping[str, _Stage]) -> str | None:
+    """Why a release can't say how sure a recovery is; None for any other stage, or where documents aren't counted yet.
+
+    What a measure reads ends with a sequence, whose length only the model knows: it may be less than is counted here.
+    """
+    section = stages[name].section()
+    asked = [gate for gate in getattr(section, "gates", ()) if isinstance(gate, Recovery)]
+    if not isinstance(section, ReleaseSection) or not asked:
+        return None
+    for candidate in section.candidates:
+        for gate in asked:
+            measured = f"{candidate}-{gate.measure}"
+            count = _documents(stages[measured]) if measured in stages and candidate != section.reference else None
+            if count is not None and count < LEAST_DOCUMENTS:
+                return (
+                    f"gate.Recovery needs at least {LEAST_DOCUMENTS} held-out documents, and {measured} reads {count}; "
+                    "raise its max_tokens, or hold out more text"
+                )
+    return None
+
+
+def _documents(measure: _Stage) -> int | None:
+    """How many documents, at most, a measure reads; None if that isn't known yet."""
+    section = measure.section()
+    if not isinstance(section, MeasureSection) or not isinstance(section.measure, TokenMeasure):
+        return None
+    from llmrecipe.engines.tokens.inputs import Tokens
+
+    try:
+        heldout = Tokens.of({role: Path(path) for role, path in measure.inputs.items()}).open("heldout")
+        shares = heldout.divide(section.measure.max_tokens)
+        return sum(files.documents_within(share) for files, share in zip(heldout.corpora, shares, strict=True))
+    except (KeyError, StageError):
+        # The measure says what is wrong with its tokens.
+        return None
 
 
 def _network(name: str, stages: Mapping[str, _Stage]) -> Network | None:

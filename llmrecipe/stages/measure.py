@@ -1,7 +1,7 @@
 """A model to numbers."""
 
 from llmrecipe import artifacts
-from llmrecipe.engines.device import set_up
+from llmrecipe.engines.device import peak_memory_mb, processor, set_up
 from llmrecipe.engines.evaluation import measuring
 from llmrecipe.engines.evaluation.measuring import LoadedModel
 from llmrecipe.sections import MeasureSection
@@ -22,6 +22,8 @@ def run(context: StageContext[MeasureSection]) -> None:
     Raises:
         StageError: as `LoadedModel.open` and `measuring.measure`.
     """
-    asked = context.section.measure
-    model = LoadedModel.open(context.inputs, asked, set_up(context.machine))
+    asked, device = context.section.measure, set_up(context.machine)
+    model = LoadedModel.open(context.inputs, asked, device)
     artifacts.write_json(context.output / "metrics.json", measuring.measure(asked, model, context.output))
+    memory = peak_memory_mb(device.type)
+    context.measured.update(model.timed, processor=processor(device), peak_memory_mb=memory)

@@ -13,10 +13,12 @@ from llmrecipe import (
     PretrainedTokenizer,
     Quantized,
     Recipe,
+    Release,
     Trained,
     augment,
     clean,
     evolve,
+    gate,
     measure,
     scheme,
     source,
@@ -28,7 +30,7 @@ from llmrecipe.plan.planner import plan
 from llmrecipe.plan.stage import Stage
 from llmrecipe.recipe.kinds import Source, Tokenizer
 from llmrecipe.recipe.schema import define, members
-from llmrecipe.sections import ExportSection, MeasureSection, PrepareSection, QuantizeSection, Section
+from llmrecipe.sections import ExportSection, MeasureSection, PrepareSection, QuantizeSection, ReleaseSection, Section
 
 WEB = Corpus(name="web", source=source.TextFiles(paths=("data/web/*.txt",)))
 MIXED = evolve(BASE, name="mixed", text=Mixture(parts=(Part(corpus=WEB, weight=3.0), Part(corpus=BOOKS))))
@@ -45,10 +47,12 @@ def read_from(*sources: Source, **changes) -> dict[str, str]:
 
 
 def test_every_kind_of_stage_is_planned_with_its_own_class_of_section():
-    # Three kinds are planned only where there is something to do.
+    # Four kinds are planned only where there is something to do.
     mixed = evolve(MIXED, text__parts=(Part(corpus=evolve(WEB, augment=(augment.ShuffleSpans(),))), Part(corpus=BOOKS)))
     theirs = PretrainedModel(name="theirs", path="models/theirs")
-    stages = plan([evolve(RECIPE, models=(mixed, Quantized(model=mixed, scheme=scheme.FP8()), theirs))]).stages
+    release = Release(candidates=(mixed,), gates=(gate.Size(at_most_mb=1.0),))
+    models = (mixed, Quantized(model=mixed, scheme=scheme.FP8()), theirs)
+    stages = plan([evolve(RECIPE, models=models, release=release)]).stages
     assert {stage.kind: type(stage.section) for stage in stages} == members(Section)
 
 
@@ -83,7 +87,11 @@ def test_the_inputs_of_each_stage_are_what_its_work_needs():
         "tiny-perplexity": {"model", "tokens"},
         "tiny-w4a16-quantize": {"model", "tokens"},
         "tiny-w4a16-perplexity": {"model", "tokens"},
-        "small-report": {"tiny.model", "tiny.perplexity", "tiny-w4a16.model", "tiny-w4a16.perplexity"},
+        "small-report": {
+            f"{model}.{what}"
+            for model in ("tiny", "tiny-w4a16")
+            for what in ("model", "perplexity", "perplexity.documents")
+        },
     }
 
 
@@ -92,16 +100,32 @@ def test_a_report_names_the_models_in_the_order_of_the_recipe():
     assert list(by_name(turned)["small-report"].inputs) == [
         "tiny-w4a16.model",
         "tiny-w4a16.perplexity",
+        "tiny-w4a16.perplexity.documents",
         "tiny.model",
         "tiny.perplexity",
+        "tiny.perplexity.documents",
     ]
 
 
+def test_a_release_reads_the_comparison_and_its_candidates_and_runs_of_what_it_asks_the_times_of():
+    gates = (gate.Recovery(at_least=0.98), gate.Speed(at_least=1.0, processor="abacus"))
+    recipe = evolve(RECIPE, release=Release(candidates=(SMALLER, BASE), gates=gates[:1]))
+    release = by_name(recipe)["small-release"]
+    assert release.section == ReleaseSection(candidates=("tiny-w4a16", "tiny"), reference="tiny", gates=gates[:1])
+    models = {"tiny-w4a16.model": "artifacts/tiny-w4a16/quantize/model", "tiny.model": "artifacts/tiny/export/model"}
+    assert release.inputs == {"comparison": "artifacts/small/report/metrics.json", **models}
+    timed = by_name(evolve(recipe, release__gates=gates))["small-release"].inputs
+    assert timed.keys() - release.inputs.keys() == {"tiny.perplexity", "tiny-w4a16.perplexity"}
+
+
 def test_a_recipe_ends_in_a_stage_that_depends_on_all_of_its_others():
-    for recipe in (RECIPE, evolve(RECIPE, name="other", models=(MIXED,), measures=())):
+    released = Release(candidates=(SMALLER,), gates=(gate.Size(at_most_mb=1.0),))
+    others = (evolve(RECIPE, name="other", models=(MIXED,), measures=()), evolve(RECIPE, release=released))
+    for recipe in (RECIPE, *others):
         stages = by_name(recipe)
         makers = {product: stage.name for stage in stages.values() for product in stage.products}
-        found, left = set(), [f"{recipe.name}-report"]
+        found, left = set(), [name for name, stage in stages.items() if stage.ends_recipe]
+        assert len(left) == 1
         while left:
             name = left.pop()
             found.add(name)

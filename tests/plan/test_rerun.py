@@ -24,6 +24,7 @@ from llmrecipe import (
     clean,
     dvcfiles,
     evolve,
+    gate,
     measure,
     optimizer,
     scheme,
@@ -31,6 +32,7 @@ from llmrecipe import (
 )
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.release import Release
 
 pytestmark = pytest.mark.slow
 
@@ -161,6 +163,25 @@ def test_a_second_recipe_of_the_same_training_trains_nothing(project):
         "tiny-w8a16-samples",
         "eight-report",
     ]
+
+
+def test_another_gate_reruns_the_release_alone_which_says_what_it_found_if_nothing_passes(project):
+    models = (BASE.models[1], TRAINED)
+    asked = evolve(BASE, release=Release(candidates=models, gates=(gate.Size(at_most_mb=0.1),)))
+    write(project, asked)
+    failed = subprocess.run(["dvc", "repro"], cwd=project, env=environment(project), capture_output=True, text=True)
+    assert failed.returncode != 0
+    assert re.findall(r"^Running stage '(.+)':$", failed.stdout, re.MULTILINE) == ["small-release"]
+    assert "no candidate passes all gates:\n  tiny-w4a16: at most 0.1 MB: fails with " in failed.stderr
+    write(project, evolve(asked, release__gates=(gate.Size(at_most_mb=100.0),)))
+    assert repro(project) == ["small-release"]
+    found = json.loads((project / "artifacts/small/release/metrics.json").read_text())
+    assert found["released"] == "tiny-w4a16"
+    weights = {
+        name: contents(project / "artifacts" / name) for name in ("small/release/model", "tiny-w4a16/quantize/model")
+    }
+    changed = {"card.json", "manifest.json"}
+    assert len({tuple(sorted((n, b) for n, b in each.items() if n not in changed)) for each in weights.values()}) == 1
 
 
 def test_another_learning_rate_reruns_train_and_what_follows_and_shows_in_metrics_and_plots(project):

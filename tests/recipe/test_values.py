@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SMALL, SMALL_MODEL
 
-from llmrecipe import codec, measure, optimizer, source
+from llmrecipe import codec, gate, measure, optimizer, source
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.schema import FieldError, Word, define, own_violations
 
@@ -243,8 +243,8 @@ NUMBERS = [
     for cls in dict.fromkeys(words_of(Word))
     if cls.__module__.startswith("llmrecipe.recipe.")
     for field in attrs.fields(cls)
-    # That of a seed is a rule of the checks.
-    if field.name != "seed" and {int, float} & {field.type, *get_args(field.type)}
+    # That of a seed is a rule of the checks, and a score may be any number.
+    if field.name != "seed" and cls is not gate.Score and {int, float} & {field.type, *get_args(field.type)}
 ]
 
 

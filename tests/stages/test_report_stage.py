@@ -58,6 +58,12 @@ class Compared:
             artifacts.write_json(path, numbers)
             self.inputs[f"{name}.{measure}"] = path
 
+    def documents(self, name: str, measure: str, rows: list[dict[str, Any]]) -> None:
+        """Say what a measure of a model has found of each document."""
+        path = self.folder / name / measure / "documents.jsonl"
+        artifacts.write_jsonl(path, rows)
+        self.inputs[f"{name}.{measure}.documents"] = path
+
     def result(self, output: str = "report") -> dict[str, Any]:
         """What `metrics.json` holds."""
         context = tiny_model.stage_context(ReportSection(), self.inputs, self.folder / output)
@@ -182,13 +188,73 @@ def test_two_measures_of_one_kind_appear_under_their_names(compared):
 
 
 def test_numbers_of_corpora_come_together(compared):
-    perplexity = causal(20.0, 1.7) | {"corpora": {"code": {"perplexity": 19.0}, "text": {"perplexity": 21.0}}}
-    pseudo = {"pseudo_perplexity": 7.0, "corpora": {"code": {"pseudo_perplexity": 6.0}}}
+    corpora = {"code": {"perplexity": 19.0, "share": 0.5}, "text": {"perplexity": 21.0, "share": 0.5}}
+    perplexity = causal(20.0, 1.7) | {"corpora": corpora}
+    pseudo = {"pseudo_perplexity": 7.0, "corpora": {"code": {"pseudo_perplexity": 6.0, "share": 0.5}}}
     compared.model("base", perplexity=perplexity, pseudo_perplexity=pseudo)
     assert compared.result()["base"]["corpora"] == {
-        "code": {"perplexity": 19.0, "pseudo_perplexity": 6.0},
-        "text": {"perplexity": 21.0},
+        "code": {"perplexity": 19.0, "pseudo_perplexity": 6.0, "share": 0.5},
+        "text": {"perplexity": 21.0, "share": 0.5},
     }
+
+
+def rows(losses: list[float], tokens: int = 10, corpus: str = "") -> list[dict[str, Any]]:
+    """Documents with these mean losses."""
+    where = {"corpus": corpus} if corpus else {}
+    return [
+        where | {"id": f"{corpus}{index}", "tokens": tokens, "bytes": 4.0 * tokens, "loss": tokens * loss}
+        for index, loss in enumerate(losses)
+    ]
+
+
+def test_thirty_documents_make_an_interval_around_the_recovery(compared):
+    # Some lose nothing, others twice as much as in the mean.
+    for name, lost in (("base", (0.0, 0.0)), ("small", (0.0, 0.2))):
+        compared.model(name, perplexity=causal(math.exp(3 + sum(lost) / 2), 1.7))
+        compared.documents(name, "perplexity", rows([3 + each for each in lost] * 15))
+    found = compared.result()["small"]
+    wide = 1.96 * 0.1 / math.sqrt(30)
+    assert found["recovery_percent"] == pytest.approx(100 * math.exp(-0.1))
+    assert found["recovery_documents"] == 30
+    assert found["recovery_low_percent"] == pytest.approx(100 * math.exp(-0.1 - wide), rel=0.005)
+    assert found["recovery_high_percent"] == pytest.approx(100 * math.exp(-0.1 + wide), rel=0.005)
+
+
+@pytest.mark.parametrize("count", [29, 0])
+def test_fewer_documents_make_none_and_are_counted(compared, count):
+    for name, loss in (("base", 3.0), ("small", 3.1)):
+        compared.model(name, perplexity=causal(math.exp(loss), 1.7))
+        compared.documents(name, "perplexity", rows([loss] * count))
+    found = compared.result()["small"]
+    assert found["recovery_percent"] == pytest.approx(100 * math.exp(-0.1))
+    assert found.get("recovery_documents", 0) == count
+    assert not {"recovery_low_percent", "recovery_high_percent"} & found.keys()
+
+
+def test_documents_that_only_one_model_has_read_do_not_count(compared):
+    # It reads longer sequences, and so ends elsewhere.
+    for name, count in (("base", 40), ("small", 35)):
+        compared.model(name, perplexity=causal(20.0, 1.7))
+        compared.documents(name, "perplexity", rows([3.0] * count))
+    assert compared.result()["small"]["recovery_documents"] == 35
+
+
+def test_each_corpus_of_a_mixture_has_a_recovery_of_its_own(compared):
+    lost = {"code": 0.1, "text": 0.3}
+    for name, factor in (("base", 0), ("small", 1)):
+        corpora = {corpus: causal(math.exp(3 + factor * each), 1.7) | {"share": 0.5} for corpus, each in lost.items()}
+        compared.model(name, perplexity=causal(math.exp(3 + factor * 0.2), 1.7) | {"corpora": corpora})
+        found = [row for corpus, each in lost.items() for row in rows([3 + factor * each] * 20, corpus=corpus)]
+        compared.documents(name, "perplexity", found)
+    small = compared.result()["small"]
+    assert small["recovery_percent"] == pytest.approx(100 * math.exp(-0.2))
+    assert small["recovery_documents"] == 40
+    # Every document of a corpus loses as much, so other documents of it tell nothing else.
+    assert small["recovery_low_percent"] == pytest.approx(100 * math.exp(-0.2))
+    for corpus, each in lost.items():
+        assert small["corpora"][corpus]["recovery_percent"] == pytest.approx(100 * math.exp(-each))
+        assert small["corpora"][corpus]["recovery_documents"] == 20
+        assert "recovery_low_percent" not in small["corpora"][corpus]
 
 
 def test_a_measure_that_is_named_like_a_number_is_refused(compared):
@@ -216,7 +282,7 @@ def test_a_missing_model_or_measurement_is_named(compared):
 def test_comparing_imports_no_heavy_library():
     program = (
         "import sys; from llmrecipe.stages import report\n"
-        "sys.exit(str({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+        "sys.exit(str({'torch', 'transformers', 'datatrove'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stderr == "set()\n"

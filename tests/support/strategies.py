@@ -32,6 +32,7 @@ from llmrecipe import (
     Qwen3,
     Ratio,
     Recipe,
+    Release,
     Steps,
     Tokens,
     Trained,
@@ -41,6 +42,7 @@ from llmrecipe import (
     augment,
     clean,
     evolve,
+    gate,
     masking,
     measure,
     optimizer,
@@ -59,6 +61,7 @@ from llmrecipe.sections import (
     MixSection,
     PrepareSection,
     QuantizeSection,
+    ReleaseSection,
     ReportSection,
     TokenizerSection,
     TokenizeSection,
@@ -652,7 +655,30 @@ class World:
         chosen = self.draw(
             st.lists(st.sampled_from(self.models), min_size=1, max_size=3, unique_by=lambda each: each.name)
         )
-        return Recipe(name=self.fresh(), models=tuple(chosen), measures=self.measures_of(chosen))
+        measures = self.measures_of(chosen)
+        return Recipe(
+            name=self.fresh(), models=tuple(chosen), measures=measures, release=self.release(chosen, measures[0])
+        )
+
+    def release(self, models, perplexity):
+        """One of the models, by gates that fit; or none, as often."""
+        reference = models[0]
+        comparable = [
+            model
+            for model in models
+            if model.objective == reference.objective
+            or not (model.objective.is_masked or reference.objective.is_masked)
+        ]
+        number = "masked_perplexity" if reference.objective.is_masked else "bits_per_byte"
+        asked = [
+            gate.Recovery(at_least=self.draw(up_to_one), measure=perplexity.name),
+            gate.Size(at_most_mb=self.draw(positive)),
+            gate.Score(number=number, measure=perplexity.name, at_least=self.draw(below_one), at_most=1.0),
+            gate.Speed(at_least=self.draw(positive), processor=self.draw(texts), measure=perplexity.name),
+        ]
+        gates = st.lists(st.sampled_from(asked), min_size=1, unique=True).map(tuple)
+        candidates = st.lists(st.sampled_from(comparable), min_size=1, unique_by=lambda each: each.name).map(tuple)
+        return self.draw(st.none() | st.builds(Release, candidates=candidates, gates=gates))
 
 
 @st.composite
@@ -702,6 +728,13 @@ sections = st.one_of(
     st.builds(QuantizeSection, scheme=schemes, calibration_samples=counts, seed=seeds),
     st.builds(MeasureSection, measure=st.builds(measure.Perplexity, max_tokens=counts)),
     st.builds(ReportSection, revision=revisions),
+    st.builds(
+        ReleaseSection,
+        candidates=tuples(texts, 1),
+        reference=texts,
+        gates=st.builds(gate.Recovery, at_least=up_to_one, measure=texts).map(lambda one: (one,)),
+        revision=revisions,
+    ),
 )
 
 

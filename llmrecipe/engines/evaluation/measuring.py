@@ -3,6 +3,7 @@
 import logging
 import math
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial, singledispatch
 from pathlib import Path
@@ -54,6 +55,9 @@ class LoadedModel:
 
     tokens: Tokens | None
     """The text in its own tokens; None for a measure that reads none."""
+
+    timed: dict[str, Any] = attrs.field(factory=dict)
+    """What was measured of reading it, which is no part of what is measured of the model."""
 
     @classmethod
     def open(cls, inputs: Mapping[str, Path], asked: Measure, device: torch.device) -> "LoadedModel":
@@ -190,7 +194,10 @@ def _token_losses(asked: TokenMeasure, score: Score, model: LoadedModel, output:
     texts = heldout_texts(tokens, asked.max_tokens // length, length)
     log.info("measures %s tokens of held-out text", f"{length * sum(text.num_windows for text in texts):,}")
     of_unigram = [DocumentSums.of(text, score.of_frequencies(text)) for text in texts]
+    started = time.monotonic()
     of_model = [DocumentSums.of(text, score.of_model(model.transformers_model, text)) for text in texts]
+    read = sum(text.num_targets for text in texts)
+    model.timed["tokens_per_second"] = round(read / (time.monotonic() - started), 1)
     means = [sums.means for sums in of_model]
     for each in means:
         _refuse_diverged(each.loss, model)
@@ -211,9 +218,13 @@ def _refuse_diverged(loss: float, model: LoadedModel) -> None:
 
 def _summary(score: Score, texts: list[HeldoutText], means: list[Means], fractions: Iterable[float]) -> Numbers:
     """Numbers of the mixture and, if there are several corpora, of each."""
-    found = _numbers(score, Means.mixed(means, list(fractions)))
+    shares = list(fractions)
+    found = _numbers(score, Means.mixed(means, shares))
     if len(means) > 1:
-        found["corpora"] = {text.corpus: _numbers(score, each) for text, each in zip(texts, means, strict=True)}
+        found["corpora"] = {
+            text.corpus: _numbers(score, each) | {"share": share}
+            for text, each, share in zip(texts, means, shares, strict=True)
+        }
     return found
 
 

@@ -171,6 +171,18 @@ class TokenFiles:
         ends = np.cumsum(tokens, dtype=np.int64)
         return HeldoutDocuments(ids=tuple(ids), ends=ends, text_bytes=np.array(text_bytes, np.int64))
 
+    def documents_within(self, num_tokens: int) -> int:
+        """How many documents of held-out text the first `num_tokens` tokens are of."""
+        left, count = num_tokens, 0
+        for name in self.document_files:
+            with open(self.directory / name, encoding="utf-8") as lines:
+                for line in lines:
+                    if left <= 0:
+                        return count
+                    left -= json.loads(line)["tokens"]
+                    count += 1
+        return count
+
     def token_counts(self) -> np.ndarray:
         """How often each token of the vocabulary occurs in the split, `int64[vocab_size]`."""
         counts = np.zeros(self.vocab_size, dtype=np.int64)

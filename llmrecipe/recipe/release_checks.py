@@ -1,0 +1,111 @@
+"""Rules about which model a recipe releases."""
+
+from collections.abc import Mapping
+
+from llmrecipe.errors import suggestion
+from llmrecipe.recipe.gate import Recovery, Score, Speed
+from llmrecipe.recipe.kinds import Gate, Model
+from llmrecipe.recipe.measure import Measure, Perplexity, PseudoPerplexity, TokenMeasure
+from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.recipe.rules import Fields, Findings, Rules
+
+rules = Rules()
+
+
+@rules.add("at_least", "at_most", of=Score)
+def _bounds(gate: Score) -> Findings:
+    if gate.at_least is None and gate.at_most is None:
+        yield "at_least", f"is missing, and so is at_most: say which {gate.number} passes"
+    elif gate.at_least is not None and gate.at_most is not None and gate.at_least > gate.at_most:
+        yield "at_least", f"{gate.at_least:g} is more than at_most = {gate.at_most:g}, so nothing passes"
+
+
+def findings(recipe: Recipe, fields: Fields) -> Findings:
+    """What is wrong with what a recipe releases, as far as fields are right; paths below the recipe."""
+    release = recipe.release
+    if release is None or {"models", "measures", "release"} & set(fields.wrong(recipe)):
+        return
+    wrong = fields.wrong(release)
+    if "candidates" not in wrong:
+        for index, candidate in enumerate(release.candidates):
+            if not fields.is_right(candidate):
+                continue
+            path, first = f"release.candidates[{index}]", release.candidates.index(candidate)
+            if first < index:
+                yield path, f"{candidate.name} is candidates[{first}] again; keep one of them"
+            elif candidate not in recipe.models:
+                yield path, f"{candidate.name} is not among the models, so it isn't measured; add it to models"
+    if "gates" in wrong:
+        return
+    measures = {measure.name: measure for measure in recipe.measures if fields.is_right(measure)}
+    if len(measures) < len(recipe.measures):
+        return
+    candidates = () if "candidates" in wrong else release.candidates
+    for index, gate in enumerate(release.gates):
+        if fields.is_right(gate):
+            for name, reason in _of_gate(gate, measures, recipe, candidates, fields):
+                yield f"release.gates[{index}].{name}", reason
+
+
+def _of_gate(
+    gate: Gate, measures: Mapping[str, Measure], recipe: Recipe, candidates: tuple[Model, ...], fields: Fields
+) -> Findings:
+    if not isinstance(gate, Recovery | Score | Speed):
+        return
+    measure = measures.get(gate.measure)
+    if measure is None:
+        yield "measure", f"{gate.measure!r} is no measure of the recipe{suggestion(gate.measure, list(measures))}"
+    elif isinstance(gate, Speed) and not isinstance(measure, TokenMeasure):
+        what = f"{gate.measure!r} is {type(measure).__name__}, whose tokens aren't counted"
+        yield "measure", f"{what}; {_instead(TokenMeasure, measures)}"
+    elif isinstance(gate, Recovery) and not isinstance(measure, Perplexity):
+        what = f"{gate.measure!r} is {type(measure).__name__}, and a recovery is a ratio of perplexities"
+        yield "measure", f"{what}; {_instead(Perplexity, measures)}"
+    elif isinstance(gate, Recovery):
+        yield from _incomparable(recipe.models[0], candidates, fields)
+    elif isinstance(gate, Score):
+        yield from _unknown_number(gate, measure, candidates, fields)
+
+
+def _instead(cls: type[Measure], measures: Mapping[str, Measure]) -> str:
+    named = [name for name, measure in measures.items() if isinstance(measure, cls)]
+    return f"use {' or '.join(map(repr, named))}" if named else "add Perplexity() to measures"
+
+
+def _incomparable(reference: Model, candidates: tuple[Model, ...], fields: Fields) -> Findings:
+    """Masked tokens compare only where the same ones are masked."""
+    if not fields.has(reference, "objective"):
+        return
+    for candidate in candidates:
+        if not fields.has(candidate, "objective") or candidate.objective == reference.objective:
+            continue
+        if candidate.objective.is_masked or reference.objective.is_masked:
+            yield (
+                "measure",
+                f"{candidate.name} and {reference.name}, the first of the models, don't predict the same tokens: "
+                f"objectives are {candidate.objective} and {reference.objective}; release one by gate.Score",
+            )
+
+
+def _unknown_number(gate: Score, measure: Measure, candidates: tuple[Model, ...], fields: Fields) -> Findings:
+    for candidate in candidates:
+        numbers = _numbers(measure, candidate) if fields.has(candidate, "objective") else ()
+        if numbers and gate.number not in numbers:
+            yield (
+                "number",
+                f"{gate.number!r} is no number that {type(measure).__name__} gives of {candidate.name}"
+                f"{suggestion(gate.number, list(numbers))}",
+            )
+            return
+
+
+def _numbers(measure: Measure, model: Model) -> tuple[str, ...]:
+    """The numbers that a measure gives of a model; none if that isn't known."""
+    match measure:
+        case PseudoPerplexity():
+            return ("pseudo_perplexity",)
+        case Perplexity() if model.objective.is_masked:
+            return ("masked_perplexity", "masked_accuracy_percent")
+        case Perplexity():
+            return ("perplexity", "bits_per_byte")
+    return ()
