@@ -250,6 +250,7 @@ def _stage_entry(stage: Stage, root: Path, references: Mapping[str, str]) -> dic
         "params": [{layout.params_file(stage.owner): [stage.name]}],
         "outs": [f"{stage.output}/{name}" for name in stage.outs],
         "metrics": [f"{stage.output}/{name}" for name in stage.metrics],
+        "plots": [f"{stage.output}/{name}" for name in stage.pictures],
         "meta": {_OWNER_KEY: owner},
     }
     return {key: value for key, value in entry.items() if value}

@@ -141,6 +141,10 @@ class MeasureSection(Section):
     revision: int = 4
 
 
+FRONTIER = "frontier.svg"
+"""The picture that a comparison leaves."""
+
+
 @define("report")
 class ReportSection(Section):
     """Measurements to a comparison."""

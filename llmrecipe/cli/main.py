@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from llmrecipe.cli import certify, check, clean, data, help, init, plan, report, run, stage
+from llmrecipe.cli import certify, check, clean, compare, data, help, init, plan, report, run, stage
 from llmrecipe.cli.render import show_error
 from llmrecipe.errors import LLMRecipeError, refusal
 from llmrecipe.foreign import foreign
 
-COMMANDS = (init, check, plan, run, report, data, certify, clean, help, stage)
+COMMANDS = (init, check, plan, run, report, compare, data, certify, clean, help, stage)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from llmrecipe import artifacts, cards, dvcfiles, integrity, times
 from llmrecipe.cards import ModelCard
 from llmrecipe.cli import compared, outdated, revisions
@@ -67,10 +69,15 @@ def of(reference: str) -> str:
         LoadError: there is no such recipe.
         StageError: a result is missing.
     """
-    return report(_recipe(reference))
+    return report(recipe_of(reference))
 
 
-def _recipe(reference: str) -> Recipe:
+def recipe_of(reference: str) -> Recipe:
+    """The recipe that is named, after a warning if the project's plan has it otherwise.
+
+    Raises:
+        LoadError: there is no such recipe.
+    """
     root = Path()
     found = find(reference)
     recipe, _ = completed(found.value, root, dvcfiles.outputs(root))
@@ -81,13 +88,30 @@ def _recipe(reference: str) -> Recipe:
 def _warn(reference: str) -> None:
     """Say if a recipe isn't as it was planned, or can't be loaded any more, which its results don't need."""
     try:
-        _recipe(reference)
+        recipe_of(reference)
     except LLMRecipeError as error:
         show_warning(Violation(reference, str(error)))
 
 
-def report(recipe: Recipe) -> str:
-    """The results of a recipe in the current folder, as text.
+@attrs.frozen(kw_only=True)
+class Results:
+    """What came of a recipe."""
+
+    pipeline: Pipeline
+    """Its stages."""
+
+    comparison: Stage
+    """The one that compares."""
+
+    metrics: dict[str, dict[str, Any]]
+    """What that says, by model."""
+
+    models: dict[str, Path]
+    """The folders of its models by name."""
+
+
+def results(recipe: Recipe) -> Results:
+    """The results of a recipe in the current folder.
 
     Raises:
         StageError: a result is missing.
@@ -99,6 +123,17 @@ def report(recipe: Recipe) -> str:
     for path in models.values():
         artifacts.open_artifact(path, "model")
     integrity.verify(models.values(), only_cards=True)
+    return Results(pipeline=pipeline, comparison=comparison, metrics=metrics, models=models)
+
+
+def report(recipe: Recipe) -> str:
+    """The results of a recipe in the current folder, as text.
+
+    Raises:
+        StageError: a result is missing.
+    """
+    found = results(recipe)
+    pipeline, metrics, models = found.pipeline, found.metrics, found.models
     final = recipe.models[-1].name
     sections = [
         f"{recipe.name}: {models[final]}",
@@ -108,7 +143,7 @@ def report(recipe: Recipe) -> str:
         "\n".join(_notes(models)),
         "\n".join(_lost(pipeline)),
         "\n".join(_speeds(pipeline)),
-        *map(_sample, list(_samples(pipeline, comparison, final))[:SHOWN_SAMPLES]),
+        *map(_sample, list(_samples(pipeline, found.comparison, final))[:SHOWN_SAMPLES]),
     ]
     return "\n\n".join(filter(None, sections))
 

@@ -18,6 +18,8 @@ COLUMNS = {
     "recovery_percent": ("recovery", "{:.1f} %"),
     "text_lost_percent": ("text lost", "{:.1f} %"),
     "size_mb": ("size", "{:,.2f} MB"),
+    "bits_per_weight": ("bits/weight", "{:.2f}"),
+    "peak_memory_mb": ("peak memory", "{:,.0f} MB"),
 }
 """The title and form of a number, by its name; others are shown by their names, in front of recovery."""
 

@@ -12,7 +12,7 @@ from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.release import Release
 from llmrecipe.recipe.texts import measured_text
 from llmrecipe.recipe.tokenized import TokenizedText
-from llmrecipe.sections import MeasureSection, ReleaseSection, ReportSection
+from llmrecipe.sections import FRONTIER, MeasureSection, ReleaseSection, ReportSection
 
 
 @plans(Measurement)
@@ -51,6 +51,7 @@ def recipe(draft: Draft, value: Recipe) -> Products:
         section=ReportSection(),
         inputs=inputs,
         metrics=("metrics.json",),
+        pictures=(FRONTIER,),
         ends_recipe=value.release is None,
     )
     products = {"metrics.json": stage.product("metrics.json")}

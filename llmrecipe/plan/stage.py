@@ -44,6 +44,9 @@ class Stage:
     metrics: tuple[str, ...] = ()
     """JSON files of numbers in its folder."""
 
+    pictures: tuple[str, ...] = ()
+    """Files in its folder that show something by themselves, among the plots."""
+
     plots: tuple[Plot, ...] = ()
     """What is drawn of it."""
 
@@ -72,7 +75,7 @@ class Stage:
     @property
     def products(self) -> tuple[str, ...]:
         """Paths of all that DVC keeps of it."""
-        return tuple(f"{self.output}/{product}" for product in self.outs + self.metrics)
+        return tuple(f"{self.output}/{product}" for product in self.outs + self.metrics + self.pictures)
 
     def product(self, name: str) -> str:
         """The path of an artifact or a file that it leaves.

@@ -119,7 +119,7 @@ def _one_sign(owner: object, attribute: attrs.Attribute, value: str) -> None:
 
 @define("csv_files")
 class CsvFiles(RowFiles):
-    """Comma-separated files (RFC 4180) with a header line, one document a row."""
+    """Comma-separated files (RFC 4180) with a header line, one document a row; they end in .csv, .tsv or .tab."""
 
     delimiter: str = attrs.field(default=",", validator=_one_sign)
     """What separates the columns; `;` where commas are decimal points, and `\\t` for tabs."""

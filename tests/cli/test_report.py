@@ -122,6 +122,36 @@ def test_every_number_and_place_is_shown(project, capsys):
     )
 
 
+def test_what_is_kept_of_each_corpus_is_shown_with_its_interval(project, capsys):
+    metrics = json.loads(json.dumps(METRICS))
+    ends = {"recovery_low_percent": 95.04, "recovery_high_percent": 98.96, "recovery_documents": 31}
+    metrics["base"]["corpora"] = {"web": {"perplexity": 21.0, "share": 0.5}, "code": {"perplexity": 9.0, "share": 0.5}}
+    metrics["base-w4a16"] |= ends
+    metrics["base-w4a16"]["corpora"] = {
+        "web": {"perplexity": 22.0, "share": 0.5, "recovery_percent": 95.5, "recovery_by": "token"},
+        "code": {"perplexity": 9.1, "share": 0.5, "recovery_percent": 98.9, "recovery_by": "token", **ends},
+    }
+    write(project / "artifacts/mine/report/metrics.json", metrics)
+    lines = [line.split() for line in shown(capsys).splitlines()]
+    assert ["base-w4a16", "22.00", "1.762", "97.7", "%", "(95.0–99.0)", "6.71", "MB", MODELS["base-w4a16"]] in lines
+    start = lines.index(["recovery", "by", "corpus", "web", "code"])
+    assert lines[start + 1 : start + 3] == [
+        ["base", "(perplexity)", "21.00", "9.00"],
+        ["base-w4a16", "95.5", "%", "98.9", "%", "(95.0–99.0)"],
+    ]
+
+
+def test_the_model_that_is_released_is_shown_with_what_it_passed(project, capsys):
+    recipe = project / "recipes/file.py"
+    release = "release=Release(candidates=(small, base), gates=(gate.Size(at_most_mb=9.0),)), models"
+    recipe.write_text(recipe.read_text().replace("models", release))
+    verdicts = [{"gate": "at most 9 MB", "found": "6.71 MB", "passes": True}]
+    found = {"released": "base-w4a16", "candidates": {"base-w4a16": verdicts, "base": verdicts}}
+    write(project / "artifacts/mine/release/metrics.json", found)
+    text = shown(capsys)
+    assert "\nreleased: base-w4a16, artifacts/mine/release/model\n  at most 9 MB: 6.71 MB\n" in text
+
+
 def test_text_that_tokens_lost_is_shown_with_the_reason_for_what_is_missing(project, capsys):
     metrics = json.loads(json.dumps(METRICS))
     for numbers in metrics.values():

@@ -674,6 +674,14 @@ def test_a_header_that_another_sign_separates_is_seen_quoted_or_not(content, sai
     assert refused_by(CsvFiles(paths=("a.csv",))).endswith(said)
 
 
+@pytest.mark.parametrize("name", ["a.tsv", "a.tab", "a.tsv.gz"])
+def test_tables_with_tabs_are_called_so(name):
+    with (gzip.open if name.endswith(".gz") else open)(name, "wt") as file:
+        file.write("id\ttext\n1\tone, two\n")
+    (document,) = reader_of(CsvFiles(paths=(name,), delimiter="\t")).run()
+    assert document.text == "one, two"
+
+
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
 def test_columns_are_separated_by_what_the_source_says_and_another_sign_is_seen(delimiter):
     Path("a.csv").write_text(f'id{delimiter}text\n1{delimiter}"one{delimiter} two, three"\n')

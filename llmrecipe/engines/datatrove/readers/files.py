@@ -101,7 +101,7 @@ class CsvReader(FileReader):
 
     name = "CSV"
     kind = "CSV file"
-    suffixes = (".csv",)
+    suffixes = (".csv", ".tsv", ".tab")
 
     def __init__(self, files: Mapping[str, Path | str], *, delimiter: str = ",", **fields: str) -> None:
         """`delimiter` separates the columns; the others are as for `FileReader`."""
