@@ -1,6 +1,7 @@
 """`llmrecipe report`: what came of a recipe, in one screen."""
 
 import argparse
+import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import attrs
 
 from llmrecipe import artifacts, cards, dvcfiles, integrity, times
 from llmrecipe.cards import ModelCard
-from llmrecipe.cli import compared, outdated, revisions
+from llmrecipe.cli import compared, diagnosis, outdated, revisions
 from llmrecipe.cli.listing import one
 from llmrecipe.cli.render import show_warning
 from llmrecipe.cli.table import recoveries, table
@@ -22,6 +23,7 @@ from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.planner import plan
 from llmrecipe.plan.stage import Stage
 from llmrecipe.pretrained.completed import completed
+from llmrecipe.recipe.measure import LAYERS
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.sections import MeasureSection, ReleaseSection, ReportSection, TokenizeSection, TrainSection
 
@@ -140,6 +142,7 @@ def report(recipe: Recipe) -> str:
         _table(metrics, models),
         recoveries({name: metrics[name] for name in models}),
         _released(pipeline),
+        "\n".join(_diagnoses(pipeline)),
         "\n".join(_notes(models)),
         "\n".join(_lost(pipeline)),
         "\n".join(_speeds(pipeline)),
@@ -157,6 +160,14 @@ def _released(pipeline: Pipeline) -> str:
     verdicts = found["candidates"][found["released"]]
     why = [_wrapped(f"  {verdict['gate']}: {verdict['found']}") for verdict in verdicts]
     return "\n".join([f"released: {found['released']}, {stage.product('model')}", *why])
+
+
+def _diagnoses(pipeline: Pipeline) -> Iterator[str]:
+    """What would help models whose layers were measured."""
+    for stage in pipeline.stages:
+        if isinstance(stage.section, MeasureSection) and LAYERS in stage.outs:
+            rows = [json.loads(line) for line in Path(stage.product(LAYERS)).read_text("utf-8").splitlines()]
+            yield from map(foreign, diagnosis.told(stage.owner, diagnosis.proposals(rows)))
 
 
 def _notes(models: Mapping[str, Path]) -> Iterator[str]:

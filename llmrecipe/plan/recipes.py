@@ -19,6 +19,8 @@ from llmrecipe.sections import FRONTIER, MeasureSection, ReleaseSection, ReportS
 def measurement(draft: Draft, value: Measurement) -> Products:
     """A stage that measures one model by one measure on one text."""
     inputs = {"model": draft.need(value.model).product("model")}
+    if value.measure.reads_parent:
+        inputs["parent"] = draft.need(value.model.parents[0]).product("model")
     if value.text is not None:
         inputs |= draft.need(TokenizedText(text=value.text, tokenizer=value.model.vocabulary)).paths
     stage = draft.stage(
@@ -41,7 +43,7 @@ def recipe(draft: Draft, value: Recipe) -> Products:
     inputs: dict[str, str] = {}
     for model in value.models:
         inputs[f"{model.name}.model"] = draft.need(model).product("model")
-        for measure in value.measures:
+        for measure in (each for each in value.measures if each.is_of(model)):
             made = draft.need(Measurement.of(model, measure, measured_text(value, measure)))
             inputs[f"{model.name}.{measure.name}"] = made.product("metrics.json")
             if DOCUMENTS in made.paths:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 import attrs
 
-from llmrecipe.recipe.kinds import Objective, Text
+from llmrecipe.recipe.kinds import Model, Objective, Text
 from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, define, kind
 from llmrecipe.recipe.validators import between, not_empty
 
@@ -17,6 +17,9 @@ RECOVERY = ("recovery_percent", "recovery_by", "recovery_low_percent", "recovery
 TAKEN = ("model", "unigram", "corpora", "size_mb", *RECOVERY)
 """What a comparison says of a model besides its measures."""
 
+
+LAYERS = "layers.jsonl"
+"""What a measure of layers leaves of each layer."""
 
 DOCUMENTS = "documents.jsonl"
 """What a measure of tokens leaves of each document."""
@@ -28,6 +31,7 @@ def _free(owner: object, attribute: attrs.Attribute, value: str | None) -> None:
 
 
 __all__ = [
+    "LayerErrors",
     "Perplexity",
     "PseudoPerplexity",
     "Samples",
@@ -47,6 +51,10 @@ class Measure(Word):
     reads_text: ClassVar[bool] = True
     """Whether it reads held-out text at all."""
 
+    reads_parent: ClassVar[bool] = False
+    """Whether it is of what a model has become by being quantized, and reads the model that it was made from as well;
+    other models of a recipe are left out."""
+
     files: ClassVar[tuple[str, ...]] = ()
     """Files that its stage leaves next to `metrics.json`."""
 
@@ -54,6 +62,10 @@ class Measure(Word):
     def name(self) -> str:
         """What it is called after the model's name."""
         return self.given_name or self.tag
+
+    def is_of(self, model: Model) -> bool:
+        """Whether it is taken of a model at all."""
+        return not self.reads_parent or model.is_rounded
 
     def misfit(self, objective: Objective) -> str | None:
         """Why it says nothing of a model with this objective, and what to do; None if it does."""
@@ -65,17 +77,8 @@ class Measure(Word):
 
 
 @kind
-class TokenMeasure(Measure):
-    """A measure of the loss of tokens, from the start of a held-out split.
-
-    `documents.jsonl` holds a line for each document that is read, in order: `corpus` (in a mixture), `id`, `tokens`
-    (those predicted), `bytes` (UTF-8, those of the predicted tokens: all bytes of the text × the share of
-    its tokens that are predicted; left out where the tokens lost text) and `loss` (in nats, the sum over these tokens).
-    A document that is cut by the end of what is read counts with its part. Sums of tokens and losses are those of the
-    metrics.
-    """
-
-    files: ClassVar[tuple[str, ...]] = (DOCUMENTS,)
+class TextMeasure(Measure):
+    """A measure that reads the first tokens of a held-out split."""
 
     max_tokens: int = attrs.field(default=100_000, validator=between(1, 10**12))
     """Held-out tokens that are read, from the start of the split."""
@@ -94,6 +97,20 @@ class TokenMeasure(Measure):
                 f"= {sequence_length}; use at least {least}"
             )
         return None
+
+
+@kind
+class TokenMeasure(TextMeasure):
+    """A measure of the loss of tokens.
+
+    `documents.jsonl` holds a line for each document that is read, in order: `corpus` (in a mixture), `id`, `tokens`
+    (those predicted), `bytes` (UTF-8, those of the predicted tokens: all bytes of the text × the share of
+    its tokens that are predicted; left out where the tokens lost text) and `loss` (in nats, the sum over these tokens).
+    A document that is cut by the end of what is read counts with its part. Sums of tokens and losses are those of the
+    metrics.
+    """
+
+    files: ClassVar[tuple[str, ...]] = (DOCUMENTS,)
 
 
 @define("perplexity")
@@ -125,6 +142,24 @@ class PseudoPerplexity(TokenMeasure):
             return None
         learned = type(objective).__name__
         return f"PseudoPerplexity masks single tokens, which {learned} doesn't learn to predict; use Perplexity"
+
+
+@define("layer_errors")
+class LayerErrors(TextMeasure):
+    """Where a quantized model loses most, layer by layer; of the models of a recipe, those that are `Quantized`.
+
+    Each linear layer is exchanged by itself: on what it reads in the model that was quantized, how far does what it
+    gives move (`output_error`), and how far what its block hands on (`stream_error`)? Both are the square of the
+    difference over the square of what is right, in the mean over tokens. `layers.jsonl` has a line for each `layer`,
+    with its `weights` and `bits`; `llmrecipe report` names the worst, and overrides that would help.
+    """
+
+    reads_parent: ClassVar[bool] = True
+
+    files: ClassVar[tuple[str, ...]] = (LAYERS,)
+
+    max_tokens: int = attrs.field(default=4_096, validator=between(1, 10**12))
+    """Held-out tokens that are read, from the start of the split; each is read about eight times."""
 
 
 @define("samples")

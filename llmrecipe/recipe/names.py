@@ -133,7 +133,7 @@ def _texts(model: Model, path: str) -> Iterator[tuple[str, Text]]:
 
 def _measurements(path: str, measure: Measure, recipe: Recipe) -> Iterator[tuple[str, Any]]:
     text = _if_told(lambda: measured_text(recipe, measure))
-    for model in recipe.models:
+    for model in filter(measure.is_of, recipe.models):
         if text is not None:
             yield from _tokenized(f"{path}.text", text, model)
         yield path, Measurement.of(model, measure, text)

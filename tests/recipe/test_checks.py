@@ -165,6 +165,14 @@ def test_overrides_that_do_nothing_or_cannot_be_are_refused_with_what_would_work
     assert of(("v_proj", scheme.FP8()), rest=scheme.W4A16(group_size=32, rounding=scheme.RoundToNearest())) == {}
 
 
+def test_errors_of_layers_are_measured_of_quantized_models_alone():
+    asked = {"measures": (measure.Perplexity(), measure.LayerErrors())}
+    assert checks.violations(evolve(SMALL, **asked)) == []
+    (found,) = checks.violations(evolve(SMALL, models=(SMALL_MODEL,), **asked))
+    assert found.path == "small.measures[1]"
+    assert found.reason == "LayerErrors is of models that are Quantized, and none is; remove it, or add one"
+
+
 def test_an_override_for_a_network_that_names_no_layers_says_what_its_author_has_to_define(monkeypatch):
     monkeypatch.setattr(Llama, "quantized_layers", {})
     override = scheme.Override(layers="v_proj", scheme=None)

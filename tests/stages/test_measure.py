@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import MixtureCard, TokensCard
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.measure import CustomMeasure, Measure, Perplexity, PseudoPerplexity, Samples
+from llmrecipe.recipe.measure import CustomMeasure, LayerErrors, Measure, Perplexity, PseudoPerplexity, Samples
 from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.recipe.schema import define
 from llmrecipe.recipe.scheme import W4A16
@@ -153,6 +153,24 @@ def test_documents_are_read_by_themselves_where_the_training_did(made, tmp_path)
     mean = torch.stack(found).mean().item()
     assert metrics["perplexity"] == pytest.approx(math.exp(mean), rel=1e-5)
     assert mean != pytest.approx(losses(made["model"], row.numpy()).mean().item(), rel=1e-4)
+
+
+def test_errors_of_layers_are_those_of_the_quantized_weights(made, tmp_path):
+    inputs = both(made)["quantized"] | {"parent": made["model"]}
+    found = measured(inputs, tmp_path / "layers", LayerErrors(max_tokens=4 * LENGTH))
+    rows = [json.loads(line) for line in (tmp_path / "layers/layers.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 7
+    assert {row["bits"] for row in rows} == {4}
+    assert sum(row["weights"] for row in rows) == 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
+    errors = [row["stream_error"] for row in rows]
+    assert found == {
+        "layer_error_percent": pytest.approx(100 * sum(errors)),
+        "worst_layer_error_percent": 100 * max(errors),
+    }
+    # Four bits are good for a few percent of what a layer gives.
+    assert all(1e-5 < row["output_error"] < 0.1 for row in rows)
+    same = measured(inputs | {"parent": made["quantized"]}, tmp_path / "same", LayerErrors(max_tokens=4 * LENGTH))
+    assert same == {"layer_error_percent": 0, "worst_layer_error_percent": 0}
 
 
 def test_a_mixture_weighs_the_losses_of_its_corpora(made, tmp_path):

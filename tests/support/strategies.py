@@ -649,6 +649,8 @@ class World:
             measures.append(measure.PseudoPerplexity(text=text, max_tokens=self.draw(enough)))
         if not any(model.objective.is_masked for model in models) and self.draw(st.booleans()):
             measures.append(measure.Samples(prompts=self.draw(tuples(texts, 1)), max_new_tokens=self.draw(counts)))
+        if any(model.is_rounded for model in models) and self.draw(st.booleans()):
+            measures.append(measure.LayerErrors(text=text, max_tokens=self.draw(enough)))
         return tuple(map(self.named, measures))
 
     def recipe(self):

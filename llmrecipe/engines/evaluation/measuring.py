@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipe import artifacts, cards, lost
 from llmrecipe.cards import ModelCard
+from llmrecipe.engines.evaluation import layers
 from llmrecipe.engines.evaluation.documents import DocumentSums, Means
 from llmrecipe.engines.evaluation.heldout import HeldoutText, heldout_texts, heldout_token_rows
 from llmrecipe.engines.evaluation.scores import PseudoScore, Score, score_of
@@ -24,7 +25,16 @@ from llmrecipe.engines.models.vocabulary import check_embeddings, check_tokenize
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import StageError
 from llmrecipe.progress import told
-from llmrecipe.recipe.measure import CustomMeasure, Measure, Perplexity, PseudoPerplexity, Samples, TokenMeasure
+from llmrecipe.recipe.measure import (
+    LAYERS,
+    CustomMeasure,
+    LayerErrors,
+    Measure,
+    Perplexity,
+    PseudoPerplexity,
+    Samples,
+    TokenMeasure,
+)
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +66,9 @@ class LoadedModel:
     tokens: Tokens | None
     """The text in its own tokens; None for a measure that reads none."""
 
+    parent: PreTrainedModel | None = None
+    """The model that it was made from, on `device`; None for a measure that doesn't look at it."""
+
     timed: dict[str, Any] = attrs.field(factory=dict)
     """What was measured of reading it, which is no part of what is measured of the model."""
 
@@ -78,7 +91,10 @@ class LoadedModel:
             tokens.say_what_is_lost("heldout")
         model = folders.load_model(directory).to(device)
         check_embeddings(directory, card, model)
-        return cls(directory=directory, card=card, transformers_model=model, device=device, tokens=tokens)
+        parent = folders.load_model(inputs["parent"]).to(device) if asked.reads_parent else None
+        return cls(
+            directory=directory, card=card, transformers_model=model, device=device, tokens=tokens, parent=parent
+        )
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -154,6 +170,30 @@ def _samples(asked: Samples, model: LoadedModel, output: Path) -> Numbers:
     samples = [{"prompt": prompt, "completion": complete(prompt)} for prompt in told(asked.prompts, "writing")]
     artifacts.write_json(output / "samples.json", samples)
     return {}
+
+
+@measure.register
+def _layer_errors(asked: LayerErrors, model: LoadedModel, output: Path) -> Numbers:
+    if model.parent is None:
+        raise StageError(f"{model.directory}: {asked.tag} reads the model that this one was made from as well")
+    length = model.sequence_length
+    texts = heldout_texts(model.text, asked.max_tokens // length, length)
+    batches = [
+        folders.windows(text.tokens, [window], length)[:, :-1].to(model.device)
+        for text in texts
+        for window in range(text.num_windows)
+    ]
+    errors = layers.layer_errors(model.parent, model.transformers_model, batches)
+    modules = {name: model.transformers_model.get_submodule(name) for name in errors}
+    rows = [
+        {"layer": name, "weights": modules[name].weight.numel(), "bits": layers.bits_of(modules[name])}
+        | attrs.asdict(error)
+        for name, error in errors.items()
+    ]
+    artifacts.write_jsonl(output / LAYERS, rows)
+    worst = max(error.stream_error for error in errors.values())
+    total = math.fsum(error.stream_error for error in errors.values())
+    return {"layer_error_percent": 100 * total, "worst_layer_error_percent": 100 * worst}
 
 
 @measure.register
