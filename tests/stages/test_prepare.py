@@ -321,7 +321,7 @@ def bad(name, data, source, reason):
         bad("a.zip", b"PK", TextFiles(paths=("*",)), r"^a\.zip: '\.zip' is not a text file; unpack it"),
         bad("a.tar.gz", b"x", TextFiles(paths=("*",)), r"^a\.tar\.gz: '\.tar' is not a text file"),
         bad("a.txt", b"x", JsonlFiles(paths=("*",)), r"^a\.txt: a JSON lines file ends in \.jsonl or \.ndjson"),
-        bad("a.tsv", b"x", CsvFiles(paths=("*",)), r"^a\.tsv: a CSV file ends in \.csv"),
+        bad("a.txt", b"x", CsvFiles(paths=("*",)), r"^a\.txt: a CSV file ends in \.csv or \.tsv or \.tab"),
         bad("a.parquet.gz", b"x", ParquetFiles(paths=("*",)), r"^a\.parquet\.gz: a Parquet file ends in \.parquet"),
         bad("a.jsonl", b"", JsonlFiles(paths=("*",)), r"^a\.jsonl: empty \(0 bytes\)"),
         bad("a.jsonl", b'{"text": "x"}\n{"text": ', JsonlFiles(paths=("*",)), r"^a\.jsonl:2: not JSON"),
