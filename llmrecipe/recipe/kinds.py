@@ -194,6 +194,10 @@ class Model(Word):
 class Scheme(Word):
     """Number formats of weights and activations."""
 
+    is_bfloat16: ClassVar[bool] = False
+    """Whether a model that has it has to be bfloat16 in all that isn't rounded, because transformers expands its
+    weights to that."""
+
 
 @kind
 class Rounding(Word):

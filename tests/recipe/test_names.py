@@ -39,7 +39,8 @@ def test_two_values_that_differ_are_told_apart_by_full_paths_with_both_values():
     assert differences(quantized, other) == [
         "model.start.text.shards: 4 ≠ 5",
         "model.start.training.seed: 42 ≠ 8",
-        "scheme: FP8() ≠ W8A16(symmetric=True, observer='imatrix_mse', rounding=GPTQ…",
+        "scheme: FP8(activations='dynamic', observer='minmax', rounding=Roun… ≠ "
+        "W8A16(symmetric=True, observer='imatrix_mse', rounding=GPTQ…",
     ]
     assert differences(quantized, quantized) == []
 
