@@ -57,12 +57,3 @@ def offloaded(folder: Path) -> Iterator[None]:
         ):
             patches.enter_context(patch_attr(owner, name, replacement))
         yield
-
-
-@contextmanager
-def unpinned(device: torch.device) -> Iterator[None]:
-    """Meanwhile, llmcompressor pins no memory for a device that has none of its own; AWQ would fail by it on a CPU."""
-    with ExitStack() as patches:
-        if device.type == "cpu":
-            patches.enter_context(patch_attr(IntermediatesCache, "pin_memory", lambda *_, **__: None))
-        yield

@@ -191,7 +191,7 @@ def quantize(
     try:
         with (
             patch_attr(torch.accelerator, "is_available", lambda: device.type != "cpu"),
-            _llmcompressor("offloading").unpinned(device),
+            _llmcompressor("awq").mended(device),
             _llmcompressor("fallbacks").counted() as fallbacks,
         ):
             oneshot(model=model, tokenizer=tokenizer, recipe=recipe, dataset=dataset)
