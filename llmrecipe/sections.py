@@ -128,6 +128,7 @@ class QuantizeSection(Section):
     scheme: Scheme | None
     overrides: tuple[Override, ...] = ()
     kv_cache: Literal["float8"] | None = None
+    rotate: bool = False
     calibration_samples: int = _as_in(Quantized, "calibration_samples")
     seed: int = _as_in(Quantized, "seed")
     revision: int = 7

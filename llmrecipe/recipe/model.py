@@ -229,6 +229,11 @@ class Quantized(Derived):
     values, from the calibration text: half the memory of a cache in 16 bits, where it is kept so, as by vLLM. None
     leaves them."""
 
+    rotate: bool = False
+    """Whether the residual stream and the values of every head are rotated before anything is rounded, so that no
+    channel is much larger than the others; the weights take the rotations up (SpinQuant's R1 and R2 by Hadamard
+    matrices; Liu et al. 2024). An output layer that shares the embedding's weights gets its own."""
+
     text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
     """What calibrates the scheme: sequences of its training split; None for the text that the model was trained on."""
 

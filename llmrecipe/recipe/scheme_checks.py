@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 from llmrecipe.recipe.floats import NVFP4, NVFP4A16, FP8Block, Microscaled
 from llmrecipe.recipe.integers import W4AFP8, W8A8, WeightsOnly
@@ -20,20 +20,38 @@ _JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that inference engines join, of whose weights llmcompressor makes the factor of `NVFP4` one."""
 
 
-@rules.add("network", "scheme", "overrides", "kv_cache", of=Quantized)
+class _Asked(Protocol):
+    """What the model of a recipe and the section of its stage have both."""
+
+    @property
+    def scheme(self) -> Scheme | None: ...
+    @property
+    def overrides(self) -> tuple[Override, ...]: ...
+    @property
+    def kv_cache(self) -> Literal["float8"] | None: ...
+    @property
+    def rotate(self) -> bool: ...
+
+
+@rules.add("network", "scheme", "overrides", "kv_cache", "rotate", of=Quantized)
 def _scheme(model: Quantized) -> Findings:
-    yield from scheme_findings(model.scheme, model.overrides, model.kv_cache, model.network)
+    yield from scheme_findings(model, model.network)
 
 
-def scheme_findings(
-    scheme: Scheme | None, overrides: Sequence[Override], kv_cache: Literal["float8"] | None, network: Network
-) -> Findings:
-    """What a quantization to `scheme`, and `overrides` of it, can't do with a network; paths begin with those."""
+def scheme_findings(asked: _Asked, network: Network) -> Findings:
+    """What a quantization can't do with a network; paths begin with its fields."""
+    scheme, overrides, kv_cache = asked.scheme, asked.overrides, asked.kv_cache
     if kv_cache is not None and network.reads_both_sides:
         yield (
             "kv_cache",
             f"{kv_cache!r} is given, and {type(network).__name__} keeps no keys and values, for it reads all tokens "
             "at once; leave it out",
+        )
+    if asked.rotate and network.reads_both_sides:
+        yield (
+            "rotate",
+            f"True, and the norms of {type(network).__name__} subtract a mean, which isn't the same once channels are "
+            "rotated; leave it out",
         )
     if scheme is None:
         if kv_cache is None:

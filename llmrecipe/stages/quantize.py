@@ -30,7 +30,7 @@ def run(context: StageContext[QuantizeSection]) -> None:
     section, source = context.section, context.inputs["model"]
     artifacts.open_artifact(source, "model")
     card = cards.read(source, ModelCard)
-    found = scheme_findings(section.scheme, section.overrides, section.kv_cache, card.network)
+    found = scheme_findings(section, card.network)
     unfit = [Violation(f"{context.name}.{path}", why) for path, why in found]
     if unfit:
         raise RecipeError(unfit)

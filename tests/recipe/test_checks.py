@@ -215,6 +215,14 @@ def test_keys_and_values_are_rounded_with_weights_or_alone_where_there_are_some(
     assert names == ["small-model-kv8", "small-model-w8a16-kv8"]
 
 
+def test_what_an_encoder_puts_out_of_its_norms_is_not_rotated():
+    assert found(quantized(SMALL_MODEL, scheme.FP8(), rotate=True)) == {}
+    assert found(quantized(MODERN, scheme.FP8(), rotate=True)) == {
+        "models[1].rotate": "True, and the norms of ModernBert subtract a mean, which isn't the same once channels are "
+        "rotated; leave it out"
+    }
+
+
 def test_an_override_for_a_network_that_names_no_layers_says_what_its_author_has_to_define(monkeypatch):
     monkeypatch.setattr(Llama, "quantized_layers", {})
     override = scheme.Override(layers="v_proj", scheme=None)

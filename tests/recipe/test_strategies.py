@@ -1,7 +1,7 @@
 """What the strategies draw: every word that a user can write."""
 
 from hypothesis import given, settings
-from strategies import lineage, machines, recipe_sets
+from strategies import lineage, machines, recipe_sets, schemes
 
 import llmrecipe
 from llmrecipe import Quantized, Trained, catalogue
@@ -16,11 +16,12 @@ def depth(model):
     return 1 + max(map(depth, model.parents), default=0)
 
 
-@settings(max_examples=320)
-@given(recipe_sets(), machines)
-def collect(recipes, machine):
-    for recipe in (*recipes, machine):
-        drawn.update(type(word).__name__ for _, word in words(recipe, ""))
+@settings(max_examples=160)
+@given(recipe_sets(), machines, schemes)
+def collect(recipes, machine, scheme):
+    # Few networks can have every scheme.
+    for value in (*recipes, machine, scheme):
+        drawn.update(type(word).__name__ for _, word in words(value, ""))
     models = [model for recipe in recipes for model in recipe.models]
     depths.update(map(depth, models))
     used = [{model.name for model in lineage(recipe.models)} for recipe in recipes]

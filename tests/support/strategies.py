@@ -326,10 +326,11 @@ def overrides(draw, rest, network):
     """Some, each for the layers of a name, rounded as the rest is; a name is left to that."""
     names = sorted({name.rpartition(".")[2] for name in network.quantized_layers})
     names = [name for name in names if not (isinstance(rest, NVFP4S) and name in JOINED)]
-    words = []
-    for name in draw(st.permutations(names))[: draw(st.integers(0, len(names) - 1))]:
-        fitting = [cls for cls in SCHEMES if fits(cls, network) and not (cls in NVFP4S and name in JOINED)]
-        other = evolve(one_scheme(draw, draw(st.sampled_from(fitting)), network), rounding=rest.rounding)
+    words, count = [], draw(st.integers(0, len(names) - 1))
+    classes = draw(st.permutations([cls for cls in SCHEMES if fits(cls, network)]))
+    for name, cls in zip(draw(st.permutations(names))[:count], classes, strict=False):
+        fitting = scheme.FP8 if cls in NVFP4S and name in JOINED else cls
+        other = evolve(one_scheme(draw, fitting, network), rounding=rest.rounding)
         if isinstance(other, scheme.W8A8):
             other = evolve(other, smoothing_strength=None)
         layers = draw(st.sampled_from([name, f"*.{name}"]))
@@ -650,6 +651,7 @@ class World:
                 scheme=chosen if rounds else None,
                 overrides=overrides(self.draw, chosen, model.network) if rounds else (),
                 kv_cache=kv_cache,
+                rotate=not model.network.reads_both_sides and self.draw(st.booleans()),
                 text=self.text() if model.training_text is None or self.draw(st.integers(0, 2)) == 0 else None,
                 calibration_samples=self.draw(counts),
                 seed=self.draw(seeds),

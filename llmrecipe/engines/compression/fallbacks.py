@@ -21,6 +21,7 @@ from llmcompressor.modifiers.transform.smoothquant.utils import MAPPINGS_REGISTR
 from loguru import logger
 from transformers import PreTrainedModel
 
+from llmrecipe.engines.compression.rotation import ROTATED, Rotation
 from llmrecipe.errors import StageError
 
 _EXPECTED = re.compile(
@@ -67,7 +68,7 @@ def is_for_users(record: Any) -> bool:
 
 
 def refuse_guesses(modifiers: list[Modifier], model: PreTrainedModel) -> None:
-    """Refuse to even out activations where llmcompressor would guess which norm is before which layers.
+    """Refuse to even out or rotate activations where llmcompressor would guess which norm is before which layers.
 
     Raises:
         StageError: it doesn't know the model's class.
@@ -78,13 +79,15 @@ def refuse_guesses(modifiers: list[Modifier], model: PreTrainedModel) -> None:
             known = {*MAPPINGS_REGISTRY, *SMOOTHQUANT_DYNAMIC_MAPPING_REGISTRY}
         elif isinstance(modifier, AWQModifier):
             known = {*AWQ_MAPPING_REGISTRY, *AWQ_DYNAMIC_MAPPING_REGISTRY}
+        elif isinstance(modifier, Rotation):
+            known = {*ROTATED}
         else:
             continue
         if name not in known and modifier.mappings is None:
             raise StageError(
                 f"{name}: llmcompressor doesn't know which norms are before which layers of it, and would take them "
                 "for Llama's; use a scheme that doesn't even out activations, such as W8A16 or FP8, rounded by "
-                "something else than AWQ"
+                "something else than AWQ, and rotate nothing"
             )
 
 

@@ -11,6 +11,7 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform.awq import AWQModifier
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
+from llmrecipe.engines.compression.rotation import Rotation, block_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.floats import FP8, FP8Block, Microscaled
 from llmrecipe.recipe.integers import W4AFP8, W8A8, WeightsOnly
@@ -39,21 +40,23 @@ _CACHES: dict[Literal["float8"] | None, QuantizationArgs | None] = {
 }
 
 
-def modifiers(section: QuantizeSection, layers: Iterable[str], ignore: list[str]) -> list[Modifier]:
+def modifiers(section: QuantizeSection, layers: Iterable[str], ignore: list[str], width: int) -> list[Modifier]:
     """What is done to a model, in order.
 
     Args:
         section: the number formats.
         layers: names of the model's linear layers but the output layer.
         ignore: names of the output layer, which stays as it is.
+        width: that of the residual stream.
 
     Raises:
         StageError: a scheme, or its way of rounding, has no function here, or an override matches no layer.
     """
     scheme, cache = section.scheme, _CACHES[section.kv_cache]
     left, kept = list(layers), list(ignore)
+    first: list[Modifier] = [Rotation(transform_block_size=block_of(width))] if section.rotate else []
     if scheme is None:
-        return [QuantizationModifier(targets=[], ignore=kept, kv_cache_scheme=cache)]
+        return [*first, QuantizationModifier(targets=[], ignore=kept, kv_cache_scheme=cache)]
     groups: dict[str, QuantizationScheme] = {}
     for index, override in enumerate(section.overrides):
         matched = [name for name in left if override.matches(name)]
@@ -68,7 +71,7 @@ def modifiers(section: QuantizeSection, layers: Iterable[str], ignore: list[str]
     # of a layer that they have joined, as vLLM joins query, key and value.
     groups[f"group_{len(section.overrides)}"] = formats(scheme, left if section.overrides else ["Linear"])
     how = getattr(scheme, "rounding", RoundToNearest())
-    return [*smoothing(scheme), *rounding(how, ignore=kept, config_groups=groups, kv_cache_scheme=cache)]
+    return [*first, *smoothing(scheme), *rounding(how, ignore=kept, config_groups=groups, kv_cache_scheme=cache)]
 
 
 @singledispatch

@@ -92,15 +92,14 @@ def _quantize_and_verify(
     if _is_bfloat16(section) and model.dtype != torch.bfloat16:
         notes = (*notes, f"all of it is bfloat16 in the place of {str(model.dtype).removeprefix('torch.')}")
         _to_bfloat16(model, scratch)
-    expanded = sum(parameter.nbytes for parameter in model.parameters())
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     probe = text.one()
     calibration = text.sequences() if needs_calibration(section, model) else probe[:0]
-    if len(calibration):
+    if len(calibration) or section.rotate:
         # It writes into the weights, and what is written to doesn't stay a view of the file that it was read from.
         put_on_disk(model, scratch)
-        log.info("rounds the weights, calibrated on %d sequences", len(calibration))
-    else:
-        log.info("rounds the weights")
+    on_text = f", calibrated on {len(calibration)} sequences" if len(calibration) else ""
+    log.info("rounds the weights%s", on_text)
     fallbacks = quantize(model, folders.load_tokenizer(source), section, calibration, device)
     probe = probe.to(device)
     expected = folders.logits(model, probe)
@@ -109,6 +108,7 @@ def _quantize_and_verify(
             f"{source}: quantized, this model computes numbers that aren't finite; its weights are too large, most "
             "often by a learning rate that is too high"
         )
+    expanded = sum(parameter.nbytes for name, parameter in model.named_parameters() if name in names)
     log.info("saves the model, and compares what a fresh process computes with it")
     save_compressed(model, directory)
     copy_files(source, directory)
@@ -249,7 +249,9 @@ def _modifiers(section: QuantizeSection, model: PreTrainedModel) -> list[Any]:
     """What is done to the model; its output layer, if it has one, stays as it is."""
     output = model.get_output_embeddings()
     ignore = [name for name, module in model.named_modules() if module is output]
-    made: list[Any] = _llmcompressor("modifiers").modifiers(section, _linear_layers(model), ignore)
+    made: list[Any] = _llmcompressor("modifiers").modifiers(
+        section, _linear_layers(model), ignore, model.config.hidden_size
+    )
     return made
 
 
