@@ -137,17 +137,6 @@ def _quantize_and_verify(
     )
 
 
-def _is_bfloat16(section: QuantizeSection) -> bool:
-    schemes = (section.scheme, *(override.scheme for override in section.overrides))
-    return any(scheme is not None and scheme.is_bfloat16 for scheme in schemes)
-
-
-def _to_bfloat16(model: PreTrainedModel, folder: Path) -> None:
-    """Convert the weights, and no buffers: those that transformers makes anew for a model it loads are float32."""
-    for parameter in model.parameters():
-        parameter.data = on_disk(parameter.data.to(torch.bfloat16), folder)
-
-
 def needs_calibration(section: QuantizeSection, model: PreTrainedModel) -> bool:
     """Whether activations are looked at before weights are rounded."""
     return any(modifier.requires_calibration_data for modifier in _modifiers(section, model))
@@ -163,8 +152,8 @@ def quantize(
     """Round the linear layers of `model` in place; it was loaded from a directory and is on the CPU.
 
     The output layer stays as it is: it decides between all tokens, and rounding it costs the most quality for the size
-    it saves. On a GPU, one layer of the network after the other is moved there and back. The model keeps its number
-    format: what is not rounded (embeddings, norms, output layer, scales) is saved as it came.
+    it saves. On a GPU, one layer of the network after the other is moved there and back. What is not rounded
+    (embeddings, norms, output layer, scales) keeps its number format.
 
     Args:
         model: any that transformers loads.
@@ -253,6 +242,17 @@ def _modifiers(section: QuantizeSection, model: PreTrainedModel) -> list[Any]:
         section, _linear_layers(model), ignore, model.config.hidden_size
     )
     return made
+
+
+def _is_bfloat16(section: QuantizeSection) -> bool:
+    schemes = (section.scheme, *(override.scheme for override in section.overrides))
+    return any(scheme is not None and scheme.is_bfloat16 for scheme in schemes)
+
+
+def _to_bfloat16(model: PreTrainedModel, folder: Path) -> None:
+    """Convert the weights, and no buffers: those that transformers makes anew for a model it loads are float32."""
+    for parameter in model.parameters():
+        parameter.data = on_disk(parameter.data.to(torch.bfloat16), folder)
 
 
 def _linear_layers(model: PreTrainedModel) -> dict[str, int]:
