@@ -27,7 +27,7 @@ from transformers import (
 
 from llmrecipe import artifacts, cards, wiring
 from llmrecipe.cards import ModelCard, TokensCard
-from llmrecipe.engines.compression import quantization, reloading
+from llmrecipe.engines.compression import expanding, quantization, reloading
 from llmrecipe.engines.compression.calibration import CalibrationText
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
@@ -240,6 +240,14 @@ def test_expanded_the_weights_take_what_transformers_holds(made, tmp_path, name)
     model(torch.tensor([[1]]))  # Its weights are expanded when they are first needed.
     found = sum(tensor.nbytes for part, tensor in model.named_parameters() if part.endswith(".weight"))
     assert json.loads((output / "metrics.json").read_text())["expanded_bytes"] == found
+
+
+@pytest.mark.parametrize("name", ["w4a16-asymmetric", "nvfp4"])
+def test_weights_that_are_packed_a_few_rows_at_a_time_are_the_same(made, tmp_path, name, monkeypatch):
+    expected = quantized(made, tmp_path / "at-once", SCHEMES[name]) / "model"
+    monkeypatch.setattr(expanding, "_AT_ONCE", 1000)
+    found = quantized(made, tmp_path / "in-parts", SCHEMES[name]) / "model"
+    assert artifacts.open_artifact(found, "model") == artifacts.open_artifact(expected, "model")
 
 
 def test_a_model_that_is_converted_to_bfloat16_is_what_comes_of_one_that_was_bfloat16_before(made, tmp_path):
