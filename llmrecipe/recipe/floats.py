@@ -31,7 +31,7 @@ class FP8Block(Scheme):
     that is as wide, scaled at run time; DeepSeek-V3 is trained in it (DeepSeek-AI 2024)."""
 
     block_size: int = attrs.field(default=128, validator=between(1, 2**20))
-    """Rows and columns of a block; must divide the input width of every quantized layer. vLLM has kernels for 128."""
+    """Rows and columns of a block; must divide the input width of every quantized layer. DeepSeek-V3's is 128."""
 
     observer: Observer = "minmax"
     """What a scale is chosen by; not `imatrix_mse`, which weighs rows."""
