@@ -6,7 +6,7 @@ is raised when a stage's code changes what it produces, so a refactoring never r
 always does.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import attrs
 
@@ -126,11 +126,13 @@ class ExportSection(Section):
 class QuantizeSection(Section):
     """A transformers model to a smaller one."""
 
-    scheme: Scheme
+    scheme: Scheme | None
     overrides: tuple[Override, ...] = ()
+    kv_cache: Literal["float8"] | None = None
+    rotate: bool = False
     calibration_samples: int = _as_in(Quantized, "calibration_samples")
     seed: int = _as_in(Quantized, "seed")
-    revision: int = 6
+    revision: int = 7
 
 
 @define("measure")

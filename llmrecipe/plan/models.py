@@ -72,6 +72,8 @@ def quantized(draft: Draft, value: Quantized) -> Products:
         section=QuantizeSection(
             scheme=value.scheme,
             overrides=value.overrides,
+            kv_cache=value.kv_cache,
+            rotate=value.rotate,
             calibration_samples=value.calibration_samples,
             seed=value.seed,
         ),

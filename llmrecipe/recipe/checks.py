@@ -12,6 +12,7 @@ from llmrecipe.recipe import (
     network_checks,
     objective_checks,
     release_checks,
+    scheme_checks,
     tokenizer_checks,
     training_checks,
 )
@@ -42,6 +43,7 @@ _BOOKS = (
     objective_checks.rules,
     training_checks.rules,
     model_checks.rules,
+    scheme_checks.rules,
     measure_checks.rules,
     release_checks.rules,
 )

@@ -160,6 +160,11 @@ class Model(Word):
     """Whether its weights are rounded to few values, and so can be neither trained nor rounded again."""
 
     @property
+    def compares_by_layer(self) -> bool:
+        """Whether its layers read what those of its parent do, but for their own errors: so they compare one by one."""
+        return False
+
+    @property
     @abstractmethod
     def name(self) -> str:
         """Its name in stage names and folders; all models share one namespace."""
@@ -194,10 +199,22 @@ class Model(Word):
 class Scheme(Word):
     """Number formats of weights and activations."""
 
+    @property
+    def moves_difficulty(self) -> bool:
+        """Whether norms and weights take over factors from activations first, as by SmoothQuant and AWQ."""
+        return bool(getattr(getattr(self, "rounding", None), "moves_difficulty", False))
+
+    is_bfloat16: ClassVar[bool] = False
+    """Whether a model that has it has to be bfloat16 in all that isn't rounded, because transformers expands its
+    weights to that."""
+
 
 @kind
 class Rounding(Word):
     """How weights are rounded."""
+
+    moves_difficulty: ClassVar[bool] = False
+    """Whether norms and weights take over factors from activations first."""
 
 
 @kind

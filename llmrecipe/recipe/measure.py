@@ -52,8 +52,8 @@ class Measure(Word):
     """Whether it reads held-out text at all."""
 
     reads_parent: ClassVar[bool] = False
-    """Whether it is of what a model has become by being quantized, and reads the model that it was made from as well;
-    other models of a recipe are left out."""
+    """Whether it compares a model layer by layer with the one that it was made from, and reads that too; models that
+    don't compare so are left out."""
 
     files: ClassVar[tuple[str, ...]] = ()
     """Files that its stage leaves next to `metrics.json`."""
@@ -65,7 +65,7 @@ class Measure(Word):
 
     def is_of(self, model: Model) -> bool:
         """Whether it is taken of a model at all."""
-        return not self.reads_parent or model.is_rounded
+        return not self.reads_parent or model.compares_by_layer
 
     def misfit(self, objective: Objective) -> str | None:
         """Why it says nothing of a model with this objective, and what to do; None if it does."""
@@ -146,7 +146,8 @@ class PseudoPerplexity(TokenMeasure):
 
 @define("layer_errors")
 class LayerErrors(TextMeasure):
-    """Where a quantized model loses most, layer by layer; of the models of a recipe, those that are `Quantized`.
+    """Where a quantized model loses most, layer by layer; of the models of a recipe, those that are `Quantized`, unless
+    their activations are evened out or rotated (SmoothQuant, AWQ, `rotate`), so that a layer alone says nothing.
 
     Each linear layer is exchanged by itself: on what it reads in the model that was quantized, how far does what it
     gives move (`output_error`), and how far what its block hands on (`stream_error`)? Both are the square of the

@@ -77,7 +77,11 @@ def findings(recipe: Recipe, fields: Fields) -> Findings:
         if first != path:
             yield path, f"is called {measure.name!r} like {first}; give it a name of its own, or remove it"
         if not any(fields.has(model, "name") and measure.is_of(model) for model in models):
-            yield path, f"{type(measure).__name__} is of models that are Quantized, and none is; remove it, or add one"
+            yield (
+                path,
+                f"{type(measure).__name__} compares models layer by layer that are Quantized, and whose activations "
+                "are neither evened out nor rotated, and there is none; remove it, or add one",
+            )
         for reason in dict.fromkeys(measure.misfit(model.objective) for model in taught):
             if reason is not None:
                 yield path, reason

@@ -1,7 +1,7 @@
 """Models: weights that exist, or will, each made from a network or from other models."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import attrs
 
@@ -218,11 +218,21 @@ class Quantized(Derived):
 
     is_rounded: ClassVar[bool] = True
 
-    scheme: Scheme
-    """Number formats of weights and activations."""
+    scheme: Scheme | None
+    """Number formats of weights and activations; None leaves them as they are, where `kv_cache` alone is wanted."""
 
     overrides: tuple[Override, ...] = ()
     """Layers that get other formats, or none: often the most for the bits, if they are those that lose most."""
+
+    kv_cache: Literal["float8"] | None = None
+    """What the keys and values of earlier tokens are rounded to, with one scale for a layer's keys and one for its
+    values, from the calibration text: half the memory of a cache in 16 bits, where it is kept so, as by vLLM. None
+    leaves them."""
+
+    rotate: bool = False
+    """Whether the residual stream and the values of every head are rotated before anything is rounded, so that no
+    channel is much larger than the others; the weights take the rotations up (SpinQuant's R1 and R2 by Hadamard
+    matrices; Liu et al. 2024). An output layer that shares the embedding's weights gets its own."""
 
     text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
     """What calibrates the scheme: sequences of its training split; None for the text that the model was trained on."""
@@ -234,6 +244,12 @@ class Quantized(Derived):
     """Decides which sequences these are."""
 
     @property
+    def compares_by_layer(self) -> bool:
+        """Whether its layers read what those of its parent do: nothing is evened out or rotated."""
+        return not (self.rotate or (self.scheme is not None and self.scheme.moves_difficulty))
+
+    @property
     def suffix(self) -> str:
-        """What is added to its parent's name for its own: `w4a16`."""
-        return self.scheme.tag
+        """What is added to its parent's name for its own: `w4a16`, `w4a16-kv8`."""
+        tags = [] if self.scheme is None else [self.scheme.tag]
+        return "-".join([*tags, *(["kv8"] if self.kv_cache else [])])

@@ -1,16 +1,11 @@
 """Rules about what a model is made from."""
 
-import math
-from collections.abc import Sequence
-
-from llmrecipe.recipe.kinds import Model, Scheme
+from llmrecipe.recipe.kinds import Model
 from llmrecipe.recipe.model import Checkpoint, PretrainedModel, Quantized, Trained
 from llmrecipe.recipe.networks.network import Network
-from llmrecipe.recipe.proposals import largest_group
 from llmrecipe.recipe.quantity import Epochs
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Findings, Rules
-from llmrecipe.recipe.scheme import W8A8, Override, RoundToNearest, WeightsOnly
 
 rules = Rules()
 
@@ -121,78 +116,6 @@ def _quantized_twice(model: Quantized) -> Findings:
 def _unrounded(model: Model) -> Model:
     """The nearest ancestor whose weights aren't rounded."""
     return _unrounded(model.parents[0]) if model.is_rounded else model
-
-
-@rules.add("network", "scheme", "overrides", of=Quantized)
-def _scheme(model: Quantized) -> Findings:
-    yield from scheme_findings(model.scheme, model.overrides, model.network)
-
-
-def scheme_findings(scheme: Scheme, overrides: Sequence[Override], network: Network) -> Findings:
-    """What a quantization to `scheme`, and `overrides` of it, can't do with a network; paths begin with those."""
-    left = dict(network.quantized_layers)
-    for index, override in enumerate(overrides):
-        place = f"overrides[{index}]"
-        matched = {name: width for name, width in left.items() if override.matches(name)}
-        left = {name: width for name, width in left.items() if name not in matched}
-        if not matched:
-            yield f"{place}.layers", _unmatched(override, overrides[:index], network)
-        elif override.scheme is not None:
-            yield from _fit(f"{place}.scheme", override.scheme, network, set(matched.values()))
-            yield from _goes_along(f"{place}.scheme", override.scheme, scheme)
-    if overrides and not left:
-        yield "overrides", f"leave no layer to {type(scheme).__name__}, the scheme of the rest; override fewer"
-    yield from _fit("scheme", scheme, network, set(left.values()) if overrides else None)
-
-
-def _unmatched(override: Override, earlier: Sequence[Override], network: Network) -> str:
-    for index, other in enumerate(earlier):
-        if any(other.matches(name) and override.matches(name) for name in network.quantized_layers):
-            return f"{override.layers!r} is left no layer by overrides[{index}], which comes first; put it before"
-    if not network.quantized_layers:
-        return (
-            f"{override.layers!r} is given, and {type(network).__name__} names no layers; define its quantized_layers"
-        )
-    ends = dict.fromkeys(name.rpartition(".")[2] for name in network.quantized_layers)
-    return (
-        f"{override.layers!r} matches no layer that is quantized; the first is {next(iter(network.quantized_layers))}, "
-        f"and names end in {', '.join(ends)}"
-    )
-
-
-def _goes_along(path: str, scheme: Scheme, rest: Scheme) -> Findings:
-    name, nearest = type(scheme).__name__, RoundToNearest()
-    if isinstance(scheme, W8A8):
-        yield path, "W8A8 evens out the activations of all layers; make it the scheme, and override those it isn't for"
-        return
-    own, others = (getattr(each, "rounding", nearest) for each in (scheme, rest))
-    if own == others:
-        return
-    if not hasattr(scheme, "rounding"):
-        mend = f"give the scheme rounding=scheme.{nearest!r}"
-    elif not hasattr(rest, "rounding"):
-        mend = f"give it rounding=scheme.{nearest!r}"
-    else:
-        mend = "give both the same rounding"
-    yield path, f"{name} is rounded by {own}, and the rest by {others}; {mend}"
-
-
-def _fit(path: str, scheme: Scheme, network: Network, widths: set[int] | None) -> Findings:
-    """Why layers of these widths, or all, can't be quantized to `scheme`."""
-    name = type(scheme).__name__
-    unfit = next((why for kind, why in network.unfit_schemes.items() if isinstance(scheme, kind)), None)
-    if unfit:
-        yield path, f"{name} {unfit}"
-    elif isinstance(scheme, WeightsOnly) and scheme.group_size is not None:
-        size = scheme.group_size
-        columns = {text: width for text, width in network.quantized_widths.items() if widths is None or width in widths}
-        undivided = [text for text, width in columns.items() if width % size]
-        if undivided:
-            fitting = largest_group(size, math.gcd(*columns.values()))
-            yield (
-                f"{path}.group_size",
-                f"{name}'s group of {size} does not divide {' and '.join(undivided)}; use {fitting}",
-            )
 
 
 @rules.add("text", "model", of=Quantized)

@@ -12,7 +12,7 @@ from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import RecipeError, Violation
 from llmrecipe.launch.process import return_freed_memory
 from llmrecipe.recipe.evolve import evolve
-from llmrecipe.recipe.model_checks import scheme_findings
+from llmrecipe.recipe.scheme_checks import scheme_findings
 from llmrecipe.sections import QuantizeSection
 from llmrecipe.stages.runner import StageContext
 
@@ -20,7 +20,7 @@ from llmrecipe.stages.runner import StageContext
 def run(context: StageContext[QuantizeSection]) -> None:
     """Quantize the input `model`, calibrated on the training split of the tokens among the inputs, into `model/`.
 
-    `metrics.json`: the fields of `quantization.Report`. The model's card notes layers for which GPTQ failed, and what
+    `metrics.json`: the fields of `report.Report`. The model's card notes layers for which GPTQ failed, and what
     else llmcompressor warned of.
 
     Raises:
@@ -30,7 +30,7 @@ def run(context: StageContext[QuantizeSection]) -> None:
     section, source = context.section, context.inputs["model"]
     artifacts.open_artifact(source, "model")
     card = cards.read(source, ModelCard)
-    found = scheme_findings(section.scheme, section.overrides, card.network)
+    found = scheme_findings(section, card.network)
     unfit = [Violation(f"{context.name}.{path}", why) for path, why in found]
     if unfit:
         raise RecipeError(unfit)

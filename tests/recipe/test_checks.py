@@ -146,17 +146,16 @@ def test_overrides_that_do_nothing_or_cannot_be_are_refused_with_what_would_work
     assert of(("down_proj", scheme.W8A16()), rest=wide) == {}
     assert of(("v_proj", scheme.FP8())) == {
         "models[1].overrides[0].scheme": "FP8 is rounded by RoundToNearest(), and the rest by "
-        "GPTQ(dampening_frac=0.01, activation_order=True); give the scheme rounding=scheme.RoundToNearest()"
+        "GPTQ(dampening_frac=0.01, activation_order=True); give both the same rounding"
     }
-    assert of(("v_proj", four), rest=scheme.FP8())["models[1].overrides[0].scheme"].endswith(
-        "the rest by RoundToNearest(); give it rounding=scheme.RoundToNearest()"
-    )
+    assert of(("v_proj", scheme.FP8(rounding=scheme.GPTQ()))) == {}
     other = scheme.W8A16(rounding=scheme.GPTQ(dampening_frac=0.1))
     assert of(("v_proj", other))["models[1].overrides[0].scheme"].endswith("; give both the same rounding")
     assert of(("v_proj", scheme.W8A8())) == {
         "models[1].overrides[0].scheme": "W8A8 evens out the activations of all layers; make it the scheme, and "
-        "override those it isn't for"
+        "override those it isn't for, or give it smoothing_strength=None"
     }
+    assert of(("v_proj", scheme.W8A8(smoothing_strength=None))) == {}
     # SmoothQuant would go by the strength of one of the two alone.
     assert set(of(("v_proj", scheme.W8A8(smoothing_strength=0.5)), rest=scheme.W8A8())) == {
         "models[1].overrides[0].scheme"
@@ -168,9 +167,78 @@ def test_overrides_that_do_nothing_or_cannot_be_are_refused_with_what_would_work
 def test_errors_of_layers_are_measured_of_quantized_models_alone():
     asked = {"measures": (measure.Perplexity(), measure.LayerErrors())}
     assert checks.violations(evolve(SMALL, **asked)) == []
-    (found,) = checks.violations(evolve(SMALL, models=(SMALL_MODEL,), **asked))
-    assert found.path == "small.measures[1]"
-    assert found.reason == "LayerErrors is of models that are Quantized, and none is; remove it, or add one"
+    # Where activations are evened out or rotated, the rest of the network has changed with a layer.
+    schemes = (scheme.W8A8(), scheme.W4A16(group_size=32, rounding=scheme.AWQ()))
+    smoothed = [Quantized(model=SMALL_MODEL, scheme=each) for each in schemes]
+    rotated = Quantized(name="rotated", model=SMALL_MODEL, scheme=scheme.W8A16(), rotate=True)
+    for models in ((SMALL_MODEL,), (SMALL_MODEL, *smoothed, rotated)):
+        (wrong,) = checks.violations(evolve(SMALL, models=models, **asked))
+        assert wrong.path == "small.measures[1]"
+        assert wrong.reason == (
+            "LayerErrors compares models layer by layer that are Quantized, and whose activations are neither evened "
+            "out nor rotated, and there is none; remove it, or add one"
+        )
+    even = Quantized(model=SMALL_MODEL, scheme=scheme.W8A8(smoothing_strength=None))
+    assert checks.violations(evolve(SMALL, models=(SMALL_MODEL, even), **asked)) == []
+
+
+def test_a_scheme_of_ones_own_that_says_nothing_of_rounding_is_rounded_to_nearest():
+    @define("odd")
+    class Odd(scheme.Scheme):
+        """One bit."""
+
+    def of(override: scheme.Scheme, rest: scheme.Scheme) -> list[str]:
+        words = (scheme.Override(layers="v_proj", scheme=override),)
+        return list(found(quantized(SMALL_MODEL, rest, overrides=words)).values())
+
+    assert of(Odd(), scheme.FP8()) == of(scheme.FP8(), Odd()) == []
+    (reason,) = of(Odd(), scheme.W8A16())
+    assert reason.endswith("; give the scheme rounding=scheme.RoundToNearest()")
+    (reason,) = of(scheme.W8A16(), Odd())
+    assert reason.endswith("; give it rounding=scheme.RoundToNearest()")
+
+
+def test_layers_that_share_a_factor_in_nvfp4_have_it_together_or_not_at_all():
+    def of(*layers: str, given: scheme.Scheme | None = None) -> dict[str, str]:
+        words = tuple(scheme.Override(layers=each, scheme=given) for each in layers)
+        return found(quantized(SMALL_MODEL, scheme.NVFP4(), overrides=words))
+
+    assert of("o_proj", "down_proj", "layers.0.*") == {}
+    assert of("q_proj", "k_proj", "v_proj") == {}
+    assert of("v_proj", given=scheme.NVFP4A16()) == {}
+    expected = {
+        "models[1].overrides": "leave model.layers.0.self_attn.v_proj without NVFP4, in which q_proj, k_proj, v_proj "
+        "share one factor, as vLLM joins them; override all of them or none"
+    }
+    assert of("v_proj", given=scheme.MXFP4()) == of("v_proj") == expected
+    (reason,) = of("layers.1.mlp.gate_proj").values()
+    assert "leave model.layers.1.mlp.gate_proj without NVFP4, in which gate_proj, up_proj share" in reason
+
+
+def test_keys_and_values_are_rounded_with_weights_or_alone_where_there_are_some():
+    def of(model, how, **changes):
+        return found(quantized(model, how, kv_cache="float8", **changes))
+
+    assert of(SMALL_MODEL, scheme.W8A16()) == of(SMALL_MODEL, None) == {}
+    assert of(MASKED, scheme.W8A16()) == {
+        "models[1].kv_cache": "'float8' is given, and Bert keeps no keys and values, for it reads all tokens at once; "
+        "leave it out"
+    }
+    override = scheme.Override(layers="v_proj", scheme=None)
+    assert list(of(SMALL_MODEL, None, overrides=(override,))) == ["models[1].overrides"]
+    assert found(quantized(SMALL_MODEL, None, name="nothing")) == {
+        "models[1].scheme": "None, and kv_cache as well, so nothing is quantized; use one, such as W4A16()"
+    }
+    names = [Quantized(model=SMALL_MODEL, scheme=how, kv_cache="float8").name for how in (None, scheme.W8A16())]
+    assert names == ["small-model-kv8", "small-model-w8a16-kv8"]
+
+
+def test_what_an_encoder_puts_out_of_its_norms_is_not_rotated():
+    assert found(quantized(SMALL_MODEL, scheme.FP8(), rotate=True)) == {}
+    assert found(quantized(MODERN, scheme.FP8(), rotate=True)) == {
+        "models[1].rotate": "True, and the norms of ModernBert subtract a mean, which isn't the same once channels are "
+        "rotated; leave it out"
+    }
 
 
 def test_an_override_for_a_network_that_names_no_layers_says_what_its_author_has_to_define(monkeypatch):
@@ -587,14 +655,32 @@ def test_what_float8_can_not_multiply_is_refused_with_what_would_work(changes, p
     assert found(changed(FLOAT8, **changes, training__precision="bfloat16")) == {}
 
 
+NARROW = changed(SMALL_MODEL, start__intermediate_size=176)
+
+
 @pytest.mark.parametrize(
     ("model", "how", "path", "fix"),
     [
         (SMALL_MODEL, scheme.W4A16(group_size=48), "models[1].scheme.group_size", "use 32"),
-        (MODERN, scheme.W8A8(), "models[1].scheme", "use FP8"),
+        (SMALL_MODEL, scheme.W4AFP8(group_size=48), "models[1].scheme.group_size", "use 32"),
+        (SMALL_MODEL, scheme.FP8Block(block_size=48), "models[1].scheme.block_size", "use 32"),
+        (SMALL_MODEL, scheme.FP8Block(block_size=32, observer="imatrix_mse"), "models[1].scheme.observer", "use 'mse'"),
+        (
+            NARROW,
+            scheme.MXFP4(),
+            "models[1].scheme",
+            "group of 32 does not divide intermediate_size = 176 (down_proj); "
+            "use a scheme whose groups can be smaller, such as W4A16(group_size=16)",
+        ),
+        (SMALL_MODEL, scheme.W8A8(rounding=scheme.AWQ()), "models[1].scheme.smoothing_strength", "use None"),
+        (MODERN, scheme.W8A8(), "models[1].scheme.smoothing_strength", "ModernBert's first layer has no norm"),
+        (MODERN, scheme.FP8(rounding=scheme.AWQ()), "models[1].scheme.rounding", "use GPTQ()"),
+        (MODERN, scheme.W4AFP8(), "models[1].scheme", "use FP8"),
+        (MODERN, scheme.NVFP4(), "models[1].scheme", "use FP8"),
         (MODERN, scheme.W8A16(), "models[1].scheme", "use FP8"),
         (MODERN, scheme.W4A16(group_size=48), "models[1].scheme", "use FP8"),
-        (MASKED, scheme.W8A8(), "models[1].scheme", "use W8A16 or FP8"),
+        (MASKED, scheme.W8A8(), "models[1].scheme.smoothing_strength", "additions, which read them too; use None"),
+        (MASKED, scheme.W8A16(rounding=scheme.AWQ()), "models[1].scheme.rounding", "use GPTQ()"),
     ],
 )
 def test_a_scheme_that_a_network_can_not_have_is_refused_with_what_would_work(model, how, path, fix):

@@ -1,7 +1,7 @@
 """What the strategies draw: every word that a user can write."""
 
 from hypothesis import given, settings
-from strategies import lineage, machines, recipe_sets
+from strategies import lineage, machines, recipe_sets, schemes
 
 import llmrecipe
 from llmrecipe import Quantized, Trained, catalogue
@@ -19,8 +19,8 @@ def depth(model):
 @settings(max_examples=160)
 @given(recipe_sets(), machines)
 def collect(recipes, machine):
-    for recipe in (*recipes, machine):
-        drawn.update(type(word).__name__ for _, word in words(recipe, ""))
+    for value in (*recipes, machine):
+        drawn.update(type(word).__name__ for _, word in words(value, ""))
     models = [model for recipe in recipes for model in recipe.models]
     depths.update(map(depth, models))
     used = [{model.name for model in lineage(recipe.models)} for recipe in recipes]
@@ -30,8 +30,16 @@ def collect(recipes, machine):
             shared.add("quantized of a model that goes on")
 
 
+@settings(max_examples=160)
+@given(schemes)
+def collect_schemes(scheme):
+    """By themselves, as sections have them: few networks can have every one."""
+    drawn.update(type(word).__name__ for _, word in words(scheme, ""))
+
+
 def test_every_public_word_is_drawn_and_chains_and_shared_values_are():
     collect()
+    collect_schemes()
     modules = catalogue.rooms().values()
     public = {name for name in llmrecipe.__all__ if isinstance(getattr(llmrecipe, name), type)}
     public |= {name for module in modules for name in module.__all__}

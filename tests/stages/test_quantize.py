@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import tiny_model
@@ -26,16 +27,42 @@ from transformers import (
 
 from llmrecipe import artifacts, cards, wiring
 from llmrecipe.cards import ModelCard, TokensCard
-from llmrecipe.engines.compression import quantization, reloading
+from llmrecipe.engines.compression import expanding, quantization, reloading
 from llmrecipe.engines.compression.calibration import CalibrationText
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.tokens import writing
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import RecipeError, StageError
+from llmrecipe.recipe.integers import WeightsOnly
 from llmrecipe.recipe.networks.bert import Bert
-from llmrecipe.recipe.objective import CausalLM
+from llmrecipe.recipe.networks.llama import Llama
+from llmrecipe.recipe.networks.mistral import Mistral
+from llmrecipe.recipe.networks.modern_bert import ModernBert
+from llmrecipe.recipe.networks.qwen2 import Qwen2
+from llmrecipe.recipe.networks.qwen3 import Qwen3
+from llmrecipe.recipe.objective import CausalLM, MaskedLM
 from llmrecipe.recipe.schema import members
-from llmrecipe.recipe.scheme import FP8, GPTQ, W4A16, W8A8, W8A16, Override, RoundToNearest, WeightsOnly
+from llmrecipe.recipe.scheme import (
+    AWQ,
+    FP8,
+    GPTQ,
+    MXFP4,
+    MXFP4A16,
+    MXFP8,
+    MXFP8A16,
+    NVFP4,
+    NVFP4A16,
+    W4A16,
+    W4AFP8,
+    W8A8,
+    W8A16,
+    FP8Block,
+    Override,
+    RoundToNearest,
+)
+from llmrecipe.recipe.scheme_checks import scheme_findings
 from llmrecipe.sections import QuantizeSection
 from llmrecipe.stages import quantize
 from llmrecipe.wiring import Wiring
@@ -47,10 +74,25 @@ SCHEMES = {
     "w4a16-nearest": W4A16(group_size=32, observer="minmax", rounding=NEAREST),
     "w4a16-asymmetric": W4A16(group_size=32, symmetric=False),
     "w4a16-importance": W4A16(group_size=32, rounding=NEAREST),
+    "w4a16-awq": W4A16(group_size=32, rounding=AWQ(grid_points=5)),
     "w8a16": W8A16(),
+    "w4afp8": W4AFP8(group_size=32),
     "w8a8": W8A8(),
     "w8a8-nearest": W8A8(rounding=NEAREST),
+    "w8a8-importance": W8A8(smoothing_strength=None, observer="imatrix_mse", rounding=NEAREST),
+    "w8a8-awq": W8A8(smoothing_strength=None, rounding=AWQ(grid_points=5)),
     "fp8": FP8(),
+    "fp8-gptq": FP8(observer="imatrix_mse", rounding=GPTQ()),
+    "fp8-static": FP8(activations="static"),
+    "fp8-block": FP8Block(block_size=32),
+    "fp8-block-gptq": FP8Block(block_size=32, observer="mse", rounding=GPTQ()),
+    "nvfp4": NVFP4(),
+    "nvfp4a16": NVFP4A16(),
+    "nvfp4a16-awq": NVFP4A16(rounding=AWQ(grid_points=5)),
+    "mxfp4": MXFP4(),
+    "mxfp4a16": MXFP4A16(),
+    "mxfp8": MXFP8(),
+    "mxfp8a16": MXFP8A16(),
 }
 LAYER = "model.layers.1.mlp.down_proj"
 
@@ -103,21 +145,55 @@ def error(directory: Path, made) -> float:
     return ((heldout_logits(directory, made["tokens"]) - dense).square().mean() / dense.var()).item()
 
 
+def is_bfloat16(name: str) -> bool:
+    return name[:2] in ("nv", "mx")
+
+
+ROWS, COUNT = 64 + 32 + 32 + 64 + 128 + 128 + 64, 2 * 64 * 64 + 2 * 32 * 64 + 3 * 128 * 64
+"""Of the linear layers of a block: q, k, v, o, gate, up, down."""
+
+A_ROW = 32 * ROWS / COUNT
+"""Bits a weight of a scale in float32 for each row."""
+
+BITS = {
+    "w4a16": 4 + 32 / 32,
+    "w4a16-asymmetric": 4 + 32 / 32 + 4 / 32,
+    "w8a16": 8 + A_ROW,
+    "w4afp8": 4 + 32 / 32,
+    "w8a8": 8 + A_ROW,
+    "fp8": 8 + A_ROW,
+    "fp8-static": 8 + A_ROW,
+    "fp8-block": 8 + 32 / 32**2,
+    # With a factor in float32 for each of seven layers.
+    "nvfp4": 4 + 8 / 16 + 7 * 32 / COUNT,
+    "nvfp4a16": 4 + 8 / 16 + 7 * 32 / COUNT,
+    "mxfp4": 4 + 8 / 32,
+    "mxfp4a16": 4 + 8 / 32,
+    "mxfp8": 8 + 8 / 32,
+    "mxfp8a16": 8 + 8 / 32,
+}
+
+
 @pytest.mark.parametrize("name", SCHEMES)
 def test_every_scheme_saves_a_smaller_model_that_transformers_loads_with_nearly_the_same_logits(made, tmp_path, name):
-    output = quantized(made, tmp_path / "out", SCHEMES[name])
+    scheme, output = SCHEMES[name], quantized(made, tmp_path / "out", SCHEMES[name])
     model = output / "model"
     artifacts.open_artifact(model, "model")
-    assert 0 < error(model, made) < {"w4": 3e-2, "w8": 2e-3, "fp": 1e-2}[name[:2]]
+    limits = {"w4": 3e-2, "w8": 2e-3, "fp8": 1e-2, "nvfp4": 0.1, "mxfp4": 0.1, "mxfp8": 1e-2}
+    assert 0 < error(model, made) < next(limit for start, limit in limits.items() if name.startswith(start))
     metrics = json.loads((output / "metrics.json").read_text())
     dense, small = (directory / "model.safetensors" for directory in (made["model"], model))
     count = sum(tensor.numel() for tensor in weights(made["model"]).values())
+    is_gptq = isinstance(scheme.rounding, GPTQ)
+    looks_at_inputs = name in ("fp8-static", "nvfp4") or scheme.observer == "imatrix_mse"
+    looks_at_inputs |= not isinstance(scheme.rounding, RoundToNearest) or name == "w8a8-nearest"
     assert metrics == {
-        "bits_per_weight": 8 * small.stat().st_size / count,
-        "calibration_sequences": 0 if name in ("w4a16-nearest", "fp8") else 32,
+        "bits_per_linear_weight": pytest.approx(BITS.get(name) or BITS[name.rpartition("-")[0]]),
+        "calibration_sequences": 32 if looks_at_inputs else 0,
         "dense_bytes": dense.stat().st_size,
+        "expanded_bytes": count * (2 if is_bfloat16(name) else 4),
         # Two blocks of seven.
-        "gptq_layers": 0 if "nearest" in name or name in ("w4a16-importance", "fp8") else 14,
+        "gptq_layers": 14 if is_gptq else 0,
         "gptq_layers_rounded_to_nearest": 0,
         "quantized_bytes": small.stat().st_size,
         "ratio": dense.stat().st_size / small.stat().st_size,
@@ -125,36 +201,141 @@ def test_every_scheme_saves_a_smaller_model_that_transformers_loads_with_nearly_
     assert metrics["ratio"] > 1.5
     text = "def wrap(self):"
     assert AutoTokenizer.from_pretrained(model)(text) == AutoTokenizer.from_pretrained(made["model"])(text)
+    notes = cards.read(model, ModelCard).notes
+    assert notes == (("all of it is bfloat16 in the place of float32",) if is_bfloat16(name) else ())
 
 
 @pytest.mark.parametrize(
-    ("scheme", "dtype", "scales"),
+    ("scheme", "dtype", "bits", "scales"),
     [
-        (W4A16(group_size=32), torch.int32, (64, 4)),
-        (W8A16(), torch.int32, (64, 1)),
-        (W8A8(), torch.int8, (64, 1)),
-        (FP8(), torch.float8_e4m3fn, (64, 1)),
+        (W4A16(group_size=32), torch.int32, 4, (64, 4)),
+        (W8A16(), torch.int32, 8, (64, 1)),
+        # Not a byte a weight, as llmcompressor would store it.
+        (W4AFP8(group_size=32), torch.int32, 4, (64, 4)),
+        (W8A8(), torch.int8, 8, (64, 1)),
+        (FP8(), torch.float8_e4m3fn, 8, (64, 1)),
+        (FP8Block(block_size=64), torch.float8_e4m3fn, 8, (1, 2)),
+        (NVFP4(), torch.uint8, 4, (64, 8)),
+        (MXFP4(), torch.uint8, 4, (64, 4)),
+        (MXFP8(), torch.float8_e4m3fn, 8, (64, 4)),
     ],
-    ids=["w4a16", "w8a16", "w8a8", "fp8"],
+    ids=lambda value: getattr(value, "tag", ""),
 )
 def test_weights_are_stored_in_the_format_of_the_scheme_and_the_output_layer_as_it_was(
-    made, tmp_path, scheme, dtype, scales
+    made, tmp_path, scheme, dtype, bits, scales
 ):
     dense, small = weights(made["model"]), weights(quantized(made, tmp_path / "out", scheme) / "model")
     stored = small.get(f"{LAYER}.weight_packed", small.get(f"{LAYER}.weight"))
     assert stored.dtype == dtype
-    bits = 4 if isinstance(scheme, W4A16) else 8
     assert stored.numel() * stored.element_size() * 8 == dense[f"{LAYER}.weight"].numel() * bits
     assert tuple(small[f"{LAYER}.weight_scale"].shape) == scales
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
-        assert torch.equal(small[name], dense[name])
+        assert torch.equal(small[name], dense[name].to(torch.bfloat16 if scheme.is_bfloat16 else torch.float32))
 
 
-def expanded(directory: Path) -> torch.Tensor:
-    """The layer's weights as transformers expands them."""
+@pytest.mark.parametrize("name", ["w4a16", "fp8-block", "nvfp4", "mxfp8"])
+def test_expanded_the_weights_take_what_transformers_holds(made, tmp_path, name):
+    output = quantized(made, tmp_path / "out", SCHEMES[name])
+    model = AutoModelForCausalLM.from_pretrained(output / "model", dtype="auto")
+    model(torch.tensor([[1]]))  # Its weights are expanded when they are first needed.
+    found = sum(tensor.nbytes for part, tensor in model.named_parameters() if part.endswith(".weight"))
+    assert json.loads((output / "metrics.json").read_text())["expanded_bytes"] == found
+
+
+@pytest.mark.parametrize("name", ["w4a16-asymmetric", "nvfp4"])
+def test_weights_that_are_packed_a_few_rows_at_a_time_are_the_same(made, tmp_path, name, monkeypatch):
+    expected = quantized(made, tmp_path / "at-once", SCHEMES[name]) / "model"
+    monkeypatch.setattr(expanding, "_AT_ONCE", 1000)
+    found = quantized(made, tmp_path / "in-parts", SCHEMES[name]) / "model"
+    assert artifacts.open_artifact(found, "model") == artifacts.open_artifact(expected, "model")
+
+
+def test_a_model_that_is_converted_to_bfloat16_is_what_comes_of_one_that_was_bfloat16_before(made, tmp_path):
+    before = tiny_model.new_model()
+    before.load_state_dict(weights(made["model"]))
+    source = tiny_model.write_model(before.to(torch.bfloat16), made["model"], tmp_path / "bfloat16")
+    override = Override(layers="down_proj", scheme=MXFP8())
+    expected, found = (
+        quantized(inputs, tmp_path / name, W8A16(), overrides=(override,)) / "model"
+        for name, inputs in (("of-bfloat16", made | {"model": source}), ("of-float32", made))
+    )
+    assert weights(found).keys() == weights(expected).keys()
+    assert all(torch.equal(tensor, weights(expected)[name]) for name, tensor in weights(found).items())
+    assert json.loads((found / "config.json").read_text())["dtype"] == "bfloat16"
+    assert cards.read(expected, ModelCard).notes == ()
+
+
+def test_static_activations_have_a_scale_from_the_calibration_text(made, tmp_path):
+    small = weights(quantized(made, tmp_path / "out", FP8(activations="static")) / "model")
+    name = "model.layers.0.self_attn.q_proj"
+    model, inputs = AutoModelForCausalLM.from_pretrained(made["model"]), []
+    model.get_submodule(name).register_forward_pre_hook(lambda _, given: inputs.append(given[0].detach()))
+    model(sequences(made))
+    # The largest number of float8_e4m3fn is 448.
+    torch.testing.assert_close(small[f"{name}.input_scale"], inputs[0].abs().amax()[None] / 448, rtol=1e-5, atol=0)
+
+
+def sequences(made) -> torch.Tensor:
+    """Those that calibrate in `section`."""
+    tokens = TokenMixture.open([made["tokens"]], "train", (1.0,))
+    return CalibrationText(tokens=tokens, sequence_length=LENGTH, samples=32, seed=1).sequences()
+
+
+@pytest.mark.parametrize("scheme", [None, W4A16(group_size=32), NVFP4()], ids=["alone", "w4a16", "nvfp4"])
+def test_keys_and_values_are_rounded_with_weights_and_without(made, tmp_path, scheme):
+    output = quantized(made, tmp_path / "out", scheme, kv_cache="float8")
+    model, without = output / "model", quantized(made, tmp_path / "without", scheme or W8A16()) / "model"
+    assert 0 < error(model, made) < (0.1 if scheme else 1e-2)
+    config = json.loads((model / "config.json").read_text())["quantization_config"]
+    assert (config["kv_cache_scheme"]["num_bits"], config["kv_cache_scheme"]["type"]) == (8, "float")
+    scales = {name for name in weights(model) if name.endswith(("k_scale", "v_scale"))}
+    # Of layers 0 and 1, one for the keys and one for the values.
+    assert scales == {f"model.layers.{layer}.self_attn.{part}_scale" for layer in (0, 1) for part in "kv"}
+    if scheme:
+        assert weights(model).keys() == weights(without).keys() | scales
+    else:
+        dense = weights(made["model"])
+        assert weights(model).keys() == dense.keys() | scales
+        assert all(torch.equal(weights(model)[name], tensor) for name, tensor in dense.items())
+        values = []
+        loaded = AutoModelForCausalLM.from_pretrained(made["model"])
+        loaded.model.layers[0].self_attn.v_proj.register_forward_hook(lambda *given: values.append(given[2].detach()))
+        loaded(sequences(made))
+        found = weights(model)["model.layers.0.self_attn.v_scale"]
+        torch.testing.assert_close(found, values[0].abs().amax()[None] / 448, rtol=1e-5, atol=0)
+
+
+def test_a_model_with_rounded_keys_writes_with_its_cache_what_it_computes_without(made, tmp_path):
+    output = quantized(made, tmp_path / "out", W8A16(), kv_cache="float8")
+    model = folders.load_model(output / "model")
+    row = torch.tensor([[1, 2, 3, 4]])
+    written = model.generate(row, max_new_tokens=12, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    while row.shape[1] < written.shape[1]:
+        row = torch.cat([row, folders.logits(model, row)[:, -1:].argmax(-1)], dim=1)
+    assert torch.equal(written, row)
+
+
+def test_awq_moves_factors_from_columns_to_norms_and_changes_nothing_but_the_rounding(made, tmp_path):
+    scheme = W4A16(group_size=32, observer="minmax", rounding=AWQ(grid_points=10))
+    found = quantized(made, tmp_path / "out", scheme) / "model"
+    norm, name = "model.layers.1.post_attention_layernorm.weight", "model.layers.1.mlp.gate_proj"
+    before, after = weights(made["model"])[norm], weights(found)[norm]
+    assert not torch.equal(before, after)
+    dense = weights(made["model"])[f"{name}.weight"]
+    enlarged = dense * before / after
+    step = enlarged.view(len(dense), -1, 32).abs().amax(-1, keepdim=True) / 7.5
+    # The positive end of a group is cut off at seven steps.
+    within = (expanded(found, name) - enlarged).view(len(dense), -1, 32).abs() <= 0.51 * step
+    assert within.all()
+    nearest = W4A16(group_size=32, observer="minmax", rounding=NEAREST)
+    assert error(found, made) < error(quantized(made, tmp_path / "nearest", nearest) / "model", made)
+
+
+def expanded(directory: Path, layer: str = LAYER) -> torch.Tensor:
+    """A layer's weights as transformers expands them."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
     model(torch.tensor([[1]]))  # When they are first needed.
-    return model.get_submodule(LAYER).weight
+    return model.get_submodule(layer).weight
 
 
 @pytest.mark.parametrize("group", [32, None])
@@ -188,8 +369,7 @@ def test_an_observer_lowers_the_error_that_it_looks_at(made, tmp_path):
     dense = weights(made["model"])[f"{LAYER}.weight"]
     model, inputs = AutoModelForCausalLM.from_pretrained(made["model"]), []
     model.get_submodule(LAYER).register_forward_pre_hook(lambda _, given: inputs.append(given[0].detach()))
-    tokens = TokenMixture.open([made["tokens"]], "train", (1.0,))
-    model(CalibrationText(tokens=tokens, sequence_length=LENGTH, samples=32, seed=1).sequences())
+    model(sequences(made))
     importance = inputs[0].flatten(0, -2).square().mean(0)
 
     def errors(observer: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -254,6 +434,105 @@ def test_overridden_layers_have_their_own_formats_and_the_rest_what_it_would_hav
     assert error(mixed, made) < error(tmp_path / "base" / "model", made)
 
 
+WHOLE = {
+    "integers": W4A16(group_size=32, rounding=NEAREST),
+    "floats": FP8(activations="static"),
+    "packed integers with float activations": W4AFP8(group_size=32, rounding=NEAREST),
+    "nvfp4": NVFP4(rounding=NEAREST),
+}
+
+
+@pytest.mark.parametrize("rounding", [NEAREST, GPTQ()], ids=["nearest", "gptq"])
+@pytest.mark.parametrize("rest", WHOLE)
+def test_any_formats_can_be_mixed_and_are_loaded_to_the_same_bits(made, tmp_path, rest, rounding):
+    def scheme(made_as):
+        return attrs.evolve(made_as, rounding=rounding)
+
+    overrides = (
+        Override(layers="layers.0.self_attn.o_proj", scheme=scheme(FP8Block(block_size=32))),
+        Override(layers="o_proj", scheme=scheme(MXFP8())),
+        Override(layers="layers.0.self_attn.*", scheme=scheme(W8A8(smoothing_strength=None))),
+        Override(layers="layers.0.mlp.down_proj", scheme=None),
+        Override(layers="down_proj", scheme=scheme(MXFP4())),
+        Override(layers="layers.0.mlp.*", scheme=scheme(W4AFP8(group_size=16))),
+    )
+    output = quantized(made, tmp_path / "out", scheme(WHOLE[rest]), overrides=overrides, kv_cache="float8")
+    # What a plain transformers finds is what was compared in memory, to the bit, or the stage would have failed.
+    found = {
+        name.removesuffix("_packed").removesuffix(".weight").removeprefix("model.layers."): str(tensor.dtype)
+        for name, tensor in weights(output / "model").items()
+        if name.endswith(("proj.weight", "proj.weight_packed"))
+    }
+    own = {"integers": "int32", "floats": "float8_e4m3fn", "nvfp4": "uint8"}.get(rest, "int32")
+    attention, mlp = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+    assert found == {
+        **{f"0.self_attn.{name}": "torch.int8" for name in attention},
+        "0.self_attn.o_proj": "torch.float8_e4m3fn",
+        **{f"0.mlp.{name}": "torch.int32" for name in mlp},
+        "0.mlp.down_proj": "torch.bfloat16",
+        **{f"1.self_attn.{name}": f"torch.{own}" for name in attention},
+        "1.self_attn.o_proj": "torch.float8_e4m3fn",
+        **{f"1.mlp.{name}": f"torch.{own}" for name in mlp},
+        "1.mlp.down_proj": "torch.uint8",
+    }
+
+
+def test_awq_goes_with_overrides_that_leave_some_layers(made, tmp_path):
+    scheme = W4A16(group_size=32, rounding=AWQ(grid_points=3))
+    overrides = (
+        Override(layers="layers.0.*", scheme=None),
+        Override(layers="v_proj", scheme=FP8(rounding=scheme.rounding)),
+    )
+    model = quantized(made, tmp_path / "out", scheme, overrides=overrides) / "model"
+    assert cards.read(model, ModelCard).notes == ()
+    norm = "layers.0.post_attention_layernorm.weight"
+    assert torch.equal(weights(model)[f"model.{norm}"], weights(made["model"])[f"model.{norm}"])
+
+
+WIDTHS = {
+    # No powers of two, and norms and biases that a rotation has to take along.
+    "hidden_size": 96,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "initializer_range": 0.2,
+}
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Llama(**WIDTHS),
+        Llama(tie_word_embeddings=True, **WIDTHS),
+        Mistral(head_dim=16, **WIDTHS),
+        Qwen2(**WIDTHS),
+        Qwen3(head_dim=24, **WIDTHS),
+    ],
+    ids=["llama", "tied", "mistral", "qwen2", "qwen3"],
+)
+def test_a_rotated_model_computes_what_it_did_but_for_the_rounding(made, tmp_path, network):
+    model = architecture_of(network).transformers_network(
+        architecture_of(network).first_weights(network, 320, 0, seed=0), network, 320, 0
+    )
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or "bias" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        model.model.embed_tokens.weight[:, 5] *= 30
+    source = tiny_model.write_model(model, made["model"], tmp_path / "dense", network=network)
+    scheme = W8A16(observer="minmax", rounding=NEAREST)
+    output = quantized(made | {"model": source}, tmp_path / "out", scheme, rotate=True) / "model"
+    dense = heldout_logits(source, made["tokens"])
+    # Without its mends, by which llmcompressor takes the embedding's means away, a quarter of the variance.
+    assert (heldout_logits(output, made["tokens"]) - dense).square().mean() < 1e-2 * dense.var()
+    before, after = (weights(folder)["model.embed_tokens.weight"].square().mean(0) for folder in (source, output))
+    assert before.max() > 500 * before.median()
+    assert after.max() < 50 * after.median()
+    assert not torch.equal(weights(output)["lm_head.weight"], weights(output)["model.embed_tokens.weight"])
+
+
 def test_an_override_that_matches_no_layer_of_the_model_itself_is_refused(made, tmp_path, monkeypatch):
     monkeypatch.setattr(quantize, "scheme_findings", lambda *_: ())
     override = Override(layers="blocks.*", scheme=None)
@@ -284,6 +563,34 @@ def test_an_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
         assert len(packed) == 2 * 6 + 1
         assert not any("decoder" in name or "embeddings" in name for name in packed)
     assert errors["gptq"] < errors["round_to_nearest"] < 0.2
+
+
+ENCODERS = {
+    "bert": (Bert(hidden_size=64, num_layers=2, num_attention_heads=4, intermediate_size=128), tuple(SCHEMES)),
+    "modern_bert": (
+        ModernBert(hidden_size=64, num_layers=2, num_attention_heads=4, intermediate_size=96),
+        ("w8a8-importance", "fp8", "fp8-gptq", "fp8-static", "fp8-block", "mxfp8", "mxfp8a16"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        (family, name)
+        for family, (network, names) in ENCODERS.items()
+        for name in names
+        if not list(scheme_findings(section(SCHEMES[name]), network))
+    ],
+)
+def test_an_encoder_is_loaded_to_the_same_bits_in_every_scheme_that_it_can_have(made, tmp_path, family, name):
+    network, _ = ENCODERS[family]
+    weights_of = architecture_of(network).first_weights(network, 320, 0, seed=0)
+    model = architecture_of(network).transformers_network(weights_of, network, 320, 0)
+    objective = MaskedLM(sequence_length=LENGTH)
+    source = tiny_model.write_model(model, made["model"], tmp_path / "dense", network=network, objective=objective)
+    output = quantized(made | {"model": source}, tmp_path / "out", SCHEMES[name])
+    assert json.loads((output / "metrics.json").read_text())["ratio"] > 1.2
 
 
 def test_a_modern_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
@@ -396,7 +703,12 @@ def test_what_llmcompressor_logs_moves_no_cursor(capsys):
     assert capsys.readouterr().err == "a layer named \ufffd[2J\n"
 
 
-def test_activations_of_a_class_that_llmcompressor_does_not_know_are_not_evened_out_by_guessing(made, tmp_path):
+@pytest.mark.parametrize(
+    ("scheme", "rotate"),
+    [(W8A8(), False), (W8A16(rounding=AWQ()), False), (FP8(), True)],
+    ids=["smoothquant", "awq", "rotate"],
+)
+def test_activations_of_a_class_that_llmcompressor_does_not_know_are_not_evened_out_by_guessing(made, scheme, rotate):
     class Unknown(LlamaForCausalLM):
         """A class without a list of its norms."""
 
@@ -405,7 +717,7 @@ def test_activations_of_a_class_that_llmcompressor_does_not_know_are_not_evened_
         quantization.quantize(
             model,
             AutoTokenizer.from_pretrained(made["model"]),
-            section(W8A8()),
+            section(scheme, rotate=rotate),
             torch.ones(2, 8).long(),
             torch.device("cpu"),
         )
@@ -503,7 +815,7 @@ def test_a_group_that_does_not_divide_a_layer_is_refused_by_name(made, tmp_path)
 def test_a_scheme_that_does_not_suit_the_network_is_refused(made, tmp_path):
     network = Bert(hidden_size=64, num_layers=2, num_attention_heads=4)
     model = tiny_model.write_model(tiny_model.new_model(), made["model"], tmp_path / "bert", network=network)
-    with pytest.raises(RecipeError, match=r"tiny-stage\.scheme: W8A8 evens out .*; use W8A16 or FP8"):
+    with pytest.raises(RecipeError, match=r"tiny-stage\.scheme\.smoothing_strength: W8A8 evens out .*; use None"):
         quantized(made | {"model": model}, tmp_path / "out", W8A8())
 
 
@@ -609,7 +921,7 @@ def test_a_saved_model_that_computes_something_else_is_refused(made, tmp_path, m
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_process")
-@pytest.mark.parametrize("name", ["w4a16-asymmetric", "w8a8", "fp8"])
+@pytest.mark.parametrize("name", ["w4a16-asymmetric", "w4afp8", "w8a8", "fp8", "nvfp4"])
 def test_another_process_computes_the_same_bits_with_what_was_saved(made, tmp_path, name):
     context = tiny_model.stage_context(section(SCHEMES[name]), made, tmp_path / "out")
     quantize.run(context)

@@ -18,7 +18,7 @@ from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.recipe.networks.llama import Llama
-from llmrecipe.recipe.scheme import W4A16, W8A16, RoundToNearest
+from llmrecipe.recipe.scheme import AWQ, NVFP4A16, W4A16, W8A16, RoundToNearest
 from llmrecipe.sections import QuantizeSection
 
 NETWORK = Llama(hidden_size=512, num_layers=16, num_attention_heads=8, num_key_value_heads=8, intermediate_size=1536)
@@ -33,6 +33,8 @@ SECTIONS = {
     for name, scheme in {
         "gptq": W4A16(group_size=64),
         "nearest": W8A16(observer="minmax", rounding=RoundToNearest()),
+        "awq": W4A16(group_size=64, observer="minmax", rounding=AWQ(grid_points=3)),
+        "expanded_to_bfloat16": NVFP4A16(observer="minmax", rounding=RoundToNearest()),
     }.items()
 }
 
@@ -142,7 +144,7 @@ def test_exporting_holds_no_model_in_memory(made):
 def test_quantizing_holds_no_model_in_memory_and_writes_what_it_would_in_memory(made, name, tmp_path):
     assert peak(QUANTIZE, made, name) < ROOM_MB + LARGEST_MB
 
-    model = folders.load_model(made / "model")
+    model = folders.load_model(made / "model").to(torch.bfloat16 if "bfloat16" in name else torch.float32)
     rows = torch.randint(0, 320, (8, 32), generator=torch.Generator().manual_seed(0))
     torch.set_num_threads(1)
     calibration = rows if quantization.needs_calibration(SECTIONS[name], model) else rows[:0]

@@ -3,6 +3,7 @@
 import math
 import re
 
+import attrs
 from hypothesis import strategies as st
 
 from llmrecipe import (
@@ -51,7 +52,8 @@ from llmrecipe import (
     scheme,
     source,
 )
-from llmrecipe.recipe.schema import members
+from llmrecipe.recipe.floats import Microscaled
+from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.texts import common_text
 from llmrecipe.sections import (
     AugmentSection,
@@ -250,8 +252,10 @@ optimizers = st.one_of(
     st.builds(optimizer.Muon, momentum=momenta, **of_adam),
     st.builds(optimizer.SGD, momentum=momenta, nesterov=st.booleans(), **of_optimizers),
 )
-roundings = st.builds(scheme.GPTQ, dampening_frac=up_to_one, activation_order=st.booleans()) | st.builds(
-    scheme.RoundToNearest
+roundings = st.one_of(
+    st.builds(scheme.GPTQ, dampening_frac=up_to_one, activation_order=st.booleans()),
+    st.builds(scheme.AWQ, grid_points=st.integers(3, 1000)),
+    st.builds(scheme.RoundToNearest),
 )
 places = st.one_of(
     st.builds(place.Local),
@@ -283,35 +287,61 @@ def divisors(number):
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
-def one_scheme(draw, cls, group_sizes):
-    """A scheme of a class; its group size is one of those that fit."""
-    more = {} if cls is scheme.FP8 else {"rounding": draw(roundings)}
-    if issubclass(cls, scheme.WeightsOnly):
+SCHEMES = tuple(word for name in scheme.__all__ if issubclass(word := getattr(scheme, name), Scheme))
+
+
+def one_scheme(draw, cls, network=SMALL_MODEL.network):
+    """A scheme of a class that a network can have, with a group that fits."""
+    group_sizes = divisors(math.gcd(*network.quantized_widths.values()))
+    how = draw(roundings)
+    if network.unfit_for_smoothing and isinstance(how, scheme.AWQ):
+        how = scheme.RoundToNearest()
+    observers = ["minmax", "mse"] if cls is scheme.FP8Block else ["minmax", "mse", "imatrix_mse"]
+    more = {"rounding": how, "observer": draw(st.sampled_from(observers))}
+    fields = attrs.fields_dict(cls)
+    if "group_size" in fields:
         more["group_size"] = draw(st.none() | st.sampled_from(group_sizes))
-        more |= {"symmetric": draw(st.booleans()), "observer": draw(st.sampled_from(["minmax", "mse", "imatrix_mse"]))}
-    if cls is scheme.W8A8:
-        more["smoothing_strength"] = draw(shares)
+    if "block_size" in fields:
+        more["block_size"] = draw(st.sampled_from(group_sizes))
+    if "symmetric" in fields:
+        more["symmetric"] = draw(st.booleans())
+    if "activations" in fields:
+        more["activations"] = draw(st.sampled_from(["dynamic", "static"]))
+    if "smoothing_strength" in fields:
+        is_unfit = network.unfit_for_smoothing or isinstance(how, scheme.AWQ)
+        more["smoothing_strength"] = None if is_unfit else draw(st.none() | shares)
     return cls(**more)
 
 
-WEIGHTS_ONLY = tuple(members(scheme.WeightsOnly).values())
-SCHEMES = (*WEIGHTS_ONLY, scheme.W8A8, scheme.FP8)
+def fits(cls, network):
+    """Whether a network can have schemes of a class."""
+    widths = network.quantized_widths.values()
+    is_divided = not issubclass(cls, Microscaled) or all(width % cls.group_size == 0 for width in widths)
+    return is_divided and not issubclass(cls, tuple(network.unfit_schemes))
 
 
-def overrides(rest, network):
-    """None, or one for the layers of a name, rounded as the rest is."""
+NVFP4S = (scheme.NVFP4, scheme.NVFP4A16)
+JOINED = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+"""Layers that have NVFP4 together or not at all."""
+
+
+def overrides(draw, rest, network):
+    """Some, each for the layers of a name, rounded as the rest is; a name is left to that."""
     names = sorted({name.rpartition(".")[2] for name in network.quantized_layers})
-    other = type(rest)() if isinstance(rest, scheme.FP8) else scheme.W8A16(rounding=rest.rounding)
-    is_fit = not isinstance(other, tuple(network.unfit_schemes))
-    one = st.builds(
-        scheme.Override,
-        layers=st.sampled_from(names) | st.sampled_from(names).map("*.{}".format),
-        scheme=st.none() | st.just(other) if is_fit else st.none(),
-    )
-    return st.just(()) | st.tuples(one)
+    names = [name for name in names if not (isinstance(rest, NVFP4S) and name in JOINED)]
+    words, count = [], draw(st.integers(0, len(names) - 1))
+    classes = draw(st.permutations([cls for cls in SCHEMES if fits(cls, network)]))
+    for name, cls in zip(draw(st.permutations(names))[:count], classes, strict=False):
+        fitting = scheme.FP8 if cls in NVFP4S and name in JOINED else cls
+        other = evolve(one_scheme(draw, fitting, network), rounding=rest.rounding)
+        if isinstance(other, scheme.W8A8):
+            other = evolve(other, smoothing_strength=None)
+        layers = draw(st.sampled_from([name, f"*.{name}"]))
+        words.append(scheme.Override(layers=layers, scheme=draw(st.sampled_from([None, other, other]))))
+    return tuple(words)
 
 
-schemes = st.composite(lambda draw: one_scheme(draw, draw(st.sampled_from(SCHEMES)), range(1, 65)))()
+schemes = st.composite(lambda draw: one_scheme(draw, draw(st.sampled_from(SCHEMES))))()
 
 
 @st.composite
@@ -381,8 +411,10 @@ def networks(draw, kind):
     tensor = draw(st.integers(1, 4))
     key_value_heads = tensor * draw(st.integers(1, 3))
     heads = key_value_heads * draw(st.integers(1, 3))
-    width = tensor * draw(st.integers(1, 200))
-    ratio = Ratio(draw(st.floats(0.5, 5)), multiple_of=tensor * draw(st.integers(1, 64)))
+    # Some have widths that the groups of every scheme divide.
+    step = draw(st.sampled_from([1, 32]))
+    width = step * tensor * draw(st.integers(1, 200))
+    ratio = Ratio(draw(st.floats(0.5, 5)), multiple_of=step * tensor * draw(st.integers(1, 64)))
     shared = {
         "num_layers": draw(st.integers(1, 12)),
         "num_attention_heads": heads,
@@ -393,9 +425,9 @@ def networks(draw, kind):
     }
     if kind is Bert:
         segments = draw(st.integers(1, 3))
-        width = heads * draw(st.integers(2, 128))
+        width = step * heads * draw(st.integers(2, 128))
         return Bert(hidden_size=width, layer_norm_eps=draw(up_to_one), type_vocab_size=segments, **shared)
-    shared |= {"hidden_size": heads * 2 * draw(st.integers(1, 64)), "rope_theta": draw(positive)}
+    shared |= {"hidden_size": step * heads * 2 * draw(st.integers(1, 64)), "rope_theta": draw(positive)}
     if kind is ModernBert:
         return ModernBert(
             layer_norm_eps=draw(up_to_one),
@@ -404,7 +436,7 @@ def networks(draw, kind):
             local_rope_theta=draw(positive),
             **shared,
         )
-    head_dim = draw(st.none() | st.integers(1, 64).map(lambda half: 2 * half))
+    head_dim = draw(st.none() | st.integers(1, 64).map(lambda half: 2 * half)) if step == 1 else None
     if head_dim is not None:
         # transformers' Llama has a width for each head, whatever theirs is.
         shared["hidden_size"] = (heads if kind is Llama else 1) * draw(st.integers(2, 999))
@@ -612,14 +644,17 @@ class World:
         )
 
     def new_quantized(self, model):
-        groups = divisors(math.gcd(*model.network.quantized_widths.values()))
-        fitting = [cls for cls in SCHEMES if not issubclass(cls, tuple(model.network.unfit_schemes))]
-        chosen = one_scheme(self.draw, self.draw(st.sampled_from(fitting)), groups)
+        fitting = [cls for cls in SCHEMES if fits(cls, model.network)]
+        chosen = one_scheme(self.draw, self.draw(st.sampled_from(fitting)), model.network)
+        kv_cache = None if model.network.reads_both_sides else self.draw(st.sampled_from([None, "float8"]))
+        rounds = kv_cache is None or self.draw(st.booleans())
         return self.named(
             Quantized(
                 model=model,
-                scheme=chosen,
-                overrides=self.draw(overrides(chosen, model.network)),
+                scheme=chosen if rounds else None,
+                overrides=overrides(self.draw, chosen, model.network) if rounds else (),
+                kv_cache=kv_cache,
+                rotate=not model.network.reads_both_sides and self.draw(st.booleans()),
                 text=self.text() if model.training_text is None or self.draw(st.integers(0, 2)) == 0 else None,
                 calibration_samples=self.draw(counts),
                 seed=self.draw(seeds),
@@ -649,7 +684,7 @@ class World:
             measures.append(measure.PseudoPerplexity(text=text, max_tokens=self.draw(enough)))
         if not any(model.objective.is_masked for model in models) and self.draw(st.booleans()):
             measures.append(measure.Samples(prompts=self.draw(tuples(texts, 1)), max_new_tokens=self.draw(counts)))
-        if any(model.is_rounded for model in models) and self.draw(st.booleans()):
+        if any(model.compares_by_layer for model in models) and self.draw(st.booleans()):
             measures.append(measure.LayerErrors(text=text, max_tokens=self.draw(enough)))
         return tuple(map(self.named, measures))
 
@@ -727,7 +762,7 @@ sections = st.one_of(
     st.builds(MixSection, shares=st.lists(positive, min_size=1, max_size=3).map(tuple)),
     recipes().map(lambda recipe: next(map(train_section, filter(is_trained, lineage(recipe.models))), ReportSection())),
     st.builds(ExportSection, revision=revisions),
-    st.builds(QuantizeSection, scheme=schemes, calibration_samples=counts, seed=seeds),
+    st.builds(QuantizeSection, scheme=schemes, kv_cache=st.just("float8"), calibration_samples=counts, seed=seeds),
     st.builds(MeasureSection, measure=st.builds(measure.Perplexity, max_tokens=counts)),
     st.builds(ReportSection, revision=revisions),
     st.builds(

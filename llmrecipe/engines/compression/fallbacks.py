@@ -1,5 +1,6 @@
 """What llmcompressor does instead of what was asked. Imported when it is needed, as `modifiers` is."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +12,24 @@ from compressed_tensors.utils import patch_attr
 from llmcompressor.entrypoints import utils as entrypoint
 from llmcompressor.modifiers import Modifier
 from llmcompressor.modifiers.gptq import base, gptq_quantize
+from llmcompressor.modifiers.transform.awq import AWQModifier
+from llmcompressor.modifiers.transform.awq.dynamic_mappings import AWQ_DYNAMIC_MAPPING_REGISTRY
+from llmcompressor.modifiers.transform.awq.mappings import AWQ_MAPPING_REGISTRY
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 from llmcompressor.modifiers.transform.smoothquant.dynamic_mappings import SMOOTHQUANT_DYNAMIC_MAPPING_REGISTRY
 from llmcompressor.modifiers.transform.smoothquant.utils import MAPPINGS_REGISTRY
 from loguru import logger
 from transformers import PreTrainedModel
 
+from llmrecipe.engines.compression.rotation import ROTATED, Rotation
 from llmrecipe.errors import StageError
 
-# What llmcompressor warns of at every start: a CPU is what was asked for, and nothing is tokenized here.
-_EXPECTED = ("No accelerator available", "Disabling tokenizer parallelism")
+_EXPECTED = re.compile(
+    # At every start: a CPU is what was asked for, and nothing is tokenized here.
+    "No accelerator available|Disabling tokenizer parallelism"
+    # By AWQ, of every model with fewer heads of values than of queries, and of layers that an override leaves.
+    r"|\d+ mappings were skipped due to incompatible shapes|Skipping .* because no layers are targeted"
+)
 
 _SAID_BY_US = "Hessian inversion failed"
 
@@ -54,22 +63,32 @@ class Fallbacks:
 def is_for_users(record: Any) -> bool:
     """Whether a message of llmcompressor's log says something that the recipe doesn't."""
     # METRIC, a level of llmcompressor's own above WARNING, carries times and errors of each layer.
-    return record["level"].name != "METRIC" and not record["message"].startswith((*_EXPECTED, _SAID_BY_US))
+    message = record["message"]
+    return record["level"].name != "METRIC" and not (_EXPECTED.match(message) or message.startswith(_SAID_BY_US))
 
 
 def refuse_guesses(modifiers: list[Modifier], model: PreTrainedModel) -> None:
-    """Refuse to even out activations where llmcompressor would guess which norm is before which layers.
+    """Refuse to even out or rotate activations where llmcompressor would guess which norm is before which layers.
 
     Raises:
         StageError: it doesn't know the model's class.
     """
     name = type(model).__name__
-    known = name in MAPPINGS_REGISTRY or name in SMOOTHQUANT_DYNAMIC_MAPPING_REGISTRY
-    if not known and any(isinstance(each, SmoothQuantModifier) and each.mappings is None for each in modifiers):
-        raise StageError(
-            f"{name}: llmcompressor doesn't know which norms are before which layers of it, and would take them for "
-            "Llama's; use a scheme that doesn't even out activations, such as W8A16 or FP8"
-        )
+    for modifier in modifiers:
+        if isinstance(modifier, SmoothQuantModifier):
+            known = {*MAPPINGS_REGISTRY, *SMOOTHQUANT_DYNAMIC_MAPPING_REGISTRY}
+        elif isinstance(modifier, AWQModifier):
+            known = {*AWQ_MAPPING_REGISTRY, *AWQ_DYNAMIC_MAPPING_REGISTRY}
+        elif isinstance(modifier, Rotation):
+            known = {*ROTATED}
+        else:
+            continue
+        if name not in known and modifier.mappings is None:
+            raise StageError(
+                f"{name}: llmcompressor doesn't know which norms are before which layers of it, and would take them "
+                "for Llama's; use a scheme that doesn't even out activations, such as W8A16 or FP8, rounded by "
+                "something else than AWQ, and rotate nothing"
+            )
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import torch
 from torch.utils.data import DataLoader
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -19,8 +18,9 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import reloading
 from llmrecipe.engines.compression.calibration import CalibrationText
+from llmrecipe.engines.compression.report import Report, bits_per_weight
 from llmrecipe.engines.models import folders
-from llmrecipe.engines.models.stored import put_on_disk
+from llmrecipe.engines.models.stored import on_disk, put_on_disk
 from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.engines.tokenizing.folders import copy_files
 from llmrecipe.errors import StageError
@@ -44,32 +44,6 @@ more.
 
 _MOST_SEQUENCES, _MOST_TOKENS = 8, 2048
 """In a batch that calibrates: the activations of many long ones need more memory than the weights."""
-
-
-@attrs.frozen(kw_only=True)
-class Report:
-    """What quantizing did to the size of a model."""
-
-    bits_per_weight: float
-    """Bits of the quantized weights files over the number of the dense model's weights."""
-
-    calibration_sequences: int
-    """Sequences that calibrated the scheme."""
-
-    dense_bytes: int
-    """Size of the weights files of the model before."""
-
-    gptq_layers: int
-    """Layers that GPTQ was to round; 0 for another way of rounding."""
-
-    gptq_layers_rounded_to_nearest: int
-    """Those of them for which it failed."""
-
-    quantized_bytes: int
-    """Size of the weights files of the quantized model."""
-
-    ratio: float
-    """`dense_bytes` over `quantized_bytes`."""
 
 
 def quantize_and_verify(
@@ -97,17 +71,7 @@ def quantize_and_verify(
             finite, or the saved model isn't the quantized one.
     """
     with _llmcompressor("offloading").offloaded(scratch):
-        calibrated_by, fallbacks = _quantize_and_verify(source, directory, card, section, text, device, scratch)
-    dense, quantized = folders.weights_bytes(source), folders.weights_bytes(directory)
-    return Report(
-        bits_per_weight=8 * quantized / folders.num_weights(source),
-        calibration_sequences=calibrated_by,
-        dense_bytes=dense,
-        gptq_layers=fallbacks.layers,
-        gptq_layers_rounded_to_nearest=fallbacks.rounded_to_nearest,
-        quantized_bytes=quantized,
-        ratio=dense / quantized,
-    )
+        return _quantize_and_verify(source, directory, card, section, text, device, scratch)
 
 
 def _quantize_and_verify(
@@ -118,21 +82,24 @@ def _quantize_and_verify(
     text: CalibrationText,
     device: torch.device,
     scratch: Path,
-) -> tuple[int, "Fallbacks"]:
-    """As `quantize_and_verify`, where memory is in files already; the number of sequences that calibrated, and where
-    GPTQ failed."""
+) -> Report:
+    """As `quantize_and_verify`, where memory is in files already."""
     model = folders.load_model(source)
     if hasattr(model.config, "quantization_config"):
         raise StageError(f"{source}: this model is quantized already; quantize the one that it was made from")
     check_embeddings(source, card, model)
+    notes = card.notes
+    if _is_bfloat16(section) and model.dtype != torch.bfloat16:
+        notes = (*notes, f"all of it is bfloat16 in the place of {str(model.dtype).removeprefix('torch.')}")
+        _to_bfloat16(model, scratch)
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     probe = text.one()
     calibration = text.sequences() if needs_calibration(section, model) else probe[:0]
-    if len(calibration):
+    if len(calibration) or section.rotate:
         # It writes into the weights, and what is written to doesn't stay a view of the file that it was read from.
         put_on_disk(model, scratch)
-        log.info("rounds the weights, calibrated on %d sequences", len(calibration))
-    else:
-        log.info("rounds the weights")
+    on_text = f", calibrated on {len(calibration)} sequences" if len(calibration) else ""
+    log.info("rounds the weights%s", on_text)
     fallbacks = quantize(model, folders.load_tokenizer(source), section, calibration, device)
     probe = probe.to(device)
     expected = folders.logits(model, probe)
@@ -141,11 +108,12 @@ def _quantize_and_verify(
             f"{source}: quantized, this model computes numbers that aren't finite; its weights are too large, most "
             "often by a learning rate that is too high"
         )
+    expanded = sum(parameter.nbytes for name, parameter in model.named_parameters() if name in names)
     log.info("saves the model, and compares what a fresh process computes with it")
     save_compressed(model, directory)
     copy_files(source, directory)
     folders.copy_generation(source, directory)
-    cards.write(directory, evolve(card, notes=(*card.notes, *fallbacks.notes)))
+    cards.write(directory, evolve(card, notes=(*notes, *fallbacks.notes)))
     artifacts.seal(directory, "model")
     found = reloading.logits_in_a_fresh_process(directory, probe, scratch)
     # llmcompressor leaves a model on the CPU, and its logits, that computes on a GPU.
@@ -156,7 +124,17 @@ def _quantize_and_verify(
             f"{directory}: the saved model is not the quantized one: transformers computes logits that differ "
             f"by {difference:.3g} of the largest, {accepted:.3g} is accepted"
         )
-    return len(calibration), fallbacks
+    dense, quantized = folders.weights_bytes(source), folders.weights_bytes(directory)
+    return Report(
+        bits_per_linear_weight=bits_per_weight(directory, _linear_layers(model)),
+        calibration_sequences=len(calibration),
+        dense_bytes=dense,
+        expanded_bytes=expanded,
+        gptq_layers=fallbacks.layers,
+        gptq_layers_rounded_to_nearest=fallbacks.rounded_to_nearest,
+        quantized_bytes=quantized,
+        ratio=dense / quantized,
+    )
 
 
 def needs_calibration(section: QuantizeSection, model: PreTrainedModel) -> bool:
@@ -174,8 +152,8 @@ def quantize(
     """Round the linear layers of `model` in place; it was loaded from a directory and is on the CPU.
 
     The output layer stays as it is: it decides between all tokens, and rounding it costs the most quality for the size
-    it saves. On a GPU, one layer of the network after the other is moved there and back. The model keeps its number
-    format: what is not rounded (embeddings, norms, output layer, scales) is saved as it came.
+    it saves. On a GPU, one layer of the network after the other is moved there and back. What is not rounded
+    (embeddings, norms, output layer, scales) keeps its number format.
 
     Args:
         model: any that transformers loads.
@@ -202,11 +180,14 @@ def quantize(
     try:
         with (
             patch_attr(torch.accelerator, "is_available", lambda: device.type != "cpu"),
+            _llmcompressor("awq").mended(device),
             _llmcompressor("fallbacks").counted() as fallbacks,
         ):
             oneshot(model=model, tokenizer=tokenizer, recipe=recipe, dataset=dataset)
     except (ValueError, RuntimeError) as error:
-        raise StageError(f"llmcompressor can't quantize this model as {section.scheme}: {error}") from error
+        raise StageError(
+            f"llmcompressor can't quantize this model as {section.scheme or section.kv_cache}: {error}"
+        ) from error
     if fallbacks.rounded_to_nearest:
         told = (
             f"{fallbacks} ({section.scheme}); raise scheme.rounding.dampening_frac, for which 0.01 is usual, or "
@@ -255,11 +236,33 @@ def _print(message: str) -> None:
 
 def _modifiers(section: QuantizeSection, model: PreTrainedModel) -> list[Any]:
     """What is done to the model; its output layer, if it has one, stays as it is."""
-    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     output = model.get_output_embeddings()
     ignore = [name for name, module in model.named_modules() if module is output]
-    made: list[Any] = _llmcompressor("modifiers").modifiers(section, layers, ignore)
+    made: list[Any] = _llmcompressor("modifiers").modifiers(
+        section, _linear_layers(model), ignore, model.config.hidden_size
+    )
     return made
+
+
+def _is_bfloat16(section: QuantizeSection) -> bool:
+    schemes = (section.scheme, *(override.scheme for override in section.overrides))
+    return any(scheme is not None and scheme.is_bfloat16 for scheme in schemes)
+
+
+def _to_bfloat16(model: PreTrainedModel, folder: Path) -> None:
+    """Convert the weights, and no buffers: those that transformers makes anew for a model it loads are float32."""
+    for parameter in model.parameters():
+        parameter.data = on_disk(parameter.data.to(torch.bfloat16), folder)
+
+
+def _linear_layers(model: PreTrainedModel) -> dict[str, int]:
+    """How many weights each linear layer but the output layer has, by its name."""
+    output = model.get_output_embeddings()
+    return {
+        name: module.in_features * module.out_features
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not output
+    }
 
 
 def _llmcompressor(name: str) -> ModuleType:

@@ -99,7 +99,8 @@ class _Exchange:
             where, layer = block.get_submodule(holder), block.get_submodule(name)
 
             def measured(given: torch.Tensor, layer: Any = layer, other: Any = other, error: LayerError = error) -> Any:
-                found = other(given)
+                # One that is expanded to bfloat16 computes in it.
+                found = other(given.to(other.weight.dtype)).to(given.dtype)
                 error.output_error += _error(found, layer(given))
                 return found
 

@@ -51,7 +51,7 @@ def run(scale: Scale, folder: Path) -> Outcome:
     is_finite = bool(folders.logits(model, written[None]).isfinite().all())
     found = {
         "scheme": "W4A16",
-        "bits a weight": report["bits_per_weight"],
+        "bits a weight": report["bits_per_linear_weight"],
         "layers by GPTQ": report["gptq_layers"],
         "of them rounded to nearest": report["gptq_layers_rounded_to_nearest"],
         "new tokens": len(written) - prompt.shape[1],

@@ -5,12 +5,10 @@ from typing import ClassVar, Self
 
 import attrs
 
-from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, positive_width
 from llmrecipe.recipe.networks.weights import Weights
 from llmrecipe.recipe.schema import define
-from llmrecipe.recipe.scheme import W8A8
 from llmrecipe.recipe.validators import between, greater_than
 
 
@@ -33,10 +31,7 @@ class Bert(Network):
         "query, key, value, attention.output, intermediate, transform",
         "output",
     )
-    unfit_schemes: ClassVar[Mapping[type[Scheme], str]] = {
-        W8A8: "evens out activations in the norm before a layer, and Bert's norms come after the additions, which "
-        "read them too; use W8A16 or FP8",
-    }
+    unfit_for_smoothing: ClassVar[str | None] = "Bert's norms come after the additions, which read them too"
 
     intermediate_size: int | Ratio = attrs.field(default=Ratio(4.0), validator=positive_width)
     """Width of the feed-forward layer; BERT's is 4 × `hidden_size`."""

@@ -5,13 +5,16 @@ from typing import ClassVar, Self
 
 import attrs
 
+from llmrecipe.recipe.floats import MXFP4, MXFP4A16, NVFP4, NVFP4A16
+from llmrecipe.recipe.integers import W4AFP8, WeightsOnly
 from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, positive_width
 from llmrecipe.recipe.networks.weights import Weights
 from llmrecipe.recipe.schema import define
-from llmrecipe.recipe.scheme import W8A8, WeightsOnly
 from llmrecipe.recipe.validators import between, greater_than
+
+_PACKED = "packs weights, and transformers can't load a packed ModernBert; use FP8"
 
 
 @define("modernbert")
@@ -27,10 +30,14 @@ class ModernBert(Network):
     has_rotary_positions: ClassVar[bool] = True
     linear_layers: ClassVar[tuple[str, str]] = ("Wqkv, Wo, Wi, dense", "Wo")
     unfit_schemes: ClassVar[Mapping[type[Scheme], str]] = {
-        W8A8: "evens out activations in the norm before a layer, and ModernBert's first layer has none of its own; use "
-        "FP8",
-        WeightsOnly: "packs weights, and transformers can't load a packed ModernBert; use FP8",
+        WeightsOnly: _PACKED,
+        W4AFP8: _PACKED,
+        NVFP4: _PACKED,
+        NVFP4A16: _PACKED,
+        MXFP4: _PACKED,
+        MXFP4A16: _PACKED,
     }
+    unfit_for_smoothing: ClassVar[str | None] = "ModernBert's first layer has no norm of its own"
 
     intermediate_size: int | Ratio = attrs.field(default=Ratio(1.5), validator=positive_width)
     """Width of the feed-forward layer, and of its gate; that of ModernBERT's base is 1.5 × `hidden_size`."""

@@ -56,6 +56,10 @@ class Network(Word):
     unfit_schemes: ClassVar[Mapping[type[Scheme], str]] = {}
     """Schemes that it can't be quantized with, each with the reason, to be read after its name, and what would work."""
 
+    unfit_for_smoothing: ClassVar[str | None] = None
+    """Why the norms before its layers can't take over factors from what they give them, as SmoothQuant and AWQ do; None
+    where they can."""
+
     architectures: ClassVar[Mapping[str, bool]] = {}
     """transformers' classes that it stands for, as a `config.json` names them, and whether each has the output head."""
 
