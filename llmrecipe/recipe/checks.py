@@ -11,6 +11,7 @@ from llmrecipe.recipe import (
     names,
     network_checks,
     objective_checks,
+    pruning_checks,
     tokenizer_checks,
     training_checks,
 )
@@ -41,6 +42,7 @@ _BOOKS = (
     objective_checks.rules,
     training_checks.rules,
     model_checks.rules,
+    pruning_checks.rules,
     measure_checks.rules,
 )
 

@@ -160,6 +160,11 @@ class Model(Word):
     """Whether its weights are rounded to few values, and so can be neither trained nor rounded again."""
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether some of its weights were made zero, and have to stay so."""
+        return False
+
+    @property
     @abstractmethod
     def name(self) -> str:
         """Its name in stage names and folders; all models share one namespace."""
@@ -198,6 +203,22 @@ class Scheme(Word):
 @kind
 class Rounding(Word):
     """How weights are rounded."""
+
+
+@kind
+class Pruning(Word):
+    """What of a model is left out, and how that is chosen."""
+
+    reads_text: ClassVar[bool] = True
+    """Whether it is chosen by what the model computes of a text."""
+
+    is_sparse: ClassVar[bool] = False
+    """Whether weights become zero, and stay where they are."""
+
+    @property
+    @abstractmethod
+    def suffix(self) -> str:
+        """What is added to a model's name for that of the pruned one: `sparse50`."""
 
 
 @kind

@@ -4,7 +4,7 @@ import re
 
 from llmrecipe.recipe.kinds import Model
 from llmrecipe.recipe.measure import TAKEN, Measure, Perplexity, Samples
-from llmrecipe.recipe.model import Quantized
+from llmrecipe.recipe.model import Calibrated
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields, Findings, Rules
 from llmrecipe.recipe.texts import common_text
@@ -14,7 +14,19 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 
 LONGEST_NAME = 50
 
-STAGES = ("import", "prepare", "augment", "tokenizer", "tokenize", "mix", "train", "export", "quantize", "report")
+STAGES = (
+    "import",
+    "prepare",
+    "augment",
+    "tokenizer",
+    "tokenize",
+    "mix",
+    "train",
+    "export",
+    "quantize",
+    "prune",
+    "report",
+)
 """Kinds of stages, by which no measure can be called."""
 
 rules = Rules()
@@ -52,9 +64,9 @@ def findings(recipe: Recipe, fields: Fields) -> Findings:
     if {"models", "measures"} & set(fields.wrong(recipe)):
         return
     models, measures = recipe.models, recipe.measures
-    quantized = [model for model in models if isinstance(model, Quantized)]
-    if quantized and not any(isinstance(measure, Perplexity) for measure in measures):
-        yield "measures", "holds no Perplexity, which says how much of a model quantization keeps; add Perplexity()"
+    compressed = [model for model in models if isinstance(model, Calibrated)]
+    if compressed and not any(isinstance(measure, Perplexity) for measure in measures):
+        yield "measures", "holds no Perplexity, which says how much of a model compression keeps; add Perplexity()"
     known: dict[str, str] = {}
     taught = [model for model in models if fields.has(model, "objective")]
     for index, measure in enumerate(measures):

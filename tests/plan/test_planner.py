@@ -11,6 +11,7 @@ from llmrecipe import (
     Part,
     PretrainedModel,
     PretrainedTokenizer,
+    Pruned,
     Quantized,
     Recipe,
     Trained,
@@ -18,6 +19,7 @@ from llmrecipe import (
     clean,
     evolve,
     measure,
+    prune,
     scheme,
     source,
 )
@@ -45,10 +47,12 @@ def read_from(*sources: Source, **changes) -> dict[str, str]:
 
 
 def test_every_kind_of_stage_is_planned_with_its_own_class_of_section():
-    # Three kinds are planned only where there is something to do.
+    # Four kinds are planned only where there is something to do.
     mixed = evolve(MIXED, text__parts=(Part(corpus=evolve(WEB, augment=(augment.ShuffleSpans(),))), Part(corpus=BOOKS)))
     theirs = PretrainedModel(name="theirs", path="models/theirs")
-    stages = plan([evolve(RECIPE, models=(mixed, Quantized(model=mixed, scheme=scheme.FP8()), theirs))]).stages
+    sparse = Pruned(model=mixed, method=prune.Wanda(sparsity=0.5))
+    models = (mixed, Quantized(model=mixed, scheme=scheme.FP8()), sparse, theirs)
+    stages = plan([evolve(RECIPE, models=models)]).stages
     assert {stage.kind: type(stage.section) for stage in stages} == members(Section)
 
 

@@ -27,6 +27,7 @@ from llmrecipe import (
     Part,
     PretrainedModel,
     PretrainedTokenizer,
+    Pruned,
     Quantized,
     Qwen2,
     Qwen3,
@@ -45,6 +46,7 @@ from llmrecipe import (
     measure,
     optimizer,
     place,
+    prune,
     schedule,
     scheme,
     source,
@@ -58,6 +60,7 @@ from llmrecipe.sections import (
     MeasureSection,
     MixSection,
     PrepareSection,
+    PruneSection,
     QuantizeSection,
     ReportSection,
     TokenizerSection,
@@ -309,6 +312,19 @@ def overrides(rest, network):
 
 
 schemes = st.composite(lambda draw: one_scheme(draw, draw(st.sampled_from(SCHEMES)), range(1, 65)))()
+
+
+@st.composite
+def prunings(draw, network):
+    """What can be left out of a network."""
+    sizes = [size for size in divisors(math.gcd(*network.quantized_widths.values())) if size > 1]
+    patterns = st.sampled_from(sizes).flatmap(
+        lambda of: st.builds(prune.Pattern, keep=st.integers(1, of - 1), of=st.just(of))
+    )
+    shares = st.floats(0, 1, exclude_min=True, exclude_max=True)
+    cls = draw(st.sampled_from([prune.Magnitude, prune.Wanda, prune.SparseGPT]))
+    more = {"dampening_frac": draw(up_to_one)} if cls is prune.SparseGPT else {}
+    return cls(sparsity=draw(shares | patterns if sizes else shares), **more)
 
 
 @st.composite
@@ -623,16 +639,32 @@ class World:
             )
         )
 
+    def new_pruned(self, model):
+        method = self.draw(prunings(model.network))
+        needs_text = method.reads_text and model.training_text is None
+        has_text = needs_text or (method.reads_text and self.draw(st.integers(0, 2)) == 0)
+        return self.named(
+            Pruned(
+                model=model,
+                method=method,
+                text=self.text() if has_text else None,
+                calibration_samples=self.draw(counts),
+                seed=self.draw(seeds),
+            )
+        )
+
     def new_model(self):
-        unrounded = [model for model in self.models if not model.is_rounded]
-        made = self.draw(st.sampled_from(["first", "theirs", "on", "on", "quantized", "quantized", "quantized"]))
+        ways = ["first", "theirs", "on", "on", "quantized", "quantized", "quantized", "pruned", "pruned"]
+        made = self.draw(st.sampled_from(ways))
+        # Zeros can't be trained, nor made again; only rounding keeps them.
+        fit = [m for m in self.models if not m.is_rounded and (made == "quantized" or not m.is_sparse)]
         if made == "theirs":
             return self.new_pretrained()
-        if not unrounded or made == "first":
+        if not fit or made == "first":
             return self.new_trained()
         # The last one, often: chains grow.
-        start = unrounded[-1] if self.draw(st.booleans()) else self.draw(st.sampled_from(unrounded))
-        return self.new_trained(start) if made == "on" else self.new_quantized(start)
+        start = fit[-1] if self.draw(st.booleans()) else self.draw(st.sampled_from(fit))
+        return {"on": self.new_trained, "quantized": self.new_quantized, "pruned": self.new_pruned}[made](start)
 
     def measures_of(self, models):
         """Measures that fit all of the models; the first is a perplexity."""
@@ -700,6 +732,7 @@ sections = st.one_of(
     recipes().map(lambda recipe: next(map(train_section, filter(is_trained, lineage(recipe.models))), ReportSection())),
     st.builds(ExportSection, revision=revisions),
     st.builds(QuantizeSection, scheme=schemes, calibration_samples=counts, seed=seeds),
+    st.builds(PruneSection, method=prunings(SMALL_MODEL.network), calibration_samples=counts, seed=seeds),
     st.builds(MeasureSection, measure=st.builds(measure.Perplexity, max_tokens=counts)),
     st.builds(ReportSection, revision=revisions),
 )

@@ -1,0 +1,93 @@
+"""Rules about what is left out of a model."""
+
+import math
+
+from llmrecipe.recipe.kinds import Model, Pruning
+from llmrecipe.recipe.model import Trained
+from llmrecipe.recipe.model_checks import calibration, unrounded
+from llmrecipe.recipe.networks.network import Network
+from llmrecipe.recipe.proposals import choice, divisors
+from llmrecipe.recipe.prune import Pattern, Sparse
+from llmrecipe.recipe.pruned import Pruned
+from llmrecipe.recipe.rules import Findings, Rules
+
+rules = Rules()
+
+_USUAL = 8
+"""The largest group that is usual."""
+
+
+@rules.add("keep", "of", of=Pattern)
+def _pattern(pattern: Pattern) -> Findings:
+    if pattern.keep >= pattern.of:
+        yield "keep", f"{pattern.keep} of {pattern.of} are all there are, so nothing is pruned; keep fewer"
+
+
+@rules.add("model", of=Pruned)
+def _quantized_before(pruned: Pruned) -> Findings:
+    model = pruned.model
+    if model.is_rounded:
+        yield (
+            "model",
+            f"{model.name} is {type(model).__name__}: pruning would undo its rounding; prune "
+            f"{unrounded(model).name}, and quantize what comes of it, which keeps the zeros",
+        )
+
+
+@rules.add("method", "network", of=Pruned)
+def _fit(pruned: Pruned) -> Findings:
+    yield from pruning_findings(pruned.method, pruned.model.network)
+
+
+def pruning_findings(method: Pruning, network: Network) -> Findings:
+    """What can't be left out of a network; paths begin with `method`."""
+    pattern = method.sparsity if isinstance(method, Sparse) else None
+    if isinstance(pattern, Pattern):
+        columns = network.quantized_widths
+        undivided = [text for text, width in columns.items() if width % pattern.of]
+        if undivided:
+            fitting = divisors(math.gcd(*columns.values()), up_to=max(pattern.of, _USUAL))[1:]
+            mend = f"use {choice(fitting)}" if fitting else f"use a share, sparsity={pattern.share:g}"
+            yield "method.sparsity.of", f"{pattern.of} does not divide {' and '.join(undivided)}; {mend}"
+
+
+@rules.add("method", "model", of=Pruned)
+def _sparser_before(pruned: Pruned) -> Findings:
+    before, method = _pruned_before(pruned.model), pruned.method
+    if before is None or not isinstance(method, Sparse) or not isinstance(before.method, Sparse):
+        return
+    is_pattern = isinstance(method.sparsity, Pattern)
+    if method.sparsity == before.method.sparsity or (not is_pattern and method.share <= before.method.share):
+        yield (
+            "method.sparsity",
+            f"{method.share:g} of the weights are zero in {before.name} already, or more, and zeros count; use more "
+            f"than {before.method.share:g}, or prune {before.model.name}",
+        )
+
+
+def _pruned_before(model: Model) -> Pruned | None:
+    """The nearest model that was made sparse, of those that this one is made from and whose zeros it has."""
+    if not model.is_sparse:
+        return None
+    if isinstance(model, Pruned) and model.method.is_sparse:
+        return model
+    return next((found for parent in model.parents if (found := _pruned_before(parent))), None)
+
+
+@rules.add("start", of=Trained)
+def _trained_zeros(model: Trained) -> Findings:
+    if isinstance(model.start, Model) and model.start.is_sparse and not model.start.is_rounded:
+        dense = _pruned_before(model.start)
+        whole = f"start from {dense.model.name}, and prune what comes of it" if dense else "prune what comes of it"
+        yield (
+            "start",
+            f"{model.start.name} is sparse, and training moves zeros as it does all weights, so what was pruned "
+            f"would be undone; {whole}",
+        )
+
+
+@rules.add("text", "model", "method", of=Pruned)
+def _text(pruned: Pruned) -> Findings:
+    yield from calibration(pruned)
+    if pruned.text is not None and not pruned.reads_text:
+        yield "text", f"{pruned.text.name} is given, and {type(pruned.method).__name__} reads none; leave it out"
