@@ -23,7 +23,10 @@ def _head_dim(network: Any) -> Findings:
         yield from _head_width(network)
     elif network.head_dim % 2 and network.has_rotary_positions:
         pairs = choice(multiples_near(network.head_dim, 2))
-        yield "head_dim", f"{network.head_dim} is odd, and rotary positions turn pairs of a head's channels; use {pairs}"
+        yield (
+            "head_dim",
+            f"{network.head_dim} is odd, and rotary positions turn pairs of a head's channels; use {pairs}",
+        )
     elif isinstance(network, Llama) and network.hidden_size % network.num_attention_heads:
         yield (
             "hidden_size",

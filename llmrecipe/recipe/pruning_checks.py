@@ -41,14 +41,20 @@ def _fit(pruned: Pruned) -> Findings:
 
 def pruning_findings(method: Pruning, network: Network) -> Findings:
     """What can't be left out of a network; paths begin with `method`."""
-    pattern = method.sparsity if isinstance(method, Sparse) else None
-    if isinstance(pattern, Pattern):
-        columns = network.quantized_widths
-        undivided = [text for text, width in columns.items() if width % pattern.of]
+    if not isinstance(method, Sparse):
+        return
+    sparsity, columns = method.sparsity, network.quantized_widths
+    if isinstance(sparsity, Pattern):
+        undivided = [text for text, width in columns.items() if width % sparsity.of]
         if undivided:
-            fitting = divisors(math.gcd(*columns.values()), up_to=max(pattern.of, _USUAL))[1:]
-            mend = f"use {choice(fitting)}" if fitting else f"use a share, sparsity={pattern.share:g}"
-            yield "method.sparsity.of", f"{pattern.of} does not divide {' and '.join(undivided)}; {mend}"
+            fitting = divisors(math.gcd(*columns.values()), up_to=max(sparsity.of, _USUAL))[1:]
+            mend = f"use {choice(fitting)}" if fitting else f"use a share, sparsity={sparsity.share:g}"
+            yield "method.sparsity.of", f"{sparsity.of} does not divide {' and '.join(undivided)}; {mend}"
+    else:
+        text, width = min(columns.items(), key=lambda each: each[1])
+        if sparsity * width < 1:
+            enough = math.ceil(1000 / width) / 1000
+            yield "method.sparsity", f"{sparsity:g} is less than one weight of a row of {text}; use at least {enough:g}"
 
 
 @rules.add("method", "model", of=Pruned)

@@ -128,6 +128,14 @@ def test_only_methods_that_read_a_text_need_one():
     )
 
 
+def test_a_share_of_less_than_a_weight_in_a_row_is_refused():
+    assert found(Pruned(model=SMALL_MODEL, method=prune.Wanda(sparsity=0.01))) == {
+        "method.sparsity": "0.01 is less than one weight of a row of hidden_size = 64 (q_proj, k_proj, v_proj, o_proj, "
+        "gate_proj, up_proj); use at least 0.016"
+    }
+    assert found(Pruned(model=SMALL_MODEL, method=prune.Wanda(sparsity=0.016))) == {}
+
+
 def test_what_is_no_method_is_refused_as_such():
     reason = found(pruned(3))["method"]
     assert reason.startswith("must be ")

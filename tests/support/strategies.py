@@ -321,7 +321,8 @@ def prunings(draw, network):
     patterns = st.sampled_from(sizes).flatmap(
         lambda of: st.builds(prune.Pattern, keep=st.integers(1, of - 1), of=st.just(of))
     )
-    shares = st.floats(0, 1, exclude_min=True, exclude_max=True)
+    # A weight of each row at least.
+    shares = st.floats(1 / min(network.quantized_widths.values()), 1, exclude_max=True)
     cls = draw(st.sampled_from([prune.Magnitude, prune.Wanda, prune.SparseGPT]))
     more = {"dampening_frac": draw(up_to_one)} if cls is prune.SparseGPT else {}
     return cls(sparsity=draw(shares | patterns if sizes else shares), **more)
@@ -654,10 +655,13 @@ class World:
         )
 
     def new_model(self):
-        ways = ["first", "theirs", "on", "on", "quantized", "quantized", "quantized", "pruned", "pruned"]
+        ways = ["first", "theirs", "on", "on", *["quantized"] * 4, *["pruned"] * 2]
         made = self.draw(st.sampled_from(ways))
         # Zeros can't be trained, nor made again; only rounding keeps them.
         fit = [m for m in self.models if not m.is_rounded and (made == "quantized" or not m.is_sparse)]
+        if made == "pruned":
+            # Of a row of one weight, no share is left out.
+            fit = [m for m in fit if min(m.network.quantized_widths.values()) > 1]
         if made == "theirs":
             return self.new_pretrained()
         if not fit or made == "first":

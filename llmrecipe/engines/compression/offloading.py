@@ -3,7 +3,7 @@
 Imported when it is needed, by `quantization`, which keeps llmcompressor quiet.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from compressed_tensors.compressors.pack_quantized import base as packing
 from compressed_tensors.utils import patch_attr
 from llmcompressor.modifiers.gptq import base as gptq
+from llmcompressor.modifiers.pruning.sparsegpt import base as sparsegpt
 from llmcompressor.pipelines.cache import IntermediatesCache, IntermediateValue
 
 from llmrecipe.engines.compression.expanding import weights_on_disk
@@ -25,8 +26,9 @@ _AT_ONCE = 1 << 20
 def offloaded(folder: Path) -> Iterator[None]:
     """Meanwhile, llmcompressor keeps what is as large as a model in files without names in `folder`.
 
-    That is what it makes of weights when it packs or expands them, the activations between layers, and the Hessians of
-    a layer: the same numbers, in another kind of memory. Weights are packed some rows at a time.
+    That is what it makes of weights when it packs or expands them, the activations between layers, and a layer's
+    Hessians, GPTQ's and SparseGPT's: the same numbers, in another kind of memory. Weights are packed some rows at a
+    time.
     """
     keep = IntermediatesCache._offload_value
 
@@ -36,9 +38,12 @@ def offloaded(folder: Path) -> Iterator[None]:
             made.value = on_disk(made.value, folder)
         return made
 
-    def empty_hessian(*arguments: Any, **options: Any) -> torch.Tensor:
-        made = make_empty_hessian(*arguments, **options)
-        return on_disk(made, folder) if made.device.type == "cpu" else made
+    def empty(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def empty_hessian(*arguments: Any, **options: Any) -> torch.Tensor:
+            made = make(*arguments, **options)
+            return on_disk(made, folder) if made.device.type == "cpu" else made
+
+        return empty_hessian
 
     def packed(numbers: torch.Tensor, num_bits: int, packed_dim: int = 1) -> torch.Tensor:
         if packed_dim != 1 or numbers.dim() != 2:
@@ -47,12 +52,13 @@ def offloaded(folder: Path) -> Iterator[None]:
         parts = numbers.split(max(1, _AT_ONCE // numbers.shape[1]))
         return torch.cat([pack(part, num_bits) for part in parts])
 
-    make_empty_hessian, pack = gptq.make_empty_hessian, packing.pack_to_int32
+    pack = packing.pack_to_int32
     with ExitStack() as patches:
         patches.enter_context(weights_on_disk(folder))
         for owner, name, replacement in (
             (IntermediatesCache, "_offload_value", classmethod(kept)),
-            (gptq, "make_empty_hessian", empty_hessian),
+            (gptq, "make_empty_hessian", empty(gptq.make_empty_hessian)),
+            (sparsegpt, "make_empty_hessian", empty(sparsegpt.make_empty_hessian)),
             (packing, "pack_to_int32", packed),
         ):
             patches.enter_context(patch_attr(owner, name, replacement))
