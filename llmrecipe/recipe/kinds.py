@@ -209,11 +209,21 @@ class Rounding(Word):
 class Pruning(Word):
     """What of a model is left out, and how that is chosen."""
 
-    reads_text: ClassVar[bool] = True
-    """Whether it is chosen by what the model computes of a text."""
-
     is_sparse: ClassVar[bool] = False
     """Whether weights become zero, and stay where they are."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it is chosen by what the model computes of a text."""
+        return True
+
+    def pruned(self, network: "Network") -> "Network":
+        """The shape that is left of a network.
+
+        Raises:
+            ValueError: it can't be left out of this one, which the checks refuse.
+        """
+        return network
 
     @property
     @abstractmethod

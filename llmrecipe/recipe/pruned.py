@@ -2,6 +2,7 @@
 
 from llmrecipe.recipe.kinds import Pruning
 from llmrecipe.recipe.model import Calibrated
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.schema import define
 
 
@@ -16,6 +17,11 @@ class Pruned(Calibrated):
     def suffix(self) -> str:
         """What is added to its parent's name for its own: `sparse50`."""
         return self.method.suffix
+
+    @property
+    def network(self) -> Network:
+        """Its shape: what is left of its parent's."""
+        return self.method.pruned(self.model.network)
 
     @property
     def reads_text(self) -> bool:

@@ -1,13 +1,16 @@
 """Rules about what is left out of a model."""
 
 import math
+from collections.abc import Mapping
 
 from llmrecipe.recipe.kinds import Model, Pruning
 from llmrecipe.recipe.model import Trained
 from llmrecipe.recipe.model_checks import calibration, unrounded
+from llmrecipe.recipe.networks.decoder import Decoder
+from llmrecipe.recipe.networks.llama import Llama
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.proposals import choice, divisors
-from llmrecipe.recipe.prune import Pattern, Sparse
+from llmrecipe.recipe.prune import Layers, Pattern, Sparse, Width
 from llmrecipe.recipe.pruned import Pruned
 from llmrecipe.recipe.rules import Findings, Rules
 
@@ -34,16 +37,20 @@ def _quantized_before(pruned: Pruned) -> Findings:
         )
 
 
-@rules.add("method", "network", of=Pruned)
+@rules.add("method", "model.network", of=Pruned)
 def _fit(pruned: Pruned) -> Findings:
     yield from pruning_findings(pruned.method, pruned.model.network)
 
 
 def pruning_findings(method: Pruning, network: Network) -> Findings:
     """What can't be left out of a network; paths begin with `method`."""
-    if not isinstance(method, Sparse):
-        return
-    sparsity, columns = method.sparsity, network.quantized_widths
+    if isinstance(method, Sparse):
+        yield from _zeros(method.sparsity, network.quantized_widths)
+    elif isinstance(method, Layers | Width):
+        yield from _sizes(method, network)
+
+
+def _zeros(sparsity: float | Pattern, columns: Mapping[str, int]) -> Findings:
     if isinstance(sparsity, Pattern):
         undivided = [text for text, width in columns.items() if width % sparsity.of]
         if undivided:
@@ -55,6 +62,53 @@ def pruning_findings(method: Pruning, network: Network) -> Findings:
         if sparsity * width < 1:
             enough = math.ceil(1000 / width) / 1000
             yield "method.sparsity", f"{sparsity:g} is less than one weight of a row of {text}; use at least {enough:g}"
+
+
+def _sizes(method: Layers | Width, network: Network) -> Findings:
+    name = type(method).__name__
+    if not isinstance(network, Decoder):
+        yield (
+            "method",
+            f"{name} is for decoders, and {type(network).__name__} is an encoder, of which it isn't known what can be "
+            "left out; make it sparse, by prune.SparseGPT(sparsity=0.5)",
+        )
+        return
+    sizes = (
+        {"num_layers": network.num_layers}
+        if isinstance(method, Layers)
+        else {
+            "intermediate_size": network.feed_forward_size,
+            "num_key_value_heads": network.num_key_value_heads,
+        }
+    )
+    asked = {field: size for field in sizes if (size := getattr(method, field)) is not None}
+    if not asked:
+        yield "method", f"{name} leaves everything; give it {' or '.join(sizes)}, fewer than the model has"
+    for field, size in asked.items():
+        if size >= sizes[field]:
+            yield (
+                f"method.{field}",
+                f"{size} is not less than the model's {field} = {sizes[field]}{_fewer(sizes[field])}",
+            )
+        elif field == "num_key_value_heads":
+            yield from _heads(size, network)
+
+
+def _fewer(size: int) -> str:
+    return f"; use at most {size - 1}" if size > 1 else ", of which none can be left out"
+
+
+def _heads(left: int, network: Decoder) -> Findings:
+    """Why so many key and value heads can't be left: transformers' Llama, whatever its head_dim, divides its width."""
+    queries, width = network.num_attention_heads // network.num_key_value_heads, network.hidden_size
+    if isinstance(network, Llama) and width % (queries * left):
+        fitting = [each for each in range(1, network.num_key_value_heads) if width % (queries * each) == 0]
+        mend = f"use {choice(fitting)}" if fitting else "leave it out"
+        yield (
+            "method.num_key_value_heads",
+            f"{left} leave {queries * left} query heads, which don't divide hidden_size = {width}, as transformers' "
+            f"Llama needs; {mend}",
+        )
 
 
 @rules.add("method", "model", of=Pruned)

@@ -323,7 +323,20 @@ def prunings(draw, network):
     )
     # A weight of each row at least.
     shares = st.floats(1 / min(network.quantized_widths.values()), 1, exclude_max=True)
-    cls = draw(st.sampled_from([prune.Magnitude, prune.Wanda, prune.SparseGPT]))
+    kinds = [prune.Magnitude, prune.Wanda, prune.SparseGPT]
+    if not network.reads_both_sides:
+        kinds += [prune.Layers] * (network.num_layers > 1) + [prune.Width] * (network.feed_forward_size > 1)
+    cls = draw(st.sampled_from(kinds))
+    if cls is prune.Layers:
+        left_out = draw(st.sampled_from(["similar", "last"]))
+        return cls(num_layers=draw(st.integers(1, network.num_layers - 1)), left_out=left_out)
+    if cls is prune.Width:
+        queries = network.num_attention_heads // network.num_key_value_heads
+        heads = [left for left in range(1, network.num_key_value_heads) if network.hidden_size % (queries * left) == 0]
+        return cls(
+            intermediate_size=draw(st.integers(1, network.feed_forward_size - 1)),
+            num_key_value_heads=draw(st.none() | st.sampled_from(heads) if heads else st.none()),
+        )
     more = {"dampening_frac": draw(up_to_one)} if cls is prune.SparseGPT else {}
     return cls(sparsity=draw(shares | patterns if sizes else shares), **more)
 

@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipe.cards import ModelCard
+from llmrecipe.engines.compression import shrinking
 from llmrecipe.engines.compression.calibration import CalibrationText
 from llmrecipe.engines.compression.oneshot import ours
 from llmrecipe.engines.compression.saving import save_and_verify
@@ -19,7 +20,9 @@ from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Pruning
-from llmrecipe.recipe.prune import Sparse
+from llmrecipe.recipe.networks.decoder import Decoder
+from llmrecipe.recipe.networks.network import Network
+from llmrecipe.recipe.prune import Layers, Sparse, Width
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +66,9 @@ class Given:
     card: ModelCard
     """What the model is."""
 
+    scratch: Path
+    """A folder for what is as large as the model meanwhile."""
+
 
 def prune_and_verify(
     source: Path,
@@ -98,10 +104,17 @@ def prune_and_verify(
         # It is written into, and what is written to doesn't stay a view of the file that it was read from.
         put_on_disk(model, scratch)
         log.info("prunes the model" + (f", calibrated on {len(calibration)} sequences" if text else ""))
-        given = Given(tokenizer=folders.load_tokenizer(source), calibration=calibration, device=device, card=card)
+        given = Given(
+            tokenizer=folders.load_tokenizer(source),
+            calibration=calibration,
+            device=device,
+            card=card,
+            scratch=scratch,
+        )
         pruned, notes = prune(method, model, given)
         made = evolve(
             card,
+            network=method.pruned(card.network),
             sparse=card.sparse or method.is_sparse,
             notes=(*card.notes, *notes),
         )
@@ -138,6 +151,36 @@ def prune(method: Pruning, model: PreTrainedModel, given: Given) -> tuple[PreTra
 def _sparse(method: Sparse, model: PreTrainedModel, given: Given) -> tuple[PreTrainedModel, tuple[str, ...]]:
     notes = make_sparse(method, model, given.tokenizer, given.calibration, given.device, keeps_zeros=given.card.sparse)
     return model, notes
+
+
+@prune.register
+def _layers(method: Layers, model: PreTrainedModel, given: Given) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    network = _decoder(given.card.network)
+    if method.left_out == "last":
+        left = list(range(method.num_layers))
+    else:
+        found = shrinking.importance(model, network, given.calibration, given.device)
+        left = shrinking.largest(found.layers, method.num_layers)
+    gone = ", ".join(str(layer) for layer in range(network.num_layers) if layer not in left)
+    log.info("leaves out layers %s of %d, counted from 0", gone, network.num_layers)
+    smaller = shrinking.with_layers(model, _decoder(method.pruned(network)), left, given.scratch)
+    return smaller, (f"layers {gone} of {network.num_layers}, counted from 0, were left out",)
+
+
+@prune.register
+def _width(method: Width, model: PreTrainedModel, given: Given) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    before = _decoder(given.card.network)
+    after = _decoder(method.pruned(before))
+    found = shrinking.importance(model, before, given.calibration, given.device)
+    neurons = [shrinking.largest(scores, after.feed_forward_size) for scores in found.neurons]
+    heads = [shrinking.largest(scores, after.num_key_value_heads) for scores in found.heads]
+    return shrinking.with_width(model, before, after, neurons, heads, given.scratch), ()
+
+
+def _decoder(network: Network) -> Decoder:
+    if not isinstance(network, Decoder):
+        raise StageError(f"{type(network).__name__} is no decoder, of which alone it is known what can be left out")
+    return network
 
 
 def _save(model: PreTrainedModel, directory: Path) -> None:
