@@ -54,6 +54,10 @@ def unchecked(cls, **fields):
         (HALF, "small-model-sparse50"),
         (prune.Wanda(sparsity=0.125), "small-model-sparse12p5"),
         (prune.Magnitude(sparsity=prune.Pattern(keep=2, of=4)), "small-model-2of4"),
+        (prune.Layers(num_layers=1), "small-model-1layers"),
+        (prune.Width(intermediate_size=64), "small-model-mlp64"),
+        (prune.Width(num_key_value_heads=1), "small-model-kv1"),
+        (prune.Width(intermediate_size=64, num_key_value_heads=1), "small-model-mlp64-kv1"),
     ],
 )
 def test_a_pruned_model_is_called_by_what_is_left_out(method, name):
@@ -176,3 +180,65 @@ def test_a_width_that_a_pattern_does_not_divide_is_named():
     assert found(Pruned(model=wide, method=method)) == {
         "method.sparsity.of": "8 does not divide intermediate_size = 100 (down_proj); use 2 or 4"
     }
+
+
+HEADS = evolve(SMALL_MODEL, start__num_attention_heads=8, start__num_key_value_heads=8)
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "path", "says"),
+    [
+        (SMALL_MODEL, prune.Layers(num_layers=2), "num_layers", "num_layers = 2; use at most 1"),
+        (evolve(SMALL_MODEL, start__num_layers=1), prune.Layers(num_layers=1), "num_layers", "none can be left out"),
+        (SMALL_MODEL, prune.Width(intermediate_size=192), "intermediate_size", "= 192; use at most 191"),
+        (SMALL_MODEL, prune.Width(num_key_value_heads=5), "num_key_value_heads", "= 2; use at most 1"),
+        (HEADS, prune.Width(num_key_value_heads=3), "num_key_value_heads", "don't divide hidden_size = 64"),
+    ],
+)
+def test_sizes_that_leave_all_or_do_not_fit_are_refused_with_what_would(model, method, path, says):
+    reasons = found(Pruned(model=model, method=method))
+    assert list(reasons) == [f"method.{path}"]
+    assert says in reasons[f"method.{path}"]
+
+
+def test_a_width_of_everything_is_refused():
+    assert (
+        "leaves everything; give it intermediate_size or num_key_value_heads" in found(pruned(prune.Width()))["method"]
+    )
+
+
+@pytest.mark.parametrize("method", [prune.Layers(num_layers=1), prune.Width(intermediate_size=64)])
+def test_an_encoder_is_made_sparse_and_not_smaller(method):
+    assert "is for decoders, and Bert is an encoder" in found(Pruned(model=ENCODER, method=method))["method"]
+
+
+def test_what_is_made_from_a_smaller_model_knows_its_network_without_its_weights():
+    narrow = Pruned(model=HEADS, method=prune.Width(intermediate_size=100, num_key_value_heads=2))
+    short = Pruned(model=narrow, method=prune.Layers(num_layers=1))
+    expected = evolve(
+        HEADS.network, num_layers=1, intermediate_size=100, num_attention_heads=2, num_key_value_heads=2, head_dim=8
+    )
+    assert short.network == expected
+    rounded = Quantized(model=short, scheme=scheme.W4A16(group_size=32))
+    assert found(rounded) == {
+        "scheme.group_size": "W4A16's group of 32 does not divide intermediate_size = 100 (down_proj) and "
+        "num_attention_heads × head_dim = 2 × 8 (o_proj); use 4"
+    }
+    further = evolve(SMALL_MODEL, name="further", start=short, tokenizer=None)
+    assert found(further) == {}
+    three = evolve(further, parallelism__tensor=4, parallelism__data=1, training__global_batch_size=4)
+    assert "parallelism.tensor" in found(three)
+
+
+def test_the_last_layers_are_left_out_without_a_text():
+    theirs = PretrainedModel(
+        name="theirs", path="models/theirs", network=SMALL_MODEL.network, objective=SMALL_MODEL.objective
+    )
+    assert found(Pruned(model=theirs, method=prune.Layers(num_layers=1, left_out="last"))) == {}
+    assert list(found(Pruned(model=theirs, method=prune.Layers(num_layers=1)))) == ["text"]
+
+
+def test_what_is_left_of_a_sparse_model_is_sparse():
+    half = Pruned(model=SMALL_MODEL, method=HALF)
+    assert Pruned(model=half, method=prune.Layers(num_layers=1)).is_sparse
+    assert not Pruned(model=SMALL_MODEL, method=prune.Layers(num_layers=1)).is_sparse
