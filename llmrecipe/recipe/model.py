@@ -152,7 +152,7 @@ class Trained(Model):
 
 @kind
 class Derived(Model):
-    """A model that is made from one other, and keeps its objective and tokenizer, and, if it isn't pruned, its shape."""
+    """A model that is made from one other, with its objective, its tokenizer and, if it isn't pruned, its shape."""
 
     given_name: str | None = attrs.field(default=None, alias="name", metadata=UNWRITTEN)
     """Its name in stage names and folders; made from its parent's unless given: `small-code-w4a16`."""

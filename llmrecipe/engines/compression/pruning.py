@@ -136,6 +136,8 @@ def prune_and_verify(
 def prune(method: Pruning, model: PreTrainedModel, given: Given) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """The pruned model, which may be `model` itself, changed; and what a reader of its numbers should know.
 
+    It computes on the device that is given.
+
     Args:
         method: what is left out.
         model: on the CPU, in memory that can be written to.
@@ -164,7 +166,7 @@ def _layers(method: Layers, model: PreTrainedModel, given: Given) -> tuple[PreTr
     gone = ", ".join(str(layer) for layer in range(network.num_layers) if layer not in left)
     log.info("leaves out layers %s of %d, counted from 0", gone, network.num_layers)
     smaller = shrinking.with_layers(model, _decoder(method.pruned(network)), left, given.scratch)
-    return smaller, (f"layers {gone} of {network.num_layers}, counted from 0, were left out",)
+    return smaller.to(given.device), (f"layers {gone} of {network.num_layers}, counted from 0, were left out",)
 
 
 @prune.register
@@ -174,7 +176,7 @@ def _width(method: Width, model: PreTrainedModel, given: Given) -> tuple[PreTrai
     found = shrinking.importance(model, before, given.calibration, given.device)
     neurons = [shrinking.largest(scores, after.feed_forward_size) for scores in found.neurons]
     heads = [shrinking.largest(scores, after.num_key_value_heads) for scores in found.heads]
-    return shrinking.with_width(model, before, after, neurons, heads, given.scratch), ()
+    return shrinking.with_width(model, before, after, neurons, heads, given.scratch).to(given.device), ()
 
 
 def _decoder(network: Network) -> Decoder:
