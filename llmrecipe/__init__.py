@@ -3,7 +3,7 @@
 Words of which there are many are in rooms, found by their dot: `clean.ExactDedup()`, `schedule.Cosine()`.
 """
 
-from llmrecipe.recipe import augment, clean, gate, masking, measure, optimizer, place, schedule, scheme, source
+from llmrecipe.recipe import augment, clean, gate, masking, measure, optimizer, place, prune, schedule, scheme, source
 from llmrecipe.recipe.corpus import Corpus, Mixture, Part
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.machine import Machine
@@ -18,6 +18,7 @@ from llmrecipe.recipe.networks.qwen2 import Qwen2
 from llmrecipe.recipe.networks.qwen3 import Qwen3
 from llmrecipe.recipe.objective import CausalLM, FillInTheMiddle, MaskedLM, MultiMaskLM
 from llmrecipe.recipe.parallelism import Parallelism
+from llmrecipe.recipe.pruned import Pruned
 from llmrecipe.recipe.quantity import Epochs, Fraction, Steps, Tokens
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.release import Release
@@ -46,6 +47,7 @@ __all__ = [
     "Part",
     "PretrainedModel",
     "PretrainedTokenizer",
+    "Pruned",
     "Quantized",
     "Qwen2",
     "Qwen3",
@@ -66,6 +68,7 @@ __all__ = [
     "measure",
     "optimizer",
     "place",
+    "prune",
     "schedule",
     "scheme",
     "source",

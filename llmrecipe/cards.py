@@ -150,6 +150,9 @@ class ModelCard(Word):
     embedding_rows: int | None = None
     """Rows of its embedding; None for as many as tokens."""
 
+    sparse: bool = False
+    """Whether weights of it were made zero, and have to stay so."""
+
     notes: tuple[str, ...] = ()
     """What a reader of its numbers should know: what was dropped, or drawn, when it was taken over."""
 

@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from llmrecipe.recipe.corpus import Corpus
-from llmrecipe.recipe.kinds import Augmenter, Cleaner, Gate, Objective, Scheme, Source, Tokenizer
+from llmrecipe.recipe.kinds import Augmenter, Cleaner, Gate, Objective, Pruning, Scheme, Source, Tokenizer
 from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.model import PretrainedModel, Quantized
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
+from llmrecipe.recipe.pruned import Pruned
 from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.release import Release
 from llmrecipe.recipe.schema import Word, define, kind, members
@@ -133,6 +134,16 @@ class QuantizeSection(Section):
     calibration_samples: int = _as_in(Quantized, "calibration_samples")
     seed: int = _as_in(Quantized, "seed")
     revision: int = 7
+
+
+@define("prune")
+class PruneSection(Section):
+    """A transformers model to one of which a part is left out."""
+
+    method: Pruning
+    calibration_samples: int = _as_in(Pruned, "calibration_samples")
+    seed: int = _as_in(Pruned, "seed")
+    revision: int = 1
 
 
 @define("measure")

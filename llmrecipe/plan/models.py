@@ -6,10 +6,11 @@ from llmrecipe import layout
 from llmrecipe.plan.draft import Draft, Products, plans
 from llmrecipe.plan.stage import Plot
 from llmrecipe.recipe.kinds import Model
-from llmrecipe.recipe.model import Checkpoint, PretrainedModel, Quantized, Trained
+from llmrecipe.recipe.model import Calibrated, Checkpoint, PretrainedModel, Quantized, Trained
+from llmrecipe.recipe.pruned import Pruned
 from llmrecipe.recipe.texts import calibration_text
 from llmrecipe.recipe.tokenized import TokenizedText
-from llmrecipe.sections import ExportSection, ImportSection, QuantizeSection, TrainSection
+from llmrecipe.sections import ExportSection, ImportSection, PruneSection, QuantizeSection, Section, TrainSection
 
 KEPT = "kept"
 """The folder of the checkpoints that a training keeps, each in one named by its step."""
@@ -66,21 +67,31 @@ def checkpoint(draft: Draft, value: Checkpoint) -> Products:
 @plans(Quantized)
 def quantized(draft: Draft, value: Quantized) -> Products:
     """A stage that rounds the weights with llmcompressor."""
-    tokens = draft.need(TokenizedText(text=calibration_text(value), tokenizer=value.vocabulary))
-    stage = draft.stage(
-        owner=value.name,
-        section=QuantizeSection(
-            scheme=value.scheme,
-            overrides=value.overrides,
-            kv_cache=value.kv_cache,
-            rotate=value.rotate,
-            calibration_samples=value.calibration_samples,
-            seed=value.seed,
-        ),
-        inputs={"model": draft.need(value.model).product("model"), **tokens.paths},
-        outs=("model",),
-        metrics=("metrics.json",),
+    section = QuantizeSection(
+        scheme=value.scheme,
+        overrides=value.overrides,
+        kv_cache=value.kv_cache,
+        rotate=value.rotate,
+        calibration_samples=value.calibration_samples,
+        seed=value.seed,
     )
+    return _calibrated(draft, value, section)
+
+
+@plans(Pruned)
+def pruned(draft: Draft, value: Pruned) -> Products:
+    """A stage that leaves a part of the model out."""
+    section = PruneSection(method=value.method, calibration_samples=value.calibration_samples, seed=value.seed)
+    return _calibrated(draft, value, section)
+
+
+def _calibrated(draft: Draft, value: Calibrated, section: Section) -> Products:
+    """What a stage makes of a model and, if it needs one, a text."""
+    inputs = {"model": draft.need(value.model).product("model")}
+    text = calibration_text(value)
+    if text is not None:
+        inputs |= draft.need(TokenizedText(text=text, tokenizer=value.vocabulary)).paths
+    stage = draft.stage(owner=value.name, section=section, inputs=inputs, outs=("model",), metrics=("metrics.json",))
     return Products({"model": stage.product("model")})
 
 

@@ -11,6 +11,7 @@ from llmrecipe.recipe import (
     names,
     network_checks,
     objective_checks,
+    pruning_checks,
     release_checks,
     scheme_checks,
     tokenizer_checks,
@@ -44,6 +45,7 @@ _BOOKS = (
     training_checks.rules,
     model_checks.rules,
     scheme_checks.rules,
+    pruning_checks.rules,
     measure_checks.rules,
     release_checks.rules,
 )

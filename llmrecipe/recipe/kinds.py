@@ -165,6 +165,11 @@ class Model(Word):
         return False
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether some of its weights were made zero, and have to stay so."""
+        return False
+
+    @property
     @abstractmethod
     def name(self) -> str:
         """Its name in stage names and folders; all models share one namespace."""
@@ -215,6 +220,32 @@ class Rounding(Word):
 
     moves_difficulty: ClassVar[bool] = False
     """Whether norms and weights take over factors from activations first."""
+
+
+@kind
+class Pruning(Word):
+    """What of a model is left out, and how that is chosen."""
+
+    is_sparse: ClassVar[bool] = False
+    """Whether weights become zero, and stay where they are."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it is chosen by what the model computes of a text."""
+        return True
+
+    def pruned(self, network: "Network") -> "Network":
+        """The shape that is left of a network.
+
+        Raises:
+            ValueError: it can't be left out of this one, which the checks refuse.
+        """
+        return network
+
+    @property
+    @abstractmethod
+    def suffix(self) -> str:
+        """What is added to a model's name for that of the pruned one: `sparse50`."""
 
 
 @kind

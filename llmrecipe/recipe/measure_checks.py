@@ -4,7 +4,7 @@ import re
 
 from llmrecipe.recipe.kinds import Model
 from llmrecipe.recipe.measure import TAKEN, Measure, Perplexity, Samples
-from llmrecipe.recipe.model import Quantized
+from llmrecipe.recipe.model import Calibrated
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields, Findings, Rules
 from llmrecipe.recipe.texts import common_text
@@ -24,6 +24,7 @@ STAGES = (
     "train",
     "export",
     "quantize",
+    "prune",
     "report",
     "release",
 )
@@ -64,9 +65,9 @@ def findings(recipe: Recipe, fields: Fields) -> Findings:
     if {"models", "measures"} & set(fields.wrong(recipe)):
         return
     models, measures = recipe.models, recipe.measures
-    quantized = [model for model in models if isinstance(model, Quantized)]
-    if quantized and not any(isinstance(measure, Perplexity) for measure in measures):
-        yield "measures", "holds no Perplexity, which says how much of a model quantization keeps; add Perplexity()"
+    compressed = [model for model in models if isinstance(model, Calibrated)]
+    if compressed and not any(isinstance(measure, Perplexity) for measure in measures):
+        yield "measures", "holds no Perplexity, which says how much of a model compression keeps; add Perplexity()"
     known: dict[str, str] = {}
     taught = [model for model in models if fields.has(model, "objective")]
     for index, measure in enumerate(measures):

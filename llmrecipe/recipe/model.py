@@ -152,7 +152,7 @@ class Trained(Model):
 
 @kind
 class Derived(Model):
-    """A model that is made from one other, and keeps its shape, its objective and its tokenizer."""
+    """A model that is made from one other, with its objective, its tokenizer and, if it isn't pruned, its shape."""
 
     given_name: str | None = attrs.field(default=None, alias="name", metadata=UNWRITTEN)
     """Its name in stage names and folders; made from its parent's unless given: `small-code-w4a16`."""
@@ -195,6 +195,30 @@ class Derived(Model):
         """What its nearest trained ancestor was trained on."""
         return self.model.training_text
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether some of its weights were made zero, and have to stay so."""
+        return self.model.is_sparse
+
+
+@kind
+class Calibrated(Derived):
+    """A model that is made from one other by what that computes of a text."""
+
+    text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
+    """What calibrates: sequences of its training split; None for the text that the model was trained on."""
+
+    calibration_samples: int = attrs.field(default=128, validator=between(1, 1_000_000))
+    """Sequences of the training split that calibrate."""
+
+    seed: int = attrs.field(default=0, validator=at_least(0))
+    """Decides which sequences these are."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it needs a text."""
+        return True
+
 
 @define("checkpoint")
 class Checkpoint(Derived):
@@ -213,7 +237,7 @@ class Checkpoint(Derived):
 
 
 @define("quantized")
-class Quantized(Derived):
+class Quantized(Calibrated):
     """A model with every linear layer except the output layer rounded, saved as compressed-tensors."""
 
     is_rounded: ClassVar[bool] = True
@@ -233,15 +257,6 @@ class Quantized(Derived):
     """Whether the residual stream and the values of every head are rotated before anything is rounded, so that no
     channel is much larger than the others; the weights take the rotations up (SpinQuant's R1 and R2 by Hadamard
     matrices; Liu et al. 2024). An output layer that shares the embedding's weights gets its own."""
-
-    text: Text | None = attrs.field(default=None, metadata=UNWRITTEN)
-    """What calibrates the scheme: sequences of its training split; None for the text that the model was trained on."""
-
-    calibration_samples: int = attrs.field(default=128, validator=between(1, 1_000_000))
-    """Sequences of the training split that calibrate the scheme."""
-
-    seed: int = attrs.field(default=0, validator=at_least(0))
-    """Decides which sequences these are."""
 
     @property
     def compares_by_layer(self) -> bool:

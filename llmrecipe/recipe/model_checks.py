@@ -1,7 +1,7 @@
 """Rules about what a model is made from."""
 
 from llmrecipe.recipe.kinds import Model
-from llmrecipe.recipe.model import Checkpoint, PretrainedModel, Quantized, Trained
+from llmrecipe.recipe.model import Calibrated, Checkpoint, PretrainedModel, Quantized, Trained
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.quantity import Epochs
 from llmrecipe.recipe.recipe import Recipe
@@ -80,7 +80,7 @@ def _start(model: Trained) -> Findings:
         yield (
             "start",
             f"{model.start.name} is {type(model.start).__name__}: its weights are rounded, and can't be trained; start "
-            f"from {_unrounded(model.start).name}, and quantize what comes of it",
+            f"from {unrounded(model.start).name}, and quantize what comes of it",
         )
 
 
@@ -109,20 +109,21 @@ def _quantized_twice(model: Quantized) -> Findings:
         yield (
             "model",
             f"{model.model.name} is {type(model.model).__name__}, and a model is quantized once; quantize "
-            f"{_unrounded(model.model).name}",
+            f"{unrounded(model.model).name}",
         )
 
 
-def _unrounded(model: Model) -> Model:
+def unrounded(model: Model) -> Model:
     """The nearest ancestor whose weights aren't rounded."""
-    return _unrounded(model.parents[0]) if model.is_rounded else model
+    return unrounded(model.parents[0]) if model.is_rounded else model
 
 
 @rules.add("text", "model", of=Quantized)
-def _calibration(model: Quantized) -> Findings:
-    if model.text is None and model.model.training_text is None:
+def calibration(model: Calibrated) -> Findings:
+    """What is wrong with the text that calibrates."""
+    if model.reads_text and model.text is None and model.model.training_text is None:
         yield (
             "text",
-            f"is missing: the scheme is calibrated on text, and {model.model.name} was not trained here; give it, "
-            "text=Corpus(…)",
+            f"is missing: {type(model).__name__} is calibrated on text, and {model.model.name} was not trained here; "
+            "give it, text=Corpus(…)",
         )

@@ -9,7 +9,7 @@ from llmrecipe.errors import Violation
 from llmrecipe.recipe.kinds import Model, Text, Tokenizer
 from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.measurement import Measurement
-from llmrecipe.recipe.model import PretrainedModel, Quantized
+from llmrecipe.recipe.model import Calibrated, PretrainedModel
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import Word, as_written, parts
 from llmrecipe.recipe.texts import calibration_text, measured_text
@@ -123,7 +123,7 @@ def _values(word: Word, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
 
 def _texts(model: Model, path: str) -> Iterator[tuple[str, Text]]:
     """The texts that making a model reads."""
-    if isinstance(model, Quantized):
+    if isinstance(model, Calibrated):
         text = _if_told(lambda: calibration_text(model))
         if text is not None:
             yield f"{path}.text", text

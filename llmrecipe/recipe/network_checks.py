@@ -12,21 +12,32 @@ rules = Rules()
 
 
 @rules.add("hidden_size", "num_attention_heads")
+def _heads(network: Network) -> Findings:
+    if not hasattr(network, "head_dim"):
+        yield from _head_width(network)
+
+
+@rules.add("hidden_size", "num_attention_heads", "head_dim")
+def _head_dim(network: Any) -> Findings:
+    if network.head_dim is None:
+        yield from _head_width(network)
+    elif network.head_dim % 2 and network.has_rotary_positions:
+        pairs = choice(multiples_near(network.head_dim, 2))
+        yield (
+            "head_dim",
+            f"{network.head_dim} is odd, and rotary positions turn pairs of a head's channels; use {pairs}",
+        )
+    elif isinstance(network, Llama) and network.hidden_size % network.num_attention_heads:
+        yield (
+            "hidden_size",
+            f"{network.hidden_size} is not a multiple of num_attention_heads = {network.num_attention_heads}, and "
+            "transformers' Llama needs one, whatever its head_dim; use Mistral, which is the same and doesn't",
+        )
+
+
 def _head_width(network: Network) -> Findings:
     # Rotary positions turn pairs of numbers.
     step, width = (2, "equal and even") if network.has_rotary_positions else (1, "equal")
-    head_dim = getattr(network, "head_dim", None)
-    if head_dim is not None:
-        if head_dim % step:
-            pairs = choice(multiples_near(head_dim, step))
-            yield "head_dim", f"{head_dim} is odd, and rotary positions turn pairs of a head's channels; use {pairs}"
-        elif isinstance(network, Llama) and network.hidden_size % network.num_attention_heads:
-            yield (
-                "hidden_size",
-                f"{network.hidden_size} is not a multiple of num_attention_heads = {network.num_attention_heads}, and "
-                "transformers' Llama needs one, whatever its head_dim; use Mistral, which is the same and doesn't",
-            )
-        return
     if network.hidden_size % (step * network.num_attention_heads):
         yield (
             "hidden_size",

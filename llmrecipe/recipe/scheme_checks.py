@@ -38,6 +38,12 @@ def _scheme(model: Quantized) -> Findings:
     yield from scheme_findings(model, model.network)
 
 
+@rules.add("model", "rotate", of=Quantized)
+def _zeros(model: Quantized) -> Findings:
+    if model.rotate and model.model.is_sparse:
+        yield "rotate", f"True, and {model.model.name} has zeros, which rotations mix with the rest; leave it out"
+
+
 def scheme_findings(asked: _Asked, network: Network) -> Findings:
     """What a quantization can't do with a network; paths begin with its fields."""
     scheme, overrides, kv_cache = asked.scheme, asked.overrides, asked.kv_cache

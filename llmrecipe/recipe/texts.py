@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from llmrecipe.recipe.kinds import Model, Text
 from llmrecipe.recipe.measure import Measure
-from llmrecipe.recipe.model import Quantized
+from llmrecipe.recipe.model import Calibrated
 from llmrecipe.recipe.recipe import Recipe
 
 
@@ -14,15 +14,17 @@ def common_text(models: Sequence[Model]) -> Text | None:
     return known[0] if known and all(text == known[0] for text in known) else None
 
 
-def calibration_text(quantized: Quantized) -> Text:
-    """The text that a scheme is calibrated on: its own, or the one that the model was trained on.
+def calibration_text(made: Calibrated) -> Text | None:
+    """The text that calibrates: its own, or the one that the model was trained on; None for one that reads none.
 
     Raises:
         ValueError: there is neither, which the checks refuse.
     """
-    text = quantized.text or quantized.model.training_text
+    if not made.reads_text:
+        return None
+    text = made.text or made.model.training_text
     if text is None:
-        raise ValueError(f"{quantized.name} has no text, and {quantized.model.name} was not trained here")
+        raise ValueError(f"{made.name} has no text, and {made.model.name} was not trained here")
     return text
 
 

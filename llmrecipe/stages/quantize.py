@@ -6,6 +6,7 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.compression.calibration import CalibrationText
+from llmrecipe.engines.compression.oneshot import show_log
 from llmrecipe.engines.device import set_up
 from llmrecipe.engines.models.vocabulary import check_tokenizer
 from llmrecipe.engines.tokens.inputs import Tokens
@@ -39,7 +40,7 @@ def run(context: StageContext[QuantizeSection]) -> None:
     tokens.say_what_is_lost("train")
     device = set_up(context.machine)
     return_freed_memory()
-    quantization.show_log(context.machine.log_level)
+    show_log(context.machine.log_level)
     text = CalibrationText(
         tokens=tokens.open("train"),
         sequence_length=card.objective.sequence_length,

@@ -11,6 +11,7 @@ from llmrecipe import (
     Part,
     PretrainedModel,
     PretrainedTokenizer,
+    Pruned,
     Quantized,
     Recipe,
     Release,
@@ -20,6 +21,7 @@ from llmrecipe import (
     evolve,
     gate,
     measure,
+    prune,
     scheme,
     source,
 )
@@ -51,7 +53,8 @@ def test_every_kind_of_stage_is_planned_with_its_own_class_of_section():
     mixed = evolve(MIXED, text__parts=(Part(corpus=evolve(WEB, augment=(augment.ShuffleSpans(),))), Part(corpus=BOOKS)))
     theirs = PretrainedModel(name="theirs", path="models/theirs")
     release = Release(candidates=(mixed,), gates=(gate.Size(at_most_mb=1.0),))
-    models = (mixed, Quantized(model=mixed, scheme=scheme.FP8()), theirs)
+    sparse = Pruned(model=mixed, method=prune.Wanda(sparsity=0.5))
+    models = (mixed, Quantized(model=mixed, scheme=scheme.FP8()), sparse, theirs)
     stages = plan([evolve(RECIPE, models=models, release=release)]).stages
     assert {stage.kind: type(stage.section) for stage in stages} == members(Section)
 

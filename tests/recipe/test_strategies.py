@@ -16,7 +16,7 @@ def depth(model):
     return 1 + max(map(depth, model.parents), default=0)
 
 
-@settings(max_examples=160)
+@settings(max_examples=240)
 @given(recipe_sets(), machines)
 def collect(recipes, machine):
     for value in (*recipes, machine):

@@ -15,11 +15,12 @@ from tiny_training import LENGTH, MASKING, SHORT, STILL, TRAINING, column, secti
 from train_project import Project
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from llmrecipe import MaskedLM, Parallelism, Steps, artifacts, cards, identity, scheme
+from llmrecipe import MaskedLM, Parallelism, Steps, artifacts, cards, identity, prune, scheme
 from llmrecipe.cards import ModelCard
 from llmrecipe.errors import StageError
-from llmrecipe.sections import ExportSection, QuantizeSection
+from llmrecipe.sections import ExportSection, PruneSection, QuantizeSection
 from llmrecipe.stages import export, quantize, train
+from llmrecipe.stages import prune as pruning
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +75,28 @@ def test_what_somebody_published_comes_through_training_and_quantizing(project, 
     quantized = AutoModelForCausalLM.from_pretrained("quantized/model")
     assert quantized.get_input_embeddings().weight.shape == (330, 64)
     assert (quantized(TOKENS).logits - before(TOKENS).logits).abs().max() < 0.05 * before(TOKENS).logits.abs().max()
+
+
+def test_a_model_with_fewer_heads_and_layers_goes_on_learning_as_itself(project):
+    source = saved(llama(num_hidden_layers=3), project / "models/theirs")
+    dense = imported()
+    tokenizer = dense.parent / "tokenizer"
+    tokens = tokens_of(tokenizer, project / "tokens")
+    narrow, short = prune.Width(intermediate_size=96, num_key_value_heads=1), prune.Layers(num_layers=2)
+    start = dense
+    for name, method in (("narrow", narrow), ("short", short)):
+        how = PruneSection(method=method, calibration_samples=8, seed=0)
+        pruning.run(stage_context(how, {"model": start, "tokens": tokens}, Path(name), device="cpu"))
+        start = Path(name) / "model"
+
+    folder = carried_on(FURTHER, {"tokens": tokens, "start": start}, tokenizer, "on")
+
+    before, after = (AutoModelForCausalLM.from_pretrained(each) for each in (start, folder))
+    assert torch.equal(after(TOKENS).logits, before(TOKENS).logits)
+    network = cards.read(dense, ModelCard).network
+    assert cards.read(folder, ModelCard).network == short.pruned(narrow.pruned(network))
+    assert after.config.head_dim == AutoModelForCausalLM.from_pretrained(source).config.head_dim == 16
+    assert (after.config.num_attention_heads, after.config.num_key_value_heads) == (2, 1)
 
 
 def test_quantizing_what_was_published_needs_no_training(project):

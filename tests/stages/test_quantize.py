@@ -27,7 +27,7 @@ from transformers import (
 
 from llmrecipe import artifacts, cards, wiring
 from llmrecipe.cards import ModelCard, TokensCard
-from llmrecipe.engines.compression import expanding, quantization, reloading
+from llmrecipe.engines.compression import expanding, oneshot, quantization, reloading
 from llmrecipe.engines.compression.calibration import CalibrationText
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
@@ -697,7 +697,7 @@ def test_whatever_else_llmcompressor_warns_of_is_counted_on_the_card(made, tmp_p
 def test_what_llmcompressor_logs_moves_no_cursor(capsys):
     from loguru import logger
 
-    quantization.show_log("info")
+    oneshot.show_log("info")
     logger.warning("a layer named \x1b[2J")
     logger.remove()
     assert capsys.readouterr().err == "a layer named \ufffd[2J\n"
@@ -914,7 +914,7 @@ def test_a_saved_model_that_computes_something_else_is_refused(made, tmp_path, m
     monkeypatch.setattr(quantization, "save_compressed", save_wrongly)
     with pytest.raises(
         StageError,
-        match="the saved model is not the quantized one: transformers computes logits that differ by",
+        match="the saved model is not the one in memory: transformers computes logits that differ by",
     ):
         quantized(made, tmp_path / "out", W4A16(group_size=32))
 

@@ -81,11 +81,11 @@ QUANTIZE = """
 from types import SimpleNamespace
 from llmrecipe import cards
 from llmrecipe.cards import ModelCard
-from llmrecipe.engines.compression import quantization
+from llmrecipe.engines.compression import oneshot, quantization
 from llmrecipe.launch.process import return_freed_memory
 from test_weights_memory import SECTIONS
 return_freed_memory()
-quantization.show_log("error")
+oneshot.show_log("error")
 section = SECTIONS[sys.argv[2]]
 source, scratch = folder / "model", folder / f"scratch-{sys.argv[2]}"
 scratch.mkdir()

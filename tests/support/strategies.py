@@ -28,6 +28,7 @@ from llmrecipe import (
     Part,
     PretrainedModel,
     PretrainedTokenizer,
+    Pruned,
     Quantized,
     Qwen2,
     Qwen3,
@@ -48,6 +49,7 @@ from llmrecipe import (
     measure,
     optimizer,
     place,
+    prune,
     schedule,
     scheme,
     source,
@@ -62,6 +64,7 @@ from llmrecipe.sections import (
     MeasureSection,
     MixSection,
     PrepareSection,
+    PruneSection,
     QuantizeSection,
     ReleaseSection,
     ReportSection,
@@ -342,6 +345,33 @@ def overrides(draw, rest, network):
 
 
 schemes = st.composite(lambda draw: one_scheme(draw, draw(st.sampled_from(SCHEMES))))()
+
+
+@st.composite
+def prunings(draw, network):
+    """What can be left out of a network."""
+    sizes = [size for size in divisors(math.gcd(*network.quantized_widths.values())) if size > 1]
+    patterns = st.sampled_from(sizes).flatmap(
+        lambda of: st.builds(prune.Pattern, keep=st.integers(1, of - 1), of=st.just(of))
+    )
+    # A weight of each row at least.
+    shares = st.floats(1 / min(network.quantized_widths.values()), 1, exclude_max=True)
+    kinds = [prune.Magnitude, prune.Wanda, prune.SparseGPT]
+    if not network.reads_both_sides:
+        kinds += [prune.Layers] * (network.num_layers > 1) + [prune.Width] * (network.feed_forward_size > 1)
+    cls = draw(st.sampled_from(kinds))
+    if cls is prune.Layers:
+        left_out = draw(st.sampled_from(["similar", "last"]))
+        return cls(num_layers=draw(st.integers(1, network.num_layers - 1)), left_out=left_out)
+    if cls is prune.Width:
+        queries = network.num_attention_heads // network.num_key_value_heads
+        heads = [left for left in range(1, network.num_key_value_heads) if network.hidden_size % (queries * left) == 0]
+        return cls(
+            intermediate_size=draw(st.integers(1, network.feed_forward_size - 1)),
+            num_key_value_heads=draw(st.none() | st.sampled_from(heads) if heads else st.none()),
+        )
+    more = {"dampening_frac": draw(up_to_one)} if cls is prune.SparseGPT else {}
+    return cls(sparsity=draw(shares | patterns if sizes else shares), **more)
 
 
 @st.composite
@@ -654,23 +684,42 @@ class World:
                 scheme=chosen if rounds else None,
                 overrides=overrides(self.draw, chosen, model.network) if rounds else (),
                 kv_cache=kv_cache,
-                rotate=not model.network.reads_both_sides and self.draw(st.booleans()),
+                rotate=not (model.network.reads_both_sides or model.is_sparse) and self.draw(st.booleans()),
                 text=self.text() if model.training_text is None or self.draw(st.integers(0, 2)) == 0 else None,
                 calibration_samples=self.draw(counts),
                 seed=self.draw(seeds),
             )
         )
 
+    def new_pruned(self, model):
+        method = self.draw(prunings(model.network))
+        needs_text = method.reads_text and model.training_text is None
+        has_text = needs_text or (method.reads_text and self.draw(st.integers(0, 2)) == 0)
+        return self.named(
+            Pruned(
+                model=model,
+                method=method,
+                text=self.text() if has_text else None,
+                calibration_samples=self.draw(counts),
+                seed=self.draw(seeds),
+            )
+        )
+
     def new_model(self):
-        unrounded = [model for model in self.models if not model.is_rounded]
-        made = self.draw(st.sampled_from(["first", "theirs", "on", "on", "quantized", "quantized", "quantized"]))
+        ways = ["first", "theirs", "on", "on", *["quantized"] * 4, *["pruned"] * 2]
+        made = self.draw(st.sampled_from(ways))
+        # Zeros can't be trained, nor made again; only rounding keeps them.
+        fit = [m for m in self.models if not m.is_rounded and (made == "quantized" or not m.is_sparse)]
+        if made == "pruned":
+            # Of a row of one weight, no share is left out.
+            fit = [m for m in fit if min(m.network.quantized_widths.values()) > 1]
         if made == "theirs":
             return self.new_pretrained()
-        if not unrounded or made == "first":
+        if not fit or made == "first":
             return self.new_trained()
         # The last one, often: chains grow.
-        start = unrounded[-1] if self.draw(st.booleans()) else self.draw(st.sampled_from(unrounded))
-        return self.new_trained(start) if made == "on" else self.new_quantized(start)
+        start = fit[-1] if self.draw(st.booleans()) else self.draw(st.sampled_from(fit))
+        return {"on": self.new_trained, "quantized": self.new_quantized, "pruned": self.new_pruned}[made](start)
 
     def measures_of(self, models):
         """Measures that fit all of the models; the first is a perplexity."""
@@ -763,6 +812,7 @@ sections = st.one_of(
     recipes().map(lambda recipe: next(map(train_section, filter(is_trained, lineage(recipe.models))), ReportSection())),
     st.builds(ExportSection, revision=revisions),
     st.builds(QuantizeSection, scheme=schemes, kv_cache=st.just("float8"), calibration_samples=counts, seed=seeds),
+    st.builds(PruneSection, method=prunings(SMALL_MODEL.network), calibration_samples=counts, seed=seeds),
     st.builds(MeasureSection, measure=st.builds(measure.Perplexity, max_tokens=counts)),
     st.builds(ReportSection, revision=revisions),
     st.builds(

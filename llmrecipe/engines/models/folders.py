@@ -1,6 +1,7 @@
 """Models in the transformers format: loading, saving, measuring and sampling them."""
 
 import logging
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -138,6 +139,15 @@ def copy_generation(source: Path, directory: Path) -> None:
 def weights_bytes(directory: Path) -> int:
     """Size of the weights files of a model, in bytes."""
     return elsewhere.size_of(directory)
+
+
+def num_weights(directory: Path) -> int:
+    """Numbers in the weights files of a model that is not compressed; tied weights count once."""
+    total = 0
+    for path in elsewhere.files_of(directory):
+        with safe_open(path, "pt") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total
 
 
 def windows(tokens: TokenFiles | TokenMixture, indices: Sequence[int], sequence_length: int) -> torch.Tensor:

@@ -1,0 +1,149 @@
+"""What of a model is left out, and how that is chosen."""
+
+from typing import ClassVar, Literal
+
+import attrs
+
+from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.kinds import Pruning
+from llmrecipe.recipe.networks.decoder import Decoder
+from llmrecipe.recipe.networks.network import Network
+from llmrecipe.recipe.schema import FieldError, Word, define, kind
+from llmrecipe.recipe.validators import between, greater_than
+
+__all__ = ["Layers", "Magnitude", "Pattern", "SparseGPT", "Wanda", "Width"]
+
+
+@define("pattern")
+class Pattern(Word):
+    """Of every few neighbours in a row, how many are kept: what others call 2:4 is `Pattern(keep=2, of=4)`.
+
+    Both are named because "N:M" isn't clear: some count those that are kept, others, as llmcompressor, those that
+    become zero.
+    """
+
+    keep: int = attrs.field(validator=between(1, 2**20))
+    """Weights of a group that are kept; fewer than `of`."""
+
+    of: int = attrs.field(validator=between(2, 2**20))
+    """Neighbours in a row that are a group; must divide the input width of every pruned layer."""
+
+    @property
+    def share(self) -> float:
+        """Share of the weights that become zero."""
+        return 1 - self.keep / self.of
+
+
+def _proper_share(owner: object, attribute: attrs.Attribute, value: float | Pattern) -> None:
+    if isinstance(value, float) and not 0 < value < 1:
+        meant = f"; {value:g} % are {value / 100:g}" if 1 < value < 100 else ""
+        reason = f"must be more than 0 and less than 1, the share of weights that become zero, got {value!r}{meant}"
+        raise FieldError(owner, attribute.name, reason)
+
+
+@kind
+class Sparse(Pruning):
+    """Weights of the linear layers become zero, and the model keeps its shape."""
+
+    is_sparse: ClassVar[bool] = True
+
+    sparsity: float | Pattern = attrs.field(validator=_proper_share)
+    """Share of the weights of each layer that become zero, or a pattern that each of its rows follows. Those that are
+    zero already count."""
+
+    @property
+    def share(self) -> float:
+        """Share of the weights that become zero."""
+        return self.sparsity.share if isinstance(self.sparsity, Pattern) else self.sparsity
+
+    @property
+    def suffix(self) -> str:
+        """What is added to a model's name for that of the pruned one: `sparse50`, `2of4`."""
+        if isinstance(self.sparsity, Pattern):
+            return f"{self.sparsity.keep}of{self.sparsity.of}"
+        return f"sparse{100 * self.sparsity:g}".replace(".", "p").replace("+", "")
+
+
+@define("magnitude")
+class Magnitude(Sparse):
+    """The smallest weights of each row become zero; no text is read. The baseline."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it is chosen by what the model computes of a text."""
+        return False
+
+
+@define("wanda")
+class Wanda(Sparse):
+    """Of each row those become zero whose size times that of their input is smallest (Sun et al. 2024)."""
+
+
+@define("sparse_gpt")
+class SparseGPT(Sparse):
+    """One column after the other becomes sparse, and the rest makes up for it by second-order information (Frantar and
+    Alistarh 2023); the least loss of the three, for the time of GPTQ."""
+
+    dampening_frac: float = attrs.field(default=0.01, validator=greater_than(0, 1))
+    """Share of the Hessian's mean diagonal added to it for stability."""
+
+
+@define("layers")
+class Layers(Pruning):
+    """Whole layers are left out, and the model is smaller and faster by as much."""
+
+    num_layers: int = attrs.field(validator=between(1, 10_000))
+    """Layers that are left."""
+
+    left_out: Literal["similar", "last"] = "similar"
+    """Which aren't: `similar` those whose output is most like their input, by the cosine between them (Men et al. 2024,
+    Muralidharan et al. 2024); `last` those before the output layer, for which no text is read: the baseline."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it is chosen by what the model computes of a text."""
+        return self.left_out == "similar"
+
+    @property
+    def suffix(self) -> str:
+        """What is added to a model's name for that of the pruned one: `20layers`."""
+        return f"{self.num_layers}layers"
+
+    def pruned(self, network: Network) -> Network:
+        """The shape that is left of a network."""
+        return evolve(network, num_layers=self.num_layers)
+
+
+@define("width")
+class Width(Pruning):
+    """The same number of neurons, or of heads, is left out of every layer (Muralidharan et al. 2024)."""
+
+    intermediate_size: int | None = attrs.field(default=None, validator=between(1, 2**24))
+    """Neurons of each feed-forward layer that are left: those with the largest mean activation, whatever its sign. None
+    leaves all."""
+
+    num_key_value_heads: int | None = attrs.field(default=None, validator=between(1, 100_000))
+    """Key and value heads of each layer that are left, each with its query heads: those whose values, as the queries
+    have weighted them, are largest. None leaves all."""
+
+    @property
+    def suffix(self) -> str:
+        """What is added to a model's name for that of the pruned one: `mlp1024-kv2`."""
+        sizes = {"mlp": self.intermediate_size, "kv": self.num_key_value_heads}
+        return "-".join(f"{what}{size}" for what, size in sizes.items() if size is not None)
+
+    def pruned(self, network: Network) -> Network:
+        """The shape that is left of a decoder; its heads keep their width."""
+        if not isinstance(network, Decoder):
+            raise ValueError(f"{type(network).__name__} has no groups of heads")
+        sizes: dict[str, int] = {}
+        if self.intermediate_size is not None:
+            sizes["intermediate_size"] = self.intermediate_size
+        if self.num_key_value_heads is not None:
+            queries = network.num_attention_heads // network.num_key_value_heads
+            sizes |= {
+                "num_key_value_heads": self.num_key_value_heads,
+                "num_attention_heads": queries * self.num_key_value_heads,
+                "head_dim": network.head_size,
+            }
+        return evolve(network, **sizes)

@@ -1,0 +1,153 @@
+"""Rules about what is left out of a model."""
+
+import math
+from collections.abc import Mapping
+
+from llmrecipe.recipe.kinds import Model, Pruning
+from llmrecipe.recipe.model import Trained
+from llmrecipe.recipe.model_checks import calibration, unrounded
+from llmrecipe.recipe.networks.decoder import Decoder
+from llmrecipe.recipe.networks.llama import Llama
+from llmrecipe.recipe.networks.network import Network
+from llmrecipe.recipe.proposals import choice, divisors
+from llmrecipe.recipe.prune import Layers, Pattern, Sparse, Width
+from llmrecipe.recipe.pruned import Pruned
+from llmrecipe.recipe.rules import Findings, Rules
+
+rules = Rules()
+
+_USUAL = 8
+"""The largest group that is usual."""
+
+
+@rules.add("keep", "of", of=Pattern)
+def _pattern(pattern: Pattern) -> Findings:
+    if pattern.keep >= pattern.of:
+        yield "keep", f"{pattern.keep} of {pattern.of} are all there are, so nothing is pruned; keep fewer"
+
+
+@rules.add("model", of=Pruned)
+def _quantized_before(pruned: Pruned) -> Findings:
+    model = pruned.model
+    if model.is_rounded:
+        yield (
+            "model",
+            f"{model.name} is {type(model).__name__}: pruning would undo its rounding; prune "
+            f"{unrounded(model).name}, and quantize what comes of it, which keeps the zeros",
+        )
+
+
+@rules.add("method", "model.network", of=Pruned)
+def _fit(pruned: Pruned) -> Findings:
+    yield from pruning_findings(pruned.method, pruned.model.network)
+
+
+def pruning_findings(method: Pruning, network: Network) -> Findings:
+    """What can't be left out of a network; paths begin with `method`."""
+    if isinstance(method, Sparse):
+        yield from _zeros(method.sparsity, network.quantized_widths)
+    elif isinstance(method, Layers | Width):
+        yield from _sizes(method, network)
+
+
+def _zeros(sparsity: float | Pattern, columns: Mapping[str, int]) -> Findings:
+    if isinstance(sparsity, Pattern):
+        undivided = [text for text, width in columns.items() if width % sparsity.of]
+        if undivided:
+            fitting = divisors(math.gcd(*columns.values()), up_to=max(sparsity.of, _USUAL))[1:]
+            mend = f"use {choice(fitting)}" if fitting else f"use a share, sparsity={sparsity.share:g}"
+            yield "method.sparsity.of", f"{sparsity.of} does not divide {' and '.join(undivided)}; {mend}"
+    else:
+        text, width = min(columns.items(), key=lambda each: each[1])
+        if sparsity * width < 1:
+            enough = math.ceil(1000 / width) / 1000
+            yield "method.sparsity", f"{sparsity:g} is less than one weight of a row of {text}; use at least {enough:g}"
+
+
+def _sizes(method: Layers | Width, network: Network) -> Findings:
+    name = type(method).__name__
+    if not isinstance(network, Decoder):
+        yield (
+            "method",
+            f"{name} is for decoders, and {type(network).__name__} is an encoder, of which it isn't known what can be "
+            "left out; make it sparse, by prune.SparseGPT(sparsity=0.5)",
+        )
+        return
+    sizes = (
+        {"num_layers": network.num_layers}
+        if isinstance(method, Layers)
+        else {
+            "intermediate_size": network.feed_forward_size,
+            "num_key_value_heads": network.num_key_value_heads,
+        }
+    )
+    asked = {field: size for field in sizes if (size := getattr(method, field)) is not None}
+    if not asked:
+        yield "method", f"{name} leaves everything; give it {' or '.join(sizes)}, fewer than the model has"
+    for field, size in asked.items():
+        if size >= sizes[field]:
+            yield (
+                f"method.{field}",
+                f"{size} is not less than the model's {field} = {sizes[field]}{_fewer(sizes[field])}",
+            )
+        elif field == "num_key_value_heads":
+            yield from _heads(size, network)
+
+
+def _fewer(size: int) -> str:
+    return f"; use at most {size - 1}" if size > 1 else ", of which none can be left out"
+
+
+def _heads(left: int, network: Decoder) -> Findings:
+    """Why so many key and value heads can't be left: transformers' Llama, whatever its head_dim, divides its width."""
+    queries, width = network.num_attention_heads // network.num_key_value_heads, network.hidden_size
+    if isinstance(network, Llama) and width % (queries * left):
+        fitting = [each for each in range(1, network.num_key_value_heads) if width % (queries * each) == 0]
+        mend = f"use {choice(fitting)}" if fitting else "leave it out"
+        yield (
+            "method.num_key_value_heads",
+            f"{left} leave {queries * left} query heads, which don't divide hidden_size = {width}, as transformers' "
+            f"Llama needs; {mend}",
+        )
+
+
+@rules.add("method", "model", of=Pruned)
+def _sparser_before(pruned: Pruned) -> Findings:
+    before, method = _pruned_before(pruned.model), pruned.method
+    if before is None or not isinstance(method, Sparse) or not isinstance(before.method, Sparse):
+        return
+    is_pattern = isinstance(method.sparsity, Pattern)
+    if method.sparsity == before.method.sparsity or (not is_pattern and method.share <= before.method.share):
+        yield (
+            "method.sparsity",
+            f"{method.share:g} of the weights are zero in {before.name} already, or more, and zeros count; use more "
+            f"than {before.method.share:g}, or prune {before.model.name}",
+        )
+
+
+def _pruned_before(model: Model) -> Pruned | None:
+    """The nearest model that was made sparse, of those that this one is made from and whose zeros it has."""
+    if not model.is_sparse:
+        return None
+    if isinstance(model, Pruned) and model.method.is_sparse:
+        return model
+    return next((found for parent in model.parents if (found := _pruned_before(parent))), None)
+
+
+@rules.add("start", of=Trained)
+def _trained_zeros(model: Trained) -> Findings:
+    if isinstance(model.start, Model) and model.start.is_sparse and not model.start.is_rounded:
+        dense = _pruned_before(model.start)
+        whole = f"start from {dense.model.name}, and prune what comes of it" if dense else "prune what comes of it"
+        yield (
+            "start",
+            f"{model.start.name} is sparse, and training moves zeros as it does all weights, so what was pruned "
+            f"would be undone; {whole}",
+        )
+
+
+@rules.add("text", "model", "method", of=Pruned)
+def _text(pruned: Pruned) -> Findings:
+    yield from calibration(pruned)
+    if pruned.text is not None and not pruned.reads_text:
+        yield "text", f"{pruned.text.name} is given, and {type(pruned.method).__name__} reads none; leave it out"
