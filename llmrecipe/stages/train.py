@@ -9,7 +9,7 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard, TokensCard
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.launcher import FinishedRun, train
-from llmrecipe.engines.nanotron.metrics import Row
+from llmrecipe.engines.runs.metrics import Row
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import RecipeError
 from llmrecipe.recipe import checks

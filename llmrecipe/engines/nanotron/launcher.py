@@ -12,18 +12,20 @@ import yaml
 
 from llmrecipe import artifacts, memory
 from llmrecipe.engines.device import check_precision, set_up
-from llmrecipe.engines.nanotron import metrics, weights
-from llmrecipe.engines.nanotron.checkpoint import checkpoints, keep_newest, newest
+from llmrecipe.engines.nanotron import weights
+from llmrecipe.engines.nanotron.checkpoint import newest
 from llmrecipe.engines.nanotron.compiling import compiles, obstacle
 from llmrecipe.engines.nanotron.config import nanotron_configuration
 from llmrecipe.engines.nanotron.environment import environment_of
-from llmrecipe.engines.nanotron.events import complete, refuse_missing
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of
-from llmrecipe.engines.nanotron.metrics import Row
 from llmrecipe.engines.nanotron.port.linear import fastest
 from llmrecipe.engines.nanotron.predecessors import take_over
 from llmrecipe.engines.nanotron.start import card_of_start, first_weights
+from llmrecipe.engines.runs import metrics
+from llmrecipe.engines.runs.checkpoints import checkpoints, keep_newest
+from llmrecipe.engines.runs.events import complete, refuse_missing
+from llmrecipe.engines.runs.metrics import Row
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import RecipeError, StageError
 from llmrecipe.extensions import modules_of
