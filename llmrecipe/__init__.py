@@ -3,8 +3,9 @@
 Words of which there are many are in rooms, found by their dot: `clean.ExactDedup()`, `schedule.Cosine()`.
 """
 
-from llmrecipe.recipe import augment, clean, masking, measure, optimizer, place, schedule, scheme, source
+from llmrecipe.recipe import augment, clean, distil, masking, measure, optimizer, place, schedule, scheme, source
 from llmrecipe.recipe.corpus import Corpus, Mixture, Part
+from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import PretrainedModel, Quantized, Trained
@@ -29,6 +30,7 @@ __all__ = [
     "ByteLevelBPE",
     "CausalLM",
     "Corpus",
+    "Distilled",
     "Dropout",
     "Epochs",
     "FillInTheMiddle",
@@ -58,6 +60,7 @@ __all__ = [
     "WordPiece",
     "augment",
     "clean",
+    "distil",
     "evolve",
     "masking",
     "measure",

@@ -6,6 +6,7 @@ from typing import Any
 from llmrecipe.errors import Violation
 from llmrecipe.recipe import (
     corpus_checks,
+    distilled_checks,
     measure_checks,
     model_checks,
     names,
@@ -41,6 +42,7 @@ _BOOKS = (
     objective_checks.rules,
     training_checks.rules,
     model_checks.rules,
+    distilled_checks.rules,
     measure_checks.rules,
 )
 

@@ -14,7 +14,19 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 
 LONGEST_NAME = 50
 
-STAGES = ("import", "prepare", "augment", "tokenizer", "tokenize", "mix", "train", "export", "quantize", "report")
+STAGES = (
+    "import",
+    "prepare",
+    "augment",
+    "tokenizer",
+    "tokenize",
+    "mix",
+    "train",
+    "export",
+    "quantize",
+    "distil",
+    "report",
+)
 """Kinds of stages, by which no measure can be called."""
 
 rules = Rules()

@@ -1,7 +1,6 @@
 """Models: weights that exist, or will, each made from a network or from other models."""
 
 from abc import abstractmethod
-from typing import ClassVar
 
 import attrs
 
@@ -216,8 +215,6 @@ class Checkpoint(Derived):
 class Quantized(Derived):
     """A model with every linear layer except the output layer rounded, saved as compressed-tensors."""
 
-    is_rounded: ClassVar[bool] = True
-
     scheme: Scheme
     """Number formats of weights and activations."""
 
@@ -232,6 +229,11 @@ class Quantized(Derived):
 
     seed: int = attrs.field(default=0, validator=at_least(0))
     """Decides which sequences these are."""
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether its weights are rounded to few values: they are."""
+        return True
 
     @property
     def suffix(self) -> str:

@@ -7,6 +7,7 @@ from tiny_recipe import BASE, BOOKS, RECIPE, SMALLER
 from llmrecipe import (
     ByteLevelBPE,
     Corpus,
+    Distilled,
     Mixture,
     Part,
     PretrainedModel,
@@ -45,10 +46,12 @@ def read_from(*sources: Source, **changes) -> dict[str, str]:
 
 
 def test_every_kind_of_stage_is_planned_with_its_own_class_of_section():
-    # Three kinds are planned only where there is something to do.
+    # Four kinds are planned only where there is something to do.
     mixed = evolve(MIXED, text__parts=(Part(corpus=evolve(WEB, augment=(augment.ShuffleSpans(),))), Part(corpus=BOOKS)))
     theirs = PretrainedModel(name="theirs", path="models/theirs")
-    stages = plan([evolve(RECIPE, models=(mixed, Quantized(model=mixed, scheme=scheme.FP8()), theirs))]).stages
+    rounded = Quantized(model=mixed, scheme=scheme.FP8())
+    taught = Distilled(name="taught", student=rounded, teacher=mixed, training=mixed.training)
+    stages = plan([evolve(RECIPE, models=(mixed, rounded, theirs, taught))]).stages
     assert {stage.kind: type(stage.section) for stage in stages} == members(Section)
 
 

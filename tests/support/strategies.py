@@ -11,6 +11,7 @@ from llmrecipe import (
     ByteLevelBPE,
     CausalLM,
     Corpus,
+    Distilled,
     Dropout,
     Epochs,
     FillInTheMiddle,
@@ -40,6 +41,7 @@ from llmrecipe import (
     WordPiece,
     augment,
     clean,
+    distil,
     evolve,
     masking,
     measure,
@@ -53,6 +55,7 @@ from llmrecipe.recipe.schema import members
 from llmrecipe.recipe.texts import common_text
 from llmrecipe.sections import (
     AugmentSection,
+    DistilSection,
     ExportSection,
     ImportSection,
     MeasureSection,
@@ -362,6 +365,25 @@ def trainings(draw, global_batch_size, sequence_length, parameters="all"):
     )
 
 
+divergences = st.one_of(
+    st.builds(cls, temperature=positive) for cls in (distil.ForwardKL, distil.ReverseKL, distil.JensenShannon)
+)
+
+
+@st.composite
+def distillations(draw, global_batch_size, sequence_length):
+    """Trainings that transformers' Trainer can do."""
+    return evolve(
+        draw(trainings(global_batch_size, sequence_length)),
+        optimizer=draw(optimizers.filter(lambda each: not isinstance(each, optimizer.Muon))),
+        dropout=Dropout(),
+        z_loss=0.0,
+        anomalies=Anomalies(window=draw(st.integers(2, 100))),
+        precision="float32",
+        select="last",
+    )
+
+
 NETWORKS = (Llama, Mistral, Qwen2, Qwen3, Bert, Bert, ModernBert, ModernBert)
 
 scalings = st.builds(
@@ -623,13 +645,45 @@ class World:
             )
         )
 
+    def new_distilled(self, teacher):
+        """A student of the teacher: a network, or a model with its tokenizer that predicts as it does."""
+        draw, objective = self.draw, teacher.objective
+        students = [
+            model
+            for model in self.models
+            if model != teacher
+            and model.vocabulary == teacher.vocabulary
+            and model.objective.is_masked == objective.is_masked
+        ]
+        alike = [kind for kind in self.kinds if kind.reads_both_sides == objective.is_masked]
+        student = draw(st.sampled_from(students)) if students else draw(networks(draw(st.sampled_from(alike))))
+        data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+        length = (student if students else teacher).objective.sequence_length
+        known = teacher.training_text or (student.training_text if students else None)
+        return Distilled(
+            name=self.fresh(),
+            student=student,
+            teacher=teacher,
+            text=self.text() if known is None or draw(st.booleans()) else None,
+            training=draw(distillations(data * micro * draw(counts), length)),
+            loss=draw(divergences),
+            hard_loss_weight=draw(below_one),
+            parallelism=Parallelism(
+                data=data, micro_batch_size=micro, threads_per_rank=draw(counts), bucket_size_mb=draw(counts)
+            ),
+        )
+
     def new_model(self):
         unrounded = [model for model in self.models if not model.is_rounded]
-        made = self.draw(st.sampled_from(["first", "theirs", "on", "on", "quantized", "quantized", "quantized"]))
+        made = self.draw(
+            st.sampled_from(["first", "theirs", "on", "on", "quantized", "quantized", "quantized", "distilled"])
+        )
         if made == "theirs":
             return self.new_pretrained()
         if not unrounded or made == "first":
             return self.new_trained()
+        if made == "distilled":
+            return self.new_distilled(self.draw(st.sampled_from(self.models)))
         # The last one, often: chains grow.
         start = unrounded[-1] if self.draw(st.booleans()) else self.draw(st.sampled_from(unrounded))
         return self.new_trained(start) if made == "on" else self.new_quantized(start)
@@ -700,6 +754,15 @@ sections = st.one_of(
     recipes().map(lambda recipe: next(map(train_section, filter(is_trained, lineage(recipe.models))), ReportSection())),
     st.builds(ExportSection, revision=revisions),
     st.builds(QuantizeSection, scheme=schemes, calibration_samples=counts, seed=seeds),
+    st.builds(
+        DistilSection,
+        network=st.none(),
+        loss=divergences,
+        hard_loss_weight=below_one,
+        training=distillations(4, 8),
+        parallelism=st.builds(Parallelism, micro_batch_size=st.sampled_from([1, 2, 4])),
+        revision=revisions,
+    ),
     st.builds(MeasureSection, measure=st.builds(measure.Perplexity, max_tokens=counts)),
     st.builds(ReportSection, revision=revisions),
 )
