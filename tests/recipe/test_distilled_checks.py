@@ -78,16 +78,16 @@ def test_what_a_student_is_comes_from_it_or_from_its_teacher():
 
 def test_a_model_is_not_its_own_teacher():
     assert found(TAUGHT, student=SMALL_MODEL) == {
-        "student": "small-model is the teacher as well, of which it has nothing to learn; use a smaller network, or what "
-        "was made of it, such as Quantized(model=small-model, …)"
+        "student": "small-model is the teacher as well, of which it has nothing to learn; use a smaller network, or "
+        "what was made of it, such as Quantized(model=small-model, …)"
     }
 
 
 def test_a_teacher_reads_the_tokens_of_its_student():
     other = evolve(SMALL_MODEL, name="other", tokenizer=ByteLevelBPE(vocab_size=300))
     assert found(TAUGHT, student=other) == {
-        "teacher": "small-model reads the tokens of stdlib-bpe-512, and the student other those of stdlib-bpe-300: what "
-        "the one predicts means nothing to the other; use a teacher and a student with one tokenizer"
+        "teacher": "small-model reads the tokens of stdlib-bpe-512, and the student other those of stdlib-bpe-300: "
+        "what the one predicts means nothing to the other; use a teacher and a student with one tokenizer"
     }
     # Two that exist already may have the same files.
     assert found(TAUGHT, student=pretrained("a"), teacher=pretrained("b"), text=TEXT) == {}
@@ -107,8 +107,8 @@ def test_a_teacher_reads_sequences_as_long_as_its_students():
     short = pretrained("short", network=evolve(SMALLER, max_position_embeddings=32))
     long = pretrained("long", objective=CausalLM(sequence_length=64))
     assert found(TAUGHT, student=long, teacher=short, text=TEXT) == {
-        "teacher": "short reads at most 32 tokens (max_position_embeddings), and the student 64 (sequence_length); use a "
-        "teacher that reads as many, or a student of shorter sequences"
+        "teacher": "short reads at most 32 tokens (max_position_embeddings), and the student 64 (sequence_length); use "
+        "a teacher that reads as many, or a student of shorter sequences"
     }
 
 
