@@ -77,7 +77,9 @@ def run(context: StageContext[DistilSection]) -> None:
         | tokens.read(job.sequence_length, training.seed, job.num_steps * training.global_batch_size),
     )
     _measure(context, finished)
-    shutil.rmtree(finished.state.root)
+    # The name goes first: what a kill leaves of it must not pass for whole.
+    finished.state.root.rename(finished.state.root.with_name("done"))
+    shutil.rmtree(context.scratch)
 
 
 def _measure(context: StageContext[DistilSection], finished: FinishedRun) -> None:

@@ -21,7 +21,7 @@ from llmrecipe.engines.runs.events import complete, refuse_missing
 from llmrecipe.engines.runs.metrics import Row
 from llmrecipe.engines.tokens.enough import refuse_small_corpora
 from llmrecipe.engines.tokens.inputs import Tokens
-from llmrecipe.errors import RecipeError, StageError
+from llmrecipe.errors import RecipeError, StageError, Violation
 from llmrecipe.extensions import modules_of
 from llmrecipe.launch.lock import wait_until_free
 from llmrecipe.launch.torchrun import run_ranks
@@ -116,7 +116,8 @@ def distil(
     )
     broken = checks.section_violations(job, name)
     if broken:
-        raise RecipeError(broken)
+        # As in the section, which a user knows.
+        raise RecipeError([Violation(each.path.replace(".section.", "."), each.reason) for each in broken])
     state = StateFolder(_work_folder(section, tokens, student, teacher, scratch))
     # A rank whose launcher was killed follows it within moments.
     wait_until_free(state.lock, seconds=30)

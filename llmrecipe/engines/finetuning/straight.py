@@ -60,7 +60,7 @@ def straight_through() -> Iterator[None]:
 
     def through(module: nn.Module, value: torch.Tensor, *what: Any) -> torch.Tensor:
         found = rounded(module, value, *what)
-        passed: torch.Tensor = _Straight.apply(value, found) if value.requires_grad else found  # type: ignore[no-untyped-call]
+        passed: torch.Tensor = _Straight.apply(value, found) if value.requires_grad else found
         return passed
 
     with patch_attr(forward, "forward_quantize", through):

@@ -70,10 +70,12 @@ class DistillationTrainer(Trainer):
         if self.job.resumed:
             states.load_optimizer(self.folder.checkpoint(self.job.resumed), self.optimizer)
         # After the update, whatever momentum made it; and no product, which would leave a zero with a sign.
-        self.optimizer.register_step_post_hook(
-            lambda *_: [weight.data.masked_fill_(at, 0) for weight, at in self.zeros]
-        )
+        self.optimizer.register_step_post_hook(self._make_zero)
         return self.optimizer
+
+    def _make_zero(self, *_: Any) -> None:
+        for weight, at in self.zeros:
+            weight.data.masked_fill_(at, 0)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The recipe's schedule, from the step on that the run goes on from."""
@@ -96,7 +98,7 @@ class DistillationTrainer(Trainer):
         return 0
 
     def compute_loss(
-        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: torch.Tensor | None = None
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """This micro-batch's part of the mean over all tokens that are predicted in a step, over all ranks."""
         # What a model was published with drops; the recipe doesn't, and an exact run draws nothing.
@@ -117,8 +119,8 @@ class DistillationTrainer(Trainer):
             student, teacher, labels = student[places], teacher[places], labels[places]
         section = self.job.section
         # Rows beyond the tokenizer's vocabulary are padding, and differ from model to model.
-        of_tokens = (logits.flatten(0, -2)[:, :size] for logits in (student, teacher))
-        return summed_loss(section.loss, section.hard_loss_weight, *of_tokens, labels.flatten())
+        mine, its = (logits.flatten(0, -2)[:, :size] for logits in (student, teacher))
+        return summed_loss(section.loss, section.hard_loss_weight, mine, its, labels.flatten())
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Between the gradients and the update: the last moment at which nothing has learned from them."""
