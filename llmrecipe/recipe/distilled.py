@@ -16,7 +16,7 @@ class Distilled(Model):
     """A student that is trained to predict what its teacher predicts, by transformers' Trainer.
 
     What is quantized stays so: the student learns through its own rounding, which gradients pass unchanged
-    (straight through, Bengio et al. 2013), while the scales of its weights stay as they are. What is pruned stays so.
+    (straight through, Bengio et al. 2013), and the scales of its weights learn as well. What is pruned stays so.
     Nothing is dropped, whatever the student was published with.
     """
 

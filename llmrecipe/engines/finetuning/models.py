@@ -65,14 +65,31 @@ def _in_float32(directory: Path) -> PreTrainedModel:
     model = folders.load_model(directory)
     # Not `float`, which transformers refuses of a quantized model.
     for parameter in model.parameters():
-        if parameter.is_floating_point():
+        # Scales of some formats are numbers of 8 bits, whatever the rest is.
+        if parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
     return model
 
 
 def learning(student: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters that learn, by name; those that are tied once."""
-    return {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
+    scales = {id(layer.weight_scale) for layer in scaled_layers(student)}
+    return {
+        name: parameter
+        for name, parameter in student.named_parameters()
+        if parameter.requires_grad or id(parameter) in scales
+    }
+
+
+def scaled_layers(student: torch.nn.Module) -> list[torch.nn.Module]:
+    """Quantized layers whose weights have scales that can take any value, and so learn."""
+    return [
+        module
+        for module in student.modules()
+        if getattr(module, "quantization_scheme", None) is not None
+        and getattr(getattr(module, "weight_scale", None), "dtype", None) == torch.float32
+        and not hasattr(module, "weight_global_scale")
+    ]
 
 
 def zeros_of(student: torch.nn.Module) -> Zeros:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from llmrecipe.engines.finetuning.models import learning, scaled_layers, straight
 from llmrecipe.engines.runs.optimizer import build
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Optimizer
@@ -13,7 +14,7 @@ from llmrecipe.recipe.optimizer import SGD, AdamW, NoDecay
 
 
 def optimizer_of(student: nn.Module, optimizer: Optimizer) -> torch.optim.Optimizer:
-    """torch's optimizer of the parameters that learn, in two groups: what decays, and what doesn't.
+    """torch's optimizer of the parameters that learn, in groups: what decays, what doesn't, and scales.
 
     Raises:
         StageError: this engine doesn't know it.
@@ -21,12 +22,20 @@ def optimizer_of(student: nn.Module, optimizer: Optimizer) -> torch.optim.Optimi
     if not isinstance(optimizer, AdamW | SGD):
         raise StageError(f"training.optimizer: {type(optimizer).__name__} is none that this engine knows")
     spared = {id(parameter) for parameter in _left_alone(student, optimizer.no_decay)}
-    learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in learning if id(parameter) not in spared]
-    rest = [parameter for parameter in learning if id(parameter) in spared]
+    scales = {id(layer.weight_scale): layer for layer in scaled_layers(student)}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {
+        (optimizer.weight_decay, optimizer.learning_rate): [],
+        (0.0, optimizer.learning_rate): [],
+    }
+    for parameter in learning(student).values():
+        decay, rate = (0.0 if id(parameter) in spared else optimizer.weight_decay), optimizer.learning_rate
+        if id(parameter) in scales:
+            # So the largest weight of a group moves by a step of its scale as far as by one of its own.
+            decay, rate = 0.0, rate / straight().largest_step(scales[id(parameter)])
+        groups.setdefault((decay, rate), []).append(parameter)
     return build(
         optimizer,
-        [{"params": decayed, "weight_decay": optimizer.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        [{"params": each, "weight_decay": decay, "lr": rate} for (decay, rate), each in groups.items() if each],
     )
 
 

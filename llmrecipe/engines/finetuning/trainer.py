@@ -19,7 +19,7 @@ from llmrecipe.engines.finetuning import batches, states
 from llmrecipe.engines.finetuning.batches import UNLABELLED, Batch, Reader
 from llmrecipe.engines.finetuning.job import Job
 from llmrecipe.engines.finetuning.losses import summed_loss
-from llmrecipe.engines.finetuning.models import Zeros
+from llmrecipe.engines.finetuning.models import Zeros, scaled_layers, straight
 from llmrecipe.engines.finetuning.optimizing import optimizer_of
 from llmrecipe.engines.finetuning.reporting import Report
 from llmrecipe.engines.finetuning.states import StateFolder
@@ -40,6 +40,7 @@ class DistillationTrainer(Trainer):
             zeros: weights that stay zero.
         """
         self.job, self.teacher, self.zeros = job, teacher, zeros
+        self.scaled = scaled_layers(student)
         self.folder = StateFolder(Path(job.state))
         # It refuses to train what says that it is quantized; ours learns through its rounding.
         student.is_quantized = False
@@ -96,6 +97,13 @@ class DistillationTrainer(Trainer):
     def floating_point_ops(self, inputs: Batch) -> int:
         """Not counted: it would look through all weights for each micro-batch."""
         return 0
+
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:
+        """A micro-batch forward and backward; with the last of a step all weights have their gradients."""
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self.scaled and self.accelerator.sync_gradients:
+            straight().pass_to_scales(self.scaled)
+        return loss
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -12,7 +12,8 @@ from llmrecipe import Steps, artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.finetuning import saving
-from llmrecipe.engines.finetuning.models import first_student, learning, straight
+from llmrecipe.engines.finetuning.models import first_student, learning, scaled_layers, straight
+from llmrecipe.engines.finetuning.optimizing import optimizer_of
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tokenizing.folders import copy_files
 from llmrecipe.engines.tokens.inputs import Tokens
@@ -68,7 +69,9 @@ def test_a_student_begins_as_it_was_quantized_bit_for_bit(made, tmp_path, name):
     tokens = folders.windows(job.open_tokens("train"), [0, 1], 32)
     expected = folders.logits(folders.load_model(made[name]), tokens)
     assert folders.logits(first_student(job), tokens).equal(expected)
-    assert not any("scale" in each or "zero_point" in each for each in learning(first_student(job)))
+    names = [each.rpartition(".")[2] for each in learning(first_student(job))]
+    assert {*names} == {"weight", "weight_scale"}
+    assert names.count("weight_scale") == 14
 
 
 def run_job(made, name, folder):
@@ -101,8 +104,9 @@ def test_rounded_weights_come_nearer_to_the_teacher_and_stay_rounded(made, tmp_p
         key: (tensor.dtype, tensor.shape) for key, tensor in after.items()
     }
     changed = {key for key in before if not before[key].equal(after[key])}
+    assert {key for key in before if key.endswith("weight_scale")} <= changed
     assert any(key.endswith("weight_packed") for key in changed)
-    assert not any(key.endswith(("weight_scale", "weight_zero_point", "weight_shape")) for key in changed)
+    assert not any(key.endswith(("weight_zero_point", "weight_shape")) for key in changed)
     assert (made[name] / "config.json").read_bytes() == (tmp_path / "model" / "config.json").read_bytes()
 
 
@@ -136,3 +140,52 @@ def test_activations_are_rounded_as_compressed_tensors_rounds_them(made, tmp_pat
     expected = student(input_ids=tokens).logits
     with straight().straight_through():
         assert student(input_ids=tokens).logits.equal(expected)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_scales_have_the_gradient_of_learned_steps(made, tmp_path, name):
+    """Compared with what autograd makes of the rounding written out, for the layer's own output."""
+    student = first_student(run_job(made, name, tmp_path))
+    layer = student.model.layers[1].mlp.down_proj
+    form, generator = layer.quantization_scheme.weights, torch.Generator().manual_seed(0)
+    # Where it has learned, some weights are clipped, and none lies on its grid any more.
+    layer.weight.data *= 1 + 0.5 * torch.rand(layer.weight.shape, generator=generator)
+    upstream = torch.randn(layer.weight.shape, generator=generator)
+    layer.weight.grad = upstream.clone()
+    straight().pass_to_scales([layer])
+
+    weight, scale = (each.detach().clone().requires_grad_() for each in (layer.weight, layer.weight_scale))
+    zero_point = getattr(layer, "weight_zero_point", torch.zeros_like(scale)).float()
+    each = weight.shape[1] // scale.shape[1]
+    spread, shift = (part.repeat_interleave(each, 1) for part in (scale, zero_point))
+    half = 2 ** (form.num_bits - 1)
+    low, high = (-448.0, 448.0) if name == "fp8" else (-half, half - 1)
+    value = (weight / spread + shift).clamp(low, high)
+    rounded = value.detach().to(torch.float8_e4m3fn).float() if name == "fp8" else value.detach().round()
+    ((value + (rounded - value).detach() - shift) * spread * upstream).sum().backward()
+    torch.testing.assert_close(layer.weight_scale.grad, scale.grad, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(layer.weight.grad, weight.grad)
+    assert (layer.weight.grad == 0).any()
+
+
+def test_the_largest_weight_moves_as_far_by_its_scale_as_by_itself(made, tmp_path):
+    student = first_student(run_job(made, "w3a16", tmp_path))
+    groups = optimizer_of(student, AdamW(learning_rate=0.3, weight_decay=0.1)).param_groups
+    assert [(group["weight_decay"], group["lr"]) for group in groups] == [
+        (0.1, 0.3),
+        (0.0, 0.3),
+        (0.0, pytest.approx(0.1)),
+    ]
+    assert {id(scale) for scale in groups[2]["params"]} == {id(layer.weight_scale) for layer in scaled_layers(student)}
+
+
+def test_a_rounded_student_goes_on_exactly(made, tmp_path):
+    inputs = {"teacher": made["teacher"], "tokens": made["tokens"], "student": made["w3a16"]}
+    straight_on = distilled(section(network=None), inputs, tmp_path / "straight")
+    distilled(section(network=None), inputs, tmp_path / "again", checkpoint_interval=4)
+    (folder,) = (tmp_path / "again").glob("*/checkpoints")
+    artifacts.write_text(folder / "6" / "student.safetensors", "damaged")
+    resumed = distilled(section(network=None), inputs, tmp_path / "again", checkpoint_interval=4)
+    assert resumed.metrics == straight_on.metrics
+    files = {artifacts.file_digest(run.state.checkpoint(6) / "student.safetensors") for run in (straight_on, resumed)}
+    assert len(files) == 1
