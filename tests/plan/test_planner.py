@@ -90,6 +90,24 @@ def test_the_inputs_of_each_stage_are_what_its_work_needs():
     }
 
 
+def test_a_student_and_its_teacher_are_read_with_the_text_that_they_know():
+    taught = Distilled(name="taught", student=SMALLER, teacher=BASE, training=BASE.training)
+    drawn = evolve(taught, name="drawn", student=BASE.start, text=WEB)
+    stages = by_name(evolve(RECIPE, models=(taught, drawn)))
+    assert stages["taught-distil"].inputs == {
+        "tokens": "artifacts/books-bpe-300/tokenize/tokens",
+        "student": "artifacts/tiny-w4a16/quantize/model",
+        "teacher": "artifacts/tiny/export/model",
+    }
+    assert stages["taught-distil"].section.network is None
+    assert stages["drawn-distil"].inputs == {
+        "tokens": "artifacts/web-books-bpe-300/tokenize/tokens",
+        "teacher": "artifacts/tiny/export/model",
+    }
+    assert stages["drawn-distil"].section.network == BASE.start
+    assert stages["taught-perplexity"].inputs["model"] == "artifacts/taught/distil/model"
+
+
 def test_a_report_names_the_models_in_the_order_of_the_recipe():
     turned = evolve(RECIPE, models=(SMALLER, BASE))
     assert list(by_name(turned)["small-report"].inputs) == [

@@ -14,6 +14,7 @@ from llmrecipe.engines.finetuning import states
 from llmrecipe.engines.finetuning.job import Job
 from llmrecipe.engines.finetuning.models import first_student
 from llmrecipe.engines.finetuning.states import StateFolder
+from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.vocabulary import check_tokenizer
 from llmrecipe.engines.runs import metrics
 from llmrecipe.engines.runs.checkpoints import checkpoints
@@ -89,9 +90,11 @@ def distil(
     """
     refuse_missing(machine.events, name)
     known = cards.read(teacher if student is None else student, ModelCard)
-    for model in filter(None, (student, teacher)):
-        artifacts.open_artifact(model, "model")
-        check_tokenizer(model, cards.read(model, ModelCard), tokens)
+    artifacts.open_artifact(teacher, "model")
+    if student is not None:
+        artifacts.open_artifact(student, "model")
+        _refuse_other_tokens(teacher, student)
+    check_tokenizer(teacher if student is None else student, known, tokens)
     files, length = tokens.open("train"), known.objective.sequence_length
     refuse_small_corpora(files, tokens.open("heldout"), length, section.training.global_batch_size, name)
     training = section.training.settled(files.num_windows(length))
@@ -144,6 +147,20 @@ def distil(
         timings=metrics.read(state.timings),
         measurements=artifacts.read_json(state.measurements) if state.measurements.exists() else {},
     )
+
+
+def _refuse_other_tokens(teacher: Path, student: Path) -> None:
+    """Refuse a teacher whose tokens are others than the student's; what else their tokenizers say may differ."""
+    cards_of_both = [cards.read(model, ModelCard) for model in (teacher, student)]
+    if cards_of_both[0].tokenizer == cards_of_both[1].tokenizer:
+        return
+    its, mine = (folders.load_tokenizer(model).get_vocab() for model in (teacher, student))
+    if its != mine:
+        differing = sorted({token for token, _ in its.items() ^ mine.items()})
+        raise StageError(
+            f"{teacher}: the teacher knows {len(its):,} tokens and the student in {student} {len(mine):,}, and "
+            f"{len(differing):,} differ, such as {differing[0]!r}; what the one predicts means nothing to the other"
+        )
 
 
 def _work_folder(section: DistilSection, tokens: Tokens, student: Path | None, teacher: Path, scratch: Path) -> Path:

@@ -267,12 +267,24 @@ def test_a_step_whose_loss_is_not_finite_ends_the_run_before_anything_learns_fro
     assert not list((tmp_path / "run").glob("*/checkpoints/*"))
 
 
-def test_tokens_of_another_tokenizer_than_the_students_or_the_teachers_are_refused(made, tmp_path):
-    for role in ("student", "teacher"):
-        model = folders.load_model(made[role])
-        other = tiny_model.write_model(model, made["teacher"], tmp_path / role, tokenizer_digest="1" * 64)
-        with pytest.raises(StageError, match=rf"another tokenizer .* than that of {other}"):
-            distilled(section(network=None), made | {role: other}, tmp_path / "run")
+def test_tokens_of_another_tokenizer_than_the_students_are_refused(made, tmp_path):
+    model = folders.load_model(made["student"])
+    other = tiny_model.write_model(model, made["teacher"], tmp_path / "other", tokenizer_digest="1" * 64)
+    with pytest.raises(StageError, match=rf"another tokenizer .* than that of {other}"):
+        distilled(section(network=None), made | {"student": other}, tmp_path / "run")
+
+
+def test_a_teacher_of_the_same_tokens_may_say_other_things_of_its_tokenizer(made, tmp_path):
+    teacher = folders.load_model(made["teacher"])
+    alike = tiny_model.write_model(teacher, made["teacher"], tmp_path / "alike", tokenizer_digest="1" * 64)
+    what = with_training(section(network=None), duration=Steps(1), schedule__warmup=Steps(0))
+    assert len(distilled(what, made | {"teacher": alike}, tmp_path / "run").metrics) == 1
+    tiny_model.write_tokenizer(tmp_path / "larger", vocab_size=321)
+    other = tiny_model.write_model(teacher, tmp_path / "larger", tmp_path / "other", tokenizer_digest="1" * 64)
+    with pytest.raises(
+        StageError, match=r"the teacher knows 321 tokens and the student in .* 320, and 1 differ, such as"
+    ):
+        distilled(what, made | {"teacher": other}, tmp_path / "run")
 
 
 def test_a_text_without_a_batch_is_refused(made, tmp_path):
