@@ -283,8 +283,8 @@ def _other_tokens(path: str, model: Distilled, root: Path) -> Iterator[Violation
         yield Violation(
             f"{path}.teacher",
             f"{model.teacher.name} knows {len(its):,} tokens and the student {len(mine):,}, and {len(differing):,} "
-            f"differ, such as {differing[0]!r}; what the one predicts means nothing to the other: use a teacher and a student "
-            "with one tokenizer",
+            f"differ, such as {differing[0]!r}; what the one predicts means nothing to the other: use a teacher and a "
+            "student with one tokenizer",
         )
 
 

@@ -14,7 +14,7 @@ from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.quantity import Epochs
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
-from llmrecipe.sections import ImportSection, Section, TokenizerSection, TrainSection, section_of_kind
+from llmrecipe.sections import DistilSection, ImportSection, Section, TokenizerSection, TrainSection, section_of_kind
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class _Stage:
     def section(self) -> Section | None:
         """Its section; None if it can't be read: that stage says why."""
         cls = section_of_kind(self.raw.get(codec.TAG, "")) if isinstance(self.raw, Mapping) else None
-        if cls not in (ImportSection, TokenizerSection, TrainSection):
+        if cls not in (DistilSection, ImportSection, TokenizerSection, TrainSection):
             return None
         try:
             for path in self.extensions:
@@ -135,12 +135,12 @@ def _beyond_the_end(name: str, stages: Mapping[str, _Stage]) -> dict[str, str]:
 def _network(name: str, stages: Mapping[str, _Stage]) -> Network | None:
     """What a stage trains, or the shape of the model that it starts from or is made from."""
     match stages[name].section():
-        case TrainSection(network=Network() as network):
+        case TrainSection(network=Network() as network) | DistilSection(network=Network() as network):
             return network
         case ImportSection(model=model):
             return model.given_network
     makers = stages[name].makers
-    above = next((makers[role] for role in ("start", "checkpoint", "model") if role in makers), None)
+    above = next((makers[role] for role in ("start", "checkpoint", "model", "student") if role in makers), None)
     return None if above is None else _network(above, stages)
 
 

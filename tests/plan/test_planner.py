@@ -93,7 +93,7 @@ def test_the_inputs_of_each_stage_are_what_its_work_needs():
 def test_a_student_and_its_teacher_are_read_with_the_text_that_they_know():
     taught = Distilled(name="taught", student=SMALLER, teacher=BASE, training=BASE.training)
     drawn = evolve(taught, name="drawn", student=BASE.start, text=WEB)
-    stages = by_name(evolve(RECIPE, models=(taught, drawn)))
+    stages = by_name(evolve(RECIPE, models=(taught, drawn), measures=(measure.Perplexity(text=BOOKS),)))
     assert stages["taught-distil"].inputs == {
         "tokens": "artifacts/books-bpe-300/tokenize/tokens",
         "student": "artifacts/tiny-w4a16/quantize/model",

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from llmrecipe import artifacts, cards, codec, identity
+from llmrecipe import artifacts, cards, codec, identity, memory
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.device import set_up
 from llmrecipe.engines.finetuning import states
@@ -86,7 +86,8 @@ def distil(
     Raises:
         RecipeError: the section can't work with the student or its teacher.
         StageError: a corpus is smaller than a batch, the tokens aren't those of both models, ranks of an earlier launch
-            are alive, a package of the machine's events is missing, or a rank failed.
+            are alive, it takes more memory than there is, a package of the machine's events is missing, or a rank
+            failed.
     """
     refuse_missing(machine.events, name)
     known = cards.read(teacher if student is None else student, ModelCard)
@@ -121,6 +122,13 @@ def distil(
     if broken:
         # As in the section, which a user knows.
         raise RecipeError([Violation(each.path.replace(".section.", "."), each.reason) for each in broken])
+    # Again, now that all is known of both models and of the machine, whatever was planned.
+    here, its = evolve(machine, memory_gb=None), cards.read(teacher, ModelCard).network
+    too_large = memory.refusal(
+        network, known.objective, training, section.parallelism, known.vocab_size, here, teacher=its
+    )
+    if too_large is not None:
+        raise StageError(f"{name}: {too_large.reason}")
     state = StateFolder(_work_folder(section, tokens, student, teacher, scratch))
     # A rank whose launcher was killed follows it within moments.
     wait_until_free(state.lock, seconds=30)

@@ -19,10 +19,11 @@ from tiny_distillation import (
     weights,
     with_training,
 )
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForMaskedLM, LlamaForCausalLM
 
 from llmrecipe import Epochs, FillInTheMiddle, Steps, artifacts, cards, distil, evolve
-from llmrecipe.engines.finetuning import launcher
+from llmrecipe.cards import ModelCard
+from llmrecipe.engines.finetuning import launcher, saving
 from llmrecipe.engines.finetuning.batches import Reader, heldout_batches, training_batches
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tokens.masking import mask
@@ -302,3 +303,22 @@ def test_what_the_student_can_not_do_is_refused_with_its_own_network(made, tmp_p
     )
     with pytest.raises(RecipeError, match=r"objective\.sequence_length: 32 exceeds"):
         distilled(section(network=None), made | {"student": long}, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_an_encoder_is_saved_as_one_with_the_dropout_that_it_was_published_with(masked, tmp_path):
+    found = distilled(section(network=None), masked, tmp_path)
+    # A process of its own computes the same, or this fails.
+    saving.save_and_verify(
+        found.student(),
+        tmp_path / "model",
+        cards.read(masked["student"], ModelCard),
+        tokenizer=masked["student"],
+        generation=masked["student"],
+        probe=folders.windows(found.job.open_tokens("train"), [0], LENGTH)[:, :-1],
+        device="cpu",
+        scratch=tmp_path,
+    )
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "model")
+    assert model.config.hidden_dropout_prob == 0.5
+    assert all(weights(found)[name].equal(weight) for name, weight in model.state_dict().items())
