@@ -1,4 +1,4 @@
-"""The distil stage: the same bytes every time, also over several ranks and after any interruption."""
+"""The distil stage: a model with its curves and numbers, and the same bytes after it was killed."""
 
 import json
 import os
