@@ -3,8 +3,22 @@
 Words of which there are many are in rooms, found by their dot: `clean.ExactDedup()`, `schedule.Cosine()`.
 """
 
-from llmrecipe.recipe import augment, clean, gate, masking, measure, optimizer, place, prune, schedule, scheme, source
+from llmrecipe.recipe import (
+    augment,
+    clean,
+    distil,
+    gate,
+    masking,
+    measure,
+    optimizer,
+    place,
+    prune,
+    schedule,
+    scheme,
+    source,
+)
 from llmrecipe.recipe.corpus import Corpus, Mixture, Part
+from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import PretrainedModel, Quantized, Trained
@@ -31,6 +45,7 @@ __all__ = [
     "ByteLevelBPE",
     "CausalLM",
     "Corpus",
+    "Distilled",
     "Dropout",
     "Epochs",
     "FillInTheMiddle",
@@ -62,6 +77,7 @@ __all__ = [
     "WordPiece",
     "augment",
     "clean",
+    "distil",
     "evolve",
     "gate",
     "masking",

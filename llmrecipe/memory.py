@@ -7,6 +7,7 @@ from llmrecipe.errors import Violation
 from llmrecipe.machines import Machines
 from llmrecipe.pretrained.rows import rows_for
 from llmrecipe.recipe import checks, names
+from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.kinds import Model, Objective
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import Trained
@@ -15,7 +16,7 @@ from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields
 from llmrecipe.recipe.training import Training
-from llmrecipe.sections import TrainSection
+from llmrecipe.sections import DistilSection, TrainSection
 
 
 def rank_bytes(network: Network, training: Training, parallelism: Parallelism, vocab_size: int) -> int:
@@ -62,8 +63,12 @@ def refusal(
     parallelism: Parallelism,
     vocab_size: int,
     machine: Machine,
+    *,
+    teacher: Network | None = None,
 ) -> Violation | None:
     """Why a run can't fit the machine, or this one where that names no memory; None if it may fit, or nobody knows.
+
+    A student has a `teacher` beside it on each rank, in float32, and the logits of both.
 
     Returns:
         The field of the model that asks for too much, and the reason.
@@ -74,21 +79,28 @@ def refusal(
     where = "this machine" if machine.memory_gb is None else "the machine that it is planned for"
     count = 1 if is_on_gpus else parallelism.world_size
     needs = rank_bytes(network, training, parallelism, vocab_size) * count
+    if teacher is not None:
+        needs += 4 * teacher.num_parameters(teacher.padded_vocab_size(vocab_size)) * count
     if has is None:
         return None
     if needs <= has:
         sequence = sequence_bytes(network, objective, training, parallelism) * count
+        # Its logits with their gradient, and the teacher's.
+        sequence += 0 if teacher is None else 3 * 4 * vocab_size * objective.sequence_length * count
         return _batch_refusal(objective, parallelism, sequence, needs, has, where)
     weights = network.num_parameters(network.padded_vocab_size(vocab_size))
     layout = f"data × tensor × pipeline = {parallelism.data} × {parallelism.tensor} × {parallelism.pipeline} ranks"
-    held = f"its {weights:,} weights take with their gradients and the optimizer's states {_gb(needs)}"
+    states = "gradients and the optimizer's states" + ("" if teacher is None else " and its teacher")
+    held = f"its {weights:,} weights take with their {states} {_gb(needs)}"
     each = "a GPU of " if is_on_gpus else ""
+    is_taught = teacher is not None
+    savings = _savings(parallelism, is_on_gpus=is_on_gpus, is_taught=is_taught)
     reason = (
         f"{held} {'on each GPU ' if is_on_gpus else ''}in {training.precision} on {layout}, and {each}{where} has "
-        f"{_gb(has)}; use a smaller network or vocabulary, {_savings(parallelism, is_on_gpus=is_on_gpus)}or "
+        f"{_gb(has)}; use a smaller network or vocabulary, {savings}or "
         f"plan it for a larger machine by `--machine`: one with memory_gb = {-(-needs // 10**9)}"
     )
-    return Violation("start", reason)
+    return Violation("student" if is_taught else "start", reason)
 
 
 def _batch_refusal(
@@ -120,27 +132,33 @@ def too_large(recipe: Recipe, machines: Machines, root: Path) -> tuple[list[Viol
     fields = Fields()
     for path, word in names.words(recipe, checks.path_of(recipe)):
         facts = ("network", "objective", "training", "parallelism")
-        if not isinstance(word, Trained) or not all(fields.has(word, fact) for fact in facts):
+        if not isinstance(word, Trained | Distilled) or not all(fields.has(word, fact) for fact in facts):
             continue
-        machine = machines.find(f"{word.name}-{TrainSection.tag}", word.name) or Machine()
+        teacher, tag = None, TrainSection.tag
+        if isinstance(word, Distilled):
+            tag = DistilSection.tag
+            if not fields.has(word, "teacher.network"):
+                continue
+            teacher = word.teacher.network
+        machine = machines.find(f"{word.name}-{tag}", word.name) or Machine()
         tokenizer = word.vocabulary.origin if fields.has(word, "vocabulary.origin") else None
         size = (None if tokenizer is None else rows_for(tokenizer, root)) or 0
-        reason = refusal(word.network, word.objective, word.training, word.parallelism, size, machine)
+        reason = refusal(word.network, word.objective, word.training, word.parallelism, size, machine, teacher=teacher)
         if reason is not None:
             found = here if machine.memory_gb is None else planned
-            is_of_start = reason.path == "start" and isinstance(word.start, Model)
+            is_of_start = reason.path == "start" and isinstance(word, Trained) and isinstance(word.start, Model)
             found.append(Violation(path if is_of_start else f"{path}.{reason.path}", reason.reason))
     return planned, here
 
 
-def _savings(parallelism: Parallelism, *, is_on_gpus: bool) -> str:
-    """What would need less, of what isn't done yet."""
+def _savings(parallelism: Parallelism, *, is_on_gpus: bool, is_taught: bool) -> str:
+    """What would need less, of what isn't done yet; replicas of a student share nothing."""
     savings = []
-    if parallelism.data > 1 and parallelism.zero_stage == 0:
+    if parallelism.data > 1 and parallelism.zero_stage == 0 and not is_taught:
         savings.append("zero_stage = 1")
-    if is_on_gpus:
+    if is_on_gpus and not is_taught:
         savings.append("a larger tensor or pipeline")
-    elif parallelism.data > 1:
+    elif parallelism.data > 1 and not is_on_gpus:
         savings.append("a smaller data")
     return "".join(f"{each}, " for each in savings)
 

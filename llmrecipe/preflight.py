@@ -13,8 +13,10 @@ from typing import Any
 from llmrecipe import hardware, origins
 from llmrecipe.errors import Violation
 from llmrecipe.pretrained.place import Missing, locate, source_of
+from llmrecipe.pretrained.vocabulary import ids_for
 from llmrecipe.recipe import augment, checks, names
 from llmrecipe.recipe.corpus import ANY_SHARDS, Corpus
+from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.kinds import Augmenter
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import PretrainedModel, Trained
@@ -70,6 +72,9 @@ def violations(recipe: Recipe, root: Path, planned: Collection[str] = ()) -> lis
             tokenizer = word.vocabulary.origin
             if isinstance(tokenizer, PretrainedTokenizer):
                 found += _needs_of(word, tokenizer, words, root)
+    for path, word in words:
+        if isinstance(word, Distilled) and fields.has(word, "vocabulary") and fields.has(word, "teacher.vocabulary"):
+            found += _other_tokens(path, word, root)
     return found
 
 
@@ -87,8 +92,9 @@ def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:
             reason = f"{kind!r}, and its package isn't installed here; `pip install 'llmrecipe[{kind}]'`"
             found.append(Violation(f"machine.events[{index}]", reason))
     for path, word in names.words(recipe, recipe.name):
-        if isinstance(word, Trained):
+        if isinstance(word, Trained | Distilled):
             found.extend(_layout_warnings(path, word.parallelism, on_cpu, gpus))
+        if isinstance(word, Trained):
             reasons = _precision(word.training.precision, on_cpu)
             found.extend(Violation(f"{path}.training.precision", reason) for reason in reasons)
     return found
@@ -266,6 +272,19 @@ def _needs_of(
             path,
             f"the tokenizer in {directory!r} has no mask token, and the objective of {model.name} needs one; "
             'use one of an encoder, or name the token in tokenizer_config.json, as in "mask_token": "[MASK]"',
+        )
+
+
+def _other_tokens(path: str, model: Distilled, root: Path) -> Iterator[Violation]:
+    """Why a student and a teacher that both exist already read other tokens."""
+    mine, its = (ids_for(vocabulary.origin, root) for vocabulary in (model.vocabulary, model.teacher.vocabulary))
+    if mine is not None and its is not None and mine != its:
+        differing = sorted({token for token, _ in mine.items() ^ its.items()})
+        yield Violation(
+            f"{path}.teacher",
+            f"{model.teacher.name} knows {len(its):,} tokens and the student {len(mine):,}, and {len(differing):,} "
+            f"differ, such as {differing[0]!r}; what the one predicts means nothing to the other: use a teacher and a "
+            "student with one tokenizer",
         )
 
 

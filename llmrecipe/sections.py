@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from llmrecipe.recipe.corpus import Corpus
-from llmrecipe.recipe.kinds import Augmenter, Cleaner, Gate, Objective, Pruning, Scheme, Source, Tokenizer
+from llmrecipe.recipe.distilled import Distilled
+from llmrecipe.recipe.kinds import Augmenter, Cleaner, Divergence, Gate, Objective, Pruning, Scheme, Source, Tokenizer
 from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.model import PretrainedModel, Quantized
 from llmrecipe.recipe.networks.network import Network
@@ -143,6 +144,20 @@ class PruneSection(Section):
     method: Pruning
     calibration_samples: int = _as_in(Pruned, "calibration_samples")
     seed: int = _as_in(Pruned, "seed")
+    revision: int = 1
+
+
+@define("distil")
+class DistilSection(Section):
+    """A teacher's predictions to a student's weights."""
+
+    network: Network | None
+    """What is trained, from first weights; None where the student is a model, an input."""
+
+    loss: Divergence
+    hard_loss_weight: float = _as_in(Distilled, "hard_loss_weight")
+    training: Training
+    parallelism: Parallelism
     revision: int = 1
 
 

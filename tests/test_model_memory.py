@@ -5,7 +5,18 @@ from pathlib import Path
 import pytest
 from tiny_recipe import BASE, RECIPE
 
-from llmrecipe import Llama, Machine, Parallelism, PretrainedTokenizer, Recipe, evolve, hardware, memory, optimizer
+from llmrecipe import (
+    Distilled,
+    Llama,
+    Machine,
+    Parallelism,
+    PretrainedTokenizer,
+    Recipe,
+    evolve,
+    hardware,
+    memory,
+    optimizer,
+)
 from llmrecipe.cli.main import main
 from llmrecipe.dvcfiles import write
 from llmrecipe.errors import StageError
@@ -218,3 +229,25 @@ def test_check_says_it_for_the_machine_of_the_model(project, capsys):
     )
     assert main(["check", "r.py"]) == 1
     assert "error: r.models[0].start: its" in capsys.readouterr().err
+
+
+def test_a_student_has_its_teacher_beside_it(monkeypatch):
+    monkeypatch.setattr(hardware, "memory", lambda: 2 * 10**12)
+    taught = Distilled(name="taught", student=BASE.start, teacher=LLAMA_2, training=BASE.training)
+
+    def of_student(model, memory_gb):
+        planned, _ = refused(model, Machine(device="cpu", memory_gb=memory_gb))
+        # To train the teacher takes more than any of this.
+        return {path: reason for path, reason in planned if not path.startswith("r.models[0].teacher")}
+
+    needs = (WEIGHTS * 4 + 16 * BASE.start.num_parameters(32_000)) / 1e9
+    reason = of_student(taught, needs - 0.1)["r.models[0].student"]
+    assert f"the optimizer's states and its teacher {needs:,.1f} GB" in reason
+    assert "zero_stage" not in reason
+    assert of_student(taught, needs + 0.1) == {}
+    # Of each sequence there are three times the logits of all its tokens.
+    many = evolve(taught, parallelism=Parallelism(micro_batch_size=4), training__global_batch_size=4)
+    logits = 3 * 4 * 32_000 * BASE.objective.sequence_length / 1e9
+    reason = of_student(many, needs + 3.5 * logits)["r.models[0].parallelism.micro_batch_size"]
+    assert "use at most 3" in reason
+    assert of_student(many, needs + 4.5 * logits) == {}

@@ -9,12 +9,14 @@ from transformers import PreTrainedTokenizerFast
 
 from llmrecipe import (
     CausalLM,
+    Distilled,
     FillInTheMiddle,
     Machine,
     MaskedLM,
     Mixture,
     Parallelism,
     Part,
+    PretrainedModel,
     PretrainedTokenizer,
     Recipe,
     augment,
@@ -404,3 +406,37 @@ def test_inputs_that_a_stage_makes_need_not_be_there_and_others_do(project, chan
     recipe = Recipe(name="small", models=(evolve(SMALL_MODEL, **changes),))
     assert preflight.violations(recipe, project, {planned}) == []
     assert len(preflight.violations(recipe, project, {"data/made", "makes/gen"})) == 1
+
+
+def test_a_student_and_a_teacher_that_exist_have_the_same_tokens(project):
+    def saved(name, *tokens):
+        vocabulary = {token: index for index, token in enumerate(tokens)}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=tokens[0]))
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=tokens[0]).save_pretrained(project / name)
+        return PretrainedModel(name=name, path=name, network=SMALL_MODEL.start, objective=SMALL_MODEL.objective)
+
+    student, alike, other = saved("student", "a", "b"), saved("alike", "a", "b"), saved("other", "a", "c")
+    taught = Distilled(
+        name="taught", student=student, teacher=alike, text=SMALL_MODEL.text, training=SMALL_MODEL.training
+    )
+    assert found(Recipe(name="small", models=(taught,)), project) == {}
+    assert found(Recipe(name="small", models=(evolve(taught, teacher=other),)), project) == {
+        "small.models[0].teacher": "other knows 2 tokens and the student 2, and 2 differ, such as 'b'; what the one "
+        "predicts means nothing to the other: use a teacher and a student with one tokenizer"
+    }
+    # A folder that isn't there yet says nothing, and its stage will.
+    gone = evolve(alike, name="gone", path="gone")
+    assert found(Recipe(name="small", models=(evolve(taught, teacher=gone),)), project) == {}
+
+
+def test_replicas_of_a_student_wait_for_cores_as_others_do(machine):
+    machine(cores=2, gpus=0)
+    taught = Distilled(
+        name="taught",
+        student=SMALL_MODEL.start,
+        teacher=SMALL_MODEL,
+        training=evolve(SMALL_MODEL.training, precision="bfloat16"),
+        parallelism=Parallelism(data=4),
+    )
+    warned_of = [each.path for each in preflight.warnings(Recipe(name="small", models=(taught,)), Machine())]
+    assert warned_of == ["small.models[0].parallelism"]

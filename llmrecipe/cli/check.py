@@ -11,6 +11,7 @@ from llmrecipe.cli.render import parameters
 from llmrecipe.plan.planner import plan
 from llmrecipe.pretrained.rows import rows_for
 from llmrecipe.recipe import names
+from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.model import PretrainedModel, Trained
 from llmrecipe.recipe.quantity import Epochs
 from llmrecipe.recipe.recipe import Recipe
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
 def _summary(recipe: Recipe) -> str:
     values = [value for _, value in names.words(recipe, recipe.name)]
     counts = f"{_count(len(recipe.models), 'model')}, {_count(len(recipe.measures), 'measure')}"
-    trained = [f"{model.name}: {_facts(model)}" for model in values if isinstance(model, Trained)]
+    trained = [f"{model.name}: {_facts(model)}" for model in values if isinstance(model, Trained | Distilled)]
     unknown = [
         f"{model.name}: {model.path} isn't there yet, so its network will be known once a stage has made it"
         for model in values
@@ -49,7 +50,9 @@ def _summary(recipe: Recipe) -> str:
     return "; ".join([counts, *trained, *unknown])
 
 
-def _facts(model: Trained) -> str:
+def _facts(model: Trained | Distilled) -> str:
+    if not Fields().has(model, "objective"):
+        return "its size and its steps will be known once a stage has made what it learns from"
     batch = f"{model.training.global_batch_size * model.objective.sequence_length:,} tokens"
     rows = rows_for(model.vocabulary.origin, Path())
     if rows is not None and Fields().has(model, "network"):

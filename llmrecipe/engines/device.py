@@ -9,11 +9,12 @@ from llmrecipe import hardware
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.machine import Machine
 
-_THREADS = 4
+_THREADS = 2
 """CPU threads of a stage's own process, on every machine.
 
 Factorizations, as GPTQ's, and activation functions round differently when their work is cut into another number of
-parts. Fewer cores take turns, which costs them next to nothing.
+parts. Not more: where there are fewer cores than threads, MKL's threads wait for each other while they keep a core, and
+a product of 1536 by 2048 by 1536 takes eighty times as long.
 """
 
 

@@ -51,7 +51,7 @@ def trained(draft: Draft, value: Trained) -> Products:
         inputs=inputs,
         outs=("checkpoint", "curves.csv", "validation.csv", *kept),
         metrics=("metrics.json",),
-        plots=_plots(layout.folder(value.name, TrainSection.tag)),
+        plots=training_plots(layout.folder(value.name, TrainSection.tag)),
     )
     model = _exported(draft, value, train.product("checkpoint"), value)
     return Products({"model": model} | {name: train.product(name) for name in kept})
@@ -103,7 +103,8 @@ def _exported(draft: Draft, value: Model, checkpoint: str, trained: Trained) -> 
     return draft.stage(owner=value.name, section=ExportSection(), inputs=inputs, outs=("model",)).product("model")
 
 
-def _plots(folder: str) -> tuple[Plot, ...]:
+def training_plots(folder: str) -> tuple[Plot, ...]:
+    """What is drawn of a training whose stage has this folder."""
     curves = f"{folder}/curves.csv"
     return (
         Plot(title="loss", curves={curves: "loss", f"{folder}/validation.csv": "validation_loss"}),

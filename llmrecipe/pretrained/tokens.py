@@ -22,7 +22,7 @@ def tokens_of(folder: Path) -> Tokens | None:
     """
     if not (folder / TOKENIZER).is_file():
         return None
-    vocabulary = _vocabulary(read_mapping(folder / TOKENIZER))
+    vocabulary = ids_by_token(read_mapping(folder / TOKENIZER))
     config, named = (
         read_mapping(folder / name) if (folder / name).is_file() else {}
         for name in ("tokenizer_config.json", "special_tokens_map.json")
@@ -67,7 +67,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return found
 
 
-def _vocabulary(stored: dict[str, Any]) -> dict[str, int]:
+def ids_by_token(stored: dict[str, Any]) -> dict[str, int]:
     """Ids by token: the model's, and those that are added to it."""
     model, added = stored.get("model"), stored.get("added_tokens")
     known = model.get("vocab") if isinstance(model, dict) else None

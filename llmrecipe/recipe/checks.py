@@ -6,6 +6,7 @@ from typing import Any
 from llmrecipe.errors import Violation
 from llmrecipe.recipe import (
     corpus_checks,
+    distilled_checks,
     measure_checks,
     model_checks,
     names,
@@ -46,6 +47,7 @@ _BOOKS = (
     model_checks.rules,
     scheme_checks.rules,
     pruning_checks.rules,
+    distilled_checks.rules,
     measure_checks.rules,
     release_checks.rules,
 )

@@ -156,8 +156,10 @@ class Masking(Word):
 class Model(Word):
     """Weights that exist, or will."""
 
-    is_rounded: ClassVar[bool] = False
-    """Whether its weights are rounded to few values, and so can be neither trained nor rounded again."""
+    @property
+    def is_rounded(self) -> bool:
+        """Whether its weights are rounded to few values, and so can be neither trained nor rounded again."""
+        return False
 
     @property
     def compares_by_layer(self) -> bool:
@@ -246,6 +248,15 @@ class Pruning(Word):
     @abstractmethod
     def suffix(self) -> str:
         """What is added to a model's name for that of the pruned one: `sparse50`."""
+
+
+@kind
+class Divergence(Word):
+    """How far a student's predictions are from its teacher's."""
+
+    temperature: float = attrs.field(default=1.0, validator=greater_than(0, 1_000))
+    """What the logits of both are divided by: above 1, unlikely tokens count for more. The loss is multiplied by its
+    square, so gradients keep their size (Hinton et al. 2015)."""
 
 
 @kind

@@ -1,7 +1,7 @@
 """Models: weights that exist, or will, each made from a network or from other models."""
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import Literal
 
 import attrs
 
@@ -240,8 +240,6 @@ class Checkpoint(Derived):
 class Quantized(Calibrated):
     """A model with every linear layer except the output layer rounded, saved as compressed-tensors."""
 
-    is_rounded: ClassVar[bool] = True
-
     scheme: Scheme | None
     """Number formats of weights and activations; None leaves them as they are, where `kv_cache` alone is wanted."""
 
@@ -262,6 +260,11 @@ class Quantized(Calibrated):
     def compares_by_layer(self) -> bool:
         """Whether its layers read what those of its parent do: nothing is evened out or rotated."""
         return not (self.rotate or (self.scheme is not None and self.scheme.moves_difficulty))
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether its weights are rounded to few values: they are."""
+        return True
 
     @property
     def suffix(self) -> str:

@@ -6,13 +6,14 @@ from typing import Any, TypeVar
 import attrs
 
 from llmrecipe.errors import Violation
+from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.kinds import Model, Text, Tokenizer
 from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.measurement import Measurement
 from llmrecipe.recipe.model import Calibrated, PretrainedModel
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import Word, as_written, parts
-from llmrecipe.recipe.texts import calibration_text, measured_text
+from llmrecipe.recipe.texts import calibration_text, distillation_text, measured_text
 from llmrecipe.recipe.tokenized import TokenizedText
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
 
@@ -123,8 +124,8 @@ def _values(word: Word, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
 
 def _texts(model: Model, path: str) -> Iterator[tuple[str, Text]]:
     """The texts that making a model reads."""
-    if isinstance(model, Calibrated):
-        text = _if_told(lambda: calibration_text(model))
+    if isinstance(model, Calibrated | Distilled):
+        text = _if_told(lambda: distillation_text(model) if isinstance(model, Distilled) else calibration_text(model))
         if text is not None:
             yield f"{path}.text", text
     else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.kinds import Model, Text
 from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.model import Calibrated
@@ -26,6 +27,17 @@ def calibration_text(made: Calibrated) -> Text | None:
     if text is None:
         raise ValueError(f"{made.name} has no text, and {made.model.name} was not trained here")
     return text
+
+
+def distillation_text(distilled: Distilled) -> Text:
+    """The text that a student and its teacher read: its own, or the one that they were trained on.
+
+    Raises:
+        ValueError: there is neither, which the checks refuse.
+    """
+    if distilled.training_text is None:
+        raise ValueError(f"{distilled.name} has no text, and what it is made from was not trained here")
+    return distilled.training_text
 
 
 def measured_text(recipe: Recipe, measure: Measure) -> Text | None:

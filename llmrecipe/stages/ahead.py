@@ -17,6 +17,7 @@ from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.quantity import Epochs
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
 from llmrecipe.sections import (
+    DistilSection,
     ImportSection,
     MeasureSection,
     ReleaseSection,
@@ -29,7 +30,7 @@ from llmrecipe.sections import (
 log = logging.getLogger(__name__)
 
 
-_READ = (ImportSection, MeasureSection, ReleaseSection, TokenizerSection, TrainSection)
+_READ = (DistilSection, ImportSection, MeasureSection, ReleaseSection, TokenizerSection, TrainSection)
 """Sections that tell what can't be made."""
 
 
@@ -188,12 +189,12 @@ def _documents(measure: _Stage) -> int | None:
 def _network(name: str, stages: Mapping[str, _Stage]) -> Network | None:
     """What a stage trains, or the shape of the model that it starts from or is made from."""
     match stages[name].section():
-        case TrainSection(network=Network() as network):
+        case TrainSection(network=Network() as network) | DistilSection(network=Network() as network):
             return network
         case ImportSection(model=model):
             return model.given_network
     makers = stages[name].makers
-    above = next((makers[role] for role in ("start", "checkpoint", "model") if role in makers), None)
+    above = next((makers[role] for role in ("start", "checkpoint", "model", "student") if role in makers), None)
     return None if above is None else _network(above, stages)
 
 

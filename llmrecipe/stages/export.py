@@ -7,8 +7,9 @@ from llmrecipe import artifacts, cards, identity
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
-from llmrecipe.engines.nanotron import metrics, weights
+from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.parity import agreement, altered_weights
+from llmrecipe.engines.runs import metrics
 from llmrecipe.errors import StageError
 from llmrecipe.launch.process import return_freed_memory
 from llmrecipe.recipe.evolve import evolve

@@ -9,7 +9,7 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard, TokensCard
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.launcher import FinishedRun, train
-from llmrecipe.engines.nanotron.metrics import Row
+from llmrecipe.engines.runs.metrics import Row
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import RecipeError
 from llmrecipe.recipe import checks
@@ -49,7 +49,8 @@ def run(context: StageContext[TrainSection]) -> None:
         # A dot is in no stage's name, so no other stage's folder is called so.
         events=context.output.parent / "train.events",
     )
-    job, section, read = finished.job, context.section, _read(finished, tokens)
+    job, section, training = finished.job, context.section, finished.job.section.training
+    read = tokens.read(job.sequence_length, training.seed, job.num_steps * training.global_batch_size)
     for corpus, part in read.get("corpora", {}).items():
         log.info(
             "%s: %d sequences, %.1f %%, %.2f epochs", corpus, part["sequences"], 100 * part["share"], part["epochs"]
@@ -104,18 +105,6 @@ def _refuse_unfit(section: TrainSection, network: Network, name: str) -> None:
     broken = checks.section_violations(evolve(section, network=network), name)
     if broken:
         raise RecipeError(broken)
-
-
-def _read(finished: FinishedRun, tokens: Tokens) -> dict[str, Any]:
-    """How much the run has read: `epochs` of its corpus, or `corpora` with what it read of each of a mixture."""
-    job, training = finished.job, finished.job.section.training
-    order = job.open_tokens("train").order(job.sequence_length, training.seed)
-    total = job.num_steps * training.global_batch_size
-    parts = {
-        corpus: {"sequences": drawn, "share": drawn / total, "epochs": drawn / size}
-        for corpus, drawn, size in zip(tokens.directories, order.drawn(total), order.sizes, strict=True)
-    }
-    return {"epochs": parts[""]["epochs"]} if "" in parts else {"corpora": parts}
 
 
 def _table(finished: FinishedRun, columns: Sequence[str]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from tiny_recipe import BASE, BOOKS, RECIPE, SMALLER
 from llmrecipe import (
     ByteLevelBPE,
     Corpus,
+    Distilled,
     Mixture,
     Part,
     PretrainedModel,
@@ -53,8 +54,10 @@ def test_every_kind_of_stage_is_planned_with_its_own_class_of_section():
     mixed = evolve(MIXED, text__parts=(Part(corpus=evolve(WEB, augment=(augment.ShuffleSpans(),))), Part(corpus=BOOKS)))
     theirs = PretrainedModel(name="theirs", path="models/theirs")
     release = Release(candidates=(mixed,), gates=(gate.Size(at_most_mb=1.0),))
+    rounded = Quantized(model=mixed, scheme=scheme.FP8())
     sparse = Pruned(model=mixed, method=prune.Wanda(sparsity=0.5))
-    models = (mixed, Quantized(model=mixed, scheme=scheme.FP8()), sparse, theirs)
+    taught = Distilled(name="taught", student=rounded, teacher=mixed, training=mixed.training)
+    models = (mixed, rounded, sparse, theirs, taught)
     stages = plan([evolve(RECIPE, models=models, release=release)]).stages
     assert {stage.kind: type(stage.section) for stage in stages} == members(Section)
 
@@ -96,6 +99,24 @@ def test_the_inputs_of_each_stage_are_what_its_work_needs():
             for what in ("model", "perplexity", "perplexity.documents")
         },
     }
+
+
+def test_a_student_and_its_teacher_are_read_with_the_text_that_they_know():
+    taught = Distilled(name="taught", student=SMALLER, teacher=BASE, training=BASE.training)
+    drawn = evolve(taught, name="drawn", student=BASE.start, text=WEB)
+    stages = by_name(evolve(RECIPE, models=(taught, drawn), measures=(measure.Perplexity(text=BOOKS),)))
+    assert stages["taught-distil"].inputs == {
+        "tokens": "artifacts/books-bpe-300/tokenize/tokens",
+        "student": "artifacts/tiny-w4a16/quantize/model",
+        "teacher": "artifacts/tiny/export/model",
+    }
+    assert stages["taught-distil"].section.network is None
+    assert stages["drawn-distil"].inputs == {
+        "tokens": "artifacts/web-books-bpe-300/tokenize/tokens",
+        "teacher": "artifacts/tiny/export/model",
+    }
+    assert stages["drawn-distil"].section.network == BASE.start
+    assert stages["taught-perplexity"].inputs["model"] == "artifacts/taught/distil/model"
 
 
 def test_a_report_names_the_models_in_the_order_of_the_recipe():

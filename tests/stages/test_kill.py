@@ -9,7 +9,7 @@ from tiny_training import TRAINING, write_tokens
 from train_project import Project
 
 from llmrecipe import Parallelism, Steps, artifacts
-from llmrecipe.engines.nanotron.checkpoint import KIND
+from llmrecipe.engines.runs.checkpoints import KIND
 
 pytestmark = pytest.mark.slow
 

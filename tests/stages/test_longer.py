@@ -15,7 +15,7 @@ from llmrecipe import Dropout, Fraction, Steps, artifacts, evolve
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.engines.nanotron.job import StateFolder
 from llmrecipe.engines.nanotron.predecessors import Predecessor, _reason
-from llmrecipe.engines.nanotron.schedule import learning_rate_factor, steps_alike, steps_before_decay
+from llmrecipe.engines.runs.schedule import learning_rate_factor, steps_alike, steps_before_decay
 from llmrecipe.recipe.schedule import Constant, Cosine, InverseSquareRoot, WarmupStableDecay
 
 BASE = attrs.evolve(TRAINING, schedule=Constant(warmup=Steps(2)), dropout=Dropout(residual=0.1))

@@ -43,11 +43,16 @@ def _take_over(*outputs: Any) -> None:
         os.dup2(output.detach(), number)
 
 
-def _launch(config: LaunchConfig, _executable: str) -> Callable[..., Any]:
+def start_server() -> None:
+    """Start the process that forks, unless it runs."""
     multiprocessing.set_forkserver_preload(["rank_preload"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         forkserver.ensure_running()
+
+
+def _launch(config: LaunchConfig, _executable: str) -> Callable[..., Any]:
+    start_server()
     launch = elastic_launch(dataclasses.replace(config, start_method="forkserver"), _rank)
     return lambda *command: launch(_Outputs(), command[command.index("-m") + 1 :])
 

@@ -12,6 +12,7 @@ from llmrecipe import (
     ByteLevelBPE,
     CausalLM,
     Corpus,
+    Distilled,
     Dropout,
     Epochs,
     FillInTheMiddle,
@@ -43,6 +44,7 @@ from llmrecipe import (
     WordPiece,
     augment,
     clean,
+    distil,
     evolve,
     gate,
     masking,
@@ -59,6 +61,7 @@ from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.texts import common_text
 from llmrecipe.sections import (
     AugmentSection,
+    DistilSection,
     ExportSection,
     ImportSection,
     MeasureSection,
@@ -425,6 +428,25 @@ def trainings(draw, global_batch_size, sequence_length, parameters="all"):
     )
 
 
+divergences = st.one_of(
+    st.builds(cls, temperature=positive) for cls in (distil.ForwardKL, distil.ReverseKL, distil.JensenShannon)
+)
+
+
+@st.composite
+def distillations(draw, global_batch_size, sequence_length):
+    """Trainings that transformers' Trainer can do."""
+    return evolve(
+        draw(trainings(global_batch_size, sequence_length)),
+        optimizer=draw(optimizers.filter(lambda each: not isinstance(each, optimizer.Muon))),
+        dropout=Dropout(),
+        z_loss=0.0,
+        anomalies=Anomalies(window=draw(st.integers(2, 100))),
+        precision="float32",
+        select="last",
+    )
+
+
 NETWORKS = (Llama, Mistral, Qwen2, Qwen3, Bert, Bert, ModernBert, ModernBert)
 
 scalings = st.builds(
@@ -705,8 +727,36 @@ class World:
             )
         )
 
+    def new_distilled(self, teacher):
+        """A student of the teacher: a network, or a model with its tokenizer that predicts as it does."""
+        draw, objective = self.draw, teacher.objective
+        students = [
+            model
+            for model in self.models
+            if model != teacher
+            and model.vocabulary == teacher.vocabulary
+            and model.objective.is_masked == objective.is_masked
+        ]
+        alike = [kind for kind in self.kinds if kind.reads_both_sides == objective.is_masked]
+        student = draw(st.sampled_from(students)) if students else draw(networks(draw(st.sampled_from(alike))))
+        data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+        length = (student if students else teacher).objective.sequence_length
+        known = teacher.training_text or (student.training_text if students else None)
+        return Distilled(
+            name=self.fresh(),
+            student=student,
+            teacher=teacher,
+            text=self.text() if known is None or draw(st.booleans()) else None,
+            training=draw(distillations(data * micro * draw(counts), length)),
+            loss=draw(divergences),
+            hard_loss_weight=draw(below_one),
+            parallelism=Parallelism(
+                data=data, micro_batch_size=micro, threads_per_rank=draw(counts), bucket_size_mb=draw(counts)
+            ),
+        )
+
     def new_model(self):
-        ways = ["first", "theirs", "on", "on", *["quantized"] * 4, *["pruned"] * 2]
+        ways = ["first", "theirs", "on", "on", *["quantized"] * 4, *["pruned"] * 2, "distilled"]
         made = self.draw(st.sampled_from(ways))
         # Zeros can't be trained, nor made again; only rounding keeps them.
         fit = [m for m in self.models if not m.is_rounded and (made == "quantized" or not m.is_sparse)]
@@ -717,6 +767,8 @@ class World:
             return self.new_pretrained()
         if not fit or made == "first":
             return self.new_trained()
+        if made == "distilled":
+            return self.new_distilled(self.draw(st.sampled_from(self.models)))
         # The last one, often: chains grow.
         start = fit[-1] if self.draw(st.booleans()) else self.draw(st.sampled_from(fit))
         return {"on": self.new_trained, "quantized": self.new_quantized, "pruned": self.new_pruned}[made](start)
@@ -813,6 +865,15 @@ sections = st.one_of(
     st.builds(ExportSection, revision=revisions),
     st.builds(QuantizeSection, scheme=schemes, kv_cache=st.just("float8"), calibration_samples=counts, seed=seeds),
     st.builds(PruneSection, method=prunings(SMALL_MODEL.network), calibration_samples=counts, seed=seeds),
+    st.builds(
+        DistilSection,
+        network=st.none(),
+        loss=divergences,
+        hard_loss_weight=below_one,
+        training=distillations(4, 8),
+        parallelism=st.builds(Parallelism, micro_batch_size=st.sampled_from([1, 2, 4])),
+        revision=revisions,
+    ),
     st.builds(MeasureSection, measure=st.builds(measure.Perplexity, max_tokens=counts)),
     st.builds(ReportSection, revision=revisions),
     st.builds(

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import attrs
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import shrinking
 from llmrecipe.engines.compression.calibration import CalibrationText
 from llmrecipe.engines.compression.oneshot import ours
-from llmrecipe.engines.compression.saving import save_and_verify
+from llmrecipe.engines.compression.saving import save_and_verify, save_plain
 from llmrecipe.engines.compression.sparsity import make_sparse, share_of_zeros
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.stored import put_on_disk
@@ -121,7 +121,16 @@ def prune_and_verify(
         sparsity = share_of_zeros(pruned)
         # Any tokens tell whether two models are the same.
         probe = (torch.arange(length, device=device) % card.vocab_size)[None]
-        save_and_verify(pruned, _save, source, directory, made, probe, scratch)
+        save_and_verify(
+            pruned,
+            save_plain,
+            directory,
+            made,
+            tokenizer=source,
+            generation=source,
+            probe=probe,
+            scratch=scratch,
+        )
     return Report(
         calibration_sequences=len(calibration),
         dense_bytes=folders.weights_bytes(source),
@@ -183,10 +192,3 @@ def _decoder(network: Network) -> Decoder:
     if not isinstance(network, Decoder):
         raise StageError(f"{type(network).__name__} is no decoder, of which alone it is known what can be left out")
     return network
-
-
-def _save(model: PreTrainedModel, directory: Path) -> None:
-    # What a model is published with is copied as it is; transformers would refuse to write some of it.
-    model.generation_config = GenerationConfig.from_model_config(model.config)
-    # transformers' own: llmcompressor gives a model another way to save itself, which reads its parent's config.json.
-    type(model).save_pretrained(model, directory, max_shard_size="5GB")

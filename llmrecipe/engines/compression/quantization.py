@@ -91,7 +91,16 @@ def _quantize_and_verify(
     expanded = sum(parameter.nbytes for name, parameter in model.named_parameters() if name in names)
     sizes = {name: layer.in_features * layer.out_features for name, layer in linear_layers(model).items()}
     noted = evolve(card, notes=(*notes, *fallbacks.notes))
-    save_and_verify(model, save_compressed, source, directory, noted, probe.to(device), scratch)
+    save_and_verify(
+        model,
+        save_compressed,
+        directory,
+        noted,
+        tokenizer=source,
+        generation=source,
+        probe=probe.to(device),
+        scratch=scratch,
+    )
     if card.sparse:
         refuse_lost(source, directory)
     dense, quantized = folders.weights_bytes(source), folders.weights_bytes(directory)

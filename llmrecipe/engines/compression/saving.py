@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
@@ -29,20 +29,23 @@ more.
 def save_and_verify(
     model: PreTrainedModel,
     save: Callable[[PreTrainedModel, Path], None],
-    source: Path,
     directory: Path,
     card: ModelCard,
+    *,
+    tokenizer: Path,
+    generation: Path | None,
     probe: torch.Tensor,
     scratch: Path,
 ) -> None:
     """Write `model` to `directory` as an artifact, and check that what was saved computes the same.
 
     Args:
-        model: the compressed model; where it is saved in another form, its weights may be gone afterwards.
+        model: where it is saved in another form, its weights may be gone afterwards.
         save: writes its weights and configuration to a folder.
-        source: the model artifact that it was made from, for its tokenizer.
         directory: becomes a model artifact.
         card: what it is.
+        tokenizer: a folder with its tokenizer.
+        generation: a folder that says how it writes, if one does.
         probe: token ids `int64[batch, length]` whose logits are compared, on the device that computes.
         scratch: a folder, as it was at the end.
 
@@ -52,13 +55,14 @@ def save_and_verify(
     expected = folders.logits(model, probe)
     if not expected.isfinite().all():
         raise StageError(
-            f"{source}: compressed, this model computes numbers that aren't finite; its weights are too large, most "
-            "often by a learning rate that is too high"
+            f"{directory}: this model computes numbers that aren't finite; its weights are too large, most often by a "
+            "learning rate that is too high"
         )
     log.info("saves the model, and compares what a fresh process computes with it")
     save(model, directory)
-    copy_files(source, directory)
-    folders.copy_generation(source, directory)
+    copy_files(tokenizer, directory)
+    if generation is not None:
+        folders.copy_generation(generation, directory)
     cards.write(directory, card)
     artifacts.seal(directory, "model")
     found = reloading.logits_in_a_fresh_process(directory, probe, scratch)
@@ -70,3 +74,11 @@ def save_and_verify(
             f"{directory}: the saved model is not the one in memory: transformers computes logits that differ "
             f"by {difference:.3g} of the largest, {accepted:.3g} is accepted"
         )
+
+
+def save_plain(model: PreTrainedModel, directory: Path) -> None:
+    """Write weights and configuration to `directory` as transformers does by itself."""
+    # How a model writes is copied as it was published; transformers would refuse to write some of it.
+    model.generation_config = GenerationConfig.from_model_config(model.config)
+    # transformers' own: llmcompressor gives a model another way to save itself, which reads its parent's config.json.
+    type(model).save_pretrained(model, directory, max_shard_size="5GB")

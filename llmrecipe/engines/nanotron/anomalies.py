@@ -13,8 +13,8 @@ from nanotron import distributed as dist
 from nanotron.parallel import ParallelContext
 
 from llmrecipe.engines.nanotron.job import Job, StateFolder
-from llmrecipe.engines.nanotron.metrics import Row
 from llmrecipe.engines.nanotron.readings import Reading
+from llmrecipe.engines.runs.metrics import Row
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.training import Anomalies
 

@@ -1,24 +1,19 @@
 """Resumable states of a run: whole or absent, newest first."""
 
-import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrecipe import artifacts
-from llmrecipe.engines.nanotron import metrics
-from llmrecipe.engines.nanotron.metrics import Row
+from llmrecipe.engines.runs import metrics
+from llmrecipe.engines.runs.checkpoints import KIND, checkpoints, is_whole, keep_newest, put_in_place
+from llmrecipe.engines.runs.metrics import Row
 from llmrecipe.errors import StageError, refusal
 from llmrecipe.recipe.training import Training
 
 if TYPE_CHECKING:
     from nanotron.trainer import DistributedTrainer
-
-log = logging.getLogger(__name__)
-
-KIND = "training-state"
 
 
 def save_whole(
@@ -45,7 +40,7 @@ def save_whole(
         if is_first:
             artifacts.seal(written, KIND)
             artifacts.sync_tree(written)
-            _put_in_place(written, folder / written.name)
+            put_in_place(written, folder / written.name)
             shutil.rmtree(temporary)
             keep_newest(folder, count, keeps)
     except Exception as error:
@@ -60,35 +55,13 @@ def save_whole(
     dist.barrier(world)
 
 
-def _put_in_place(written: Path, final: Path) -> None:
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(written, final)
-    artifacts.sync(final.parent)
-
-
-def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Steps and folders of the whole checkpoints, newest first."""
-    if not folder.exists():
-        return []
-    found = [(int(path.name), path) for path in folder.iterdir() if path.name.isdecimal()]
-    return sorted(found, reverse=True)
-
-
-def keep_newest(folder: Path, count: int, keeps: Callable[[int], bool]) -> None:
-    """Delete all whole checkpoints but the newest `count` and those of steps that `keeps` names."""
-    for step, old in checkpoints(folder)[count:]:
-        if not keeps(step):
-            shutil.rmtree(old)
-
-
 def newest(folder: Path, rows: Sequence[Row], training: Training, up_to: int) -> int:
     """The step of the newest whole checkpoint that a run can go on from, of at most `up_to`; 0 is the start.
 
     Those that the result needs of the steps so far have to be there as well: see `needed`. Damaged ones are put aside.
     """
     for step, _ in checkpoints(folder):
-        if step <= up_to and all(_is_whole(folder / str(each)) for each in (step, *needed(rows, training, step))):
+        if step <= up_to and all(is_whole(folder / str(each)) for each in (step, *needed(rows, training, step))):
             return step
     return 0
 
@@ -99,17 +72,3 @@ def needed(rows: Iterable[Row], training: Training, step: int) -> list[int]:
     kept = [] if every is None else list(range(every.count, step + 1, every.count))
     best = metrics.best_step(row for row in rows if row["step"] <= step) if training.select == "best" else None
     return kept if best is None else [*kept, best]
-
-
-def _is_whole(folder: Path) -> bool:
-    if not folder.exists():
-        return False
-    try:
-        artifacts.verify(folder, KIND)
-    except StageError as damage:
-        aside = folder.with_name(f"damaged-{folder.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-        log.warning("the checkpoint of step %s is damaged and put aside as %s: %s", folder.name, aside, damage)
-        return False
-    return True

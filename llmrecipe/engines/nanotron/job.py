@@ -9,10 +9,10 @@ import attrs
 
 from llmrecipe import artifacts, codec
 from llmrecipe.engines.models.architecture import RunOptions
-from llmrecipe.engines.nanotron import metrics
-from llmrecipe.engines.nanotron.metrics import Row
 from llmrecipe.engines.nanotron.port.linear import Library
-from llmrecipe.engines.nanotron.schedule import steps_before_decay
+from llmrecipe.engines.runs import metrics
+from llmrecipe.engines.runs.metrics import Row
+from llmrecipe.engines.runs.schedule import steps_before_decay
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.networks.network import Network

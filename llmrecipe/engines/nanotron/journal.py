@@ -6,10 +6,10 @@ from pathlib import Path
 
 from llmrecipe.engines.nanotron.anomalies import Judge
 from llmrecipe.engines.nanotron.communication import Communication
-from llmrecipe.engines.nanotron.events import Events
 from llmrecipe.engines.nanotron.job import Job, StateFolder
-from llmrecipe.engines.nanotron.metrics import MetricsLog, Row
 from llmrecipe.engines.nanotron.readings import Reading
+from llmrecipe.engines.runs.events import Events
+from llmrecipe.engines.runs.metrics import MetricsLog, Row
 from llmrecipe.progress import TrainingProgress
 
 

@@ -12,18 +12,21 @@ import yaml
 
 from llmrecipe import artifacts, memory
 from llmrecipe.engines.device import check_precision, set_up
-from llmrecipe.engines.nanotron import metrics, weights
-from llmrecipe.engines.nanotron.checkpoint import checkpoints, keep_newest, newest
+from llmrecipe.engines.nanotron import weights
+from llmrecipe.engines.nanotron.checkpoint import newest
 from llmrecipe.engines.nanotron.compiling import compiles, obstacle
 from llmrecipe.engines.nanotron.config import nanotron_configuration
 from llmrecipe.engines.nanotron.environment import environment_of
-from llmrecipe.engines.nanotron.events import complete, refuse_missing
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of
-from llmrecipe.engines.nanotron.metrics import Row
 from llmrecipe.engines.nanotron.port.linear import fastest
 from llmrecipe.engines.nanotron.predecessors import take_over
 from llmrecipe.engines.nanotron.start import card_of_start, first_weights
+from llmrecipe.engines.runs import metrics
+from llmrecipe.engines.runs.checkpoints import checkpoints, keep_newest
+from llmrecipe.engines.runs.events import complete, refuse_missing
+from llmrecipe.engines.runs.metrics import Row
+from llmrecipe.engines.tokens.enough import refuse_small_corpora
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import RecipeError, StageError
 from llmrecipe.extensions import modules_of
@@ -104,7 +107,8 @@ def train(
     """
     refuse_missing(machine.events, name)
     files = TokenMixture.open(tokens, "train", shares)
-    _refuse_small_corpora(files, TokenMixture.open(tokens, "heldout", shares), section, name)
+    length, batch = section.objective.sequence_length, section.training.global_batch_size
+    refuse_small_corpora(files, TokenMixture.open(tokens, "heldout", shares), length, batch, name)
     settled = _settled(section, files.num_windows(section.objective.sequence_length), name)
     files.special_ids(section.objective.special_tokens)
     device = set_up(machine)
@@ -268,22 +272,3 @@ def _refuse_skipped_steps(state: StateFolder, section: TrainSection, name: str, 
 
 def _measurements(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _refuse_small_corpora(train: TokenMixture, heldout: TokenMixture, section: TrainSection, name: str) -> None:
-    length, batch = section.objective.sequence_length, section.training.global_batch_size
-    windows = train.num_windows(length)
-    if windows < batch:
-        raise StageError(
-            f"{name}: the training split has {train.num_tokens:,} tokens, {windows} sequences of {length}, fewer "
-            f"than one batch of {batch}; use more text, a smaller training.global_batch_size or a shorter "
-            "objective.sequence_length"
-        )
-    for split, mixture in (("training", train), ("held-out", heldout)):
-        for number, files in enumerate(mixture.corpora):
-            if files.num_windows(length) == 0:
-                where = f" of parts[{number}]" if len(mixture.corpora) > 1 else ""
-                raise StageError(
-                    f"{name}: the {split} split{where} has {files.num_tokens:,} tokens, less than one sequence of "
-                    f"{length}; use more text, a larger heldout of the corpus or a smaller objective.sequence_length"
-                )

@@ -10,6 +10,7 @@ from nanotron.optim.named_optimizer import NamedOptimizer
 
 from llmrecipe.engines.nanotron import muon
 from llmrecipe.engines.nanotron.port import zero
+from llmrecipe.engines.runs.optimizer import build
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.optimizer import SGD, AdamW, Muon, NoDecay
 from llmrecipe.sections import TrainSection
@@ -91,15 +92,6 @@ def _is_shared(weight: Any) -> bool:
         return False
     tied = weight.get_tied_info()
     return tied.reduce_op is not None and len(tied.global_ranks) > 1
-
-
-def build(optimizer: AdamW | SGD, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """torch's optimizer for parameter groups that bring their weight decay."""
-    match optimizer:
-        case AdamW(learning_rate=rate, beta1=beta1, beta2=beta2, eps=eps):
-            return torch.optim.AdamW(groups, lr=rate, betas=(beta1, beta2), eps=eps, fused=True)
-        case SGD(learning_rate=rate, momentum=momentum, nesterov=nesterov):
-            return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov)
 
 
 def is_left_alone(name: str, no_decay: NoDecay) -> bool:

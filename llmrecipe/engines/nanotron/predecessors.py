@@ -10,12 +10,13 @@ from pathlib import Path
 import attrs
 
 from llmrecipe import artifacts
-from llmrecipe.engines.nanotron import metrics
-from llmrecipe.engines.nanotron.checkpoint import checkpoints, needed, newest
+from llmrecipe.engines.nanotron.checkpoint import needed, newest
 from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.meaning import Meaning, akin, others
-from llmrecipe.engines.nanotron.metrics import Row
-from llmrecipe.engines.nanotron.schedule import steps_alike
+from llmrecipe.engines.runs import metrics
+from llmrecipe.engines.runs.checkpoints import checkpoints
+from llmrecipe.engines.runs.metrics import Row
+from llmrecipe.engines.runs.schedule import steps_alike
 from llmrecipe.launch.lock import wait_until_free
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.schedule import Constant, InverseSquareRoot, WarmupStableDecay

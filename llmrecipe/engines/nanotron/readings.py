@@ -7,7 +7,7 @@ import torch
 
 from llmrecipe.engines.nanotron.clock import Clock
 from llmrecipe.engines.nanotron.communication import Span
-from llmrecipe.engines.nanotron.metrics import Row
+from llmrecipe.engines.runs.metrics import Row
 
 
 class Reading:

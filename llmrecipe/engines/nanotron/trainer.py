@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from llmrecipe import artifacts
 from llmrecipe.engines.device import peak_memory_mb
 from llmrecipe.engines.models.architecture import architecture_of
-from llmrecipe.engines.nanotron import data, gradients, metrics
+from llmrecipe.engines.nanotron import data, gradients
 from llmrecipe.engines.nanotron.anomalies import Judge, broken_on
 from llmrecipe.engines.nanotron.build import network_of, reader_of
 from llmrecipe.engines.nanotron.checkpoint import save_whole
@@ -32,7 +32,8 @@ from llmrecipe.engines.nanotron.port.data_parallel import keep_buckets
 from llmrecipe.engines.nanotron.port.optimizer_state import load_optimizer
 from llmrecipe.engines.nanotron.port.tensor_parallel import overlap
 from llmrecipe.engines.nanotron.readings import Reading
-from llmrecipe.engines.nanotron.schedule import learning_rate_scheduler
+from llmrecipe.engines.runs import metrics
+from llmrecipe.engines.runs.schedule import learning_rate_scheduler
 from llmrecipe.progress import TrainingProgress
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -56,6 +57,15 @@ class Tokens:
             StageError: as `TokenMixture.open`.
         """
         return TokenMixture.open(list(self.directories.values()), split, self.shares)
+
+    def read(self, sequence_length: int, seed: int, samples: int) -> dict[str, Any]:
+        """What the first samples of a run are: `epochs` of its corpus, or `corpora` with what is read of each."""
+        order = self.open("train").order(sequence_length, seed)
+        parts = {
+            corpus: {"sequences": drawn, "share": drawn / samples, "epochs": drawn / size}
+            for corpus, drawn, size in zip(self.directories, order.drawn(samples), order.sizes, strict=True)
+        }
+        return {"epochs": parts[""]["epochs"]} if "" in parts else {"corpora": parts}
 
     def say_what_is_lost(self, *splits: str) -> None:
         """Warn of text of these splits that the tokens lost."""

@@ -8,7 +8,7 @@ from tiny_recipe import RECIPE
 from tiny_training import LENGTH, SHORT, column, section, trained, write_tokens
 
 from llmrecipe import Machine, Steps, preflight
-from llmrecipe.engines.nanotron.events import Events
+from llmrecipe.engines.runs.events import Events
 from llmrecipe.errors import StageError
 
 ROWS = [

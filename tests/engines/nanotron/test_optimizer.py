@@ -15,7 +15,7 @@ from tiny_training import LENGTH, MASKING, NETWORK, TRAINING, column, section, t
 
 from llmrecipe import Bert, Fraction, MaskedLM, Parallelism, Steps
 from llmrecipe.engines.nanotron.port import bootstrap
-from llmrecipe.engines.nanotron.schedule import learning_rate_factor
+from llmrecipe.engines.runs.schedule import learning_rate_factor
 from llmrecipe.recipe.optimizer import SGD, AdamW, Muon
 from llmrecipe.recipe.schedule import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 

@@ -6,6 +6,7 @@ from llmrecipe import (
     ByteLevelBPE,
     CausalLM,
     Corpus,
+    Distilled,
     Fraction,
     Llama,
     Machine,
@@ -19,6 +20,7 @@ from llmrecipe import (
     Trained,
     Training,
     clean,
+    distil,
     evolve,
     measure,
     optimizer,
@@ -89,6 +91,7 @@ def variants() -> Recipe:
             further,
             Quantized(model=base, scheme=scheme.W4A16(group_size=64)),
             *(Quantized(model=each, scheme=scheme.W8A16()) for each in (base, further)),
+            Distilled(name="taught", student=base, teacher=further, training=base.training, loss=distil.ReverseKL()),
         ),
         measures=(measure.Perplexity(max_tokens=50_000), measure.Samples(prompts=("for i in range(",)), Vocabulary()),
     )

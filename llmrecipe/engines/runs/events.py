@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrecipe import artifacts
-from llmrecipe.engines.nanotron.metrics import Row
+from llmrecipe.engines.runs.metrics import Row
 from llmrecipe.errors import StageError
 
 Write = Callable[[int, dict[str, float]], object]

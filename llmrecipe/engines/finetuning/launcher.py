@@ -1,0 +1,208 @@
+"""A distillation from its section to its last step: starts the ranks, and resumes what an earlier launch left."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from llmrecipe import artifacts, cards, codec, identity, memory
+from llmrecipe.cards import ModelCard
+from llmrecipe.engines.device import set_up
+from llmrecipe.engines.finetuning import states
+from llmrecipe.engines.finetuning.job import Job
+from llmrecipe.engines.finetuning.models import first_student
+from llmrecipe.engines.finetuning.states import StateFolder
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.models.vocabulary import check_tokenizer
+from llmrecipe.engines.runs import metrics
+from llmrecipe.engines.runs.checkpoints import checkpoints
+from llmrecipe.engines.runs.events import complete, refuse_missing
+from llmrecipe.engines.runs.metrics import Row
+from llmrecipe.engines.tokens.enough import refuse_small_corpora
+from llmrecipe.engines.tokens.inputs import Tokens
+from llmrecipe.errors import RecipeError, StageError, Violation
+from llmrecipe.extensions import modules_of
+from llmrecipe.launch.lock import wait_until_free
+from llmrecipe.launch.torchrun import run_ranks
+from llmrecipe.recipe import checks
+from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.sections import DistilSection
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class FinishedRun:
+    """What a run left that has come to its end."""
+
+    job: Job
+    """The run."""
+
+    state: StateFolder
+    """Its state, with the checkpoint of its last step."""
+
+    metrics: list[Row]
+    """A row a step: step, tokens, learning_rate, grad_norm, loss, and where it is measured validation_loss."""
+
+    timings: list[Row]
+    """A row a step that this machine ran: step, seconds."""
+
+    measurements: dict[str, Any]
+    """`peak_memory_mb`: the most memory that each rank held."""
+
+    def student(self) -> Any:
+        """The student with what it has learned, on the CPU."""
+        student = first_student(self.job)
+        states.load_student(self.state.checkpoint(self.job.num_steps), student)
+        return student
+
+
+def distil(
+    section: DistilSection,
+    *,
+    name: str,
+    tokens: Tokens,
+    student: Path | None,
+    teacher: Path,
+    machine: Machine,
+    scratch: Path,
+    events: Path,
+) -> FinishedRun:
+    """Train a student to predict what its teacher does, or finish that.
+
+    Args:
+        section: the run.
+        name: the stage's, for messages.
+        tokens: what both read.
+        student: the model that is trained, if the section names no network.
+        teacher: the model that is imitated.
+        machine: what it runs on.
+        scratch: a folder for the resumable states of runs.
+        events: a folder for the event files that the machine asks for.
+
+    Raises:
+        RecipeError: the section can't work with the student or its teacher.
+        StageError: a corpus is smaller than a batch, the tokens aren't those of both models, ranks of an earlier launch
+            are alive, it takes more memory than there is, a package of the machine's events is missing, or a rank
+            failed.
+    """
+    refuse_missing(machine.events, name)
+    known = cards.read(teacher if student is None else student, ModelCard)
+    artifacts.open_artifact(teacher, "model")
+    if student is not None:
+        artifacts.open_artifact(student, "model")
+        _refuse_other_tokens(teacher, student)
+    check_tokenizer(teacher if student is None else student, known, tokens)
+    files, length = tokens.open("train"), known.objective.sequence_length
+    refuse_small_corpora(files, tokens.open("heldout"), length, section.training.global_batch_size, name)
+    training = section.training.settled(files.num_windows(length))
+    device = set_up(machine)
+    network = known.network if section.network is None else section.network
+    job = Job(
+        section=evolve(section, training=training),
+        network=network,
+        objective=known.objective,
+        machine=evolve(machine, device=device.type),
+        name=name,
+        modules=tuple(sorted({*modules_of(section), *modules_of(network), *modules_of(known.objective)})),
+        tokens=tuple(map(str, tokens.directories.values())),
+        shares=tokens.shares,
+        student=None if student is None else str(student),
+        teacher=str(teacher),
+        vocab_size=known.vocab_size,
+        end_of_text_id=known.end_of_text_id,
+        keep_zeros=student is not None and known.sparse,
+        state="",
+        events=str(events),
+    )
+    broken = checks.section_violations(job, name)
+    if broken:
+        # As in the section, which a user knows.
+        raise RecipeError([Violation(each.path.replace(".section.", "."), each.reason) for each in broken])
+    # Again, now that all is known of both models and of the machine, whatever was planned.
+    here, its = evolve(machine, memory_gb=None), cards.read(teacher, ModelCard).network
+    too_large = memory.refusal(
+        network, known.objective, training, section.parallelism, known.vocab_size, here, teacher=its
+    )
+    if too_large is not None:
+        raise StageError(f"{name}: {too_large.reason}")
+    state = StateFolder(_work_folder(section, tokens, student, teacher, scratch))
+    # A rank whose launcher was killed follows it within moments.
+    wait_until_free(state.lock, seconds=30)
+    epochs = job.num_steps * training.global_batch_size / files.num_windows(length)
+    log.info("%s steps of %s tokens, %.2f epochs", f"{job.num_steps:,}", f"{job.tokens_per_step:,}", epochs)
+    step = states.newest(state)
+    if step > 0:
+        log.info("resumes after step %d of %d", step, job.num_steps)
+    if step < job.num_steps:
+        job = evolve(job, state=str(state.root), resumed=step)
+        _start(job, state)
+        step = states.newest(state)
+    if step != job.num_steps:
+        raise StageError(
+            f"{name}: the run has ended, and its newest whole checkpoint is that of step {step} of {job.num_steps}; "
+            "`dvc repro` resumes from there"
+        )
+    logged = metrics.read(state.metrics)
+    complete(machine.events, events, name, logged)
+    return FinishedRun(
+        job=job,
+        state=state,
+        metrics=logged,
+        timings=metrics.read(state.timings),
+        measurements=artifacts.read_json(state.measurements) if state.measurements.exists() else {},
+    )
+
+
+def _refuse_other_tokens(teacher: Path, student: Path) -> None:
+    """Refuse a teacher whose tokens are others than the student's; what else their tokenizers say may differ."""
+    cards_of_both = [cards.read(model, ModelCard) for model in (teacher, student)]
+    if cards_of_both[0].tokenizer == cards_of_both[1].tokenizer:
+        return
+    its, mine = (folders.load_tokenizer(model).get_vocab() for model in (teacher, student))
+    if its != mine:
+        differing = sorted({token for token, _ in its.items() ^ mine.items()})
+        raise StageError(
+            f"{teacher}: the teacher knows {len(its):,} tokens and the student in {student} {len(mine):,}, and "
+            f"{len(differing):,} differ, such as {differing[0]!r}; what the one predicts means nothing to the other"
+        )
+
+
+def _work_folder(section: DistilSection, tokens: Tokens, student: Path | None, teacher: Path, scratch: Path) -> Path:
+    """The folder for the state of this very run, layout included, which decides how sums are rounded."""
+    inputs = [*tokens.directories.values(), teacher, *([] if student is None else [student])]
+    decides = {
+        "inputs": [identity.of_artifact(path) for path in inputs],
+        "section": codec.unstructure(section),
+        "shares": list(tokens.shares),
+    }
+    folder = identity.work_folder(scratch, decides)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _start(job: Job, state: StateFolder) -> None:
+    for newer, folder in checkpoints(state.checkpoints):
+        # Not resumed from, since it is damaged. Its rows go now, so it has to go first.
+        if newer > job.resumed:
+            shutil.rmtree(folder)
+    for rows in (state.metrics, state.timings):
+        artifacts.write_jsonl(rows, [row for row in metrics.read(rows) if row["step"] <= job.resumed])
+    job.write(state.job)
+    run_ranks(
+        job.name,
+        "llmrecipe.engines.finetuning.worker",
+        [str(state.job)],
+        ranks=job.parallelism.world_size,
+        threads_per_rank=job.parallelism.threads_per_rank,
+        device=job.machine.device,
+        environment=_environment(job.machine),
+    )
+
+
+def _environment(machine: Machine) -> dict[str, str]:
+    # Else cuBLAS may add up a product's parts in any order.
+    return {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if machine.device == "cuda" and machine.deterministic else {}

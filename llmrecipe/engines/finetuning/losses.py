@@ -1,0 +1,75 @@
+"""How far a student's predictions are from its teacher's, token by token."""
+
+import math
+from functools import singledispatch
+
+import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.distil import ForwardKL, JensenShannon, ReverseKL
+from llmrecipe.recipe.kinds import Divergence
+
+_AT_ONCE = 1 << 24
+"""Logits that are compared at once: each needs several numbers more."""
+
+
+def summed_loss(
+    loss: Divergence, hard_loss_weight: float, student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """The loss, added up over tokens.
+
+    Of a piece of the tokens at a time, what is between logits and loss is computed again in the backward pass, and so
+    never held for all.
+
+    Args:
+        loss: how far predictions are apart.
+        hard_loss_weight: share of the cross-entropy with the labels.
+        student: logits `[tokens, vocabulary]`.
+        teacher: logits of the same shape.
+        labels: what the text has, `int64[tokens]`.
+    """
+    rows = max(1, _AT_ONCE // student.shape[1])
+
+    def piece(mine: torch.Tensor, its: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        soft = divergence(loss, _log_softmax(mine, loss), _log_softmax(its, loss)).sum() * loss.temperature**2
+        if hard_loss_weight == 0:
+            return soft
+        hard = functional.cross_entropy(mine.float(), wanted, reduction="sum")
+        return (1 - hard_loss_weight) * soft + hard_loss_weight * hard
+
+    pieces = zip(student.split(rows), teacher.split(rows), labels.split(rows), strict=True)
+    found: list[torch.Tensor] = [checkpoint(piece, *parts, use_reentrant=False) for parts in pieces]
+    return torch.stack(found).sum()
+
+
+def _log_softmax(logits: torch.Tensor, loss: Divergence) -> torch.Tensor:
+    return (logits.float() / loss.temperature).log_softmax(-1)
+
+
+@singledispatch
+def divergence(loss: Divergence, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """How far predictions are apart, `[tokens]`, by log-probabilities `[tokens, vocabulary]`."""
+    raise StageError(f"loss: nothing computes {type(loss).__name__}; register a function with `divergence.register`")
+
+
+@divergence.register
+def _forward(loss: ForwardKL, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    return _kl(teacher, student)
+
+
+@divergence.register
+def _reverse(loss: ReverseKL, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    return _kl(student, teacher)
+
+
+@divergence.register
+def _jensen_shannon(loss: JensenShannon, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    middle = torch.logaddexp(student, teacher) - math.log(2)
+    return (_kl(student, middle) + _kl(teacher, middle)) / 2
+
+
+def _kl(of: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+    """KL(of ‖ to)."""
+    return functional.kl_div(to, of, log_target=True, reduction="none").sum(-1)

@@ -1,0 +1,99 @@
+"""What a distillation needs to go on: weights that learn, what the optimizer remembers, and the rows of its steps.
+
+Nothing in a step is drawn, so there is no state of random numbers.
+"""
+
+from pathlib import Path
+
+import attrs
+import torch
+from safetensors.torch import load_file, save_file
+
+from llmrecipe import artifacts
+from llmrecipe.engines.finetuning import optimizing
+from llmrecipe.engines.finetuning.models import learning
+from llmrecipe.engines.runs.checkpoints import KIND, checkpoints, is_whole, keep_newest
+from llmrecipe.errors import StageError, refusal
+
+_WEIGHTS, _OPTIMIZER = "student.safetensors", "optimizer.safetensors"
+
+
+@attrs.frozen
+class StateFolder:
+    """Where a run keeps what it needs to resume."""
+
+    root: Path
+    """The folder."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints by step; each is whole, since it is renamed into place."""
+        return self.root / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return self.checkpoints / str(step)
+
+    @property
+    def metrics(self) -> Path:
+        """JSON lines, one a step, that depend on the recipe alone."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def timings(self) -> Path:
+        """JSON lines, one a step, of what this machine took."""
+        return self.root / "timings.jsonl"
+
+    @property
+    def measurements(self) -> Path:
+        """What the launch that finished the run measured of its ranks."""
+        return self.root / "measurements.json"
+
+    @property
+    def job(self) -> Path:
+        """The job that the ranks read."""
+        return self.root / "job.json"
+
+    @property
+    def lock(self) -> Path:
+        """What every rank holds until it is gone."""
+        return self.root / "ranks.lock"
+
+
+def save(state: StateFolder, step: int, student: torch.nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+    """Write the checkpoint of a step, whole or not at all, and keep the newest `count`.
+
+    Raises:
+        StageError: the disk is full.
+    """
+    try:
+        with artifacts.replacing(state.checkpoint(step)) as folder:
+            weights = {name: parameter.detach().cpu().contiguous() for name, parameter in learning(student).items()}
+            save_file(weights, folder / _WEIGHTS)
+            remembered = optimizing.state_of(optimizer)
+            save_file({name: tensor.cpu().contiguous() for name, tensor in remembered.items()}, folder / _OPTIMIZER)
+            artifacts.seal(folder, KIND)
+    except Exception as error:
+        reason = refusal(error)
+        if reason is None:
+            raise
+        raise StageError(f"{state.checkpoints}: the checkpoint of step {step}: {reason}") from error
+    keep_newest(state.checkpoints, count, lambda _: False)
+
+
+def newest(state: StateFolder) -> int:
+    """The step of the newest whole checkpoint; 0 is the start."""
+    return next((step for step, folder in checkpoints(state.checkpoints) if is_whole(folder)), 0)
+
+
+@torch.no_grad()
+def load_student(checkpoint: Path, student: torch.nn.Module) -> None:
+    """Give a student the weights of a checkpoint."""
+    weights = load_file(checkpoint / _WEIGHTS)
+    for name, parameter in learning(student).items():
+        parameter.copy_(weights[name])
+
+
+def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer remember what it did at a checkpoint."""
+    optimizing.restore(optimizer, load_file(checkpoint / _OPTIMIZER))

@@ -1,0 +1,246 @@
+"""transformers' Trainer with a teacher, and the recipe's data, optimizer, schedule, checkpoints and metrics."""
+
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from llmrecipe import artifacts
+from llmrecipe.engines.device import peak_memory_mb
+from llmrecipe.engines.finetuning import batches, states
+from llmrecipe.engines.finetuning.batches import UNLABELLED, Batch, Reader
+from llmrecipe.engines.finetuning.job import Job
+from llmrecipe.engines.finetuning.losses import summed_loss
+from llmrecipe.engines.finetuning.models import Zeros, scaled_layers, straight
+from llmrecipe.engines.finetuning.optimizing import optimizer_of
+from llmrecipe.engines.finetuning.reporting import Report
+from llmrecipe.engines.finetuning.states import StateFolder
+from llmrecipe.engines.runs.schedule import learning_rate_factor
+from llmrecipe.errors import StageError
+
+
+class DistillationTrainer(Trainer):
+    """One rank of a run."""
+
+    def __init__(self, job: Job, student: PreTrainedModel, teacher: PreTrainedModel, zeros: Zeros) -> None:
+        """Go on after the step that `job` resumes, whose weights the student has.
+
+        Args:
+            job: the run.
+            student: what learns.
+            teacher: what is imitated.
+            zeros: weights that stay zero.
+        """
+        self.job, self.teacher, self.zeros = job, teacher, zeros
+        self.scaled = scaled_layers(student)
+        self.folder = StateFolder(Path(job.state))
+        # It refuses to train what says that it is quantized; ours learns through its rounding.
+        student.is_quantized = False
+        super().__init__(model=student, args=_arguments(job))
+        # So that it divides no loss by itself: ours is divided by what a whole step predicts.
+        self.model_accepts_loss_kwargs = True
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_EndOfStep(self))
+        self.teacher.to(self.args.device)
+        self.readers = {split: Reader.of(job, split) for split in ("train", "heldout")}
+        self.report = Report(job, self.folder) if self.args.process_index == 0 else None
+        self._loss = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        self._row: dict[str, float] = {}
+        self._started = time.perf_counter()
+
+    @property
+    def step(self) -> int:
+        """Steps of the whole run that are done."""
+        return self.job.resumed + int(self.state.global_step)
+
+    def get_train_dataloader(self) -> Any:
+        """This rank's micro-batches, without end."""
+        return _Endless(self.readers["train"], self.job, self.args.process_index)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The recipe's optimizer, as it was after the step that the run goes on from."""
+        self.optimizer = optimizer_of(self.model, self.job.training.optimizer)
+        if self.job.resumed:
+            states.load_optimizer(self.folder.checkpoint(self.job.resumed), self.optimizer)
+        # After the update, whatever momentum made it; and no product, which would leave a zero with a sign.
+        self.optimizer.register_step_post_hook(self._make_zero)
+        return self.optimizer
+
+    def _make_zero(self, *_: Any) -> None:
+        for weight, at in self.zeros:
+            weight.data.masked_fill_(at, 0)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """The recipe's schedule, from the step on that the run goes on from."""
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: self._factor(self.job.resumed + step))
+        return self.lr_scheduler
+
+    def _factor(self, step: int) -> float:
+        return learning_rate_factor(self.job.training, self.job.sequence_length, step)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], torch.Tensor]:
+        """A step's micro-batches of this rank, and how many tokens all ranks predict in it."""
+        taken = list(itertools.islice(epoch_iterator, num_batches))
+        count = sum((batch["labels"] != UNLABELLED).sum() for batch in taken)
+        return taken, self._summed(torch.as_tensor(count, device=device))
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Not counted: it would look through all weights for each micro-batch."""
+        return 0
+
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:
+        """A micro-batch forward and backward; with the last of a step all weights have their gradients."""
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self.scaled and self.accelerator.sync_gradients:
+            straight().pass_to_scales(self.scaled)
+        return loss
+
+    def compute_loss(
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """This micro-batch's part of the mean over all tokens that are predicted in a step, over all ranks."""
+        # What a model was published with drops; the recipe doesn't, and an exact run draws nothing.
+        model.eval()
+        loss = self._summed_loss(model, inputs) / num_items_in_batch
+        self._loss += loss.detach()
+        # The ranks' gradients are averaged, and these parts add up.
+        return loss * self.job.parallelism.data
+
+    def _summed_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
+        read = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+        labels, size = inputs["labels"], self.job.vocab_size
+        with torch.no_grad():
+            teacher = self.teacher(**read, use_cache=False).logits
+        student = model(**read, use_cache=False).logits
+        if self.job.objective.is_masked:
+            places = labels != UNLABELLED
+            student, teacher, labels = student[places], teacher[places], labels[places]
+        section = self.job.section
+        # Rows beyond the tokenizer's vocabulary are padding, and differ from model to model.
+        mine, its = (logits.flatten(0, -2)[:, :size] for logits in (student, teacher))
+        return summed_loss(section.loss, section.hard_loss_weight, mine, its, labels.flatten())
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Between the gradients and the update: the last moment at which nothing has learned from them."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._row = {"loss": self._summed(self._loss).item(), "grad_norm": float(norm)}
+        self._loss = torch.zeros_like(self._loss)
+        wrong = [f"{name} = {number}" for name, number in self._row.items() if not math.isfinite(number)]
+        if wrong:
+            raise StageError(
+                f"{self.job.name}: step {self.step + 1} has {' and '.join(wrong)}. A lower "
+                "training.optimizer.learning_rate or training.clip_grad_norm, or a longer warm-up, may help, and "
+                f"starts afresh; the checkpoints before this step are kept in {self.folder.checkpoints}"
+            )
+        return norm
+
+    def end_step(self) -> None:
+        """Write down the step that is done, measure and save after it where that is due."""
+        step, seconds = self.step, time.perf_counter() - self._started
+        rate = self.job.training.optimizer.learning_rate * self._factor(step - 1)
+        row = {"step": step, "tokens": step * self.job.tokens_per_step, "learning_rate": rate, **self._row}
+        if self.job.validates(step):
+            started = time.perf_counter()
+            row["validation_loss"] = self.validation_loss()
+            if self.report is not None:
+                self.report.validated(row["validation_loss"], time.perf_counter() - started)
+        if self.report is not None:
+            self.report.append(row, seconds)
+        if self.job.saves(step):
+            self._save_state(step)
+        self._started = time.perf_counter()
+
+    def _save_state(self, step: int) -> None:
+        if self.report is not None:
+            # A checkpoint may not outlive the rows of its steps.
+            self.report.sync()
+            count = self.job.machine.keep_checkpoints
+            states.save(self.folder, step, self.model, self.optimizer, count)
+        self.accelerator.wait_for_everyone()
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Mean loss over the held-out sequences, on every rank."""
+        sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for batch in batches.heldout_batches(self.readers["heldout"], self.job, self.args.process_index):
+            inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+            sums[0] += self._summed_loss(self.model, inputs)
+            sums[1] += (inputs["labels"] != UNLABELLED).sum()
+        loss, count = self._summed(sums).tolist()
+        return loss / count
+
+    def finish(self) -> None:
+        """Write down what each rank has needed, and close the logs; called on every rank."""
+        mine = torch.zeros(self.job.parallelism.data, dtype=torch.int64, device=self.args.device)
+        mine[self.args.process_index] = peak_memory_mb(self.job.machine.device)
+        peaks = self._summed(mine).tolist()
+        if self.report is not None:
+            artifacts.write_json(self.folder.measurements, {"peak_memory_mb": peaks})
+            self.report.close(f"peak memory of its ranks: {', '.join(map(str, peaks))} MB")
+
+    def _summed(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks."""
+        if self.job.parallelism.data > 1:
+            numbers = numbers.clone()
+            dist.all_reduce(numbers)
+        return numbers
+
+
+class _Endless:
+    """Micro-batches as the Trainer asks for them."""
+
+    def __init__(self, reader: Reader, job: Job, rank: int) -> None:
+        self._of = reader, job, rank
+
+    def __iter__(self) -> Iterator[Batch]:
+        return batches.training_batches(*self._of)
+
+
+class _EndOfStep(TrainerCallback):
+    """Tells the trainer that a step is done."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+        """Keep the gradients' places in what the ranks exchange."""
+        wrapped = self._trainer.model_wrapped
+        if isinstance(wrapped, DistributedDataParallel):
+            # torch exchanges gradients in other buckets after the first step of a process; from three ranks on, the
+            # place in a bucket decides in which order parts are added, so a resumed run would differ in the last bit.
+            wrapped.register_forward_pre_hook(lambda *_: wrapped.reducer._reset_state())
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Write, measure and save."""
+        self._trainer.end_step()
+
+
+def _arguments(job: Job) -> TrainingArguments:
+    training, parallelism = job.training, job.parallelism
+    return TrainingArguments(
+        output_dir=job.state,
+        max_steps=job.num_steps - job.resumed,
+        per_device_train_batch_size=parallelism.micro_batch_size,
+        gradient_accumulation_steps=parallelism.accumulation(training.global_batch_size),
+        # 0 leaves gradients alone.
+        max_grad_norm=training.clip_grad_norm or 0.0,
+        ddp_bucket_cap_mb=parallelism.bucket_size_mb,
+        ddp_find_unused_parameters=False,
+        use_cpu=job.machine.device == "cpu",
+        seed=training.seed,
+        logging_strategy="no",
+        save_strategy="no",
+        log_level="error",
+        report_to=[],
+        disable_tqdm=True,
+    )

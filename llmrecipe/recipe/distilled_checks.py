@@ -1,0 +1,140 @@
+"""Rules about what learns from which teacher, and about what transformers' Trainer can do of a training."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from llmrecipe.recipe.distilled import Distilled
+from llmrecipe.recipe.kinds import Model
+from llmrecipe.recipe.optimizer import SGD, AdamW
+from llmrecipe.recipe.parallelism import Parallelism
+from llmrecipe.recipe.rules import Findings, Rules
+from llmrecipe.recipe.tokenizer import PretrainedTokenizer
+from llmrecipe.recipe.training import Dropout, Training
+
+rules = Rules()
+
+
+@rules.add("student", "teacher", of=Distilled)
+def _own_teacher(model: Distilled) -> Findings:
+    if model.student == model.teacher:
+        yield (
+            "student",
+            f"{model.teacher.name} is the teacher as well, of which it has nothing to learn; use a smaller network, or "
+            f"what was made of it, such as Quantized(model={model.teacher.name}, …)",
+        )
+
+
+@rules.add("vocabulary", "teacher.vocabulary", of=Distilled)
+def _other_tokenizer(model: Distilled) -> Findings:
+    mine, its = model.vocabulary, model.teacher.vocabulary
+    # Two that exist already may be the same in their files, which the stage compares.
+    may_be_equal = isinstance(mine.origin, PretrainedTokenizer) and isinstance(its.origin, PretrainedTokenizer)
+    if mine != its and not may_be_equal:
+        yield (
+            "teacher",
+            f"{model.teacher.name} reads the tokens of {its.name}, and the student {model.parents[0].name} those of "
+            f"{mine.name}: what the one predicts means nothing to the other; use a teacher and a student with one "
+            "tokenizer",
+        )
+
+
+@rules.add("student.objective", "teacher.objective", of=Distilled)
+def _other_objective(model: Distilled) -> Findings:
+    student, teacher = model.objective, model.teacher.objective
+    if student.is_masked != teacher.is_masked:
+        what = {True: "masked tokens", False: "each token from those before it"}
+        yield (
+            "teacher",
+            f"{model.teacher.name} predicts {what[teacher.is_masked]}, and the student {what[student.is_masked]}; use "
+            f"a teacher trained by {type(student).__name__}",
+        )
+
+
+@rules.add("objective", of=Distilled)
+def _foreign_objective(model: Distilled) -> Findings:
+    if model.objective.module:
+        place = "student" if isinstance(model.student, Model) else "teacher"
+        yield (
+            place,
+            f"{model.parents[0].name} predicts by {type(model.objective).__name__}, whose batches are made for "
+            "nanotron alone; use a model trained by CausalLM or MaskedLM",
+        )
+
+
+@rules.add("objective.sequence_length", "teacher.network.max_position_embeddings", of=Distilled)
+def _too_long_for_teacher(model: Distilled) -> Findings:
+    length, longest = model.objective.sequence_length, model.teacher.network.max_position_embeddings
+    if length > longest:
+        yield (
+            "teacher",
+            f"{model.teacher.name} reads at most {longest} tokens (max_position_embeddings), and the student "
+            f"{length} (sequence_length); use a teacher that reads as many, or a student of shorter sequences",
+        )
+
+
+@rules.add("text", "student", "teacher", of=Distilled)
+def _no_text(model: Distilled) -> Findings:
+    if model.training_text is None:
+        names = " and ".join(parent.name for parent in model.parents)
+        yield "text", f"is missing, and {names} learned elsewhere, from a text that isn't here; give it, text=Corpus(…)"
+
+
+# Only a distillation has this field, be it a model or a stage's section.
+@rules.add("hard_loss_weight", "training", "parallelism")
+def _beyond_the_trainer(run: Any) -> Findings:
+    yield from _training(run.training)
+    yield from _parallelism(run.parallelism)
+
+
+def _training(training: Training) -> Iterator[tuple[str, str]]:
+    """What transformers' Trainer, as it is used here, can't do of a training."""
+    anomalies, optimizer = training.anomalies, training.optimizer
+    if not isinstance(optimizer, AdamW | SGD):
+        yield (
+            "training.optimizer",
+            f"{type(optimizer).__name__} is for models that nanotron trains; a student learns by AdamW or SGD",
+        )
+    if training.dropout != Dropout():
+        yield "training.dropout", "drops what the student is compared by, which is all of it; leave it out"
+    if training.z_loss:
+        yield "training.z_loss", f"{training.z_loss:g} is for a loss of nanotron's; leave it out"
+    if training.parameters != "all":
+        yield "training.parameters", f"{training.parameters!r} leaves most of the student as it is; use 'all'"
+    if training.precision != "float32":
+        yield (
+            "training.precision",
+            f"{training.precision!r} is for models that nanotron trains; a student learns in 'float32'",
+        )
+    if training.select != "last":
+        yield "training.select", f"{training.select!r} needs the weights of other steps than the last; use 'last'"
+    if training.keep_every is not None:
+        yield (
+            "training.keep_every",
+            f"{training.keep_every}, and only the last step of a distillation is kept; leave it out",
+        )
+    if anomalies.action != "stop":
+        yield "training.anomalies.action", f"{anomalies.action!r} is for models that nanotron trains; use 'stop'"
+    if anomalies.spike_sigmas is not None:
+        yield (
+            "training.anomalies.spike_sigmas",
+            f"{anomalies.spike_sigmas:g} is for models that nanotron trains; leave it out",
+        )
+
+
+def _parallelism(parallelism: Parallelism) -> Iterator[tuple[str, str]]:
+    """Which layouts it can't have."""
+    for name in ("tensor", "pipeline"):
+        ranks = getattr(parallelism, name)
+        if ranks > 1:
+            yield (
+                f"parallelism.{name}",
+                f"{ranks} ranks would share a replica, and a student and its teacher are whole on each rank; use "
+                f"{name} = 1, and data = {ranks * parallelism.data} for as many ranks",
+            )
+    if parallelism.zero_stage:
+        yield "parallelism.zero_stage", "1 shares the optimizer's state, which each rank has here; use 0"
+    if parallelism.recompute_activations:
+        yield (
+            "parallelism.recompute_activations",
+            "True is for models that nanotron trains; use False, and a smaller micro_batch_size if memory is short",
+        )

@@ -1,0 +1,94 @@
+"""A teacher's predictions to a student's weights, with the curves of the run."""
+
+import logging
+import shutil
+
+from llmrecipe import artifacts, cards
+from llmrecipe.cards import ModelCard
+from llmrecipe.engines.compression.saving import save_and_verify
+from llmrecipe.engines.finetuning import saving
+from llmrecipe.engines.finetuning.launcher import FinishedRun, distil
+from llmrecipe.engines.tokens.inputs import Tokens
+from llmrecipe.launch.process import return_freed_memory
+from llmrecipe.recipe.evolve import evolve
+from llmrecipe.sections import DistilSection
+from llmrecipe.stages.runner import StageContext
+
+log = logging.getLogger(__name__)
+
+CURVES = ("step", "tokens", "loss", "learning_rate", "grad_norm")
+VALIDATION = ("step", "validation_loss")
+
+
+def run(context: StageContext[DistilSection]) -> None:
+    """Train the student, the input `student` or a network, on what the input `teacher` predicts, into `model/`.
+
+    `metrics.json` has the losses of the last step, and what was read.
+
+    Raises:
+        RecipeError: the section can't work with the models.
+        StageError: as `distil`, or the saved student isn't the trained one.
+    """
+    tokens, student, teacher = Tokens.of(context.inputs), None, context.inputs["teacher"]
+    if context.section.network is None:
+        student = context.inputs["student"]
+    tokens.say_what_is_lost("train", "heldout")
+    return_freed_memory()
+    finished = distil(
+        context.section,
+        name=context.name,
+        tokens=tokens,
+        student=student,
+        teacher=teacher,
+        machine=context.machine,
+        scratch=context.scratch,
+        # A dot is in no stage's name, so no other stage's folder is called so.
+        events=context.output.parent / "distil.events",
+    )
+    job, training = finished.job, finished.job.training
+    source = cards.read(teacher if student is None else student, ModelCard)
+    made = {"made_by": context.section.tag, "parents": context.parents, "step": job.num_steps}
+    if student is None:
+        # Of a teacher, a new network has what both predict and the tokenizer.
+        made |= {"network": job.network, "embedding_rows": None, "sparse": False, "notes": ()}
+    save_and_verify(
+        finished.student().to(job.machine.device),
+        saving.save,
+        context.output / "model",
+        evolve(source, **made),
+        tokenizer=teacher if student is None else student,
+        generation=student,
+        probe=saving.probe(tokens, job.sequence_length).to(job.machine.device),
+        scratch=context.scratch,
+    )
+    # Two files, since DVC draws an empty cell as 0.
+    for name, columns in (("curves.csv", CURVES), ("validation.csv", VALIDATION)):
+        rows = [{column: row[column] for column in columns} for row in finished.metrics if row.keys() >= set(columns)]
+        artifacts.write_csv(context.output / name, columns, rows)
+    last = finished.metrics[-1]
+    artifacts.write_json(
+        context.output / "metrics.json",
+        {
+            "loss": last["loss"],
+            "validation_loss": last["validation_loss"],
+            "steps": last["step"],
+            "tokens": last["tokens"],
+            "parameters": job.network.num_parameters(job.vocab_size),
+        }
+        | tokens.read(job.sequence_length, training.seed, job.num_steps * training.global_batch_size),
+    )
+    _measure(context, finished)
+    # The name goes first: what a kill leaves of it must not pass for whole.
+    finished.state.root.rename(finished.state.root.with_name("done"))
+    shutil.rmtree(context.scratch)
+
+
+def _measure(context: StageContext[DistilSection], finished: FinishedRun) -> None:
+    each = finished.job.tokens_per_step
+    context.curves["throughput"] = [
+        {"step": row["step"], "tokens_per_second": round(each / row["seconds"], 1)} for row in finished.timings
+    ]
+    seconds = sum(row["seconds"] for row in finished.timings)
+    context.measured["tokens_per_second"] = round(each * len(finished.timings) / seconds, 1)
+    context.measured.update(finished.measurements)
+    context.measured["ranks"] = finished.job.parallelism.world_size

@@ -1,0 +1,174 @@
+"""A distillation of seconds, in this process or in ranks of its own, and a plain loop that it is compared with."""
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_model
+import torch
+from forked_ranks import forked_ranks, start_server
+from transformers import BertConfig, BertForMaskedLM
+
+from llmrecipe import Bert, Llama, Machine, MaskedLM, Parallelism, Steps, Training, distil, evolve
+from llmrecipe.cards import MaskingCard
+from llmrecipe.engines.finetuning import launcher, worker
+from llmrecipe.engines.finetuning.job import Job
+from llmrecipe.engines.finetuning.launcher import FinishedRun
+from llmrecipe.engines.tokens.files import TokenFiles
+from llmrecipe.engines.tokens.inputs import Tokens
+from llmrecipe.recipe.optimizer import AdamW
+from llmrecipe.recipe.schedule import Constant
+from llmrecipe.sections import DistilSection
+
+LENGTH = tiny_model.SEQUENCE_LENGTH
+
+SMALLER = Llama(hidden_size=32, num_layers=1, num_attention_heads=4, num_key_value_heads=2)
+"""A student that isn't there yet."""
+
+TRAINING = Training(
+    duration=Steps(6),
+    global_batch_size=8,
+    optimizer=AdamW(learning_rate=3e-3),
+    schedule=Constant(warmup=Steps(2)),
+    seed=5,
+    validation_interval=3,
+    validation_sequences=10,
+)
+
+ENCODER = Bert(hidden_size=32, num_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
+MASKED = MaskedLM(sequence_length=LENGTH)
+MASKING = MaskingCard(mask_token_id=2, special_ids=(0, 1, 2), continuing_ids=())
+
+
+def section(network=SMALLER, loss=None, hard_loss_weight=0.0, training=TRAINING, **parallelism) -> DistilSection:
+    return DistilSection(
+        network=network,
+        loss=loss or distil.ForwardKL(),
+        hard_loss_weight=hard_loss_weight,
+        training=training,
+        parallelism=Parallelism(**{"micro_batch_size": 4} | parallelism),
+    )
+
+
+def distilled(
+    what: DistilSection, inputs: dict[str, Path], scratch: Path, *, ranks: bool = False, **machine
+) -> FinishedRun:
+    """A finished run, in this process, or in `ranks` that are forked."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch, forked_ranks() if ranks else nullcontext():
+        if not ranks:
+            patch.setattr(launcher, "run_ranks", _train_here)
+        return launcher.distil(
+            what,
+            name="t-distil",
+            tokens=Tokens.of(inputs),
+            student=inputs.get("student"),
+            teacher=inputs["teacher"],
+            machine=Machine(**{"device": "cpu"} | machine),
+            scratch=scratch,
+            events=scratch / "events",
+        )
+
+
+def _train_here(_name: str, _module: str, arguments: list[str], **_: Any) -> None:
+    worker.train(Job.read(Path(arguments[0])))
+
+
+def killed(what: DistilSection, inputs: dict[str, Path], scratch: Path, event: str, path: str, **machine) -> int | None:
+    """The exit status of a process that runs as `distilled` does, and is killed as it does such a thing to a path."""
+    start_server()
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_run_into, args=(what, inputs, scratch, event, path, machine)
+    )
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+def _run_into(
+    what: DistilSection, inputs: dict[str, Path], scratch: Path, event: str, path: str, machine: dict[str, Any]
+) -> None:
+    def watch(name: str, arguments: tuple) -> None:
+        # Python raises an event before it does what the event says.
+        subject = str(arguments[1] if name == "os.rename" else arguments[0]) if name == event else ""
+        if subject and re.search(path, subject):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    distilled(what, inputs, scratch, **machine)
+
+
+def make_masked(directory: Path) -> dict[str, Path]:
+    """An encoder with random weights that drops a lot as it was published, and tokens to be masked."""
+    tokenizer = tiny_model.write_tokenizer(directory / "tokenizer")
+    texts = tiny_model.documents(tiny_model.argparse)
+    splits = {"train": [texts[:20]], "heldout": [texts[20:30]]}
+    tokens = tiny_model.write_tokens(directory / "tokens", splits, tokenizer, masking=MASKING)
+    models = {}
+    for seed, role in enumerate(("teacher", "student")):
+        torch.manual_seed(seed)
+        config = BertConfig(
+            vocab_size=320,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+            hidden_dropout_prob=0.5,
+            attention_probs_dropout_prob=0.5,
+            initializer_range=0.2,
+        )
+        models[role] = tiny_model.write_model(
+            BertForMaskedLM(config), directory / "tokenizer", directory / role, network=ENCODER, objective=MASKED
+        )
+    return {"tokens": tokens, **models}
+
+
+def kl(of: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+    """KL(of ‖ to) by its definition, of probabilities in float64."""
+    return (of * (of.log() - to.log())).sum(-1)
+
+
+def plain_losses(student, teacher, tokens: Path, divergence, steps: int = 6) -> list[float]:
+    """The losses of a plain loop over the same windows: whole batches, AdamW of torch, two steps of warm-up."""
+    row = np.concatenate(TokenFiles.open(tokens, "train").shards).astype(np.int64)
+    order = np.random.default_rng([TRAINING.seed, 0]).permutation((len(row) - 1) // LENGTH)
+    matrices = [weight for weight in student.parameters() if weight.dim() == 2]
+    vectors = [weight for weight in student.parameters() if weight.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    stepper = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
+    losses = []
+    for step in range(steps):
+        starts = [window * LENGTH for window in order[step * 8 :][:8].tolist()]
+        batch = torch.from_numpy(np.stack([row[start : start + LENGTH + 1] for start in starts]))
+        inputs, labels = batch[:, :-1], batch[:, 1:]
+        with torch.no_grad():
+            its = teacher(input_ids=inputs).logits
+        loss = divergence(student(input_ids=inputs).logits[..., :320], its[..., :320], labels)
+        stepper.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        for group in stepper.param_groups:
+            group["lr"] = 3e-3 * min(1, (step + 1) / 2)
+        stepper.step()
+        losses.append(loss.item())
+    return losses
+
+
+def column(run: FinishedRun, name: str) -> list[float]:
+    return [row[name] for row in run.metrics if name in row]
+
+
+def weights(run: FinishedRun) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in run.student().state_dict().items()}
+
+
+def with_training(what: DistilSection, **changes) -> DistilSection:
+    return evolve(what, training=evolve(what.training, **changes))
