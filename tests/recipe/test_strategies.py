@@ -1,7 +1,7 @@
 """What the strategies draw: every word that a user can write."""
 
 from hypothesis import given, settings
-from strategies import lineage, machines, recipe_sets, schemes
+from strategies import SMALL_MODEL, divergences, lineage, machines, prunings, recipe_sets, schemes
 
 import llmrecipe
 from llmrecipe import Quantized, Trained, catalogue
@@ -16,7 +16,7 @@ def depth(model):
     return 1 + max(map(depth, model.parents), default=0)
 
 
-@settings(max_examples=240)
+@settings(max_examples=160)
 @given(recipe_sets(), machines)
 def collect(recipes, machine):
     for value in (*recipes, machine):
@@ -30,16 +30,17 @@ def collect(recipes, machine):
             shared.add("quantized of a model that goes on")
 
 
-@settings(max_examples=160)
-@given(schemes)
-def collect_schemes(scheme):
-    """By themselves, as sections have them: few networks can have every one."""
-    drawn.update(type(word).__name__ for _, word in words(scheme, ""))
+@settings(max_examples=500)
+@given(schemes, divergences, prunings(SMALL_MODEL.network))
+def collect_by_themselves(scheme, divergence, pruning):
+    """As sections have them: few networks can have every scheme, and few recipes have a word of each room."""
+    for value in (scheme, divergence, pruning):
+        drawn.update(type(word).__name__ for _, word in words(value, ""))
 
 
 def test_every_public_word_is_drawn_and_chains_and_shared_values_are():
     collect()
-    collect_schemes()
+    collect_by_themselves()
     modules = catalogue.rooms().values()
     public = {name for name in llmrecipe.__all__ if isinstance(getattr(llmrecipe, name), type)}
     public |= {name for module in modules for name in module.__all__}
