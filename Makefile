@@ -35,7 +35,7 @@ check: install
 	touch $@
 
 test: check .venv/models
-	pytest -m slow
+	pytest -m slow --numprocesses 2 --dist loadfile
 
 gpu: install
 	python -m llmrecipe.gpu_check
