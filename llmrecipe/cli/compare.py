@@ -17,8 +17,8 @@ from llmrecipe.cli.recipes import add_argument
 from llmrecipe.cli.table import table
 from llmrecipe.foreign import foreign
 from llmrecipe.plan.pipeline import Pipeline
+from llmrecipe.recipe.measure import TokenMeasure
 from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.sections import MeasureSection
 
 _TIMED = ("tokens_per_second", "peak_memory_mb")
 """What is known of the run of a measure, if it was on this machine; of another it says nothing."""
@@ -68,25 +68,30 @@ def _rows(recipe: Recipe) -> Iterator[Row]:
         numbers = dict(results.metrics[model])
         card = cards.read(path, ModelCard)
         numbers["bits_per_weight"] = 8e6 * numbers["size_mb"] / card.network.num_parameters(card.rows)
-        measured = _timed(model, results.pipeline)
+        measured = _timed(recipe, model, results.pipeline)
         numbers |= {key: measured[key] for key in _TIMED if key in measured}
         yield Row(recipe=recipe.name, model=model, numbers=numbers, processor=measured.get("processor"))
 
 
-def _timed(model: str, pipeline: Pipeline) -> dict[str, Any]:
-    """What is known of the run of the first measure of a model that counts tokens."""
-    for stage in pipeline.stages:
-        if isinstance(stage.section, MeasureSection) and stage.owner == model:
-            found = times.read(stage.name, Path(stage.output)) or {}
-            if found.keys() >= set(_TIMED):
-                return found
-    return {}
+def _timed(recipe: Recipe, model: str, pipeline: Pipeline) -> dict[str, Any]:
+    """What is known of the run of the recipe's first measure that counts tokens, of a model."""
+    measure = next((measure for measure in recipe.measures if isinstance(measure, TokenMeasure)), None)
+    name = None if measure is None else f"{model}-{measure.name}"
+    stage = next((stage for stage in pipeline.stages if stage.name == name), None)
+    return {} if stage is None else times.read(stage.name, Path(stage.output)) or {}
 
 
 def _shown(rows: Sequence[Row], *, with_recipe: bool) -> str:
-    named = [(f"{row.recipe}: {row.model}" if with_recipe else row.model, row.numbers, "") for row in rows]
     processors = sorted({row.processor for row in rows if row.processor is not None})
-    where = [f"speed and memory: reading held-out text on {' and '.join(processors)}"] if processors else []
+    named = [
+        (
+            f"{row.recipe}: {row.model}" if with_recipe else row.model,
+            row.numbers,
+            (row.processor or "") if len(processors) > 1 else "",
+        )
+        for row in rows
+    ]
+    where = [f"speed and memory: reading held-out text on {' or '.join(processors)}"] if processors else []
     return foreign("\n\n".join([table("model", named), *where]))
 
 

@@ -25,7 +25,14 @@ from llmrecipe.plan.stage import Stage
 from llmrecipe.pretrained.completed import completed
 from llmrecipe.recipe.measure import LAYERS
 from llmrecipe.recipe.recipe import Recipe
-from llmrecipe.sections import MeasureSection, ReleaseSection, ReportSection, TokenizeSection, TrainSection
+from llmrecipe.sections import (
+    MeasureSection,
+    QuantizeSection,
+    ReleaseSection,
+    ReportSection,
+    TokenizeSection,
+    TrainSection,
+)
 
 SHOWN_SAMPLES = 3
 
@@ -156,6 +163,8 @@ def _released(pipeline: Pipeline) -> str:
     stage = next((stage for stage in pipeline.stages if isinstance(stage.section, ReleaseSection)), None)
     if stage is None:
         return ""
+    if not Path(stage.product("metrics.json")).exists():
+        return f"released: none yet; `dvc repro {stage.name}` takes the first that passes, or says why none does"
     found = _read(stage, "metrics.json")
     verdicts = found["candidates"][found["released"]]
     why = [_wrapped(f"  {verdict['gate']}: {verdict['found']}") for verdict in verdicts]
@@ -166,8 +175,18 @@ def _diagnoses(pipeline: Pipeline) -> Iterator[str]:
     """What would help models whose layers were measured."""
     for stage in pipeline.stages:
         if isinstance(stage.section, MeasureSection) and LAYERS in stage.outs:
-            rows = [json.loads(line) for line in Path(stage.product(LAYERS)).read_text("utf-8").splitlines()]
-            yield from map(foreign, diagnosis.told(stage.owner, diagnosis.proposals(rows)))
+            path = _there(stage, LAYERS)
+            integrity.verify([path])
+            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            asked = _quantization(stage.owner, pipeline)
+            if asked is not None:
+                yield from map(foreign, diagnosis.told(stage.owner, diagnosis.proposals(rows, asked)))
+
+
+def _quantization(model: str, pipeline: Pipeline) -> QuantizeSection | None:
+    """How a model was quantized."""
+    sections = (stage.section for stage in pipeline.stages if stage.owner == model)
+    return next((section for section in sections if isinstance(section, QuantizeSection)), None)
 
 
 def _notes(models: Mapping[str, Path]) -> Iterator[str]:
@@ -196,10 +215,15 @@ def _wrapped(note: str) -> str:
 
 def _read(stage: Stage, name: str) -> Any:
     """The data of a JSON file that a stage leaves."""
+    return integrity.read_json(_there(stage, name))
+
+
+def _there(stage: Stage, name: str) -> Path:
+    """The path of a file that a stage leaves, which has to be there."""
     path = Path(stage.product(name))
     if not path.exists():
         raise StageError(f"{path}: no such file; run `dvc repro {stage.name}`, which makes it")
-    return integrity.read_json(path)
+    return path
 
 
 def _table(metrics: dict[str, dict[str, Any]], models: dict[str, Path]) -> str:

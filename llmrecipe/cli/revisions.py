@@ -38,7 +38,7 @@ class Version:
 
     @property
     def report(self) -> str:
-        """The stage that the recipe ends in."""
+        """The stage that compares its models."""
         return f"{self.recipe.name}-report"
 
     @property

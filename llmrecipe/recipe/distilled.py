@@ -51,6 +51,11 @@ class Distilled(Model):
         return isinstance(self.student, Model) and self.student.is_rounded
 
     @property
+    def is_bfloat16(self) -> bool:
+        """Whether the student's formats ask for it."""
+        return isinstance(self.student, Model) and self.student.is_bfloat16
+
+    @property
     def is_sparse(self) -> bool:
         """Whether some of its weights have to stay zero: if those of the student have."""
         return isinstance(self.student, Model) and self.student.is_sparse

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmrecipe.recipe.distilled import Distilled
-from llmrecipe.recipe.kinds import Model
+from llmrecipe.recipe.kinds import Model, Objective
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.optimizer import SGD, AdamW
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.rules import Findings, Rules
@@ -38,15 +39,30 @@ def _other_tokenizer(model: Distilled) -> Findings:
         )
 
 
+@rules.add("student", of=Distilled)
+def _expanded_to_bfloat16(model: Distilled) -> Findings:
+    if model.is_bfloat16:
+        yield (
+            "student",
+            f"{model.parents[0].name} has formats that transformers expands to bfloat16, and a student learns in "
+            "float32; distil one in other formats, or quantize what comes of a distillation",
+        )
+
+
 @rules.add("student.objective", "teacher.objective", of=Distilled)
 def _other_objective(model: Distilled) -> Findings:
-    student, teacher = model.objective, model.teacher.objective
+    for path, reason in objective_findings(model.objective, model.teacher.objective):
+        yield path, f"{model.teacher.name} {reason}"
+
+
+def objective_findings(student: Objective, teacher: Objective) -> Findings:
+    """Why a student can't learn from a teacher that predicts in another way, to be read after the teacher's name."""
     if student.is_masked != teacher.is_masked:
         what = {True: "masked tokens", False: "each token from those before it"}
         yield (
             "teacher",
-            f"{model.teacher.name} predicts {what[teacher.is_masked]}, and the student {what[student.is_masked]}; use "
-            f"a teacher trained by {type(student).__name__}",
+            f"predicts {what[teacher.is_masked]}, and the student {what[student.is_masked]}; use a teacher trained by "
+            f"{type(student).__name__}",
         )
 
 
@@ -63,12 +79,18 @@ def _foreign_objective(model: Distilled) -> Findings:
 
 @rules.add("objective.sequence_length", "teacher.network.max_position_embeddings", of=Distilled)
 def _too_long_for_teacher(model: Distilled) -> Findings:
-    length, longest = model.objective.sequence_length, model.teacher.network.max_position_embeddings
+    for path, reason in length_findings(model.objective, model.teacher.network):
+        yield path, f"{model.teacher.name} {reason}"
+
+
+def length_findings(student: Objective, teacher: Network) -> Findings:
+    """Why a teacher can't read what its student does, to be read after the teacher's name."""
+    length, longest = student.sequence_length, teacher.max_position_embeddings
     if length > longest:
         yield (
             "teacher",
-            f"{model.teacher.name} reads at most {longest} tokens (max_position_embeddings), and the student "
-            f"{length} (sequence_length); use a teacher that reads as many, or a student of shorter sequences",
+            f"reads at most {longest} tokens (max_position_embeddings), and the student {length} (sequence_length); "
+            "use a teacher that reads as many, or a student of shorter sequences",
         )
 
 

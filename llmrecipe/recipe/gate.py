@@ -16,6 +16,12 @@ __all__ = [
 LEAST_DOCUMENTS = 30
 """Documents that an interval of a recovery needs: of fewer, drawing some twice and others not says little."""
 
+LEAST_OF_CORPUS = 5
+"""The same of each corpus of a mixture: one document alone would be drawn as it is every time."""
+
+NEEDED = f"gate.Recovery needs at least {LEAST_DOCUMENTS} held-out documents, of each corpus {LEAST_OF_CORPUS}"
+"""What a message says of both."""
+
 
 @define("recovery")
 class Recovery(Gate):
@@ -26,10 +32,10 @@ class Recovery(Gate):
     """
 
     at_least: float = attrs.field(validator=greater_than(0, 2))
-    """Bound on the lower end of the interval; 0.98 is 98 %."""
+    """Bound on the lower end of the interval; 0.98 is 98 %. More than 1 asks for a better model than the first."""
 
     measure: str = attrs.field(default="perplexity", validator=not_empty)
-    """The name of the measure whose perplexities are compared, one of the recipe's that reads held-out tokens."""
+    """The name of the measure whose perplexities are compared, a `Perplexity` of the recipe."""
 
 
 @define("size")

@@ -162,6 +162,11 @@ class Model(Word):
         return False
 
     @property
+    def is_bfloat16(self) -> bool:
+        """Whether all of it that isn't rounded has to be bfloat16, because transformers expands its weights to that."""
+        return False
+
+    @property
     def compares_by_layer(self) -> bool:
         """Whether its layers read what those of its parent do, but for their own errors: so they compare one by one."""
         return False

@@ -14,7 +14,10 @@ from llmrecipe.recipe.validators import between, not_empty
 RECOVERY = ("recovery_percent", "recovery_by", "recovery_low_percent", "recovery_high_percent", "recovery_documents")
 """What a comparison says of how much of a reference's quality a model has."""
 
-TAKEN = ("model", "unigram", "corpora", "size_mb", *RECOVERY)
+OF_RUN = ("tokens_per_second", "peak_memory_mb", "bits_per_weight")
+"""What `llmrecipe compare` adds."""
+
+TAKEN = ("model", "unigram", "corpora", "size_mb", *RECOVERY, *OF_RUN)
 """What a comparison says of a model besides its measures."""
 
 
@@ -104,8 +107,8 @@ class TokenMeasure(TextMeasure):
     """A measure of the loss of tokens.
 
     `documents.jsonl` holds a line for each document that is read, in order: `corpus` (in a mixture), `id`, `tokens`
-    (those predicted), `bytes` (UTF-8, those of the predicted tokens: all bytes of the text × the share of
-    its tokens that are predicted; left out where the tokens lost text) and `loss` (in nats, the sum over these tokens).
+    (those predicted), `bytes` (UTF-8, those of the predicted tokens: all bytes of the text × the share of its tokens
+    that are predicted, also where the tokens lost some of it) and `loss` (in nats, the sum over these tokens).
     A document that is cut by the end of what is read counts with its part. Sums of tokens and losses are those of the
     metrics.
     """

@@ -78,7 +78,7 @@ def findings(recipe: Recipe, fields: Fields) -> Findings:
         first = known.setdefault(measure.name, path)
         if first != path:
             yield path, f"is called {measure.name!r} like {first}; give it a name of its own, or remove it"
-        if not any(fields.has(model, "name") and measure.is_of(model) for model in models):
+        if all(map(fields.is_right, models)) and not any(map(measure.is_of, models)):
             yield (
                 path,
                 f"{type(measure).__name__} compares models layer by layer that are Quantized, and whose activations "

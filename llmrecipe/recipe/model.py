@@ -50,6 +50,9 @@ class PretrainedModel(Model):
     seed: int = attrs.field(default=0, validator=at_least(0))
     """Decides what is drawn."""
 
+    sparse: bool = False
+    """Whether weights of it are zero and have to stay so, as those of a model that was pruned."""
+
     dequantize: bool = False
     """Whether weights that are quantized, as compressed-tensors, are expanded; they are refused otherwise."""
 
@@ -59,6 +62,11 @@ class PretrainedModel(Model):
 
     given_network: Network | None = attrs.field(default=None, alias="network")
     """Its shape; None reads it from its `config.json`."""
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether its zeros have to stay."""
+        return self.sparse
 
     @property
     def parents(self) -> tuple[Model, ...]:
@@ -257,9 +265,16 @@ class Quantized(Calibrated):
     matrices; Liu et al. 2024). An output layer that shares the embedding's weights gets its own."""
 
     @property
+    def is_bfloat16(self) -> bool:
+        """Whether a format of its weights asks for it."""
+        schemes = (self.scheme, *(override.scheme for override in self.overrides))
+        return any(each is not None and each.is_bfloat16 for each in schemes)
+
+    @property
     def compares_by_layer(self) -> bool:
-        """Whether its layers read what those of its parent do: nothing is evened out or rotated."""
-        return not (self.rotate or (self.scheme is not None and self.scheme.moves_difficulty))
+        """Whether weights are rounded, and its layers read what those of its parent do: nothing is evened out or
+        rotated."""
+        return self.scheme is not None and not self.rotate and not self.scheme.moves_difficulty
 
     @property
     def is_rounded(self) -> bool:

@@ -80,7 +80,7 @@ def _start(model: Trained) -> Findings:
         yield (
             "start",
             f"{model.start.name} is {type(model.start).__name__}: its weights are rounded, and can't be trained; start "
-            f"from {unrounded(model.start).name}, and quantize what comes of it",
+            f"from {_dense(model.start).name}, and quantize what comes of it",
         )
 
 
@@ -116,6 +116,11 @@ def _quantized_twice(model: Quantized) -> Findings:
 def unrounded(model: Model) -> Model:
     """The nearest ancestor whose weights aren't rounded."""
     return unrounded(model.parents[0]) if model.is_rounded else model
+
+
+def _dense(model: Model) -> Model:
+    """The nearest ancestor whose weights are neither rounded nor to stay zero."""
+    return _dense(model.parents[0]) if (model.is_rounded or model.is_sparse) and model.parents else model
 
 
 @rules.add("text", "model", of=Quantized)

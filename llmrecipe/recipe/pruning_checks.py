@@ -116,13 +116,24 @@ def _sparser_before(pruned: Pruned) -> Findings:
     before, method = _pruned_before(pruned.model), pruned.method
     if before is None or not isinstance(method, Sparse) or not isinstance(before.method, Sparse):
         return
-    is_pattern = isinstance(method.sparsity, Pattern)
-    if method.sparsity == before.method.sparsity or (not is_pattern and method.share <= before.method.share):
+    if _has_already(before.method.sparsity, method.sparsity):
         yield (
             "method.sparsity",
             f"{method.share:g} of the weights are zero in {before.name} already, or more, and zeros count; use more "
             f"than {before.method.share:g}, or prune {before.model.name}",
         )
+
+
+def _has_already(before: float | Pattern, asked: float | Pattern) -> bool:
+    """Whether what is asked for needs no zeros but those that there are."""
+    if not isinstance(asked, Pattern):
+        return asked <= (before.share if isinstance(before, Pattern) else before)
+    # Groups that consist of whole groups of the other.
+    return (
+        isinstance(before, Pattern)
+        and asked.of % before.of == 0
+        and asked.of // before.of * (before.of - before.keep) >= asked.of - asked.keep
+    )
 
 
 def _pruned_before(model: Model) -> Pruned | None:

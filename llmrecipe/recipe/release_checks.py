@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from llmrecipe.errors import suggestion
 from llmrecipe.recipe.gate import Recovery, Score, Speed
 from llmrecipe.recipe.kinds import Gate, Model
-from llmrecipe.recipe.measure import Measure, Perplexity, PseudoPerplexity, TokenMeasure
+from llmrecipe.recipe.measure import LayerErrors, Measure, Perplexity, PseudoPerplexity, Samples, TokenMeasure
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields, Findings, Rules
 
@@ -77,20 +77,33 @@ def _incomparable(reference: Model, candidates: tuple[Model, ...], fields: Field
     if not fields.has(reference, "objective"):
         return
     for candidate in candidates:
-        if not fields.has(candidate, "objective") or candidate.objective == reference.objective:
+        if not fields.has(candidate, "objective"):
             continue
-        if candidate.objective.is_masked or reference.objective.is_masked:
-            yield (
-                "measure",
-                f"{candidate.name} and {reference.name}, the first of the models, don't predict the same tokens: "
-                f"objectives are {candidate.objective} and {reference.objective}; release one by gate.Score",
-            )
+        both = f"{candidate.name} and {reference.name}, the first of the models, don't predict the same tokens"
+        if not candidate.objective.is_masked and not reference.objective.is_masked:
+            continue
+        if candidate.objective != reference.objective:
+            objectives = f"objectives are {candidate.objective} and {reference.objective}"
+            yield "measure", f"{both}: {objectives}; release one by gate.Score"
+        elif not all(fields.has(model, "vocabulary") for model in (candidate, reference)):
+            continue
+        elif candidate.vocabulary != reference.vocabulary:
+            tokenizers = f"tokenizers are {candidate.vocabulary.name} and {reference.vocabulary.name}"
+            yield "measure", f"{both}: {tokenizers}; release one by gate.Score"
 
 
 def _unknown_number(gate: Score, measure: Measure, candidates: tuple[Model, ...], fields: Fields) -> Findings:
     for candidate in candidates:
-        numbers = _numbers(measure, candidate) if fields.has(candidate, "objective") else ()
-        if numbers and gate.number not in numbers:
+        if not fields.is_right(candidate):
+            continue
+        if not measure.is_of(candidate):
+            yield (
+                "measure",
+                f"{gate.measure!r} isn't taken of {candidate.name}; use another, or leave the model out of candidates",
+            )
+            return
+        numbers = _numbers(measure, candidate) if fields.has(candidate, "objective") else None
+        if numbers is not None and gate.number not in numbers:
             yield (
                 "number",
                 f"{gate.number!r} is no number that {type(measure).__name__} gives of {candidate.name}"
@@ -99,8 +112,8 @@ def _unknown_number(gate: Score, measure: Measure, candidates: tuple[Model, ...]
             return
 
 
-def _numbers(measure: Measure, model: Model) -> tuple[str, ...]:
-    """The numbers that a measure gives of a model; none if that isn't known."""
+def _numbers(measure: Measure, model: Model) -> tuple[str, ...] | None:
+    """The numbers that a measure gives of a model; None if that isn't known."""
     match measure:
         case PseudoPerplexity():
             return ("pseudo_perplexity",)
@@ -108,4 +121,8 @@ def _numbers(measure: Measure, model: Model) -> tuple[str, ...]:
             return ("masked_perplexity", "masked_accuracy_percent")
         case Perplexity():
             return ("perplexity", "bits_per_byte")
-    return ()
+        case LayerErrors():
+            return ("layer_error_percent", "worst_layer_error_percent")
+        case Samples():
+            return ()
+    return None

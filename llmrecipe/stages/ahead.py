@@ -6,11 +6,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import attrs
+import yaml
 
 from llmrecipe import codec, layout, memory, wiring
+from llmrecipe.dvccache import LOCK_FILE
 from llmrecipe.errors import LoadError, RecipeError, StageError
 from llmrecipe.extensions import load_extension
-from llmrecipe.recipe.gate import LEAST_DOCUMENTS, Recovery
+from llmrecipe.recipe.gate import LEAST_DOCUMENTS, LEAST_OF_CORPUS, NEEDED, Recovery
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.measure import TokenMeasure
 from llmrecipe.recipe.networks.network import Network
@@ -21,6 +23,7 @@ from llmrecipe.sections import (
     ImportSection,
     MeasureSection,
     ReleaseSection,
+    ReportSection,
     Section,
     TokenizerSection,
     TrainSection,
@@ -30,13 +33,24 @@ from llmrecipe.sections import (
 log = logging.getLogger(__name__)
 
 
-_READ = (DistilSection, ImportSection, MeasureSection, ReleaseSection, TokenizerSection, TrainSection)
+_READ = (
+    DistilSection,
+    ImportSection,
+    MeasureSection,
+    ReleaseSection,
+    ReportSection,
+    TokenizerSection,
+    TrainSection,
+)
 """Sections that tell what can't be made."""
 
 
 @attrs.frozen
 class _Stage:
     """A stage of the project, as its section is written."""
+
+    entry: Any
+    """Its entry of the parameters, as DVC notes it when it has run."""
 
     raw: Any
     extensions: tuple[str, ...]
@@ -64,8 +78,8 @@ def refuse_vain(name: str, entries: Mapping[str, Any], machine_of: Callable[[str
     """Refuse a stage if all that it leads to can't be made.
 
     That is what needs a training that can't fit the memory of its machine, a step beyond the end of this one, or an
-    interval of fewer documents than there are.
-    Where only some of that does, it is a warning: the rest may be what was asked for.
+    interval of more documents than there are. Where only some of that does, it is a warning: the rest may be what was
+    asked for.
 
     Args:
         name: the stage's.
@@ -76,6 +90,9 @@ def refuse_vain(name: str, entries: Mapping[str, Any], machine_of: Callable[[str
         StageError: it is such a stage.
     """
     stages = {each: _linked(entry, entries) for each, entry in entries.items()}
+    if isinstance(stages[name].section(), ReportSection):
+        # What is compared is of use, whatever is released.
+        return
     after = _after(name, stages)
     reasons = {each: reason for each in after if (reason := _reason(each, stages, machine_of))}
     reasons |= _beyond_the_end(name, stages)
@@ -94,9 +111,9 @@ def _linked(entry: Any, entries: Mapping[str, Any]) -> _Stage:
     try:
         raw, tied = wiring.read(entry, "")
     except RecipeError:
-        return _Stage(None, (), {}, {})
+        return _Stage(entry, None, (), {}, {})
     makers = {role: maker for role, path in tied.inputs.items() if (maker := layout.stage_of(path)) in entries}
-    return _Stage(raw, tied.extensions, tied.inputs, makers)
+    return _Stage(entry, raw, tied.extensions, tied.inputs, makers)
 
 
 def _after(name: str, stages: Mapping[str, _Stage]) -> set[str]:
@@ -161,17 +178,17 @@ def _too_few_documents(name: str, stages: Mapping[str, _Stage]) -> str | None:
     for candidate in section.candidates:
         for gate in asked:
             measured = f"{candidate}-{gate.measure}"
-            count = _documents(stages[measured]) if measured in stages and candidate != section.reference else None
-            if count is not None and count < LEAST_DOCUMENTS:
-                return (
-                    f"gate.Recovery needs at least {LEAST_DOCUMENTS} held-out documents, and {measured} reads {count}; "
-                    "raise its max_tokens, or hold out more text"
-                )
+            counts = _documents(stages[measured]) if measured in stages and candidate != section.reference else None
+            if counts is None or (sum(counts) >= LEAST_DOCUMENTS and min(counts) >= LEAST_OF_CORPUS):
+                continue
+            if _are_current(stages[measured], stages):
+                read = " + ".join(map(str, counts))
+                return f"{NEEDED}, and {measured} reads {read}; raise its max_tokens, or hold out more text"
     return None
 
 
-def _documents(measure: _Stage) -> int | None:
-    """How many documents, at most, a measure reads; None if that isn't known yet."""
+def _documents(measure: _Stage) -> list[int] | None:
+    """How many documents, at most, a measure reads of each corpus; None if that isn't known yet."""
     section = measure.section()
     if not isinstance(section, MeasureSection) or not isinstance(section.measure, TokenMeasure):
         return None
@@ -180,10 +197,26 @@ def _documents(measure: _Stage) -> int | None:
     try:
         heldout = Tokens.of({role: Path(path) for role, path in measure.inputs.items()}).open("heldout")
         shares = heldout.divide(section.measure.max_tokens)
-        return sum(files.documents_within(share) for files, share in zip(heldout.corpora, shares, strict=True))
+        return [files.documents_within(share) for files, share in zip(heldout.corpora, shares, strict=True)]
     except (KeyError, StageError):
         # The measure says what is wrong with its tokens.
         return None
+
+
+def _are_current(reader: _Stage, stages: Mapping[str, _Stage]) -> bool:
+    """Whether DVC has made all that a stage reads of its text as it is planned now, and not as it was before."""
+    locked = yaml.load(LOCK_FILE.read_bytes(), Loader=yaml.CSafeLoader) if LOCK_FILE.is_file() else None
+    known: dict[str, Any] = {}
+    for stage in ((locked or {}).get("stages") or {}).values():
+        for file in (stage.get("params") or {}).values():
+            known |= file
+    left = [maker for role, maker in reader.makers.items() if role.startswith(("tokens", "mixture"))]
+    while left:
+        maker = left.pop()
+        if known.get(maker) != stages[maker].entry:
+            return False
+        left += stages[maker].makers.values()
+    return True
 
 
 def _network(name: str, stages: Mapping[str, _Stage]) -> Network | None:

@@ -6,8 +6,10 @@ import shutil
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression.saving import save_and_verify
+from llmrecipe.engines.compression.zeros import refuse_lost
 from llmrecipe.engines.finetuning import saving
 from llmrecipe.engines.finetuning.launcher import FinishedRun, distil
+from llmrecipe.engines.models import folders
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.launch.process import return_freed_memory
 from llmrecipe.recipe.evolve import evolve
@@ -48,6 +50,8 @@ def run(context: StageContext[DistilSection]) -> None:
     job, training = finished.job, finished.job.training
     source = cards.read(teacher if student is None else student, ModelCard)
     made = {"made_by": context.section.tag, "parents": context.parents, "step": job.num_steps}
+    if student is not None and (before := folders.dtype_of(student)) != "float32":
+        made["notes"] = (*source.notes, f"it is float32, in which it has learned, in the place of {before}")
     if student is None:
         # Of a teacher, a new network has what both predict and the tokenizer.
         made |= {"network": job.network, "embedding_rows": None, "sparse": False, "notes": ()}
@@ -61,6 +65,8 @@ def run(context: StageContext[DistilSection]) -> None:
         probe=saving.probe(tokens, job.sequence_length).to(job.machine.device),
         scratch=context.scratch,
     )
+    if student is not None and source.sparse:
+        refuse_lost(student, context.output / "model")
     # Two files, since DVC draws an empty cell as 0.
     for name, columns in (("curves.csv", CURVES), ("validation.csv", VALIDATION)):
         rows = [{column: row[column] for column in columns} for row in finished.metrics if row.keys() >= set(columns)]

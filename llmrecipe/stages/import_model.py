@@ -53,6 +53,7 @@ def run(context: StageContext[ImportSection]) -> None:
         made_by=context.section.tag,
         parents=context.parents,
         embedding_rows=None if reading.rows == len(loaded) else reading.rows,
+        sparse=asked.sparse,
         notes=reading.notes,
     )
     cards.write(directory, card)

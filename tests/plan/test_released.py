@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import yaml
 from tiny_recipe import BASE, RECIPE, SMALLER
 
 from llmrecipe import Fraction, Release, dvcfiles, evolve, gate, measure
@@ -30,7 +31,7 @@ def test_a_training_does_not_begin_for_a_recovery_of_too_few_documents(
 ):
     reason = (
         rf"(?s)tiny-train is begun in vain:.*small-release can't run: gate.Recovery needs at least 30 held-out "
-        rf"documents, and tiny-w4a16-perplexity reads {documents}; raise its max_tokens, or hold out more text"
+        rf"documents, of each corpus 5, and tiny-w4a16-perplexity reads {documents}; raise its max_tokens, or hold"
     )
     with pytest.raises(StageError, match=reason):
         train(tmp_path, monkeypatch, held_out, max_tokens)
@@ -40,15 +41,54 @@ def test_thirty_are_enough(tmp_path, monkeypatch):
     train(tmp_path, monkeypatch, 30, 10_000)
 
 
+def test_text_that_is_held_out_anew_is_prepared_whatever_tokens_there_are_of_before(tmp_path, monkeypatch):
+    project(tmp_path, monkeypatch, 20, 10_000)
+    # The user has done what the message says.
+    planned = evolve(RELEASED, models=tuple(held_out_more(model) for model in RELEASED.models), release=None)
+    more = evolve(planned, release=Release(candidates=planned.models, gates=RELEASED.release.gates))
+    dvcfiles.write(plan([more]), tmp_path, references={"small": "small.py"})
+    for stage in ("tiny-train", "tiny-w4a16-quantize"):
+        run(tmp_path, monkeypatch, stage)
+
+
+def test_models_are_compared_though_none_can_be_released(tmp_path, monkeypatch):
+    project(tmp_path, monkeypatch, 20, 10_000)
+    monkeypatch.setattr("llmrecipe.stages.runner._refuse_missing", lambda inputs: None)
+    monkeypatch.setattr("llmrecipe.integrity.verify", lambda *paths, **options: None)
+    run(tmp_path, monkeypatch, "small-report")
+
+
+def held_out_more(model):
+    return evolve(model, **{"text__heldout" if model == HELD_OUT else "model__text__heldout": Fraction(0.5)})
+
+
 def train(folder, monkeypatch, held_out: int, max_tokens: int) -> None:
     """The stage that trains, but for the training, with so many held-out documents of 50 tokens."""
+    project(folder, monkeypatch, held_out, max_tokens)
+    run(folder, monkeypatch, "tiny-train")
+
+
+def run(folder, monkeypatch, stage: str) -> None:
+    """A stage, but for its work."""
+    owner, _, kind = stage.rpartition("-")
+    monkeypatch.setattr(f"llmrecipe.stages.{kind}.run", lambda context: None)
+    monkeypatch.setattr("llmrecipe.stages.runner._refuse_missing", lambda inputs: None)
+    monkeypatch.setattr("llmrecipe.stages.runner._states", lambda inputs: {})
+    monkeypatch.setattr("llmrecipe.integrity.verify", lambda *paths, **options: None)
+    run_stage(kind, name=stage, output=folder / f"artifacts/{owner}/{kind}", params=folder / f"params/{owner}.yaml")
+
+
+def project(folder, monkeypatch, held_out: int, max_tokens: int) -> None:
+    """A project whose text was made tokens by DVC."""
     recipe = evolve(RELEASED, measures=(measure.Perplexity(max_tokens=max_tokens),))
     (folder / ".dvc").mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("llmrecipe.stages.train.run", lambda context: None)
-    dvcfiles.write(plan([recipe]), folder, references={"small": "small.py"})
-    stages = {stage.name: stage for stage in plan([recipe]).stages}
+    pipeline, references = plan([recipe]), {"small": "small.py"}
+    dvcfiles.write(pipeline, folder, references=references)
+    stages = {stage.name: stage for stage in pipeline.stages}
     document = np.array([1] * 49 + [0])
     splits = {"train": [np.tile(document, 30)], "heldout": [np.tile(document, held_out)]}
     write_tokens(folder / stages["tiny-train"].inputs["tokens"], splits, vocab_size=300)
-    run_stage("train", name="tiny-train", output=folder / "artifacts/tiny/train", params=folder / "params/tiny.yaml")
+    _, sections = dvcfiles.entries(pipeline, folder, references)
+    locked = {name: {"params": {f"params/{stages[name].owner}.yaml": {name: sections[name]}}} for name in stages}
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": locked}))

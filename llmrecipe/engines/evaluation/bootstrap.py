@@ -1,6 +1,6 @@
 """How sure a difference between two models is: what it is on texts drawn from the documents of the one there is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import attrs
@@ -43,6 +43,11 @@ class PairedCorpus(NamedTuple):
     model: DocumentLosses
     share: float
 
+    @property
+    def size(self) -> int:
+        """How many documents they are."""
+        return len(self.model.tokens)
+
 
 def spread(corpora: Mapping[str, PairedCorpus]) -> tuple[float, float]:
     """How far the difference of the mean losses, reference minus model, may be from what it is on these documents.
@@ -52,29 +57,28 @@ def spread(corpora: Mapping[str, PairedCorpus]) -> tuple[float, float]:
     of both models of a document, since both find the same ones hard.
     """
     generator = np.random.default_rng(_SEED)
-    drawn = _differences({name: _drawn(len(each.model.tokens), generator) for name, each in corpora.items()}, corpora)
-    (here,) = _differences({name: [np.arange(len(each.model.tokens))[None]] for name, each in corpora.items()}, corpora)
+    drawn = _differences({name: _sums(each, _drawn(each.size, generator)) for name, each in corpora.items()}, corpora)
+    (here,) = _differences({name: _sums(each, [np.arange(each.size)[None]]) for name, each in corpora.items()}, corpora)
     low, high = np.percentile(drawn, _TAILS) - here
     return float(low), float(high)
 
 
-def _drawn(count: int, generator: np.random.Generator) -> list[np.ndarray]:
+def _drawn(count: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
     """Which documents are in each text, some texts at a time."""
     at_once = max(1, _AT_ONCE // count)
-    sizes = [min(at_once, _DRAWS - start) for start in range(0, _DRAWS, at_once)]
-    return [generator.integers(0, count, size=(size, count)) for size in sizes]
+    for start in range(0, _DRAWS, at_once):
+        yield generator.integers(0, count, size=(min(at_once, _DRAWS - start), count))
 
 
-def _differences(texts: Mapping[str, list[np.ndarray]], corpora: Mapping[str, PairedCorpus]) -> np.ndarray:
+def _sums(pair: PairedCorpus, texts: Iterable[np.ndarray]) -> np.ndarray:
+    """Loss and size by token of each text, for the reference and for the model: `[2, 2, texts]`."""
+    parts = [np.stack([side.sums(drawn) for side in (pair.reference, pair.model)]) for drawn in texts]
+    return np.concatenate(parts, axis=2)
+
+
+def _differences(sums: Mapping[str, np.ndarray], corpora: Mapping[str, PairedCorpus]) -> np.ndarray:
     """The difference of the mean losses of each text."""
-    means = []
-    for side in ("reference", "model"):
-        mixed = sum(
-            each.share * np.concatenate([getattr(each, side).sums(drawn) for drawn in texts[name]], axis=1)
-            for name, each in corpora.items()
-        )
-        losses, sizes = np.asarray(mixed)
-        means.append(losses / sizes)
-    before, after = means
+    mixed = np.asarray(sum(corpora[name].share * each for name, each in sums.items()))
+    before, after = mixed[:, 0] / mixed[:, 1]
     found: np.ndarray = before - after
     return found

@@ -10,12 +10,15 @@ from llmrecipe.cards import ModelCard
 from llmrecipe.engines.evaluation.recovery import Measured, Numbers, recovery
 from llmrecipe.errors import StageError
 from llmrecipe.pretrained import elsewhere
-from llmrecipe.recipe.measure import RECOVERY
+from llmrecipe.recipe.measure import OF_RUN, RECOVERY
 
 _DOCUMENTS = "documents"
 
-_OWN = {"size_mb", *RECOVERY}
-"""Numbers that no measure gives."""
+_OWN = {"size_mb", "unigram", "corpora", *RECOVERY, *OF_RUN}
+"""Names that are no measure's own."""
+
+_LOST = "text_lost_percent"
+"""What is known of a text by whatever measure reads it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -94,7 +97,7 @@ def _without_group(models: Sequence[MeasuredFolder]) -> set[str]:
     own: set[str] = set()
     for name in dict.fromkeys(name for model in models for name in model.measurements):
         measured = [model.measurements[name].numbers for model in models if name in model.measurements]
-        names = {key for numbers in measured for key, value in numbers.items() if not isinstance(value, dict)}
+        names = {key for numbers in measured for key, value in numbers.items() if not isinstance(value, dict)} - {_LOST}
         if not names & taken:
             own.add(name)
             taken |= names

@@ -116,7 +116,5 @@ class DocumentSums:
         text_bytes = documents.text_bytes[: last + 1] * self.text_tokens[: last + 1] / np.maximum(sizes, 1)
         where = {"corpus": self.text.corpus} if self.text.corpus else {}
         for index, bytes_of_part in enumerate(text_bytes.tolist()):
-            row = {"id": documents.ids[index], "tokens": int(self.tokens[index])}
-            if self.text.tokens.lost.is_small:
-                row["bytes"] = bytes_of_part
+            row = {"id": documents.ids[index], "tokens": int(self.tokens[index]), "bytes": bytes_of_part}
             yield where | row | {"loss": float(self.losses[index])}

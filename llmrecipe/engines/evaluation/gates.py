@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from llmrecipe.errors import StageError, suggestion
-from llmrecipe.recipe.gate import LEAST_DOCUMENTS, Recovery, Score, Size, Speed
+from llmrecipe.recipe.gate import NEEDED, Recovery, Score, Size, Speed
 from llmrecipe.recipe.kinds import Gate
 
 Numbers = dict[str, Any]
@@ -73,8 +73,8 @@ def _recovery(gate: Recovery, candidate: Candidate) -> Verdict:
         raise StageError(f"{candidate.name}: {gate.measure} gives no recovery of it, so gate.Recovery can't judge it")
     if "recovery_low_percent" not in numbers:
         raise StageError(
-            f"{candidate.name}: gate.Recovery needs at least {LEAST_DOCUMENTS} held-out documents, and {gate.measure} "
-            f"has read {numbers.get('recovery_documents', 0)}; raise its max_tokens, or hold out more text"
+            f"{candidate.name}: {NEEDED}, and {gate.measure} has read {numbers.get('recovery_documents', 0)}; raise "
+            "its max_tokens, or hold out more text"
         )
     low, high = numbers["recovery_low_percent"], numbers["recovery_high_percent"]
     found = (

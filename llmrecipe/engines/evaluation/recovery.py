@@ -11,7 +11,7 @@ import numpy as np
 
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.evaluation.bootstrap import DocumentLosses, PairedCorpus, spread
-from llmrecipe.recipe.gate import LEAST_DOCUMENTS
+from llmrecipe.recipe.gate import LEAST_DOCUMENTS, LEAST_OF_CORPUS
 
 Numbers = dict[str, Any]
 """Numbers by name; groups of them are dictionaries again."""
@@ -95,7 +95,7 @@ def _numbers(before: Numbers, after: Numbers, unit: Unit, pairs: Pairs, shares: 
     if pairs.keys() != shares.keys() or count == 0:
         return found
     found["recovery_documents"] = count
-    if count >= LEAST_DOCUMENTS:
+    if count >= LEAST_DOCUMENTS and min(map(len, pairs.values())) >= LEAST_OF_CORPUS:
         low, high = spread(
             {
                 name: PairedCorpus(_losses(pairs[name], unit, 0), _losses(pairs[name], unit, 1), share)

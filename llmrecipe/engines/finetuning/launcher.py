@@ -27,6 +27,7 @@ from llmrecipe.extensions import modules_of
 from llmrecipe.launch.lock import wait_until_free
 from llmrecipe.launch.torchrun import run_ranks
 from llmrecipe.recipe import checks
+from llmrecipe.recipe.distilled_checks import length_findings, objective_findings
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.sections import DistilSection
@@ -96,6 +97,14 @@ def distil(
         artifacts.open_artifact(student, "model")
         _refuse_other_tokens(teacher, student)
     check_tokenizer(teacher if student is None else student, known, tokens)
+    taught = cards.read(teacher, ModelCard)
+    # Again, since of a model from elsewhere this may only be known now.
+    found = [
+        *objective_findings(known.objective, taught.objective),
+        *length_findings(known.objective, taught.network),
+    ]
+    if found:
+        raise RecipeError([Violation(f"{name}.{path}", f"the model {why}") for path, why in found])
     files, length = tokens.open("train"), known.objective.sequence_length
     refuse_small_corpora(files, tokens.open("heldout"), length, section.training.global_batch_size, name)
     training = section.training.settled(files.num_windows(length))

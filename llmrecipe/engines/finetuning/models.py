@@ -82,14 +82,19 @@ def learning(student: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def scaled_layers(student: torch.nn.Module) -> list[torch.nn.Module]:
-    """Quantized layers whose weights have scales that can take any value, and so learn."""
-    return [
-        module
-        for module in student.modules()
-        if getattr(module, "quantization_scheme", None) is not None
-        and getattr(getattr(module, "weight_scale", None), "dtype", None) == torch.float32
-        and not hasattr(module, "weight_global_scale")
-    ]
+    """Quantized layers whose weights have scales that can take any value, and so learn; not those of blocks, of which
+    the last may have fewer rows than the others."""
+
+    def learns(module: Any) -> bool:
+        scheme = getattr(module, "quantization_scheme", None)
+        return (
+            scheme is not None
+            and getattr(getattr(module, "weight_scale", None), "dtype", None) == torch.float32
+            and not hasattr(module, "weight_global_scale")
+            and scheme.weights.strategy != "block"
+        )
+
+    return [module for module in student.modules() if learns(module)]
 
 
 def zeros_of(student: torch.nn.Module) -> Zeros:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from compressed_tensors.modeling import kvcache
 from compressed_tensors.quantization import QuantizationStatus
 from compressed_tensors.quantization.lifecycle import forward
 from compressed_tensors.quantization.utils import calculate_range
@@ -106,5 +107,9 @@ def straight_through() -> Iterator[None]:
         passed: torch.Tensor = _Straight.apply(value, found) if value.requires_grad else found
         return passed
 
-    with patch_attr(forward, "forward_quantize", through):
+    with (
+        patch_attr(forward, "forward_quantize", through),
+        # Keys and values are rounded by a name of its own.
+        patch_attr(kvcache, "forward_quantize", through),
+    ):
         yield

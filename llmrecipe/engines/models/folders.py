@@ -136,6 +136,11 @@ def copy_generation(source: Path, directory: Path) -> None:
         shutil.copyfile(source / GENERATION_FILE, directory / GENERATION_FILE)
 
 
+def dtype_of(directory: Path) -> str:
+    """The number format of a model's weights that aren't quantized, as its `config.json` says: `bfloat16`."""
+    return str(AutoConfig.from_pretrained(directory, local_files_only=True).dtype or "float32").removeprefix("torch.")
+
+
 def weights_bytes(directory: Path) -> int:
     """Size of the weights files of a model, in bytes."""
     return elsewhere.size_of(directory)

@@ -32,6 +32,10 @@ SCHEMES = {
     "w8a8": W8A8(rounding=RoundToNearest()),
     "fp8": FP8(),
 }
+SECTIONS = {
+    **{name: QuantizeSection(scheme=how, calibration_samples=4, seed=0) for name, how in SCHEMES.items()},
+    "kv8": QuantizeSection(scheme=SCHEMES["w3a16"], kv_cache="float8", calibration_samples=4, seed=0),
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +44,15 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     inputs = tiny_model.make(folder)
     source, sequences = inputs["model"], folders.windows(Tokens.of(inputs).open("train"), range(4), 32)[:, :-1]
-    for name, how in SCHEMES.items():
+    for name, what in SECTIONS.items():
         model = folders.load_model(source)
-        what = QuantizeSection(scheme=how, calibration_samples=4, seed=0)
         rows = sequences if quantization.needs_calibration(what, model) else sequences[:0]
         quantization.quantize(model, folders.load_tokenizer(source), what, rows, torch.device("cpu"))
         quantization.save_compressed(model, folder / name)
         copy_files(source, folder / name)
         cards.write(folder / name, cards.read(source, ModelCard))
         artifacts.seal(folder / name, "model")
-    return {"teacher": source, "tokens": inputs["tokens"], **{name: folder / name for name in SCHEMES}}
+    return {"teacher": source, "tokens": inputs["tokens"], **{name: folder / name for name in SECTIONS}}
 
 
 def run(made, name, scratch):
@@ -76,9 +79,13 @@ def test_a_student_begins_as_it_was_quantized_bit_for_bit(made, tmp_path, name):
 
 
 def run_job(made, name, folder):
+    return one_step(made, name, folder).job
+
+
+def one_step(made, name, folder):
     inputs = {"teacher": made["teacher"], "tokens": made["tokens"], "student": made[name]}
     what = with_training(section(network=None), duration=Steps(1), schedule=Constant(warmup=Steps(0)))
-    return distilled(what, inputs, folder).job
+    return distilled(what, inputs, folder)
 
 
 @pytest.mark.parametrize("name", ["w3a16", "w3a16-asymmetric"])
@@ -111,7 +118,24 @@ def test_rounded_weights_come_nearer_to_the_teacher_and_stay_rounded(made, tmp_p
     assert (made[name] / "config.json").read_bytes() == (tmp_path / "model" / "config.json").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["w8a8", "fp8"])
+@pytest.mark.parametrize("name", ["fp8", "kv8"])
+def test_what_rounds_more_than_weights_is_saved_as_it_was_trained(made, tmp_path, name):
+    found = one_step(made, name, tmp_path / "run")
+    (tmp_path / "scratch").mkdir()
+    save_and_verify(
+        found.student(),
+        saving.save,
+        tmp_path / "model",
+        cards.read(made[name], ModelCard),
+        tokenizer=made[name],
+        generation=made[name],
+        probe=folders.windows(found.job.open_tokens("train"), [0], 32)[:, :-1],
+        scratch=tmp_path / "scratch",
+    )
+    assert artifacts.is_artifact(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["w8a8", "fp8", "kv8"])
 def test_gradients_pass_the_rounding_of_activations(made, tmp_path, name):
     job = run_job(made, name, tmp_path)
     tokens = folders.windows(job.open_tokens("train"), [0, 1], 32)[:, :-1]
