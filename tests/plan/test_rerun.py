@@ -211,6 +211,7 @@ def test_another_learning_rate_reruns_train_and_what_follows_and_shows_in_metric
         "tiny-train loss": both,
         "tiny-train learning rate": both,
         "tiny-train gradient norm": both,
+        "artifacts/small/report/frontier.svg": both,
     }
 
 
@@ -237,6 +238,9 @@ def test_times_are_those_of_the_run_whose_outputs_are_here(project, monkeypatch)
 def test_every_curve_is_drawn_from_numbers(finished):
     plots = json.loads(run(finished, "dvc", "plots", "show", "--json"))["data"]
     assert all(len(drawn) == 1 for drawn in plots.values())
+    # A picture is shown as it is.
+    (picture,) = plots.pop("artifacts/small/report/frontier.svg")
+    assert Path(picture["url"]).name.endswith("frontier.svg")
     points = {title: drawn[0]["content"]["data"]["values"] for title, drawn in plots.items()}
     steps = TRAINED.training.duration.count
     assert {title: len(values) for title, values in points.items()} == {
