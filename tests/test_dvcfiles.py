@@ -177,7 +177,7 @@ def test_a_command_and_its_section_say_all_that_a_stage_needs_to_know(project):
     write(project, RECIPE)
     (stage,) = [stage for stage in opened(project).index.stages if stage.name == "tiny-w4a16-perplexity"]
     assert shlex.split(stage.cmd) == [
-        *("llmrecipe", "stage", "measure", "--name", "tiny-w4a16-perplexity"),
+        *("exec", "llmrecipe", "stage", "measure", "--name", "tiny-w4a16-perplexity"),
         *("--params", "params/tiny-w4a16.yaml"),
         *("--output", "artifacts/tiny-w4a16/perplexity"),
     ]

@@ -47,8 +47,9 @@ def stage_of(project: Path) -> psutil.Process:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shell", ["sh", "bash"])
 @pytest.mark.parametrize("victim", ["dvc", "stage"])
-def test_whenever_dvc_or_a_stage_is_killed_its_workers_are_gone_within_seconds(tmp_path, victim):
+def test_whenever_dvc_or_a_stage_is_killed_its_workers_are_gone_within_seconds(tmp_path, victim, shell):
     project = create(tmp_path / "project", MANY, Machine(workers=2))
     moments = {}
     for moment in (0.0, 0.05, 0.2, 0.5, 0.8, 1.1, 1.5, 2.0, 2.6):
@@ -57,7 +58,7 @@ def test_whenever_dvc_or_a_stage_is_killed_its_workers_are_gone_within_seconds(t
         dvc = subprocess.Popen(
             ["dvc", "repro", "books-prepare"],
             cwd=project,
-            env=environment(project),
+            env=environment(project) | {"SHELL": shutil.which(shell)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
