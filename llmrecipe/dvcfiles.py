@@ -265,7 +265,16 @@ def _section(stage: Stage, root: Path) -> dict[str, Any]:
 def _command(stage: Stage) -> list[str]:
     """The command line that does a stage's work, in the project's folder."""
     # Not every shell by itself gives a last command its own place, and one that stays in between outlives `dvc`.
-    command = ["exec", "llmrecipe", "stage", stage.kind, "--name", stage.name, "--params", layout.params_file(stage.owner)]
+    command = [
+        "exec",
+        "llmrecipe",
+        "stage",
+        stage.kind,
+        "--name",
+        stage.name,
+        "--params",
+        layout.params_file(stage.owner),
+    ]
     return [*command, "--output", stage.output]
 
 

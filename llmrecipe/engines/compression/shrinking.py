@@ -30,7 +30,8 @@ class Importance:
     `[layers, num_key_value_heads]`."""
 
 
-@torch.inference_mode()
+# Not in inference mode, in which weights that are moved can never learn again.
+@torch.no_grad()
 def importance(model: PreTrainedModel, network: Decoder, calibration: torch.Tensor, device: torch.device) -> Importance:
     """What matters to `model` on a text, in one pass.
 

@@ -39,7 +39,7 @@ class DistillationTrainer(Trainer):
             teacher: what is imitated.
             zeros: weights that stay zero.
         """
-        self.job, self.teacher, self.zeros = job, teacher, zeros
+        self.job, self.teacher = job, teacher
         self.scaled = scaled_layers(student)
         self.folder = StateFolder(Path(job.state))
         # It refuses to train what says that it is quantized; ours learns through its rounding.
@@ -50,6 +50,7 @@ class DistillationTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(_EndOfStep(self))
         self.teacher.to(self.args.device)
+        self.zeros = [(weight, at.to(self.args.device)) for weight, at in zeros]
         self.readers = {split: Reader.of(job, split) for split in ("train", "heldout")}
         self.report = Report(job, self.folder) if self.args.process_index == 0 else None
         self._loss = torch.zeros((), dtype=torch.float64, device=self.args.device)

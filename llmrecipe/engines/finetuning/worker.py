@@ -63,6 +63,8 @@ def train(job: Job) -> None:
     if job.parallelism.data == 1:
         # One rank exchanges nothing, and the Trainer needn't know that it has been launched.
         os.environ.pop("LOCAL_RANK", None)
+        # By itself it would cut a batch in as many parts as there are GPUs.
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     student = first_student(job)
     zeros = zeros_of(student) if job.keep_zeros else []
     if job.resumed:

@@ -61,6 +61,10 @@ def load_model(directory: Path) -> PreTrainedModel:
     if hasattr(config, "quantization_config"):
         # Else it waits for a first pass through the whole model, and an encoder's parts are called by themselves.
         model.hf_quantizer.compressor.decompress_model(model)
+        from compressed_tensors.offload import remove_dispatch
+
+        # Else its layers compute on the CPU, wherever the model is moved to.
+        remove_dispatch(model)
     loaded: PreTrainedModel = model
     return loaded
 
