@@ -245,7 +245,8 @@ def _stage_entry(stage: Stage, root: Path, references: Mapping[str, str]) -> dic
     owner = {"owner": stage.owner, "recipe": references[stage.owner]} if stage.ends_recipe else stage.owner
     entry = {
         "desc": summary(type(stage.section)),
-        "cmd": shlex.join(_command(stage)),
+        # Some shells stay between `dvc` and their last command, and one that does outlives a `dvc` that is killed.
+        "cmd": f"exec {shlex.join(_command(stage))}",
         "deps": sorted(map(_literal, stage.inputs.values())),
         "params": [{layout.params_file(stage.owner): [stage.name]}],
         "outs": [f"{stage.output}/{name}" for name in stage.outs],
@@ -264,17 +265,7 @@ def _section(stage: Stage, root: Path) -> dict[str, Any]:
 
 def _command(stage: Stage) -> list[str]:
     """The command line that does a stage's work, in the project's folder."""
-    # Not every shell by itself gives a last command its own place, and one that stays in between outlives `dvc`.
-    command = [
-        "exec",
-        "llmrecipe",
-        "stage",
-        stage.kind,
-        "--name",
-        stage.name,
-        "--params",
-        layout.params_file(stage.owner),
-    ]
+    command = ["llmrecipe", "stage", stage.kind, "--name", stage.name, "--params", layout.params_file(stage.owner)]
     return [*command, "--output", stage.output]
 
 
