@@ -831,6 +831,14 @@ def test_a_model_for_another_tokenizer_is_refused(made, tmp_path):
         quantized(made | {"model": model}, tmp_path / "out", FP8())
 
 
+def test_a_quantized_model_is_wholly_where_it_is_moved_to(made, tmp_path):
+    model = folders.load_model(quantized(made, tmp_path / "out", W8A16(rounding=NEAREST)) / "model").to("meta")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    # Computed where it is: a layer that sends what it is given elsewhere would give that.
+    layer = model.model.layers[0].self_attn.q_proj
+    assert layer(torch.zeros(1, 1, layer.in_features, device="meta")).device.type == "meta"
+
+
 def test_a_model_that_is_quantized_already_is_refused(made, tmp_path):
     model = quantized(made, tmp_path / "once", W8A16(rounding=NEAREST)) / "model"
     with pytest.raises(StageError, match="once/model: this model is quantized already; quantize the one"):
