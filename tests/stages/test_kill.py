@@ -67,7 +67,8 @@ def test_killed_at_each_moment_of_a_checkpoint_a_training_ends_with_the_same_byt
             assert f"rank {victim} was killed by SIGKILL" in message
         return killed.state / "checkpoints" / ".writing"
 
-    part = files(kill("1", "os.mkdir", r"\.writing/2/model/", 20) / "2")
+    # How many folders a rank makes depends on which the other has made; this many in any case.
+    part = files(kill("1", "os.mkdir", r"\.writing/2/model/", 12) / "2")
     # Of the shard at work, and whatever else the other rank was writing, a part.
     assert part & whole
     assert whole - part - {artifacts.MANIFEST}
