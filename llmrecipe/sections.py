@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from llmrecipe.recipe.corpus import Corpus
+from llmrecipe.recipe.distil import HiddenStates
 from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.kinds import Augmenter, Cleaner, Divergence, Gate, Objective, Pruning, Scheme, Source, Tokenizer
 from llmrecipe.recipe.measure import Measure
@@ -158,6 +159,7 @@ class DistilSection(Section):
     hard_loss_weight: float = _as_in(Distilled, "hard_loss_weight")
     training: Training
     parallelism: Parallelism
+    hidden_states: HiddenStates | None = None
     revision: int = 1
 
 

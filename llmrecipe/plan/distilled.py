@@ -25,6 +25,7 @@ def distilled(draft: Draft, value: Distilled) -> Products:
             hard_loss_weight=value.hard_loss_weight,
             training=value.training,
             parallelism=value.parallelism,
+            hidden_states=value.hidden_states,
         ),
         inputs=inputs,
         outs=("model", "curves.csv", "validation.csv"),

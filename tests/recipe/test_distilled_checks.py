@@ -155,7 +155,11 @@ def test_a_run_of_a_student_obeys_the_rules_of_any_run():
     assert list(found(TAUGHT, training__duration=Steps(0))) == ["training.duration"]
     assert list(found(TAUGHT, student__num_attention_heads=3)) == ["student.hidden_size", "student.num_key_value_heads"]
     assert list(found(TAUGHT, hard_loss_weight=1.0)) == ["hard_loss_weight"]
-    assert list(found(TAUGHT, loss=distil.ForwardKL())) == []
+    assert list(found(TAUGHT, loss=distil.ForwardKL(), hidden_states=distil.HiddenStates())) == []
+    hidden = evolve(TAUGHT, hidden_states=distil.HiddenStates())
+    assert found(hidden, hidden_states__weight=-1.0) == {
+        "hidden_states.weight": "must be greater than 0, got -1.0",
+    }
 
 
 def test_all_that_is_wrong_is_said_at_once():

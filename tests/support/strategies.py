@@ -433,6 +433,9 @@ divergences = st.one_of(
 )
 
 
+hidden_states = st.builds(distil.HiddenStates, weight=positive)
+
+
 @st.composite
 def distillations(draw, global_batch_size, sequence_length):
     """Trainings that transformers' Trainer can do."""
@@ -750,6 +753,7 @@ class World:
             training=draw(distillations(data * micro * draw(counts), length)),
             loss=draw(divergences),
             hard_loss_weight=draw(below_one),
+            hidden_states=draw(st.none() | hidden_states),
             parallelism=Parallelism(
                 data=data, micro_batch_size=micro, threads_per_rank=draw(counts), bucket_size_mb=draw(counts)
             ),
@@ -870,6 +874,7 @@ sections = st.one_of(
         network=st.none(),
         loss=divergences,
         hard_loss_weight=below_one,
+        hidden_states=st.none() | hidden_states,
         training=distillations(4, 8),
         parallelism=st.builds(Parallelism, micro_batch_size=st.sampled_from([1, 2, 4])),
         revision=revisions,

@@ -17,6 +17,7 @@ from llmrecipe import artifacts
 from llmrecipe.engines.device import peak_memory_mb
 from llmrecipe.engines.finetuning import batches, states
 from llmrecipe.engines.finetuning.batches import UNLABELLED, Batch, Reader
+from llmrecipe.engines.finetuning.hidden import Matching, kept
 from llmrecipe.engines.finetuning.job import Job
 from llmrecipe.engines.finetuning.losses import summed_loss
 from llmrecipe.engines.finetuning.models import Zeros, scaled_layers, straight
@@ -30,7 +31,9 @@ from llmrecipe.errors import StageError
 class DistillationTrainer(Trainer):
     """One rank of a run."""
 
-    def __init__(self, job: Job, student: PreTrainedModel, teacher: PreTrainedModel, zeros: Zeros) -> None:
+    def __init__(
+        self, job: Job, student: PreTrainedModel, teacher: PreTrainedModel, zeros: Zeros, matching: Matching | None
+    ) -> None:
         """Go on after the step that `job` resumes, whose weights the student has.
 
         Args:
@@ -38,8 +41,9 @@ class DistillationTrainer(Trainer):
             student: what learns.
             teacher: what is imitated.
             zeros: weights that stay zero.
+            matching: their layers that are compared, if the job asks for that.
         """
-        self.job, self.teacher = job, teacher
+        self.job, self.teacher, self.matching = job, teacher, matching
         self.scaled = scaled_layers(student)
         self.folder = StateFolder(Path(job.state))
         # It refuses to train what says that it is quantized; ours learns through its rounding.
@@ -119,17 +123,23 @@ class DistillationTrainer(Trainer):
 
     def _summed_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
         read = {name: tensor for name, tensor in inputs.items() if name != "labels"}
-        labels, size = inputs["labels"], self.job.vocab_size
-        with torch.no_grad():
+        labels, size, section = inputs["labels"], self.job.vocab_size, self.job.section
+        places = labels != UNLABELLED
+
+        def predicted(numbers: torch.Tensor) -> torch.Tensor:
+            return numbers[places] if self.job.objective.is_masked else numbers.flatten(0, -2)
+
+        layers: tuple[Any, Any] = ((), ()) if self.matching is None else (self.matching.student, self.matching.teacher)
+        with torch.no_grad(), kept(layers[1]) as its_states:
             teacher = self.teacher(**read, use_cache=False).logits
-        student = model(**read, use_cache=False).logits
-        if self.job.objective.is_masked:
-            places = labels != UNLABELLED
-            student, teacher, labels = student[places], teacher[places], labels[places]
-        section = self.job.section
+        with kept(layers[0]) as my_states:
+            student = model(**read, use_cache=False).logits
         # Rows beyond the tokenizer's vocabulary are padding, and differ from model to model.
-        mine, its = (logits.flatten(0, -2)[:, :size] for logits in (student, teacher))
-        return summed_loss(section.loss, section.hard_loss_weight, mine, its, labels.flatten())
+        mine, its = (predicted(logits)[:, :size] for logits in (student, teacher))
+        loss = summed_loss(section.loss, section.hard_loss_weight, mine, its, labels[places])
+        if self.matching is None:
+            return loss
+        return loss + self.matching.summed_loss(*(list(map(predicted, each)) for each in (my_states, its_states)))
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Between the gradients and the update: the last moment at which nothing has learned from them."""
