@@ -36,8 +36,14 @@ def rank_bytes(network: Network, training: Training, parallelism: Parallelism, v
     gradients, optimized = (4, 0) if is_wide else (2 + 4, 4)
     optimized += 4 * training.optimizer.states_per_weight
     sharing = parallelism.data if parallelism.zero_stage else 1
-    held = weights * (4 if is_wide else 2) + learned * gradients + learned * optimized // sharing
+    whole = weights * (4 if is_wide else 2) + learned * gradients
+    held = _shared(whole, parallelism) + learned * optimized // sharing
     return held // (parallelism.tensor * parallelism.pipeline)
+
+
+def _shared(size: int, parallelism: Parallelism) -> int:
+    """What a rank has of so many bytes of weights or gradients, but for a layer at a time that is whole."""
+    return size // parallelism.data if parallelism.shares_weights else size
 
 
 def sequence_bytes(network: Network, objective: Objective, training: Training, parallelism: Parallelism) -> int:
@@ -68,7 +74,8 @@ def refusal(
 ) -> Violation | None:
     """Why a run can't fit the machine, or this one where that names no memory; None if it may fit, or nobody knows.
 
-    A student has a `teacher` beside it on each rank, in float32, and the logits of both.
+    A student has a `teacher` beside it on each rank, in float32, and the logits of both. While they load, each rank has
+    both whole in the machine's memory, also if it will share them; that isn't counted.
 
     Returns:
         The field of the model that asks for too much, and the reason.
@@ -80,7 +87,8 @@ def refusal(
     count = 1 if is_on_gpus else parallelism.world_size
     needs = rank_bytes(network, training, parallelism, vocab_size) * count
     if teacher is not None:
-        needs += 4 * teacher.num_parameters(teacher.padded_vocab_size(vocab_size)) * count
+        its = 4 * teacher.num_parameters(teacher.padded_vocab_size(vocab_size))
+        needs += _shared(its, parallelism) * count
     if has is None:
         return None
     if needs <= has:
@@ -152,10 +160,10 @@ def too_large(recipe: Recipe, machines: Machines, root: Path) -> tuple[list[Viol
 
 
 def _savings(parallelism: Parallelism, *, is_on_gpus: bool, is_taught: bool) -> str:
-    """What would need less, of what isn't done yet; replicas of a student share nothing."""
+    """What would need less, of what isn't done yet."""
     savings = []
-    if parallelism.data > 1 and parallelism.zero_stage == 0 and not is_taught:
-        savings.append("zero_stage = 1")
+    if parallelism.data > 1 and parallelism.zero_stage == 0:
+        savings.append("zero_stage = 3 unless student or teacher is quantized" if is_taught else "zero_stage = 1")
     if is_on_gpus and not is_taught:
         savings.append("a larger tensor or pipeline")
     elif parallelism.data > 1 and not is_on_gpus:

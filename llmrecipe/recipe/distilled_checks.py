@@ -101,6 +101,18 @@ def _no_text(model: Distilled) -> Findings:
         yield "text", f"is missing, and {names} learned elsewhere, from a text that isn't here; give it, text=Corpus(…)"
 
 
+@rules.add("student", "teacher", "parallelism", of=Distilled)
+def _rounded_and_shared(model: Distilled) -> Findings:
+    rounded = [parent.name for parent in model.parents if parent.is_rounded]
+    if rounded and model.parallelism.zero_stage == 3:
+        yield (
+            "parallelism.zero_stage",
+            f"3 has ranks share student and teacher, and a quantized layer, as of {rounded[0]}, puts rounded weights in "
+            "the place of those that were gathered, which then would never learn; use 0, or distil what isn't "
+            "quantized and quantize what comes of it",
+        )
+
+
 # Only a distillation has this field, be it a model or a stage's section.
 @rules.add("hard_loss_weight", "training", "parallelism")
 def _beyond_the_trainer(run: Any) -> Findings:
@@ -150,11 +162,16 @@ def _parallelism(parallelism: Parallelism) -> Iterator[tuple[str, str]]:
         if ranks > 1:
             yield (
                 f"parallelism.{name}",
-                f"{ranks} ranks would share a replica, and a student and its teacher are whole on each rank; use "
-                f"{name} = 1, and data = {ranks * parallelism.data} for as many ranks",
+                f"{ranks} ranks would compute a replica's layers together, and each computes all layers of a student "
+                f"and its teacher; use {name} = 1, and data = {ranks * parallelism.data} for as many ranks, with "
+                "zero_stage = 3 if they are too large for one",
             )
-    if parallelism.zero_stage:
-        yield "parallelism.zero_stage", "1 shares the optimizer's state, which each rank has here; use 0"
+    if parallelism.zero_stage == 1:
+        yield (
+            "parallelism.zero_stage",
+            "1, which shares the optimizer's state alone, is for models that nanotron trains; use 3, which shares the "
+            "weights of student and teacher as well, or 0",
+        )
     if parallelism.recompute_activations:
         yield (
             "parallelism.recompute_activations",

@@ -24,8 +24,10 @@ class Parallelism(Word):
     micro_batch_size: int = attrs.field(default=1, validator=between(1, 1_000_000))
     """Sequences that one replica reads at once; smaller needs less memory, larger is faster."""
 
-    zero_stage: Literal[0, 1] = 0
-    """1 spreads the optimizer's state over the data-parallel ranks (Rajbhandari et al. 2020)."""
+    zero_stage: Literal[0, 1, 3] = 0
+    """What the data-parallel ranks share (Rajbhandari et al. 2020): 1 spreads the optimizer's state over them, in a
+    training; 3 the weights and their gradients as well, and those of the teacher, in a distillation. A rank has whole
+    weights of one layer at a time then, which the ranks send each other for every micro-batch."""
 
     tensor_parallel_mode: Literal["all_reduce", "reduce_scatter"] = "all_reduce"
     """`reduce_scatter` also spreads the activations: sequence parallelism (Korthikanti et al. 2022)."""
@@ -50,6 +52,11 @@ class Parallelism(Word):
     def world_size(self) -> int:
         """Number of ranks."""
         return self.data * self.tensor * self.pipeline
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether no rank has all weights of its replica, though it computes with all of them."""
+        return self.zero_stage == 3 and self.data > 1
 
     @property
     def sequence_step(self) -> int:

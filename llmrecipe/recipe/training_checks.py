@@ -40,6 +40,17 @@ def _tensor_degree(run: Any) -> Findings:
         )
 
 
+# Only a training has this field, be it a model or a stage's section.
+@rules.add("resize_embeddings", "parallelism")
+def _shared_weights(run: Any) -> Findings:
+    if run.parallelism.zero_stage == 3:
+        yield (
+            "parallelism.zero_stage",
+            "3, which shares weights among replicas, is for distillations; use tensor and pipeline, which share those "
+            "of a replica, and zero_stage = 1",
+        )
+
+
 @rules.add("async_tensor_parallel", "tensor")
 def _async_tensor_parallel(parallelism: Any) -> Findings:
     if parallelism.async_tensor_parallel and parallelism.tensor == 1:

@@ -101,7 +101,16 @@ def training_batches(reader: Reader, job: Job, rank: int) -> Iterator[Batch]:
 def heldout_batches(reader: Reader, job: Job, rank: int) -> Iterator[Batch]:
     """A rank's share of the first held-out sequences, in the mixture's proportions; the last may be smaller."""
     size, ranks = job.parallelism.micro_batch_size, job.parallelism.data
-    count = min(job.training.validation_sequences, reader.files.num_windows(job.sequence_length))
+    count = _heldout_count(reader, job)
     windows = reader.files.order(job.sequence_length, seed=0).unshuffled(count)
     for first in range(rank * size, count, ranks * size):
         yield reader.read([(window, 0) for window in windows[first : first + size]])
+
+
+def heldout_rounds(reader: Reader, job: Job) -> int:
+    """How many micro-batches of held-out sequences the first rank reads, and no other more."""
+    return -(-_heldout_count(reader, job) // (job.parallelism.micro_batch_size * job.parallelism.data))
+
+
+def _heldout_count(reader: Reader, job: Job) -> int:
+    return min(job.training.validation_sequences, reader.files.num_windows(job.sequence_length))

@@ -46,7 +46,7 @@ class Matching:
         Raises:
             StageError: one of them has no list of layers.
         """
-        mine, its = _layers(student), _layers(teacher)
+        mine, its = layers_of(student), layers_of(teacher)
         pairs = matched(len(mine), len(its))
         narrow, wide = student.config.hidden_size, teacher.config.hidden_size
         projection: nn.Module = nn.Identity()
@@ -100,11 +100,17 @@ def kept(layers: Sequence[nn.Module]) -> Iterator[list[torch.Tensor]]:
             handle.remove()
 
 
-def _layers(model: PreTrainedModel) -> nn.ModuleList:
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The list of a model's layers.
+
+    Raises:
+        StageError: it has none.
+    """
     count = model.config.num_hidden_layers
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise StageError(
-        f"hidden_states: {type(model).__name__} has no list of its {count} layers; leave hidden_states out"
+        f"{type(model).__name__} has no list of its {count} layers, which hidden_states and zero_stage = 3 look for; "
+        "leave them out"
     )

@@ -13,8 +13,8 @@ from llmrecipe.engines.finetuning.job import Job
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
 
-Zeros = list[tuple[torch.Tensor, torch.Tensor]]
-"""Weights with where they are zero."""
+Zeros = list[tuple[torch.nn.Linear, torch.Tensor]]
+"""Layers with where their weights are zero."""
 
 
 def first_student(job: Job) -> PreTrainedModel:
@@ -100,7 +100,7 @@ def scaled_layers(student: torch.nn.Module) -> list[torch.nn.Module]:
 def zeros_of(student: torch.nn.Module) -> Zeros:
     """Where the weights of its linear layers are zero."""
     return [
-        (module.weight, module.weight.detach() == 0)
+        (module, module.weight.detach() == 0)
         for module in student.modules()
         if isinstance(module, torch.nn.Linear)
     ]

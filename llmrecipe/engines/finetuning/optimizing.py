@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from llmrecipe.engines.finetuning.models import learning, scaled_layers, straight
+from llmrecipe.engines.finetuning.sharing import placed_like
 from llmrecipe.engines.runs.optimizer import build
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Optimizer
@@ -63,8 +64,12 @@ def state_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
 def restore(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Let it remember what `state_of` has given."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = tensor
+        weight = parameters[int(number)]
+        # It counts steps, too, which no rank shares.
+        is_of_weights = tensor.shape == weight.shape
+        state.setdefault(int(number), {})[name] = placed_like(tensor, weight) if is_of_weights else tensor
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

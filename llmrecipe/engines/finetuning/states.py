@@ -3,6 +3,7 @@
 Nothing in a step is drawn, so there is no state of random numbers.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from llmrecipe import artifacts
 from llmrecipe.engines.finetuning import optimizing
 from llmrecipe.engines.finetuning.models import learning
+from llmrecipe.engines.finetuning.sharing import gather, gathered
 from llmrecipe.engines.runs.checkpoints import KIND, checkpoints, is_whole, keep_newest
 from llmrecipe.errors import StageError, refusal
 
@@ -68,10 +70,8 @@ def save(state: StateFolder, step: int, student: torch.nn.Module, optimizer: tor
     """
     try:
         with artifacts.replacing(state.checkpoint(step)) as folder:
-            weights = {name: parameter.detach().cpu().contiguous() for name, parameter in learning(student).items()}
-            save_file(weights, folder / _WEIGHTS)
-            remembered = optimizing.state_of(optimizer)
-            save_file({name: tensor.cpu().contiguous() for name, tensor in remembered.items()}, folder / _OPTIMIZER)
+            for file, tensors in _kept(student, optimizer).items():
+                save_file({name: gathered(tensor, folder) for name, tensor in tensors.items()}, folder / file)
             artifacts.seal(folder, KIND)
     except Exception as error:
         reason = refusal(error)
@@ -79,6 +79,18 @@ def save(state: StateFolder, step: int, student: torch.nn.Module, optimizer: tor
             raise
         raise StageError(f"{state.checkpoints}: the checkpoint of step {step}: {reason}") from error
     keep_newest(state.checkpoints, count, lambda _: False)
+
+
+def give(student: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Give this rank's part of the checkpoint that another rank writes meanwhile."""
+    for tensors in _kept(student, optimizer).values():
+        for tensor in tensors.values():
+            gather(tensor)
+
+
+def _kept(student: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Mapping[str, torch.Tensor]]:
+    """What a checkpoint has, by file and name."""
+    return {_WEIGHTS: learning(student), _OPTIMIZER: optimizing.state_of(optimizer)}
 
 
 def newest(state: StateFolder) -> int:

@@ -23,6 +23,7 @@ from llmrecipe.engines.finetuning.losses import summed_loss
 from llmrecipe.engines.finetuning.models import Zeros, scaled_layers, straight
 from llmrecipe.engines.finetuning.optimizing import optimizer_of
 from llmrecipe.engines.finetuning.reporting import Report
+from llmrecipe.engines.finetuning.sharing import placed_like, share
 from llmrecipe.engines.finetuning.states import StateFolder
 from llmrecipe.engines.runs.schedule import learning_rate_factor
 from llmrecipe.errors import StageError
@@ -48,18 +49,28 @@ class DistillationTrainer(Trainer):
         self.folder = StateFolder(Path(job.state))
         # It refuses to train what says that it is quantized; ours learns through its rounding.
         student.is_quantized = False
-        super().__init__(model=student, args=_arguments(job))
+        arguments = _arguments(job)
+        if job.parallelism.shares_weights:
+            share(student, arguments.device, *([] if matching is None else [matching.projection]))
+            share(teacher, arguments.device)
+        else:
+            teacher.to(arguments.device)
+        super().__init__(model=student, args=arguments)
         # So that it divides no loss by itself: ours is divided by what a whole step predicts.
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
         self.add_callback(_EndOfStep(self))
-        self.teacher.to(self.args.device)
-        self.zeros = [(weight, at.to(self.args.device)) for weight, at in zeros]
+        self.zeros = [(layer, placed_like(at, layer.weight)) for layer, at in zeros]
         self.readers = {split: Reader.of(job, split) for split in ("train", "heldout")}
         self.report = Report(job, self.folder) if self.args.process_index == 0 else None
         self._loss = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self._row: dict[str, float] = {}
         self._started = time.perf_counter()
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        # One that ranks share is there, and may not be moved as a whole.
+        if not self.job.parallelism.shares_weights:
+            super()._move_model_to_device(model, device)
 
     @property
     def step(self) -> int:
@@ -80,8 +91,8 @@ class DistillationTrainer(Trainer):
         return self.optimizer
 
     def _make_zero(self, *_: Any) -> None:
-        for weight, at in self.zeros:
-            weight.data.masked_fill_(at, 0)
+        for layer, at in self.zeros:
+            layer.weight.data.masked_fill_(at, 0)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The recipe's schedule, from the step on that the run goes on from."""
@@ -177,16 +188,24 @@ class DistillationTrainer(Trainer):
             self.report.sync()
             count = self.job.machine.keep_checkpoints
             states.save(self.folder, step, self.model, self.optimizer, count)
+        else:
+            states.give(self.model, self.optimizer)
         self.accelerator.wait_for_everyone()
 
     @torch.no_grad()
     def validation_loss(self) -> float:
         """Mean loss over the held-out sequences, on every rank."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        for batch in batches.heldout_batches(self.readers["heldout"], self.job, self.args.process_index):
-            inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
-            sums[0] += self._summed_loss(self.model, inputs)
-            sums[1] += (inputs["labels"] != UNLABELLED).sum()
+        reader = self.readers["heldout"]
+        share, any_batch = batches.heldout_batches(reader, self.job, self.args.process_index), reader.read([(0, 0)])
+        for _ in range(batches.heldout_rounds(reader, self.job)):
+            batch = next(share, None)
+            inputs = {name: tensor.to(self.args.device) for name, tensor in (batch or any_batch).items()}
+            # Ranks that share a model compute together, also one that has nothing left to read.
+            loss = self._summed_loss(self.model, inputs)
+            if batch is not None:
+                sums[0] += loss
+                sums[1] += (inputs["labels"] != UNLABELLED).sum()
         loss, count = self._summed(sums).tolist()
         return loss / count
 

@@ -95,6 +95,11 @@ def test_ranks_learn_a_projection_together(made, tmp_path):
     assert one.keys() - weights(alone).keys() == {"hidden_states_projection.weight"}
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_that_share_both_models_learn_what_one_learns_and_resume_exactly(made, tmp_path, straight, ranks):
+    agree(section(data=ranks, micro_batch_size=2, zero_stage=3), made, tmp_path, straight)
+
+
 def agree(what, made, tmp_path, straight):
     """A run of several ranks, which learn what one does, and resume exactly."""
     together = distilled(what, made, tmp_path / "together", ranks=True)
