@@ -177,8 +177,8 @@ def test_a_missing_tag_is_refused_with_the_choices():
             "got 'adamw'",
         ),
         ("network.intermediate_size", "wide", "must be int or a mapping with `type: ratio`, got 'wide' (str)"),
-        ("parallelism.zero_stage", 2, "must be 0 or 1, got 2 (int)"),
-        ("parallelism.zero_stage", True, "must be 0 or 1, got True (bool)"),
+        ("parallelism.zero_stage", 2, "must be 0 or 1 or 3, got 2 (int)"),
+        ("parallelism.zero_stage", True, "must be 0 or 1 or 3, got True (bool)"),
         (
             "training.optimizer.no_decay",
             "norms",

@@ -245,6 +245,15 @@ def test_a_student_has_its_teacher_beside_it(monkeypatch):
     assert f"the optimizer's states and its teacher {needs:,.1f} GB" in reason
     assert "zero_stage" not in reason
     assert of_student(taught, needs + 0.1) == {}
+    # Replicas hold all of that twice, unless they share it.
+    twice = evolve(taught, parallelism=Parallelism(data=2), training__global_batch_size=2)
+    assert (
+        "use a smaller network or vocabulary, zero_stage = 3"
+        in of_student(twice, 2 * needs - 0.1)["r.models[0].student"]
+    )
+    shared = evolve(twice, parallelism__zero_stage=3)
+    assert "r.models[0].student" in of_student(shared, needs - 0.1)
+    assert of_student(shared, needs + 0.2) == {}
     # Of each sequence there are three times the logits of all its tokens.
     many = evolve(taught, parallelism=Parallelism(micro_batch_size=4), training__global_batch_size=4)
     logits = 3 * 4 * 32_000 * BASE.objective.sequence_length / 1e9

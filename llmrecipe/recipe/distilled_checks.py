@@ -107,7 +107,7 @@ def _rounded_and_shared(model: Distilled) -> Findings:
     if rounded and model.parallelism.zero_stage == 3:
         yield (
             "parallelism.zero_stage",
-            f"3 has ranks share student and teacher, and a quantized layer, as of {rounded[0]}, puts rounded weights in "
+            f"3 has ranks share student and teacher, and {rounded[0]} is quantized: its layers put rounded weights in "
             "the place of those that were gathered, which then would never learn; use 0, or distil what isn't "
             "quantized and quantize what comes of it",
         )

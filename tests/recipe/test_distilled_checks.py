@@ -150,6 +150,21 @@ def test_what_the_trainer_cannot_do_is_refused_in_a_recipe_and_in_a_section(path
     assert [each.path for each in checks.section_violations(section, "a")] == [f"a.{path}"]
 
 
+def test_ranks_share_what_is_not_quantized():
+    shared, rounded = Parallelism(data=2, zero_stage=3), Quantized(model=SMALL_MODEL, scheme=scheme.FP8())
+    assert found(TAUGHT, parallelism=shared) == {}
+    for role in ("student", "teacher"):
+        other = {} if role == "student" else {"student": evolve(SMALL_MODEL, name="other", start=SMALLER)}
+        reasons = found(TAUGHT, parallelism=shared, **other, **{role: rounded})
+        assert list(reasons) == ["parallelism.zero_stage"]
+        assert f"{rounded.name} is quantized" in reasons["parallelism.zero_stage"]
+    # What nanotron trains is shared in another way.
+    assert found(evolve(SMALL_MODEL, name="trained"), parallelism=shared) == {
+        "parallelism.zero_stage": "3, which shares weights among replicas, is for distillations; use tensor and "
+        "pipeline, which share those of a replica, and zero_stage = 1"
+    }
+
+
 def test_a_run_of_a_student_obeys_the_rules_of_any_run():
     assert list(found(TAUGHT, training__global_batch_size=5, parallelism__data=2)) == ["training.global_batch_size"]
     assert list(found(TAUGHT, training__duration=Steps(0))) == ["training.duration"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_model
 import yaml
-from tiny_distillation import SMALLER, section
+from tiny_distillation import SMALLER, distilled, section, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmrecipe import Machine, artifacts, cards, codec, identity, machines, wiring
@@ -113,3 +113,15 @@ def test_killed_in_a_checkpoint_it_ends_with_the_same_bytes(made, tmp_path, stra
     said = killed.finish()
     assert "resumes after step 2 of 6" in said
     assert killed.outputs() == straight.outputs()
+
+
+def test_ranks_that_share_a_model_end_with_the_same_bytes_when_all_were_killed(made, tmp_path):
+    what = section(data=2, micro_batch_size=2, zero_stage=3)
+    killed = Project(tmp_path / "killed", what, made)
+    switch = {"event": "os.rename", "path": "/checkpoints/4$", "count": 1, "rank": "0", "victims": "all"}
+    assert killed.run(switch)[0] == -signal.SIGKILL
+    assert "resumes after step 2 of 6" in killed.finish()
+    once = distilled(what, made, tmp_path / "once", ranks=True)
+    saved = AutoModelForCausalLM.from_pretrained(killed.output / "model").state_dict()
+    assert all(saved[name].equal(weight) for name, weight in weights(once).items())
+    assert str(once.metrics[-1]["loss"]) == (killed.output / "curves.csv").read_text().splitlines()[-1].split(",")[2]

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import tiny_model
 import torch
 from forked_ranks import forked_ranks, start_server
+from torch.distributed.tensor import DTensor
 from transformers import BertConfig, BertForMaskedLM
 
 from llmrecipe import Bert, Llama, Machine, MaskedLM, Parallelism, Steps, Training, distil, evolve
@@ -21,6 +23,7 @@ from llmrecipe.cards import MaskingCard
 from llmrecipe.engines.finetuning import launcher, worker
 from llmrecipe.engines.finetuning.job import Job
 from llmrecipe.engines.finetuning.launcher import FinishedRun
+from llmrecipe.engines.finetuning.trainer import DistillationTrainer
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.recipe.optimizer import AdamW
@@ -93,6 +96,44 @@ def killed(what: DistilSection, inputs: dict[str, Path], scratch: Path, event: s
     process.start()
     process.join(120)
     return process.exitcode
+
+
+def held_bytes(job: Job, folder: Path, **parallelism) -> list[dict[str, int]]:
+    """Of each rank, the bytes of weights and of the optimizer's state that it holds at the end of such a run."""
+    job = evolve(job, state=str(folder), resumed=0, section__parallelism=Parallelism(**parallelism))
+    folder.mkdir()
+    job.write(folder / "job.json")
+    start_server()
+    context = multiprocessing.get_context("forkserver")
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    found, ranks = context.Queue(), job.parallelism.data
+    processes = [context.Process(target=_hold, args=(folder / "job.json", rank, port, found)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    held = dict(found.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join()
+    return [held[rank] for rank in range(ranks)]
+
+
+def _hold(path: Path, rank: int, port: int, found: Any) -> None:
+    job = Job.read(path)
+    of_ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job.parallelism.data}
+    os.environ |= {name: str(value) for name, value in of_ranks.items()}
+    os.environ |= {"LOCAL_WORLD_SIZE": os.environ["WORLD_SIZE"], "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+
+    def count(trainer: DistillationTrainer) -> None:
+        state = [each for of in trainer.optimizer.state.values() for name, each in of.items() if name != "step"]
+        parts = {"student": trainer.model.parameters(), "teacher": trainer.teacher.parameters(), "optimizer": state}
+        here = {
+            name: [each.to_local() if isinstance(each, DTensor) else each for each in of] for name, of in parts.items()
+        }
+        found.put((rank, {name: sum(each.nbytes for each in of) for name, of in here.items()}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistillationTrainer, "finish", count)
+        worker.train(job)
 
 
 def _run_into(

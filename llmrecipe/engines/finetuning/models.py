@@ -100,7 +100,5 @@ def scaled_layers(student: torch.nn.Module) -> list[torch.nn.Module]:
 def zeros_of(student: torch.nn.Module) -> Zeros:
     """Where the weights of its linear layers are zero."""
     return [
-        (module, module.weight.detach() == 0)
-        for module in student.modules()
-        if isinstance(module, torch.nn.Linear)
+        (module, module.weight.detach() == 0) for module in student.modules() if isinstance(module, torch.nn.Linear)
     ]

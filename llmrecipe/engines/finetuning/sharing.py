@@ -4,6 +4,7 @@ torch's `fully_shard` does it, without transformers' Trainer: what that is told 
 accelerate 1.15 does on GPUs alone, and leaves out on CPUs without a word.
 """
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from llmrecipe.errors import StageError
 
 
 def share(model: PreTrainedModel, device: torch.device, *parts: nn.Module) -> None:
-    """Let all ranks share a model: they gather a layer when it computes, and what is outside of layers for a whole pass.
+    """Let ranks share a model: they gather a layer when it computes, and what is outside of layers for a whole pass.
 
     Args:
         model: whole on each rank, on the CPU; afterwards each has its rows on its device.
@@ -34,6 +35,8 @@ def share(model: PreTrainedModel, device: torch.device, *parts: nn.Module) -> No
     if is_quantized(model):
         # As they compute, its layers exchange the data of a parameter that is the ranks' own, which is gone then.
         raise StageError("parallelism.zero_stage: 3 has ranks share models that aren't quantized alone; use 0")
+    # Nothing here writes into what a model gives.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for module in (*layers_of(model), *parts):
         fully_shard(module, mesh=mesh)

@@ -86,10 +86,13 @@ def test_ranks_learn_together_what_one_learns_and_resume_exactly(made, tmp_path,
     agree(section(data=ranks, micro_batch_size=2), made, tmp_path, straight)
 
 
-def test_ranks_learn_a_projection_together(made, tmp_path):
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_ranks_learn_a_projection_together(made, tmp_path, zero_stage):
     hidden = distil.HiddenStates(weight=3.0)
     alone = distilled(section(hidden_states=hidden), made, tmp_path / "alone")
-    together = agree(section(data=2, micro_batch_size=2, hidden_states=hidden), made, tmp_path, alone)
+    together = agree(
+        section(data=2, micro_batch_size=2, hidden_states=hidden, zero_stage=zero_stage), made, tmp_path, alone
+    )
     one, other = (load_file(run.state.checkpoint(6) / "student.safetensors") for run in (alone, together))
     torch.testing.assert_close(other, one, rtol=0, atol=3e-4)
     assert one.keys() - weights(alone).keys() == {"hidden_states_projection.weight"}
@@ -107,6 +110,10 @@ def agree(what, made, tmp_path, straight):
         assert column(together, name) == pytest.approx(column(straight, name), rel=tolerance)
     for name, weight in weights(straight).items():
         torch.testing.assert_close(weights(together)[name], weight, rtol=0, atol=3e-4)
+    for file in STATE:
+        one, other = (load_file(run.state.checkpoint(6) / file) for run in (straight, together))
+        # Nothing in a checkpoint tells how many ranks there were.
+        assert {name: each.shape for name, each in one.items()} == {name: each.shape for name, each in other.items()}
     assert len(together.measurements["peak_memory_mb"]) == what.parallelism.data
 
     # As if it had been killed after step 4.
