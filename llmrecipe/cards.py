@@ -164,6 +164,34 @@ class ModelCard(Word):
         return self.vocab_size if self.embedding_rows is None else self.embedding_rows
 
 
+@define("predictions_card")
+class PredictionsCard(Word):
+    """The card of a `predictions` artifact: what a teacher predicts for the sequences of a run."""
+
+    objective: Objective
+    """What it predicts."""
+
+    top_k: int
+    """Tokens that are named for each place."""
+
+    seed: int
+    """What has decided the order of the sequences, and what is masked."""
+
+    sequences: dict[str, int]
+    """How many there are, by split."""
+
+    shares: tuple[float, ...]
+    """Sequences drawn from each corpus, relative to the others."""
+
+    teacher: str
+    """Digest of the teacher's manifest."""
+
+    tokens: tuple[str, ...]
+    """Digests of the manifests of the tokens, one for each corpus."""
+
+    version: int = 1
+
+
 def write(directory: Path, card: Word) -> None:
     """Write the card of what is in `directory`."""
     artifacts.write_json(directory / FILE, codec.unstructure(card))

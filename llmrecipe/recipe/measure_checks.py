@@ -25,6 +25,7 @@ STAGES = (
     "export",
     "quantize",
     "prune",
+    "predict",
     "distil",
     "report",
     "release",

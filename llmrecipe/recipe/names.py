@@ -1,5 +1,6 @@
 """Values that have names: a name stands for one value, in one recipe and in all that are planned together."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from llmrecipe.recipe.kinds import Model, Text, Tokenizer
 from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.measurement import Measurement
 from llmrecipe.recipe.model import Calibrated, PretrainedModel
+from llmrecipe.recipe.predictions import Predictions
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import Word, as_written, parts
 from llmrecipe.recipe.texts import calibration_text, distillation_text, measured_text
@@ -22,7 +24,7 @@ T = TypeVar("T")
 SHARED = (Model, Text, Tokenizer)
 """Kinds of values that are made once, wherever they occur."""
 
-_NAMESPACES = (Recipe, *SHARED, TokenizedText, Measurement)
+_NAMESPACES = (Recipe, *SHARED, TokenizedText, Predictions, Measurement)
 
 _LONGEST = 60
 """Characters of a value that is shown."""
@@ -55,7 +57,7 @@ def named_values(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     """All that a recipe needs by name, each after what it is made from: `(path, value)`.
 
     These are models with their parents, texts, tokenizers with the text that they are trained on, texts in a
-    tokenizer's tokens, measurements, and the recipe itself. A value may come more than once.
+    tokenizer's tokens, stored predictions, measurements, and the recipe itself. A value may come more than once.
     """
     yield from _values(recipe, recipe.name, set())
 
@@ -94,7 +96,10 @@ def _clash(path: str, value: Any, other_path: str, other: Any) -> Violation:
 
 def _follows(one: Any, other: Any) -> bool:
     """Whether two values have one name only because what that is made from clashes, which is said there."""
-    if not isinstance(one, TokenizedText | Measurement) and getattr(one, "given_name", one.name) is not None:
+    if (
+        not isinstance(one, TokenizedText | Predictions | Measurement)
+        and getattr(one, "given_name", one.name) is not None
+    ):
         return False
     return not any(True for _ in _differing(one, other, into_named=False))
 
@@ -115,6 +120,10 @@ def _values(word: Word, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     if isinstance(word, Model):
         for place, text in _texts(word, path):
             yield from _tokenized(place, text, word)
+    if isinstance(word, Distilled):
+        stored = _if_told(functools.partial(Predictions.of, word))
+        if stored is not None:
+            yield f"{path}.teacher_logits", stored
     if isinstance(word, Recipe):
         # Two measures of one name are refused as such.
         first = {measure.name: index for index, measure in reversed(list(enumerate(word.measures)))}

@@ -19,6 +19,7 @@ from llmrecipe import (
     Trained,
     augment,
     clean,
+    distil,
     evolve,
     gate,
     measure,
@@ -56,7 +57,9 @@ def test_every_kind_of_stage_is_planned_with_its_own_class_of_section():
     release = Release(candidates=(mixed,), gates=(gate.Size(at_most_mb=1.0),))
     rounded = Quantized(model=mixed, scheme=scheme.FP8())
     sparse = Pruned(model=mixed, method=prune.Wanda(sparsity=0.5))
-    taught = Distilled(name="taught", student=rounded, teacher=mixed, training=mixed.training)
+    taught = Distilled(
+        name="taught", student=rounded, teacher=mixed, training=mixed.training, teacher_logits=distil.Stored(top_k=8)
+    )
     models = (mixed, rounded, sparse, theirs, taught)
     stages = plan([evolve(RECIPE, models=models, release=release)]).stages
     assert {stage.kind: type(stage.section) for stage in stages} == members(Section)
@@ -117,6 +120,27 @@ def test_a_student_and_its_teacher_are_read_with_the_text_that_they_know():
     }
     assert stages["drawn-distil"].section.network == BASE.start
     assert stages["taught-perplexity"].inputs["model"] == "artifacts/taught/distil/model"
+
+
+def test_students_of_one_run_share_what_their_teacher_predicts():
+    taught = Distilled(
+        name="taught", student=SMALLER, teacher=BASE, training=BASE.training, teacher_logits=distil.Stored(top_k=8)
+    )
+    faster = evolve(taught, name="faster", training__optimizer__learning_rate=1e-4, loss=distil.ReverseKL())
+    other = evolve(taught, name="other", training__seed=9)
+    stages = by_name(evolve(RECIPE, models=(taught, faster, other)))
+    count = BASE.training.duration.count * BASE.training.global_batch_size
+    first, second = (f"tiny-books-top8-seed{seed}-{count}-64" for seed in (BASE.training.seed, 9))
+    assert [name for name, stage in stages.items() if stage.kind == "predict"] == [
+        f"{first}-predict",
+        f"{second}-predict",
+    ]
+    assert stages[f"{first}-predict"].inputs == {
+        "tokens": "artifacts/books-bpe-300/tokenize/tokens",
+        "teacher": "artifacts/tiny/export/model",
+    }
+    for name, owner in (("taught", first), ("faster", first), ("other", second)):
+        assert stages[f"{name}-distil"].inputs["predictions"] == f"artifacts/{owner}/predict/predictions"
 
 
 def test_a_report_names_the_models_in_the_order_of_the_recipe():

@@ -3,6 +3,7 @@
 import decimal
 import enum
 import fractions
+import gc
 import pathlib
 from collections import namedtuple
 from typing import Literal, get_args
@@ -237,6 +238,9 @@ def words_of(cls):
             yield below
         yield from words_of(below)
 
+
+# attrs makes a class anew; the one before it is a subclass until Python finds that nobody needs it.
+gc.collect()
 
 NUMBERS = [
     pytest.param(cls, field, id=f"{cls.__name__}.{field.alias}")

@@ -66,6 +66,7 @@ from llmrecipe.sections import (
     ImportSection,
     MeasureSection,
     MixSection,
+    PredictSection,
     PrepareSection,
     PruneSection,
     QuantizeSection,
@@ -434,6 +435,7 @@ divergences = st.one_of(
 
 
 hidden_states = st.builds(distil.HiddenStates, weight=positive)
+stored = st.builds(distil.Stored, top_k=st.integers(1, 64))
 
 
 @st.composite
@@ -745,15 +747,22 @@ class World:
         data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4))
         length = (student if students else teacher).objective.sequence_length
         known = teacher.training_text or (student.training_text if students else None)
+        training, loss = draw(distillations(data * micro * draw(counts), length)), draw(divergences)
+        within, logits = draw(st.none() | hidden_states), None
+        is_alike = not students or student.objective == objective
+        if is_alike and isinstance(training.duration, Steps) and draw(st.booleans()):
+            # No tokenizer has fewer tokens.
+            within, logits, loss = None, draw(stored), evolve(loss, temperature=1.0)
         return Distilled(
             name=self.fresh(),
             student=student,
             teacher=teacher,
             text=self.text() if known is None or draw(st.booleans()) else None,
-            training=draw(distillations(data * micro * draw(counts), length)),
-            loss=draw(divergences),
+            training=training,
+            loss=loss,
             hard_loss_weight=draw(below_one),
-            hidden_states=draw(st.none() | hidden_states),
+            hidden_states=within,
+            teacher_logits=logits,
             parallelism=Parallelism(
                 data=data, micro_batch_size=micro, threads_per_rank=draw(counts), bucket_size_mb=draw(counts)
             ),
@@ -869,6 +878,7 @@ sections = st.one_of(
     st.builds(ExportSection, revision=revisions),
     st.builds(QuantizeSection, scheme=schemes, kv_cache=st.just("float8"), calibration_samples=counts, seed=seeds),
     st.builds(PruneSection, method=prunings(SMALL_MODEL.network), calibration_samples=counts, seed=seeds),
+    st.builds(PredictSection, top_k=counts, sequences=counts, seed=seeds, validation_sequences=counts),
     st.builds(
         DistilSection,
         network=st.none(),

@@ -32,14 +32,19 @@ class DistillationTrainer(Trainer):
     """One rank of a run."""
 
     def __init__(
-        self, job: Job, student: PreTrainedModel, teacher: PreTrainedModel, zeros: Zeros, matching: Matching | None
+        self,
+        job: Job,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel | None,
+        zeros: Zeros,
+        matching: Matching | None,
     ) -> None:
         """Go on after the step that `job` resumes, whose weights the student has.
 
         Args:
             job: the run.
             student: what learns.
-            teacher: what is imitated.
+            teacher: what is imitated; None where its predictions are stored.
             zeros: weights that stay zero.
             matching: their layers that are compared, if the job asks for that.
         """
@@ -53,7 +58,8 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
         self.add_callback(_EndOfStep(self))
-        self.teacher.to(self.args.device)
+        if self.teacher is not None:
+            self.teacher.to(self.args.device)
         self.zeros = [(weight, at.to(self.args.device)) for weight, at in zeros]
         self.readers = {split: Reader.of(job, split) for split in ("train", "heldout")}
         self.report = Report(job, self.folder) if self.args.process_index == 0 else None
@@ -122,7 +128,7 @@ class DistillationTrainer(Trainer):
         return loss * self.job.parallelism.data
 
     def _summed_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
-        read = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+        read = {name: tensor for name, tensor in inputs.items() if name in ("input_ids", "position_ids")}
         labels, size, section = inputs["labels"], self.job.vocab_size, self.job.section
         places = labels != UNLABELLED
 
@@ -130,13 +136,16 @@ class DistillationTrainer(Trainer):
             return numbers[places] if self.job.objective.is_masked else numbers.flatten(0, -2)
 
         layers: tuple[Any, Any] = ((), ()) if self.matching is None else (self.matching.student, self.matching.teacher)
-        with torch.no_grad(), kept(layers[1]) as its_states:
-            teacher = self.teacher(**read, use_cache=False).logits
-        with kept(layers[0]) as my_states:
-            student = model(**read, use_cache=False).logits
         # Rows beyond the tokenizer's vocabulary are padding, and differ from model to model.
-        mine, its = (predicted(logits)[:, :size] for logits in (student, teacher))
-        loss = summed_loss(section.loss, section.hard_loss_weight, mine, its, labels[places])
+        with torch.no_grad(), kept(layers[1]) as its_states:
+            if self.teacher is None:
+                its = inputs["teacher_log_probabilities"]
+            else:
+                its = predicted(self.teacher(**read, use_cache=False).logits)[:, :size]
+        with kept(layers[0]) as my_states:
+            mine = predicted(model(**read, use_cache=False).logits)[:, :size]
+        ids = inputs.get("teacher_ids")
+        loss = summed_loss(section.loss, section.hard_loss_weight, mine, its, labels[places], ids)
         if self.matching is None:
             return loss
         return loss + self.matching.summed_loss(*(list(map(predicted, each)) for each in (my_states, its_states)))
