@@ -124,6 +124,15 @@ class ExportSection(Section):
     revision: int = 3
 
 
+@define("hessians")
+class HessiansSection(Section):
+    """A model and a text to what quantization needs to know of both."""
+
+    calibration_samples: int = _as_in(Quantized, "calibration_samples")
+    seed: int = _as_in(Quantized, "seed")
+    revision: int = 1
+
+
 @define("quantize")
 class QuantizeSection(Section):
     """A transformers model to a smaller one."""

@@ -12,6 +12,7 @@ from llmrecipe.plan.planner import plan
 from llmrecipe.pretrained.rows import rows_for
 from llmrecipe.recipe import names
 from llmrecipe.recipe.distilled import Distilled
+from llmrecipe.recipe.hessians import Hessians, hessians_bytes
 from llmrecipe.recipe.model import PretrainedModel, Trained
 from llmrecipe.recipe.quantity import Epochs
 from llmrecipe.recipe.recipe import Recipe
@@ -42,12 +43,18 @@ def _summary(recipe: Recipe) -> str:
     values = [value for _, value in names.words(recipe, recipe.name)]
     counts = f"{_count(len(recipe.models), 'model')}, {_count(len(recipe.measures), 'measure')}"
     trained = [f"{model.name}: {_facts(model)}" for model in values if isinstance(model, Trained | Distilled)]
+    gathered = {value.name: value for _, value in names.named_values(recipe) if isinstance(value, Hessians)}
+    stored = [
+        f"{name}: {hessians_bytes(value.model.network) / 1e6:,.0f} MB of Hessians on disk"
+        for name, value in gathered.items()
+        if Fields().has(value, "model.network")
+    ]
     unknown = [
         f"{model.name}: {model.path} isn't there yet, so its network will be known once a stage has made it"
         for model in values
         if isinstance(model, PretrainedModel) and model.given_network is None
     ]
-    return "; ".join([counts, *trained, *unknown])
+    return "; ".join([counts, *trained, *stored, *unknown])
 
 
 def _facts(model: Trained | Distilled) -> str:

@@ -24,6 +24,11 @@ class FP8(Scheme):
     rounding: Rounding = RoundToNearest()
     """How weights are rounded."""
 
+    @property
+    def scales_activations(self) -> bool:
+        """Whether they are static."""
+        return self.activations == "static"
+
 
 @define("fp8_block")
 class FP8Block(Scheme):
@@ -65,6 +70,11 @@ class NVFP4(Microscaled):
     layer's weights, and one, from the calibration text, for its activations: NVIDIA's format for Blackwell."""
 
     group_size: ClassVar[int] = 16
+
+    @property
+    def scales_activations(self) -> bool:
+        """Whether a layer's activations have a factor from the text: they have."""
+        return True
 
 
 @define("nvfp4a16")

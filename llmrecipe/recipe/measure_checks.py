@@ -23,6 +23,7 @@ STAGES = (
     "mix",
     "train",
     "export",
+    "hessians",
     "quantize",
     "prune",
     "distil",

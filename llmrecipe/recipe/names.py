@@ -7,13 +7,14 @@ import attrs
 
 from llmrecipe.errors import Violation
 from llmrecipe.recipe.distilled import Distilled
+from llmrecipe.recipe.hessians import Hessians
 from llmrecipe.recipe.kinds import Model, Text, Tokenizer
 from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.measurement import Measurement
-from llmrecipe.recipe.model import Calibrated, PretrainedModel
+from llmrecipe.recipe.model import Calibrated, PretrainedModel, Quantized
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import Word, as_written, parts
-from llmrecipe.recipe.texts import calibration_text, distillation_text, measured_text
+from llmrecipe.recipe.texts import calibration_text, distillation_text, gathered, measured_text
 from llmrecipe.recipe.tokenized import TokenizedText
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
 
@@ -22,7 +23,10 @@ T = TypeVar("T")
 SHARED = (Model, Text, Tokenizer)
 """Kinds of values that are made once, wherever they occur."""
 
-_NAMESPACES = (Recipe, *SHARED, TokenizedText, Measurement)
+_PLANNED = (TokenizedText, Hessians, Measurement)
+"""Kinds of values whose names are made of those of others."""
+
+_NAMESPACES = (Recipe, *SHARED, *_PLANNED)
 
 _LONGEST = 60
 """Characters of a value that is shown."""
@@ -94,7 +98,7 @@ def _clash(path: str, value: Any, other_path: str, other: Any) -> Violation:
 
 def _follows(one: Any, other: Any) -> bool:
     """Whether two values have one name only because what that is made from clashes, which is said there."""
-    if not isinstance(one, TokenizedText | Measurement) and getattr(one, "given_name", one.name) is not None:
+    if not isinstance(one, _PLANNED) and getattr(one, "given_name", one.name) is not None:
         return False
     return not any(True for _ in _differing(one, other, into_named=False))
 
@@ -115,6 +119,9 @@ def _values(word: Word, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     if isinstance(word, Model):
         for place, text in _texts(word, path):
             yield from _tokenized(place, text, word)
+        hessians = _if_told(lambda: gathered(word)) if isinstance(word, Quantized) else None
+        if hessians is not None:
+            yield path, hessians
     if isinstance(word, Recipe):
         # Two measures of one name are refused as such.
         first = {measure.name: index for index, measure in reversed(list(enumerate(word.measures)))}

@@ -10,7 +10,7 @@ from llmrecipe.recipe.kinds import Rounding, Scheme
 from llmrecipe.recipe.model import Quantized
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.proposals import largest_group
-from llmrecipe.recipe.rounding import AWQ, RoundToNearest
+from llmrecipe.recipe.rounding import AWQ, GPTQ, RoundToNearest
 from llmrecipe.recipe.rules import Findings, Rules
 from llmrecipe.recipe.scheme import Override
 
@@ -42,6 +42,31 @@ def _scheme(model: Quantized) -> Findings:
 def _zeros(model: Quantized) -> Findings:
     if model.rotate and model.model.is_sparse:
         yield "rotate", f"True, and {model.model.name} has zeros, which rotations mix with the rest; leave it out"
+
+
+@rules.add("scheme", "overrides", "kv_cache", "rotate", "propagate_error", of=Quantized)
+def _hessians(model: Quantized) -> Findings:
+    """What a text is for besides the Hessians that are gathered of a model as it is."""
+    schemes = [each for each in (model.scheme, *(other.scheme for other in model.overrides)) if each is not None]
+    if model.propagate_error or not schemes:
+        return
+    changing = [
+        *(["rotate"] if model.rotate else []),
+        *(["kv_cache"] if model.kv_cache else []),
+        *(type(each).__name__ for each in schemes if each.moves_difficulty or each.scales_activations),
+    ]
+    if changing:
+        more = " and ".join(dict.fromkeys(changing))
+        yield "propagate_error", f"False, and {more} need more of the text than its Hessians; leave it out"
+    elif not any(_reads_hessians(each) for each in schemes):
+        yield (
+            "propagate_error",
+            "False, and weights are rounded without a text, so no error is propagated; leave it out",
+        )
+
+
+def _reads_hessians(scheme: Scheme) -> bool:
+    return isinstance(_rounding(scheme), GPTQ) or getattr(scheme, "observer", None) == "imatrix_mse"
 
 
 def scheme_findings(asked: _Asked, network: Network) -> Findings:

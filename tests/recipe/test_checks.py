@@ -233,6 +233,27 @@ def test_keys_and_values_are_rounded_with_weights_or_alone_where_there_are_some(
     assert names == ["small-model-kv8", "small-model-w8a16-kv8"]
 
 
+def test_what_needs_more_of_a_text_than_hessians_propagates_errors():
+    def of(how, **changes) -> dict[str, str]:
+        return found(quantized(SMALL_MODEL, how, propagate_error=False, **changes))
+
+    four, static = scheme.W4A16(group_size=32), scheme.FP8(activations="static", rounding=scheme.GPTQ())
+    for fitting in (four, scheme.W8A8(smoothing_strength=None), scheme.FP8(observer="imatrix_mse"), scheme.MXFP4()):
+        assert of(fitting) == {}
+    more = "need more of the text than its Hessians; leave it out"
+    assert of(scheme.W8A8()) == {"models[1].propagate_error": f"False, and W8A8 {more}"}
+    assert of(scheme.NVFP4()) == {"models[1].propagate_error": f"False, and NVFP4 {more}"}
+    assert of(four, kv_cache="float8", rotate=True) == {
+        "models[1].propagate_error": f"False, and rotate and kv_cache {more}"
+    }
+    override = scheme.Override(layers="v_proj", scheme=static)
+    assert of(four, overrides=(override,)) == {"models[1].propagate_error": f"False, and FP8 {more}"}
+    assert of(scheme.FP8()) == {
+        "models[1].propagate_error": "False, and weights are rounded without a text, so no error is propagated; leave "
+        "it out"
+    }
+
+
 def test_what_an_encoder_puts_out_of_its_norms_is_not_rotated():
     assert found(quantized(SMALL_MODEL, scheme.FP8(), rotate=True)) == {}
     assert found(quantized(MODERN, scheme.FP8(), rotate=True)) == {

@@ -91,7 +91,7 @@ section = SECTIONS[sys.argv[2]]
 source, scratch = folder / "model", folder / f"scratch-{sys.argv[2]}"
 scratch.mkdir()
 rows = torch.randint(0, 320, (8, 32), generator=torch.Generator().manual_seed(0))
-text = SimpleNamespace(one=lambda: rows[:1], sequences=lambda: rows)
+text = SimpleNamespace(samples=8, one=lambda: rows[:1], sequences=lambda: rows)
 card = cards.read(source, ModelCard)
 peak_of(lambda: quantization.quantize_and_verify(
     source, folder / sys.argv[2], card, section, text, torch.device("cpu"), scratch

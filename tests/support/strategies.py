@@ -63,6 +63,7 @@ from llmrecipe.sections import (
     AugmentSection,
     DistilSection,
     ExportSection,
+    HessiansSection,
     ImportSection,
     MeasureSection,
     MixSection,
@@ -700,13 +701,23 @@ class World:
         chosen = one_scheme(self.draw, self.draw(st.sampled_from(fitting)), model.network)
         kv_cache = None if model.network.reads_both_sides else self.draw(st.sampled_from([None, "float8"]))
         rounds = kv_cache is None or self.draw(st.booleans())
+        others = overrides(self.draw, chosen, model.network) if rounds else ()
+        rotate = not (model.network.reads_both_sides or model.is_sparse) and self.draw(st.booleans())
+        all_schemes = [chosen, *(each.scheme for each in others if each.scheme is not None)]
+        reads_hessians = any(
+            isinstance(getattr(each, "rounding", None), scheme.GPTQ) or getattr(each, "observer", "") == "imatrix_mse"
+            for each in all_schemes
+        )
+        reads_more = any(each.moves_difficulty or each.scales_activations for each in all_schemes)
+        can_gather = kv_cache is None and not rotate and reads_hessians and not reads_more
         return self.named(
             Quantized(
                 model=model,
                 scheme=chosen if rounds else None,
-                overrides=overrides(self.draw, chosen, model.network) if rounds else (),
+                overrides=others,
                 kv_cache=kv_cache,
-                rotate=not (model.network.reads_both_sides or model.is_sparse) and self.draw(st.booleans()),
+                rotate=rotate,
+                propagate_error=not can_gather or self.draw(st.booleans()),
                 text=self.text() if model.training_text is None or self.draw(st.integers(0, 2)) == 0 else None,
                 calibration_samples=self.draw(counts),
                 seed=self.draw(seeds),
@@ -864,6 +875,7 @@ sections = st.one_of(
     recipes().map(lambda recipe: next(map(train_section, filter(is_trained, lineage(recipe.models))), ReportSection())),
     st.builds(ExportSection, revision=revisions),
     st.builds(QuantizeSection, scheme=schemes, kv_cache=st.just("float8"), calibration_samples=counts, seed=seeds),
+    st.builds(HessiansSection, calibration_samples=counts, seed=seeds),
     st.builds(PruneSection, method=prunings(SMALL_MODEL.network), calibration_samples=counts, seed=seeds),
     st.builds(
         DistilSection,
