@@ -1,8 +1,11 @@
 """What rounding needs to know of a text, gathered once for all schemes."""
 
+import attrs
+
 from llmrecipe.recipe.kinds import Model, Text
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.schema import Word, define
+from llmrecipe.recipe.validators import at_least, between
 
 _READS_ANOTHERS = ("k_proj", "v_proj", "up_proj", "key", "value")
 """Layers that read what the one before them reads, by the ends of their names."""
@@ -22,10 +25,10 @@ class Hessians(Word):
     text: Text
     """The text."""
 
-    calibration_samples: int
+    calibration_samples: int = attrs.field(validator=between(1, 1_000_000))
     """Sequences of its training split."""
 
-    seed: int
+    seed: int = attrs.field(validator=at_least(0))
     """Decides which."""
 
     @property
