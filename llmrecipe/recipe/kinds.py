@@ -230,6 +230,9 @@ class Scheme(Word):
 class Rounding(Word):
     """How weights are rounded."""
 
+    learns: ClassVar[bool] = False
+    """Whether each block learns on the calibration text how its weights are rounded best."""
+
     moves_difficulty: ClassVar[bool] = False
     """Whether norms and weights take over factors from activations first."""
 

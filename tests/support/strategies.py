@@ -57,6 +57,7 @@ from llmrecipe import (
     source,
 )
 from llmrecipe.recipe.floats import Microscaled
+from llmrecipe.recipe.integers import WeightsOnly
 from llmrecipe.recipe.kinds import Scheme
 from llmrecipe.recipe.texts import common_text
 from llmrecipe.sections import (
@@ -262,6 +263,7 @@ optimizers = st.one_of(
 roundings = st.one_of(
     st.builds(scheme.GPTQ, dampening_frac=up_to_one, activation_order=st.booleans()),
     st.builds(scheme.AWQ, grid_points=st.integers(3, 1000)),
+    st.builds(scheme.AutoRound, iterations=counts),
     st.builds(scheme.RoundToNearest),
 )
 places = st.one_of(
@@ -303,6 +305,8 @@ def one_scheme(draw, cls, network=SMALL_MODEL.network):
     how = draw(roundings)
     if network.unfit_for_smoothing and isinstance(how, scheme.AWQ):
         how = scheme.RoundToNearest()
+    if isinstance(how, scheme.AutoRound) and (network.reads_both_sides or not issubclass(cls, WeightsOnly)):
+        how = scheme.RoundToNearest()
     observers = ["minmax", "mse"] if cls is scheme.FP8Block else ["minmax", "mse", "imatrix_mse"]
     more = {"rounding": how, "observer": draw(st.sampled_from(observers))}
     fields = attrs.fields_dict(cls)
@@ -311,7 +315,7 @@ def one_scheme(draw, cls, network=SMALL_MODEL.network):
     if "block_size" in fields:
         more["block_size"] = draw(st.sampled_from(group_sizes))
     if "symmetric" in fields:
-        more["symmetric"] = draw(st.booleans())
+        more["symmetric"] = isinstance(how, scheme.AutoRound) or draw(st.booleans())
     if "activations" in fields:
         more["activations"] = draw(st.sampled_from(["dynamic", "static"]))
     if "smoothing_strength" in fields:
@@ -337,10 +341,12 @@ def overrides(draw, rest, network):
     names = sorted({name.rpartition(".")[2] for name in network.quantized_layers})
     names = [name for name in names if not (isinstance(rest, NVFP4S) and name in JOINED)]
     words, count = [], draw(st.integers(0, len(names) - 1))
-    classes = draw(st.permutations([cls for cls in SCHEMES if fits(cls, network)]))
+    learns = isinstance(rest.rounding, scheme.AutoRound)
+    fitting = [cls for cls in SCHEMES if fits(cls, network) and (issubclass(cls, WeightsOnly) or not learns)]
+    classes = draw(st.permutations(fitting))
     for name, cls in zip(draw(st.permutations(names))[:count], classes, strict=False):
-        fitting = scheme.FP8 if cls in NVFP4S and name in JOINED else cls
-        other = evolve(one_scheme(draw, fitting, network), rounding=rest.rounding)
+        other = one_scheme(draw, scheme.FP8 if cls in NVFP4S and name in JOINED else cls, network)
+        other = evolve(other, rounding=rest.rounding, **({"symmetric": True} if learns else {}))
         if isinstance(other, scheme.W8A8):
             other = evolve(other, smoothing_strength=None)
         layers = draw(st.sampled_from([name, f"*.{name}"]))
@@ -700,6 +706,8 @@ class World:
         fitting = [cls for cls in SCHEMES if fits(cls, model.network)]
         chosen = one_scheme(self.draw, self.draw(st.sampled_from(fitting)), model.network)
         kv_cache = None if model.network.reads_both_sides else self.draw(st.sampled_from([None, "float8"]))
+        if chosen.rounding.learns and (kv_cache or model.is_sparse):
+            chosen = evolve(chosen, rounding=scheme.GPTQ())
         rounds = kv_cache is None or self.draw(st.booleans())
         others = overrides(self.draw, chosen, model.network) if rounds else ()
         rotate = not (model.network.reads_both_sides or model.is_sparse) and self.draw(st.booleans())
@@ -708,7 +716,9 @@ class World:
             isinstance(getattr(each, "rounding", None), scheme.GPTQ) or getattr(each, "observer", "") == "imatrix_mse"
             for each in all_schemes
         )
-        reads_more = any(each.moves_difficulty or each.scales_activations for each in all_schemes)
+        reads_more = any(
+            each.moves_difficulty or each.scales_activations or each.rounding.learns for each in all_schemes
+        )
         can_gather = kv_cache is None and not rotate and reads_hessians and not reads_more
         return self.named(
             Quantized(

@@ -22,6 +22,7 @@ from llmrecipe.engines.models.stored import on_disk, put_on_disk
 from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.scheme_checks import rounding_of
 from llmrecipe.sections import QuantizeSection
 
 if TYPE_CHECKING:
@@ -159,8 +160,10 @@ def quantize(
         recipe = list(ours("hessians").given(recipe, gathered, cards.read(gathered, HessiansCard)))
     ours("fallbacks").refuse_guesses(recipe, model)
     aim = f"quantize this model as {section.scheme or section.kv_cache}"
+    # It hands on by itself what a rounded block gives, beside what that gave before.
+    learns = section.scheme is not None and rounding_of(section.scheme).learns
     with ours("awq").mended(device):
-        fallbacks = compress(model, tokenizer, recipe, calibration, device, aim=aim)
+        fallbacks = compress(model, tokenizer, recipe, calibration, device, aim=aim, propagate_error=not learns)
     if fallbacks.rounded_to_nearest:
         told = (
             f"{fallbacks} ({section.scheme}); raise scheme.rounding.dampening_frac, for which 0.01 is usual, or "
