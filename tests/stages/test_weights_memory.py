@@ -17,6 +17,7 @@ from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron import weights
+from llmrecipe.recipe.hessians import hessians_bytes
 from llmrecipe.recipe.networks.llama import Llama
 from llmrecipe.recipe.scheme import AWQ, NVFP4A16, W4A16, W8A16, RoundToNearest
 from llmrecipe.sections import QuantizeSection
@@ -99,6 +100,22 @@ peak_of(lambda: quantization.quantize_and_verify(
 assert not list(scratch.iterdir())
 """
 
+GATHER = """
+from types import SimpleNamespace
+from llmrecipe.engines.compression import oneshot
+from llmrecipe.engines.compression.gathering import gather
+from llmrecipe.launch.process import return_freed_memory
+return_freed_memory()
+oneshot.show_log("error")
+output, scratch = folder / "gathered", folder / "scratch-gathered"
+output.mkdir()
+scratch.mkdir()
+rows = torch.randint(0, 320, (8, 32), generator=torch.Generator().manual_seed(0))
+text = SimpleNamespace(samples=8, seed=0, sequences=lambda: rows)
+peak_of(lambda: gather(folder / "model", output, {}, text, torch.device("cpu"), scratch))
+assert not list(scratch.iterdir())
+"""
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
@@ -138,6 +155,13 @@ def test_exporting_holds_no_model_in_memory(made):
     expected, found = (load_file(made / name / "model.safetensors") for name in ("model", "exported/model"))
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.slow
+def test_gathering_hessians_holds_neither_the_model_nor_all_of_them_in_memory(made):
+    assert peak(GATHER, made) < ROOM_MB + LARGEST_MB
+    stored = sum(file.stat().st_size for file in (made / "gathered").glob("*.safetensors"))
+    assert stored > hessians_bytes(NETWORK) > (ROOM_MB + LARGEST_MB) * 1e6
 
 
 @pytest.mark.slow
