@@ -5,15 +5,22 @@ from pathlib import Path
 
 import attrs
 import pytest
+import tiny_distillation
 import tiny_model
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
+from strategies import narrowings, networks
+from tiny_distillation import column, distilled, kl, plain_losses
 from torch.nn.functional import silu
 from transformers import AutoModelForCausalLM
 
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import reloading, shrinking
+from llmrecipe.engines.compression.oneshot import linear_layers
+from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.errors import RecipeError
 from llmrecipe.pretrained.network import network_of
@@ -152,8 +159,12 @@ def test_what_does_nothing_can_go_and_the_logits_stay(tmp_path, name):
 def with_biases():
     """A Llama with all the biases that it can have, none of them zero."""
     model = tiny_model.new_model(
-        **{"num_hidden_layers": 3, "intermediate_size": 96, "num_attention_heads": 8, "num_key_value_heads": 4},
-        **{"attention_bias": True, "mlp_bias": True},
+        num_hidden_layers=3,
+        intermediate_size=96,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        attention_bias=True,
+        mlp_bias=True,
     )
     with torch.no_grad():
         for weight in model.parameters():
@@ -173,7 +184,7 @@ def test_channels_that_are_zero_can_go_and_the_norms_make_up_for_them(tmp_path, 
         # It is added to a mean that is larger by as much.
         norm.variance_epsilon *= 64 / 48
     torch.testing.assert_close(logits(small), logits(model), rtol=0, atol=1e-4)
-    for changed in (channels[1:] + [0], range(48)):
+    for changed in ([0, *channels[1:]], range(48)):
         other = shrinking.with_width(model, network, narrow, only(network, channels=changed), tmp_path)
         assert (logits(other) - logits(model)).abs().max() > 1e-2
 
@@ -206,6 +217,21 @@ def test_the_card_and_the_configuration_say_what_is_left(made, tmp_path, name):
         assert metrics["pruned_weights"] == expected.num_parameters(ROWS) < metrics["dense_weights"]
         assert metrics["pruned_bytes"] == (directory / "model.safetensors").stat().st_size
         assert metrics["sparsity"] == 0
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_a_smaller_network_is_one_that_transformers_has_with_so_many_weights(data):
+    kinds = st.sampled_from([Llama, Mistral, Qwen2, Qwen3])
+    network = data.draw(kinds.flatmap(networks).filter(lambda drawn: drawn.feed_forward_size > 1))
+    small = data.draw(narrowings(network)).pruned(network)
+    architecture = architecture_of(small)
+    with torch.device("meta"):
+        model = architecture.transformers_class(architecture.transformers_config(small, ROWS, 0))
+    assert model.num_parameters() == small.num_parameters(ROWS)
+    columns = {name: module.in_features for name, module in linear_layers(model).items()}
+    assert columns == small.quantized_layers
+    assert {*columns.values()} == {*small.quantized_widths.values()}
 
 
 @pytest.fixture
@@ -257,7 +283,7 @@ def test_neurons_and_heads_that_are_at_rest_go_first(idling, tmp_path):
 
 
 def test_channels_that_are_at_rest_go_first_and_from_everywhere(idling, tmp_path):
-    network, model, inputs = idling
+    _, model, inputs = idling
     directory = pruned(inputs, tmp_path / "out", Width(hidden_size=48))
     found, dense = load_file(directory / "model.safetensors"), model.state_dict()
     awake = [each for each in range(64) if each % 4 != 1]
@@ -326,6 +352,38 @@ def test_a_smaller_model_writes_and_is_made_sparse_and_quantized_at_its_own_size
     sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
     assert [config[size] for size in sizes] == [48, 32, 4, 2, 8]
     assert cards.read(tmp_path / "rounded/model", ModelCard).network == WIDTH.pruned(network)
+
+
+def test_what_is_left_of_a_sparse_model_has_its_zeros_and_keeps_them(made, tmp_path):
+    network = NETWORKS["qwen2"]
+    inputs = written(network_model(network), network, made, tmp_path / "dense")
+    sparse = pruned(inputs, tmp_path / "sparse", Magnitude(sparsity=0.5))
+    small = pruned(inputs | {"model": sparse}, tmp_path / "small", WIDTH)
+    assert cards.read(small, ModelCard).sparse
+    section = QuantizeSection(scheme=W4A16(group_size=16), calibration_samples=8, seed=1)
+    quantize.run(tiny_model.stage_context(section, inputs | {"model": small}, tmp_path / "rounded"))
+    rounded = AutoModelForCausalLM.from_pretrained(tmp_path / "rounded/model")
+    logits(rounded)  # Weights are expanded by the first text.
+    for name, tensor in load_file(small / "model.safetensors").items():
+        if "proj.weight" in name:
+            assert 0.3 < (tensor == 0).float().mean() < 0.7
+            assert (rounded.get_parameter(name)[tensor == 0] == 0).all()
+
+
+@pytest.mark.slow
+def test_a_student_of_fewer_channels_learns_from_the_whole_model(made, tmp_path):
+    narrow = pruned(made, tmp_path / "narrow", Width(hidden_size=48, num_key_value_heads=1))
+    inputs = {"teacher": made["model"], "tokens": made["tokens"], "student": narrow}
+    run = distilled(tiny_distillation.section(network=None), inputs, tmp_path / "run")
+
+    def forward(student, teacher, _):
+        return kl(teacher.double().softmax(-1), student.double().softmax(-1)).mean()
+
+    expected = plain_losses(*map(folders.load_model, (narrow, made["model"])), made["tokens"], forward)
+    losses = column(run, "loss")
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert losses[-1] < losses[0]
+    assert run.student().config.hidden_size == 48
 
 
 def test_a_model_in_bfloat16_stays_in_it_and_the_same_section_gives_the_same_bytes(made, tmp_path):
