@@ -116,7 +116,12 @@ class Layers(Pruning):
 
 @define("width")
 class Width(Pruning):
-    """The same number of neurons, or of heads, is left out of every layer (Muralidharan et al. 2024)."""
+    """The same number of neurons, or of heads, is left out of every layer, and the same channels are left out of all
+    (Muralidharan et al. 2024)."""
+
+    hidden_size: int | None = attrs.field(default=None, validator=between(2, 2**20))
+    """Channels of the residual stream that are left, the same ones in the embedding and in all layers: those with the
+    largest mean activation after the norms, whatever its sign. None leaves all."""
 
     intermediate_size: int | None = attrs.field(default=None, validator=between(1, 2**24))
     """Neurons of each feed-forward layer that are left: those with the largest mean activation, whatever its sign. None
@@ -128,15 +133,18 @@ class Width(Pruning):
 
     @property
     def suffix(self) -> str:
-        """What is added to a model's name for that of the pruned one: `mlp1024-kv2`."""
-        sizes = {"mlp": self.intermediate_size, "kv": self.num_key_value_heads}
+        """What is added to a model's name for that of the pruned one: `hidden512-mlp1024-kv2`."""
+        sizes = {"hidden": self.hidden_size, "mlp": self.intermediate_size, "kv": self.num_key_value_heads}
         return "-".join(f"{what}{size}" for what, size in sizes.items() if size is not None)
 
     def pruned(self, network: Network) -> Network:
         """The shape that is left of a decoder; its heads keep their width."""
         if not isinstance(network, Decoder):
             raise ValueError(f"{type(network).__name__} has no groups of heads")
+        # What isn't asked for stays, also where it followed from what is.
         sizes: dict[str, int] = {}
+        if self.hidden_size is not None:
+            sizes |= {"hidden_size": self.hidden_size, "intermediate_size": network.feed_forward_size}
         if self.intermediate_size is not None:
             sizes["intermediate_size"] = self.intermediate_size
         if self.num_key_value_heads is not None:
@@ -144,6 +152,7 @@ class Width(Pruning):
             sizes |= {
                 "num_key_value_heads": self.num_key_value_heads,
                 "num_attention_heads": queries * self.num_key_value_heads,
-                "head_dim": network.head_size,
             }
+        if self.hidden_size is not None or self.num_key_value_heads is not None:
+            sizes["head_dim"] = network.head_size
         return evolve(network, **sizes)

@@ -9,7 +9,7 @@ from llmrecipe.recipe.model_checks import calibration, unrounded
 from llmrecipe.recipe.networks.decoder import Decoder
 from llmrecipe.recipe.networks.llama import Llama
 from llmrecipe.recipe.networks.network import Network
-from llmrecipe.recipe.proposals import choice, divisors
+from llmrecipe.recipe.proposals import choice, divisors, multiples_near
 from llmrecipe.recipe.prune import Layers, Pattern, Sparse, Width
 from llmrecipe.recipe.pruned import Pruned
 from llmrecipe.recipe.rules import Findings, Rules
@@ -77,37 +77,51 @@ def _sizes(method: Layers | Width, network: Network) -> Findings:
         {"num_layers": network.num_layers}
         if isinstance(method, Layers)
         else {
+            "hidden_size": network.hidden_size,
             "intermediate_size": network.feed_forward_size,
             "num_key_value_heads": network.num_key_value_heads,
         }
     )
     asked = {field: size for field in sizes if (size := getattr(method, field)) is not None}
     if not asked:
-        yield "method", f"{name} leaves everything; give it {' or '.join(sizes)}, fewer than the model has"
-    for field, size in asked.items():
-        if size >= sizes[field]:
-            yield (
-                f"method.{field}",
-                f"{size} is not less than the model's {field} = {sizes[field]}{_fewer(sizes[field])}",
-            )
-        elif field == "num_key_value_heads":
-            yield from _heads(size, network)
+        yield "method", f"{name} leaves everything; give it {choice([*sizes])}, fewer than the model has"
+    whole = {field: size for field, size in asked.items() if size >= sizes[field]}
+    for field, size in whole.items():
+        yield (
+            f"method.{field}",
+            f"{size} is not less than the model's {field} = {sizes[field]}{_fewer(field, sizes[field])}",
+        )
+    if isinstance(method, Width) and isinstance(network, Llama) and not whole:
+        yield from _heads(method, network)
 
 
-def _fewer(size: int) -> str:
-    return f"; use at most {size - 1}" if size > 1 else ", of which none can be left out"
+def _fewer(field: str, size: int) -> str:
+    fewest = 2 if field == "hidden_size" else 1
+    return f"; use at most {size - 1}" if size > fewest else ", of which none can be left out"
 
 
-def _heads(left: int, network: Decoder) -> Findings:
-    """Why so many key and value heads can't be left: transformers' Llama, whatever its head_dim, divides its width."""
-    queries, width = network.num_attention_heads // network.num_key_value_heads, network.hidden_size
-    if isinstance(network, Llama) and width % (queries * left):
-        fitting = [each for each in range(1, network.num_key_value_heads) if width % (queries * each) == 0]
+def _heads(method: Width, before: Llama) -> Findings:
+    """What isn't possible because transformers' Llama, whatever its head_dim, divides its width by its heads."""
+    groups = method.num_key_value_heads or before.num_key_value_heads
+    of_group = before.num_attention_heads // before.num_key_value_heads
+    heads, width = groups * of_group, method.hidden_size or before.hidden_size
+    # A network with more heads of keys than of queries is refused as such.
+    if heads == 0 or width % heads == 0:
+        return
+    if method.hidden_size is not None:
+        fitting = multiples_near(width, heads, up_to=before.hidden_size - 1)
+        mend = f"use {choice(fitting)}" if fitting[0] < before.hidden_size else "leave it out"
+        yield (
+            "method.hidden_size",
+            f"{width} is not a multiple of the {heads} query heads that are left, as transformers' Llama needs; {mend}",
+        )
+    elif method.num_key_value_heads is not None:
+        fitting = [each for each in range(1, before.num_key_value_heads) if width % (of_group * each) == 0]
         mend = f"use {choice(fitting)}" if fitting else "leave it out"
         yield (
             "method.num_key_value_heads",
-            f"{left} leave {queries * left} query heads, which don't divide hidden_size = {width}, as transformers' "
-            f"Llama needs; {mend}",
+            f"{groups} leave {heads} query heads, which don't divide hidden_size = {width}, as transformers' Llama "
+            f"needs; {mend}",
         )
 
 

@@ -6,8 +6,10 @@ from strategies import SMALL, SMALL_MODEL
 
 from llmrecipe import (
     Bert,
+    Distilled,
     Llama,
     MaskedLM,
+    Mistral,
     PretrainedModel,
     Pruned,
     Quantized,
@@ -58,6 +60,8 @@ def unchecked(cls, **fields):
         (prune.Width(intermediate_size=64), "small-model-mlp64"),
         (prune.Width(num_key_value_heads=1), "small-model-kv1"),
         (prune.Width(intermediate_size=64, num_key_value_heads=1), "small-model-mlp64-kv1"),
+        (prune.Width(hidden_size=48), "small-model-hidden48"),
+        (prune.Width(hidden_size=2, intermediate_size=64, num_key_value_heads=1), "small-model-hidden2-mlp64-kv1"),
     ],
 )
 def test_a_pruned_model_is_called_by_what_is_left_out(method, name):
@@ -183,6 +187,7 @@ def test_a_width_that_a_pattern_does_not_divide_is_named():
 
 
 HEADS = evolve(SMALL_MODEL, start__num_attention_heads=8, start__num_key_value_heads=8)
+NARROW = evolve(HEADS, start__hidden_size=8, start__head_dim=8)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +198,18 @@ HEADS = evolve(SMALL_MODEL, start__num_attention_heads=8, start__num_key_value_h
         (SMALL_MODEL, prune.Width(intermediate_size=192), "intermediate_size", "= 192; use at most 191"),
         (SMALL_MODEL, prune.Width(num_key_value_heads=5), "num_key_value_heads", "= 2; use at most 1"),
         (HEADS, prune.Width(num_key_value_heads=3), "num_key_value_heads", "don't divide hidden_size = 64"),
+        (SMALL_MODEL, prune.Width(hidden_size=64), "hidden_size", "hidden_size = 64; use at most 63"),
+        (SMALL_MODEL, prune.Width(hidden_size=61), "hidden_size", "61 is not a multiple of the 4 query heads"),
+        (SMALL_MODEL, prune.Width(hidden_size=61), "hidden_size", "as transformers' Llama needs; use 60"),
+        (SMALL_MODEL, prune.Width(hidden_size=33), "hidden_size", "use 32 or 36"),
+        (HEADS, prune.Width(hidden_size=40, num_key_value_heads=3), "hidden_size", "3 query heads that are left"),
+        (HEADS, prune.Width(hidden_size=40, num_key_value_heads=3), "hidden_size", "use 39 or 42"),
+        (
+            NARROW,
+            prune.Width(hidden_size=5),
+            "hidden_size",
+            "query heads that are left, as transformers' Llama needs; leave",
+        ),
     ],
 )
 def test_sizes_that_leave_all_or_do_not_fit_are_refused_with_what_would(model, method, path, says):
@@ -203,11 +220,37 @@ def test_sizes_that_leave_all_or_do_not_fit_are_refused_with_what_would(model, m
 
 def test_a_width_of_everything_is_refused():
     assert (
-        "leaves everything; give it intermediate_size or num_key_value_heads" in found(pruned(prune.Width()))["method"]
+        "leaves everything; give it hidden_size, intermediate_size or num_key_value_heads"
+        in found(pruned(prune.Width()))["method"]
     )
 
 
-@pytest.mark.parametrize("method", [prune.Layers(num_layers=1), prune.Width(intermediate_size=64)])
+def test_fewer_heads_fit_a_width_that_is_asked_for_with_them():
+    assert found(Pruned(model=HEADS, method=prune.Width(hidden_size=39, num_key_value_heads=3))) == {}
+    mistral = evolve(
+        SMALL_MODEL, start=Mistral(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    )
+    assert found(Pruned(model=mistral, method=prune.Width(hidden_size=61))) == {}
+
+
+def test_two_channels_are_the_fewest():
+    reasons = found(pruned(unchecked(prune.Width, hidden_size=1)))
+    assert list(reasons) == ["method.hidden_size"]
+    assert "must be between 2" in reasons["method.hidden_size"]
+    least = evolve(SMALL_MODEL, start=Llama(hidden_size=2, num_layers=1, num_attention_heads=1, num_key_value_heads=1))
+    assert "of which none can be left out" in found(pruned(prune.Width(hidden_size=2), least))["method.hidden_size"]
+
+
+def test_a_network_that_can_not_be_is_refused_as_such():
+    with attrs.validators.disabled():
+        model = evolve(SMALL_MODEL, start__num_attention_heads=2, start__num_key_value_heads=4)
+    assert list(found(pruned(prune.Width(intermediate_size=64), model))) == ["model.start.num_key_value_heads"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [prune.Layers(num_layers=1), prune.Width(intermediate_size=64), prune.Width(hidden_size=48)],
+)
 def test_an_encoder_is_made_sparse_and_not_smaller(method):
     assert "is for decoders, and Bert is an encoder" in found(Pruned(model=ENCODER, method=method))["method"]
 
@@ -228,6 +271,24 @@ def test_what_is_made_from_a_smaller_model_knows_its_network_without_its_weights
     assert found(further) == {}
     three = evolve(further, parallelism__tensor=4, parallelism__data=1, training__global_batch_size=4)
     assert "parallelism.tensor" in found(three)
+
+
+def test_of_fewer_channels_all_else_keeps_its_width():
+    wide = evolve(SMALL_MODEL, start=Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2))
+    narrow = Pruned(model=wide, method=prune.Width(hidden_size=40))
+    assert narrow.network == evolve(wide.network, hidden_size=40, head_dim=16, intermediate_size=192)
+    assert found(Quantized(model=narrow, scheme=scheme.W4A16(group_size=32))) == {
+        "scheme.group_size": "W4A16's group of 32 does not divide hidden_size = 40 (q_proj, k_proj, v_proj, gate_proj, "
+        "up_proj); use 8"
+    }
+    again = Pruned(model=narrow, method=prune.Width(hidden_size=20, num_key_value_heads=1))
+    assert again.network == evolve(
+        narrow.network, hidden_size=20, num_attention_heads=2, num_key_value_heads=1, head_dim=16
+    )
+    sparse = Pruned(model=Pruned(model=wide, method=HALF), method=prune.Width(hidden_size=40))
+    assert sparse.is_sparse
+    taught = Distilled(name="taught", student=sparse, teacher=wide, training=SMALL_MODEL.training)
+    assert found(sparse, again, taught) == {}
 
 
 def test_the_last_layers_are_left_out_without_a_text():

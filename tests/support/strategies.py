@@ -358,6 +358,22 @@ schemes = st.composite(lambda draw: one_scheme(draw, draw(st.sampled_from(SCHEME
 
 
 @st.composite
+def narrowings(draw, network):
+    """Widths that a decoder can have in place of its own, of more than one neuron."""
+    whole = network.num_key_value_heads
+    groups = draw(st.none() | st.integers(1, whole - 1)) if whole > 1 else None
+    # transformers' Llama has a width for each head that is left.
+    step = network.num_attention_heads // whole * (groups or whole) if isinstance(network, Llama) else 1
+    fewer = range(max(step, 2), network.hidden_size, step)
+    widths = st.sampled_from(fewer) if fewer else st.none()
+    return prune.Width(
+        hidden_size=draw(widths if network.hidden_size % step else st.none() | widths),
+        intermediate_size=draw(st.integers(1, network.feed_forward_size - 1)),
+        num_key_value_heads=groups,
+    )
+
+
+@st.composite
 def prunings(draw, network):
     """What can be left out of a network."""
     sizes = [size for size in divisors(math.gcd(*network.quantized_widths.values())) if size > 1]
@@ -374,12 +390,7 @@ def prunings(draw, network):
         left_out = draw(st.sampled_from(["similar", "last"]))
         return cls(num_layers=draw(st.integers(1, network.num_layers - 1)), left_out=left_out)
     if cls is prune.Width:
-        queries = network.num_attention_heads // network.num_key_value_heads
-        heads = [left for left in range(1, network.num_key_value_heads) if network.hidden_size % (queries * left) == 0]
-        return cls(
-            intermediate_size=draw(st.integers(1, network.feed_forward_size - 1)),
-            num_key_value_heads=draw(st.none() | st.sampled_from(heads) if heads else st.none()),
-        )
+        return draw(narrowings(network))
     more = {"dampening_frac": draw(up_to_one)} if cls is prune.SparseGPT else {}
     return cls(sparsity=draw(shares | patterns if sizes else shares), **more)
 

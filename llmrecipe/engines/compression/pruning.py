@@ -183,9 +183,7 @@ def _width(method: Width, model: PreTrainedModel, given: Given) -> tuple[PreTrai
     before = _decoder(given.card.network)
     after = _decoder(method.pruned(before))
     found = shrinking.importance(model, before, given.calibration, given.device)
-    neurons = [shrinking.largest(scores, after.feed_forward_size) for scores in found.neurons]
-    heads = [shrinking.largest(scores, after.num_key_value_heads) for scores in found.heads]
-    return shrinking.with_width(model, before, after, neurons, heads, given.scratch).to(given.device), ()
+    return shrinking.with_width(model, before, after, found, given.scratch).to(given.device), ()
 
 
 def _decoder(network: Network) -> Decoder:

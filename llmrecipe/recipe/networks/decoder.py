@@ -106,7 +106,10 @@ class Decoder(Network):
         """Columns of the linear layers, which groups of weights have to divide, by what says how many they are."""
         heads = self.num_attention_heads * self.head_size
         of_heads = f"num_attention_heads × head_dim = {self.num_attention_heads} × {self.head_size} (o_proj)"
-        return super().quantized_widths | ({of_heads: heads} if heads != self.hidden_size else {})
+        widths = super().quantized_widths
+        if heads == self.hidden_size:
+            return widths
+        return {what.replace("o_proj, ", ""): width for what, width in widths.items()} | {of_heads: heads}
 
     @property
     def shared_widths(self) -> dict[str, int]:
