@@ -179,7 +179,7 @@ class ReportSection(Section):
 
     reads_only_cards: ClassVar[bool] = True
 
-    revision: int = 2
+    revision: int = 3
 
 
 @define("release")

@@ -880,7 +880,9 @@ sections = st.one_of(
         ReleaseSection,
         candidates=tuples(texts, 1),
         reference=texts,
-        gates=st.builds(gate.Recovery, at_least=up_to_one, measure=texts).map(lambda one: (one,)),
+        gates=st.builds(gate.Recovery, at_least=up_to_one, measure=texts, number=st.none() | texts).map(
+            lambda one: (one,)
+        ),
         revision=revisions,
     ),
 )
