@@ -58,6 +58,7 @@ from llmrecipe import (
 )
 from llmrecipe.recipe.floats import Microscaled
 from llmrecipe.recipe.kinds import Scheme
+from llmrecipe.recipe.overlap_checks import overlap
 from llmrecipe.recipe.texts import common_text
 from llmrecipe.sections import (
     AugmentSection,
@@ -601,7 +602,7 @@ class World:
     def new_corpus(self):
         draw, origin = self.draw, self.draw(sources)
         heldout = draw(heldouts)
-        return Corpus(
+        corpus = Corpus(
             name=self.fresh(),
             source=origin,
             clean=with_addresses_to_look_at(draw(cleaners), origin),
@@ -609,6 +610,8 @@ class World:
             augment=tuple(map(self.asking, draw(augmenters))),
             shards=draw(counts),
         )
+        # Instead of one that holds out what is learned from in another.
+        return next((each for each in self.corpora if overlap(each, corpus) or overlap(corpus, each)), corpus)
 
     def asking(self, augmenter):
         """The augmenter; one that paraphrases may ask a model that is made here."""
