@@ -116,6 +116,13 @@ def test_as_csv_numbers_are_whole(project, capsys):
     assert small["tokens_per_second"] == small["processor"] == ""
 
 
+def test_a_recipe_as_it_was_is_left_to_the_report(project, capsys):
+    assert main(["compare", "one@HEAD", "two"]) == 1
+    assert "one@HEAD: `compare` shows the models that are in this folder now; `llmrecipe report one@HEAD`" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_result_that_is_missing_is_named_with_what_makes_it(project, capsys):
     Path("artifacts/two/report/metrics.json").unlink()
     assert main(["compare", "one", "two"]) == 1
