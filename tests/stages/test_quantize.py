@@ -36,6 +36,7 @@ from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import RecipeError, StageError
 from llmrecipe.recipe.integers import WeightsOnly
+from llmrecipe.recipe.measure import LayerErrors
 from llmrecipe.recipe.networks.bert import Bert
 from llmrecipe.recipe.networks.llama import Llama
 from llmrecipe.recipe.networks.mistral import Mistral
@@ -63,8 +64,8 @@ from llmrecipe.recipe.scheme import (
     RoundToNearest,
 )
 from llmrecipe.recipe.scheme_checks import scheme_findings
-from llmrecipe.sections import QuantizeSection
-from llmrecipe.stages import quantize
+from llmrecipe.sections import MeasureSection, QuantizeSection
+from llmrecipe.stages import measure, quantize
 from llmrecipe.wiring import Wiring
 
 LENGTH = tiny_model.SEQUENCE_LENGTH
@@ -263,6 +264,33 @@ def test_a_model_that_is_converted_to_bfloat16_is_what_comes_of_one_that_was_bfl
     assert all(torch.equal(tensor, weights(expected)[name]) for name, tensor in weights(found).items())
     assert json.loads((found / "config.json").read_text())["dtype"] == "bfloat16"
     assert cards.read(expected, ModelCard).notes == ()
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "nvfp4a16", "mxfp4", "mxfp4a16", "mxfp8"])
+def test_errors_of_layers_are_those_of_what_computes_in_bfloat16(made, tmp_path, name):
+    model = quantized(made, tmp_path / "out", SCHEMES[name]) / "model"
+    asked = LayerErrors(max_tokens=4 * LENGTH)
+    inputs = {"model": model, "parent": made["model"], "tokens": made["tokens"]}
+    measure.run(tiny_model.stage_context(MeasureSection(measure=asked), inputs, tmp_path / "layers"))
+    rows = [json.loads(line) for line in (tmp_path / "layers/layers.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 7
+    assert {row["bits"] for row in rows} == {8 if name == "mxfp8" else 4}
+
+    # What a layer reads in the model that was quantized, through the layer itself as transformers loads it.
+    dense, small = AutoModelForCausalLM.from_pretrained(made["model"]), AutoModelForCausalLM.from_pretrained(model)
+    seen: list[torch.Tensor] = []
+    dense.get_submodule(LAYER).register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    row = torch.from_numpy(np.fromfile(made["tokens"] / "heldout/00000.ds", "<u2")[: 4 * LENGTH].astype(np.int64))
+    with torch.no_grad():
+        # Expands the weights.
+        small(row.view(4, LENGTH))
+        dense(row.view(4, LENGTH))
+        right, found = dense.get_submodule(LAYER)(seen[0]), small.get_submodule(LAYER)(seen[0].to(torch.bfloat16))
+    error = (found.double() - right.double()).square().sum(-1) / right.double().square().sum(-1)
+    (row_of_layer,) = (each for each in rows if each["layer"] == LAYER)
+    assert found.dtype == torch.bfloat16
+    assert row_of_layer["output_error"] == pytest.approx(error.mean().item(), rel=1e-3)
+    assert 1e-5 < row_of_layer["output_error"] < 0.1
 
 
 def test_static_activations_have_a_scale_from_the_calibration_text(made, tmp_path):
