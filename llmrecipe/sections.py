@@ -134,7 +134,7 @@ class QuantizeSection(Section):
     rotate: bool = False
     calibration_samples: int = _as_in(Quantized, "calibration_samples")
     seed: int = _as_in(Quantized, "seed")
-    revision: int = 7
+    revision: int = 8
 
 
 @define("prune")

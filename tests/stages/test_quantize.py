@@ -559,6 +559,11 @@ def test_a_rotated_model_computes_what_it_did_but_for_the_rounding(made, tmp_pat
     assert before.max() > 500 * before.median()
     assert after.max() < 50 * after.median()
     assert not torch.equal(weights(output)["lm_head.weight"], weights(output)["model.embed_tokens.weight"])
+    # What it is taken for has as many weights as there are.
+    card, its_own = cards.read(output, ModelCard), 320 * 96 * network.tie_word_embeddings
+    assert card.network == attrs.evolve(network, tie_word_embeddings=False)
+    count = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_pretrained(source).parameters())
+    assert card.network.num_parameters(card.rows) == count + its_own
 
 
 def test_an_override_that_matches_no_layer_of_the_model_itself_is_refused(made, tmp_path, monkeypatch):
