@@ -39,8 +39,8 @@ class Recovery(Gate):
     """The name of the measure that gives what is compared."""
 
     number: str | None = attrs.field(default=None)
-    """The number's name in the measurement: a score of a measure of your own, `pseudo_perplexity`; None for the
-    perplexity of a `Perplexity`."""
+    """The number's name in the measurement: a score of a measure of your own that is a `CustomScores`, or
+    `pseudo_perplexity`; None for the perplexity of a `Perplexity`."""
 
 
 @define("size")

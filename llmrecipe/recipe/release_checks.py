@@ -106,10 +106,7 @@ def _no_recovery(gate: Recovery, measure: Measure, measures: Mapping[str, Measur
 def _not_taken(measure: Measure, models: Sequence[Model], fields: Fields) -> Findings:
     for model in models:
         if fields.is_right(model) and not measure.is_of(model):
-            yield (
-                "measure",
-                f"{measure.name!r} isn't taken of {model.name}; use another, or leave the model out of candidates",
-            )
+            yield "measure", f"{measure.name!r} isn't taken of {model.name}, which the gate looks at; use another"
             return
 
 

@@ -68,6 +68,12 @@ class Copied(CustomScores):
         return iter(())
 
 
+@define("some_of_checks")
+class OfSome(Copied):
+    def is_of(self, model):
+        return isinstance(model, Quantized)
+
+
 @define("unsaid_of_checks")
 class Unsaid(Copied):
     better: ClassVar = {}
@@ -102,6 +108,18 @@ def test_a_recovery_of_another_number_names_it():
     by_pseudo = gate.Recovery(at_least=0.9, measure="pseudo_perplexity", number="pseudo_perplexity")
     assert found(by_pseudo, **pseudo) == {}
     assert list(found(evolve(by_pseudo, number=None), **pseudo)) == ["gates[0].number"]
+
+
+def test_a_measure_has_to_be_taken_of_what_a_gate_looks_at():
+    asked = {"measures": (measure.Perplexity(), measure.LayerErrors(), OfSome())}
+    worst = gate.Score(measure="layer_errors", number="worst_layer_error_percent", at_most=5.0)
+    assert found(worst, candidates=(W4,), **asked) == {}
+    assert found(worst, **asked) == {
+        "gates[0].measure": f"'layer_errors' isn't taken of {BASE.name}, which the gate looks at; use another"
+    }
+    # A recovery looks at the first model as well, a candidate or not.
+    kept = gate.Recovery(measure="some_of_checks", number="accuracy", at_least=0.9)
+    assert list(found(kept, candidates=(W4,), **asked)) == ["gates[0].measure"]
 
 
 def test_scores_say_which_are_better():

@@ -95,8 +95,8 @@ def _why_unsure(gate: Recovery, numbers: Numbers) -> str:
             f"has scored {documents}; have it score more, or use gate.Score"
         )
     return (
-        f"{gate.number} is 0 for so many documents of {gate.measure} that of those which were drawn all were, and "
-        "nothing divides by 0; have it score more, or use gate.Score"
+        f"{gate.number} is 0 for so many documents of {gate.measure} that some draws have nothing else, and nothing "
+        "divides by 0; have it score more, or use gate.Score"
     )
 
 
