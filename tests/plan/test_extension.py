@@ -179,7 +179,7 @@ def test_words_of_a_module_next_to_the_recipes_are_planned_run_measured_compared
 
 def test_a_word_of_a_recipe_s_own_file_is_refused_with_the_way_out(project, capsys):
     (project / "recipes" / "alone.py").write_text(
-        f"{OWN}\n{LARGER.replace('from own import LargestWeight, Scaled, Shout', '')}"
+        f"{OWN}\n{LARGER.replace('from own import LargestWeight, Losses, Scaled, Shout', '')}"
     )
     assert main(["plan", "recipes/alone.py:larger", "--only"]) == 1
     assert "move it to a module next to it" in capsys.readouterr().err
