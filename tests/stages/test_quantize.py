@@ -35,6 +35,7 @@ from llmrecipe.engines.tokens import writing
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import RecipeError, StageError
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.integers import WeightsOnly
 from llmrecipe.recipe.measure import LayerErrors
 from llmrecipe.recipe.networks.bert import Bert
@@ -561,9 +562,20 @@ def test_a_rotated_model_computes_what_it_did_but_for_the_rounding(made, tmp_pat
     assert not torch.equal(weights(output)["lm_head.weight"], weights(output)["model.embed_tokens.weight"])
     # What it is taken for has as many weights as there are.
     card, its_own = cards.read(output, ModelCard), 320 * 96 * network.tie_word_embeddings
-    assert card.network == attrs.evolve(network, tie_word_embeddings=False)
+    assert card.network == evolve(network, tie_word_embeddings=False)
     count = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_pretrained(source).parameters())
     assert card.network.num_parameters(card.rows) == count + its_own
+
+
+def test_an_output_layer_that_a_rotation_leaves_equal_to_the_embedding_stays_one_with_it(made, tmp_path):
+    # No factors of the last norm, as in a model that was never trained, for the output layer to take up.
+    network = evolve(tiny_model.NETWORK, tie_word_embeddings=True)
+    tied = tiny_model.new_model(tie_word_embeddings=True)
+    source = tiny_model.write_model(tied, made["model"], tmp_path / "dense", network=network)
+    scheme = W8A16(observer="minmax", rounding=NEAREST)
+    output = quantized(made | {"model": source}, tmp_path / "out", scheme, rotate=True) / "model"
+    assert "lm_head.weight" not in weights(output)
+    assert cards.read(output, ModelCard).network == network
 
 
 def test_an_override_that_matches_no_layer_of_the_model_itself_is_refused(made, tmp_path, monkeypatch):
