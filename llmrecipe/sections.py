@@ -143,7 +143,7 @@ class QuantizeSection(Section):
     rotate: bool = False
     calibration_samples: int = _as_in(Quantized, "calibration_samples")
     seed: int = _as_in(Quantized, "seed")
-    revision: int = 7
+    revision: int = 8
 
 
 @define("prune")
@@ -188,7 +188,7 @@ class ReportSection(Section):
 
     reads_only_cards: ClassVar[bool] = True
 
-    revision: int = 2
+    revision: int = 3
 
 
 @define("release")

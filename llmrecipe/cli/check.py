@@ -6,7 +6,7 @@ from pathlib import Path
 from llmrecipe import dvcfiles
 from llmrecipe.cli import outdated
 from llmrecipe.cli.listing import named_or_only
-from llmrecipe.cli.recipes import add_argument, find_all, refuse_unmade
+from llmrecipe.cli.recipes import add_argument, find_all, refuse_too_few_documents, refuse_unmade
 from llmrecipe.cli.render import parameters
 from llmrecipe.plan.planner import plan
 from llmrecipe.pretrained.rows import rows_for
@@ -32,7 +32,9 @@ def run(options: argparse.Namespace) -> int:
     found = find_all(named_or_only(options.recipes), root, dvcfiles.planned_machines(root))
     if found is None:
         return 1
-    refuse_unmade(plan([each.recipe for each in found]), root)
+    pipeline = plan([each.recipe for each in found])
+    refuse_unmade(pipeline, root)
+    refuse_too_few_documents(pipeline, root, {each.recipe.name: each.reference for each in found})
     for each in found:
         outdated.warn(each.recipe, each.reference, root)
         print(f"{each.recipe.name}: fine. {_summary(each.recipe)}")

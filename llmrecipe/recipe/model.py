@@ -269,6 +269,11 @@ class Quantized(Calibrated):
     False: by what the whole model computes, which a stage of its own gathers once for all schemes (`Hessians`)."""
 
     @property
+    def network(self) -> Network:
+        """Its shape: its parent's, and with an output layer of its own if it is rotated."""
+        return self.model.network.untied if self.rotate else self.model.network
+
+    @property
     def is_bfloat16(self) -> bool:
         """Whether a format of its weights asks for it."""
         schemes = (self.scheme, *(override.scheme for override in self.overrides))

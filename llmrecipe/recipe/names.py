@@ -117,7 +117,7 @@ def _values(word: Word, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     if isinstance(word, PretrainedModel):
         yield path, word.vocabulary
     if isinstance(word, Model):
-        for place, text in _texts(word, path):
+        for place, text in texts_of(word, path):
             yield from _tokenized(place, text, word)
         hessians = _if_told(lambda: gathered(word)) if isinstance(word, Quantized) else None
         if hessians is not None:
@@ -129,8 +129,8 @@ def _values(word: Word, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
             yield from _measurements(f"{path}.measures[{index}]", word.measures[index], word)
 
 
-def _texts(model: Model, path: str) -> Iterator[tuple[str, Text]]:
-    """The texts that making a model reads."""
+def texts_of(model: Model, path: str) -> Iterator[tuple[str, Text]]:
+    """The texts that making a model reads, with their paths; `path` is where the model is."""
     if isinstance(model, Calibrated | Distilled):
         text = _if_told(lambda: distillation_text(model) if isinstance(model, Distilled) else calibration_text(model))
         if text is not None:
@@ -139,8 +139,13 @@ def _texts(model: Model, path: str) -> Iterator[tuple[str, Text]]:
         yield from ((place, item) for place, item in parts(model, path) if isinstance(item, Text))
 
 
+def measured_text_of(recipe: Recipe, measure: Measure) -> Text | None:
+    """The text that a measure reads; None for one that reads none, or where a recipe leaves it open."""
+    return _if_told(lambda: measured_text(recipe, measure))
+
+
 def _measurements(path: str, measure: Measure, recipe: Recipe) -> Iterator[tuple[str, Any]]:
-    text = _if_told(lambda: measured_text(recipe, measure))
+    text = measured_text_of(recipe, measure)
     for model in filter(measure.is_of, recipe.models):
         if text is not None:
             yield from _tokenized(f"{path}.text", text, model)

@@ -1,5 +1,7 @@
 """What stages recipes become, and which can't be planned together."""
 
+from typing import ClassVar
+
 import attrs
 import pytest
 from tiny_recipe import BASE, BOOKS, RECIPE, SMALLER
@@ -27,6 +29,7 @@ from llmrecipe import (
     source,
 )
 from llmrecipe.errors import PlanError
+from llmrecipe.extend import CustomScores
 from llmrecipe.plan.draft import Draft
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.planner import plan
@@ -129,6 +132,20 @@ def test_a_report_names_the_models_in_the_order_of_the_recipe():
         "tiny.perplexity",
         "tiny.perplexity.documents",
     ]
+
+
+@define("scores_of_planner")
+class Scores(CustomScores):
+    better: ClassVar = {"accuracy": "higher"}
+
+    def scores(self, model):
+        return iter(())
+
+
+def test_scores_of_documents_are_compared():
+    stages = by_name(evolve(RECIPE, measures=(measure.Perplexity(), Scores(name="mine"))))
+    assert stages["tiny-mine"].outs == ("scores.json",)
+    assert stages["small-report"].inputs["tiny.mine.scores"] == "artifacts/tiny/mine/scores.json"
 
 
 def test_a_release_reads_the_comparison_and_its_candidates_and_runs_of_what_it_asks_the_times_of():

@@ -271,6 +271,13 @@ def test_what_auto_round_does_not_calibrate_or_keep_is_not_left_to_it():
     }
 
 
+def test_a_rotated_model_has_an_output_layer_of_its_own():
+    tied = evolve(SMALL_MODEL, start__tie_word_embeddings=True)
+    asked = Quantized(model=tied, scheme=scheme.W8A16(), rotate=True)
+    assert asked.network == evolve(tied.start, tie_word_embeddings=False)
+    assert evolve(asked, rotate=False).network == tied.start
+
+
 def test_what_an_encoder_puts_out_of_its_norms_is_not_rotated():
     assert found(quantized(SMALL_MODEL, scheme.FP8(), rotate=True)) == {}
     assert found(quantized(MODERN, scheme.FP8(), rotate=True)) == {

@@ -59,6 +59,7 @@ from llmrecipe import (
 from llmrecipe.recipe.floats import Microscaled
 from llmrecipe.recipe.integers import WeightsOnly
 from llmrecipe.recipe.kinds import Scheme
+from llmrecipe.recipe.overlap_checks import overlap
 from llmrecipe.recipe.texts import common_text
 from llmrecipe.sections import (
     AugmentSection,
@@ -619,7 +620,7 @@ class World:
     def new_corpus(self):
         draw, origin = self.draw, self.draw(sources)
         heldout = draw(heldouts)
-        return Corpus(
+        corpus = Corpus(
             name=self.fresh(),
             source=origin,
             clean=with_addresses_to_look_at(draw(cleaners), origin),
@@ -627,6 +628,8 @@ class World:
             augment=tuple(map(self.asking, draw(augmenters))),
             shards=draw(counts),
         )
+        # Instead of one that holds out what is learned from in another.
+        return next((each for each in self.corpora if overlap(each, corpus) or overlap(corpus, each)), corpus)
 
     def asking(self, augmenter):
         """The augmenter; one that paraphrases may ask a model that is made here."""
@@ -913,7 +916,9 @@ sections = st.one_of(
         ReleaseSection,
         candidates=tuples(texts, 1),
         reference=texts,
-        gates=st.builds(gate.Recovery, at_least=up_to_one, measure=texts).map(lambda one: (one,)),
+        gates=st.builds(gate.Recovery, at_least=up_to_one, measure=texts, number=st.none() | texts).map(
+            lambda one: (one,)
+        ),
         revision=revisions,
     ),
 )

@@ -96,7 +96,8 @@ def _quantize_and_verify(
         fallbacks = quantize(model, folders.load_tokenizer(source), section, calibration, device, gathered)
     expanded = sum(parameter.nbytes for name, parameter in model.named_parameters() if name in names)
     sizes = {name: layer.in_features * layer.out_features for name, layer in linear_layers(model).items()}
-    noted = evolve(card, notes=(*notes, *fallbacks.notes))
+    network = card.network if _shares_output(model) else card.network.untied
+    noted = evolve(card, network=network, notes=(*notes, *fallbacks.notes))
     save_and_verify(
         model,
         save_compressed,
@@ -195,6 +196,13 @@ def _modifiers(section: QuantizeSection, model: PreTrainedModel) -> list[Any]:
     ignore = [name for name, module in model.named_modules() if module is output]
     made: list[Any] = ours("modifiers").modifiers(section, linear_layers(model), ignore, model.config.hidden_size)
     return made
+
+
+def _shares_output(model: PreTrainedModel) -> bool:
+    """Whether the output layer has the weights of the embedding: llmcompressor stores equal ones once."""
+    output: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    return output is None or torch.equal(output.weight, embedding.weight)
 
 
 def _is_bfloat16(section: QuantizeSection) -> bool:

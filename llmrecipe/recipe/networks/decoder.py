@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Self
 
 import attrs
 
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, positive_width
 from llmrecipe.recipe.networks.weights import Weights
@@ -123,6 +124,11 @@ class Decoder(Network):
     def shared_by_tensor_ranks(self) -> dict[str, int]:
         """What tensor-parallel ranks share evenly, by field."""
         return {**super().shared_by_tensor_ranks, "num_key_value_heads": self.num_key_value_heads}
+
+    @property
+    def untied(self) -> Network:
+        """The same with an output layer whose weights are its own."""
+        return evolve(self, tie_word_embeddings=False)
 
     def num_parameters(self, vocab_size: int) -> int:
         """Weights of the model with `vocab_size` rows in its embedding, output head included."""
