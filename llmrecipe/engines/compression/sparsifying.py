@@ -1,6 +1,6 @@
 """Ways of making a model sparse in llmcompressor's words. Imported when it is needed, as `modifiers` is."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import singledispatch
 from typing import Any
@@ -11,11 +11,9 @@ from llmcompressor.modifiers import Modifier
 from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 from llmcompressor.modifiers.pruning.sparsegpt import base as sparsegpt
 
+from llmrecipe.engines.compression.sparsity import Amounts
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.prune import Pattern, Sparse, SparseGPT, Wanda
-
-Amounts = Mapping[str, float | Pattern]
-"""Of each linear layer, by name, what is asked for."""
 
 FAILED = "Failed to invert hessian"
 """What the log says of a layer for which SparseGPT takes the smallest weights instead, and corrects nothing."""
@@ -33,8 +31,7 @@ def modifier(method: Sparse, asked: Amounts, *, keeps_zeros: bool) -> Modifier:
 
     Args:
         method: the way.
-        asked: by name, in the order of the model, the share of a linear layer's weights that become zero; or for each
-            the same pattern.
+        asked: for those layers, in the order of the model; a pattern is the same for all.
         keeps_zeros: whether weights that are zero stay so, which not every way does by itself.
 
     Raises:

@@ -10,10 +10,12 @@ from llmrecipe.engines.compression import allocation
 from llmrecipe.engines.compression.oneshot import compress, layers_of, linear_layers, linears_in, ours
 from llmrecipe.engines.compression.zeros import make_plain
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.prune import Magnitude, Measured, Pattern, PerLayer, Sparse
 
 log = logging.getLogger(__name__)
+
+Amounts = Mapping[str, float | Pattern]
+"""Of each linear layer, by name, the share of its weights that becomes zero, or the pattern that its rows follow."""
 
 _COLUMNS = 128
 """SparseGPT chooses from so many columns at once, and rounds to a whole weight each time."""
@@ -49,12 +51,12 @@ def make_sparse(
     """
     before = count_zeros(model)
     notes: tuple[str, ...] = ()
-    if isinstance(method.sparsity, Measured):
-        chosen = allocation.measured(method, model, calibration, device)
-        notes = (f"sparsity of each layer, by the error of its output: {', '.join(map(str, chosen.shares))}",)
+    sparsity = method.sparsity
+    if isinstance(sparsity, Measured):
+        sparsity = allocation.measured(method, model, calibration, device)
+        notes = (f"sparsity of each layer, by the error of its output: {', '.join(map(str, sparsity.shares))}",)
         log.info("%s", notes[0])
-        method = evolve(method, sparsity=chosen)
-    asked = amounts(model, method.sparsity)
+    asked = amounts(model, sparsity)
     notes += _make_sparse(method, model, tokenizer, calibration, device, _more(asked, model, before), keeps_zeros)
     make_plain(model)
     refuse_other(model, asked, before)
@@ -67,7 +69,7 @@ def _make_sparse(
     tokenizer: PreTrainedTokenizerBase,
     calibration: torch.Tensor,
     device: torch.device,
-    asked: Mapping[str, float | Pattern],
+    asked: Amounts,
     keeps_zeros: bool,
 ) -> tuple[str, ...]:
     layers = linear_layers(model)
@@ -103,9 +105,7 @@ def amounts(model: PreTrainedModel, sparsity: float | Pattern | PerLayer) -> dic
     return {name: shares.get(linear, sparsity.share) for name, linear in linear_layers(model).items()}
 
 
-def _more(
-    asked: Mapping[str, float | Pattern], model: PreTrainedModel, before: Mapping[str, int]
-) -> dict[str, float | Pattern]:
+def _more(asked: Amounts, model: PreTrainedModel, before: Mapping[str, int]) -> dict[str, float | Pattern]:
     """What is asked for where it is more than the zeros that there are: llmcompressor refuses to do less.
 
     Raises:
@@ -143,7 +143,7 @@ def _smallest(weights: torch.Tensor, count: int) -> torch.Tensor:
     return torch.zeros_like(weights, dtype=torch.bool).scatter_(-1, chosen, True)
 
 
-def refuse_other(model: PreTrainedModel, asked: Mapping[str, float | Pattern], before: Mapping[str, int]) -> None:
+def refuse_other(model: PreTrainedModel, asked: Amounts, before: Mapping[str, int]) -> None:
     """Refuse a model that isn't as sparse as was asked for, in each of its linear layers but the output layer.
 
     Args:
