@@ -56,6 +56,8 @@ def unchecked(cls, **fields):
         (HALF, "small-model-sparse50"),
         (prune.Wanda(sparsity=0.125), "small-model-sparse12p5"),
         (prune.Magnitude(sparsity=prune.Pattern(keep=2, of=4)), "small-model-2of4"),
+        (prune.Wanda(sparsity=prune.Measured(share=0.5)), "small-model-sparse50-measured"),
+        (prune.Magnitude(sparsity=prune.PerLayer(shares=(0.25, 0.0))), "small-model-sparse12p5-per-layer"),
         (prune.Layers(num_layers=1), "small-model-1layers"),
         (prune.Width(intermediate_size=64), "small-model-mlp64"),
         (prune.Width(num_key_value_heads=1), "small-model-kv1"),
@@ -93,6 +95,31 @@ def test_a_pattern_that_keeps_all_or_none_or_does_not_fit_is_refused(pattern, pa
     assert says in found(pruned(unchecked(prune.Wanda, sparsity=word)))[f"method.sparsity.{path}"]
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0, 50.0])
+def test_the_mean_that_measured_shares_have_is_a_share(share):
+    reason = found(pruned(prune.Wanda(sparsity=unchecked(prune.Measured, share=share))))["method.sparsity.share"]
+    assert "must be more than 0 and less than 1" in reason
+
+
+@pytest.mark.parametrize(
+    ("shares", "path", "says"),
+    [
+        ((0.5, 1.0), "shares", "must be at least 0 and less than 1 each, got 1.0 for layer 1, counted from 0"),
+        ((50.0, 0.5), "shares", "got 50.0 for layer 0"),
+        ((0.5, -0.1), "shares", "got -0.1 for layer 1"),
+        ((0.0, 0.0), "shares", "must be more than 0 for some layer, got (0.0, 0.0)"),
+        ((), "shares", "must be more than 0 for some layer, got ()"),
+        ([0.5, 0.5], "shares", "must be a tuple of a finite float, got [0.5, 0.5] (list); write (…) in place of […]"),
+        ((0.5,), "shares", "has 1, and the model has 2 layers; give one for each, 0 for those that stay as they are"),
+        ((0.5, 0.5, 0.5), "shares", "has 3, and the model has 2 layers"),
+        ((0.5, 0.01), "shares[1]", "0.01 is less than one weight of a row of hidden_size = 64 (q_proj, "),
+    ],
+)
+def test_shares_that_no_layer_can_have_or_that_are_not_one_a_layer_are_refused(shares, path, says):
+    word = unchecked(prune.PerLayer, shares=shares)
+    assert says in found(pruned(unchecked(prune.Magnitude, sparsity=word)))[f"method.sparsity.{path}"]
+
+
 def test_a_quantized_model_is_not_pruned_and_a_pruned_one_is_quantized():
     small = Quantized(model=SMALL_MODEL, scheme=scheme.W8A16())
     assert found(Pruned(model=small, method=HALF)) == {
@@ -113,6 +140,41 @@ def test_a_sparse_model_is_pruned_again_only_to_more_zeros():
     assert "method.sparsity" in found(Pruned(model=Pruned(model=SMALL_MODEL, method=pattern), method=pattern))
 
 
+@pytest.mark.parametrize(
+    ("before", "shares", "path"),
+    [
+        (0.5, (0.5, 0.6), "method.sparsity.shares[0]"),
+        (0.5, (0.0, 0.6), None),
+        (prune.PerLayer(shares=(0.5, 0.0)), (0.0, 0.5), None),
+        (prune.PerLayer(shares=(0.6, 0.2)), (0.7, 0.1), "method.sparsity.shares[1]"),
+        (prune.Pattern(keep=1, of=4), (0.7, 0.8), "method.sparsity.shares[0]"),
+        # Which of its layers have how many zeros isn't known yet.
+        (prune.Measured(share=0.5), (0.5, 0.6), None),
+    ],
+)
+def test_a_layer_of_a_sparse_model_gets_more_zeros_or_stays_as_it_is(before, shares, path):
+    once = Pruned(model=SMALL_MODEL, method=prune.SparseGPT(sparsity=before))
+    reasons = found(Pruned(model=once, method=prune.Magnitude(sparsity=prune.PerLayer(shares=shares))))
+    assert list(reasons) == ([path] if path else [])
+    assert all("zeros count; use more, or 0 to leave it as it is" in reason for reason in reasons.values())
+
+
+def test_shares_by_layer_count_by_their_mean_where_one_share_is_asked_for():
+    once = Pruned(model=SMALL_MODEL, method=prune.SparseGPT(sparsity=prune.PerLayer(shares=(0.6, 0.2))))
+    for share, works in ((0.4, False), (0.41, True)):
+        for asked in (share, prune.Measured(share=share)):
+            assert bool(found(Pruned(model=once, method=prune.Magnitude(sparsity=asked)))) != works
+    measured = Pruned(model=SMALL_MODEL, method=prune.Wanda(sparsity=prune.Measured(share=0.4)))
+    assert "use more than 0.4" in found(Pruned(model=measured, method=prune.Wanda(sparsity=0.4)))["method.sparsity"]
+
+
+def test_shares_of_layers_that_may_be_gone_are_no_hindrance():
+    three = evolve(SMALL_MODEL, start__num_layers=3)
+    once = Pruned(model=three, method=prune.Wanda(sparsity=prune.PerLayer(shares=(0.6, 0.2, 0.6))))
+    short = Pruned(model=once, method=prune.Layers(num_layers=2))
+    assert found(Pruned(model=short, method=prune.Wanda(sparsity=prune.PerLayer(shares=(0.5, 0.5))))) == {}
+
+
 def test_training_that_would_undo_the_zeros_is_refused():
     half = Pruned(model=SMALL_MODEL, method=HALF)
     further = evolve(SMALL_MODEL, name="further", start=half, tokenizer=None)
@@ -128,6 +190,9 @@ def test_only_methods_that_read_a_text_need_one():
     )
     assert "theirs was not trained here; give it" in found(Pruned(model=theirs, method=HALF))["text"]
     assert found(Pruned(model=theirs, method=HALF, text=SMALL_MODEL.text)) == {}
+    measured = prune.Magnitude(sparsity=prune.Measured(share=0.5))
+    assert list(found(Pruned(model=theirs, method=measured))) == ["text"]
+    assert found(Pruned(model=theirs, method=measured, text=SMALL_MODEL.text)) == {}
     smallest = prune.Magnitude(sparsity=0.5)
     assert found(Pruned(model=theirs, method=smallest)) == {}
     assert (

@@ -1,4 +1,4 @@
-"""Exporting and quantizing hold a tensor or two in memory, however many a model has."""
+"""Exporting, quantizing and pruning hold a tensor or two in memory, however many a model has."""
 
 import subprocess
 import sys
@@ -19,6 +19,7 @@ from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron import weights
 from llmrecipe.recipe.hessians import hessians_bytes
 from llmrecipe.recipe.networks.llama import Llama
+from llmrecipe.recipe.prune import Measured, SparseGPT, Width
 from llmrecipe.recipe.scheme import AWQ, NVFP4A16, W4A16, W8A16, RoundToNearest
 from llmrecipe.sections import QuantizeSection
 
@@ -39,6 +40,8 @@ SECTIONS = {
         "expanded_to_bfloat16": NVFP4A16(observer="minmax", rounding=RoundToNearest()),
     }.items()
 }
+
+METHODS = {"sparse": SparseGPT(sparsity=Measured(share=0.5)), "narrow": Width(intermediate_size=1024)}
 
 PEAK = """
 import sys, threading
@@ -116,6 +119,26 @@ peak_of(lambda: gather(folder / "model", output, {}, text, torch.device("cpu"), 
 assert not list(scratch.iterdir())
 """
 
+PRUNE = """
+from types import SimpleNamespace
+from llmrecipe import cards
+from llmrecipe.cards import ModelCard
+from llmrecipe.engines.compression import oneshot, pruning
+from llmrecipe.launch.process import return_freed_memory
+from test_weights_memory import METHODS
+return_freed_memory()
+oneshot.show_log("error")
+source, scratch = folder / "model", folder / f"scratch-{sys.argv[2]}"
+scratch.mkdir()
+rows = torch.randint(0, 320, (8, 32), generator=torch.Generator().manual_seed(0))
+text = SimpleNamespace(sequences=lambda: rows)
+card = cards.read(source, ModelCard)
+peak_of(lambda: pruning.prune_and_verify(
+    source, folder / sys.argv[2], card, METHODS[sys.argv[2]], text, torch.device("cpu"), scratch
+))
+assert not list(scratch.iterdir())
+"""
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
@@ -178,3 +201,10 @@ def test_quantizing_holds_no_model_in_memory_and_writes_what_it_would_in_memory(
     quantization.save_compressed(model, tmp_path / "plain")
     for file in ("model.safetensors", "config.json"):
         assert (made / name / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_pruning_holds_no_model_in_memory(made, name):
+    assert peak(PRUNE, made, name) < ROOM_MB + LARGEST_MB
+    assert cards.read(made / name, ModelCard).sparse == (name == "sparse")

@@ -383,6 +383,14 @@ def prunings(draw, network):
     )
     # A weight of each row at least.
     shares = st.floats(1 / min(network.quantized_widths.values()), 1, exclude_max=True)
+    layers = network.num_layers
+    per_layer = st.lists(st.just(0.0) | shares, min_size=layers, max_size=layers).filter(any).map(tuple)
+    amounts = (
+        shares
+        | st.builds(prune.Measured, share=shares)
+        | st.builds(prune.PerLayer, shares=per_layer)
+        | (patterns if sizes else st.nothing())
+    )
     kinds = [prune.Magnitude, prune.Wanda, prune.SparseGPT]
     if not network.reads_both_sides:
         kinds += [prune.Layers] * (network.num_layers > 1) + [prune.Width] * (network.feed_forward_size > 1)
@@ -393,7 +401,7 @@ def prunings(draw, network):
     if cls is prune.Width:
         return draw(narrowings(network))
     more = {"dampening_frac": draw(up_to_one)} if cls is prune.SparseGPT else {}
-    return cls(sparsity=draw(shares | patterns if sizes else shares), **more)
+    return cls(sparsity=draw(amounts), **more)
 
 
 @st.composite

@@ -103,5 +103,16 @@ def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
     }
 
 
+def layers_of(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """Its layers of attention and feed-forward, in order."""
+    lists = (module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList))
+    return list(next(lists))
+
+
+def linears_in(layer: torch.nn.Module) -> list[torch.nn.Linear]:
+    """Linear layers of one of them."""
+    return [module for module in layer.modules() if isinstance(module, torch.nn.Linear)]
+
+
 def _print(message: str) -> None:
     print(foreign(message), end="", file=sys.stderr, flush=True)
