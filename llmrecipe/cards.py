@@ -119,6 +119,25 @@ class MixtureCard(Word):
     version: int = 1
 
 
+@define("hessians_card")
+class HessiansCard(Word):
+    """The card of a `hessians` artifact."""
+
+    inputs: dict[str, str]
+    """By linear layer, under which name the Hessian of what it reads is: layers that read the same share one."""
+
+    samples: int
+    """Sequences of which they are the sums."""
+
+    seed: int
+    """Decided which."""
+
+    parents: dict[str, str]
+    """What they were gathered of: digests of manifests by role."""
+
+    version: int = 1
+
+
 @define("model_card")
 class ModelCard(Word):
     """The card of a `checkpoint` or a `model` artifact."""

@@ -121,6 +121,15 @@ class ExportSection(Section):
     revision: int = 3
 
 
+@define("hessians")
+class HessiansSection(Section):
+    """A model and a text to what quantization needs to know of both."""
+
+    calibration_samples: int = as_in(Quantized, "calibration_samples")
+    seed: int = as_in(Quantized, "seed")
+    revision: int = 1
+
+
 @define("quantize")
 class QuantizeSection(Section):
     """A transformers model to a smaller one."""
@@ -131,7 +140,7 @@ class QuantizeSection(Section):
     rotate: bool = False
     calibration_samples: int = as_in(Quantized, "calibration_samples")
     seed: int = as_in(Quantized, "seed")
-    revision: int = 7
+    revision: int = 8
 
 
 @define("prune")
@@ -189,7 +198,7 @@ class ReportSection(Section):
 
     reads_only_cards: ClassVar[bool] = True
 
-    revision: int = 2
+    revision: int = 3
 
 
 @define("release")
