@@ -4,13 +4,14 @@ import attrs
 
 from llmrecipe.recipe.kinds import Divergence
 from llmrecipe.recipe.schema import Word, define
-from llmrecipe.recipe.validators import greater_than
+from llmrecipe.recipe.validators import between, greater_than
 
 __all__ = [
     "ForwardKL",
     "HiddenStates",
     "JensenShannon",
     "ReverseKL",
+    "Stored",
 ]
 
 
@@ -45,3 +46,16 @@ class HiddenStates(Word):
 
     weight: float = attrs.field(default=1.0, validator=greater_than(0, 1e9))
     """What this is multiplied by before it is added to the loss of the predictions."""
+
+
+@define("stored")
+class Stored(Word):
+    """The teacher's predictions are computed once, for all students of a run, by a stage of their own.
+
+    Of each place the likeliest tokens are kept, in float32, and how likely all others are together, which the student
+    is compared by as well, as by one token more. What that loses makes a divergence smaller, never larger; with as many
+    tokens as the vocabulary has it loses nothing.
+    """
+
+    top_k: int = attrs.field(default=64, validator=between(1, 10**7))
+    """Tokens that are kept of each place, 8 bytes each, and 4 for the rest; at most the vocabulary."""

@@ -2,7 +2,7 @@
 
 import attrs
 
-from llmrecipe.recipe.distil import ForwardKL, HiddenStates
+from llmrecipe.recipe.distil import ForwardKL, HiddenStates, Stored
 from llmrecipe.recipe.kinds import Divergence, Model, Objective, Text, Tokenizer
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
@@ -44,6 +44,9 @@ class Distilled(Model):
 
     hidden_states: HiddenStates | None = None
     """How much more it is to be like its teacher within; None compares nothing but predictions."""
+
+    teacher_logits: Stored | None = None
+    """How the teacher's predictions are stored, to be computed once; None computes them as the student learns."""
 
     parallelism: Parallelism = Parallelism()
     """How the run is spread over ranks: replicas alone (`data`)."""

@@ -51,7 +51,13 @@ MASKING = MaskingCard(mask_token_id=2, special_ids=(0, 1, 2), continuing_ids=())
 
 
 def section(
-    network=SMALLER, loss=None, hard_loss_weight=0.0, training=TRAINING, hidden_states=None, **parallelism
+    network=SMALLER,
+    loss=None,
+    hard_loss_weight=0.0,
+    training=TRAINING,
+    hidden_states=None,
+    teacher_logits=None,
+    **parallelism,
 ) -> DistilSection:
     return DistilSection(
         network=network,
@@ -60,6 +66,7 @@ def section(
         training=training,
         parallelism=Parallelism(**{"micro_batch_size": 4} | parallelism),
         hidden_states=hidden_states,
+        teacher_logits=teacher_logits,
     )
 
 
@@ -77,6 +84,7 @@ def distilled(
             tokens=Tokens.of(inputs),
             student=inputs.get("student"),
             teacher=inputs["teacher"],
+            predictions=inputs.get("predictions"),
             machine=Machine(**{"device": "cpu"} | machine),
             scratch=scratch,
             events=scratch / "events",

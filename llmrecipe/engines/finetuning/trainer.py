@@ -33,14 +33,19 @@ class DistillationTrainer(Trainer):
     """One rank of a run."""
 
     def __init__(
-        self, job: Job, student: PreTrainedModel, teacher: PreTrainedModel, zeros: Zeros, matching: Matching | None
+        self,
+        job: Job,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel | None,
+        zeros: Zeros,
+        matching: Matching | None,
     ) -> None:
         """Go on after the step that `job` resumes, whose weights the student has.
 
         Args:
             job: the run.
             student: what learns.
-            teacher: what is imitated.
+            teacher: what is imitated; None where its predictions are stored.
             zeros: weights that stay zero.
             matching: their layers that are compared, if the job asks for that.
         """
@@ -52,8 +57,9 @@ class DistillationTrainer(Trainer):
         arguments = _arguments(job)
         if job.parallelism.shares_weights:
             share(student, arguments.device, *([] if matching is None else [matching.projection]))
+        if teacher is not None and job.parallelism.shares_weights:
             share(teacher, arguments.device)
-        else:
+        elif teacher is not None:
             teacher.to(arguments.device)
         super().__init__(model=student, args=arguments)
         # So that it divides no loss by itself: ours is divided by what a whole step predicts.
@@ -133,7 +139,7 @@ class DistillationTrainer(Trainer):
         return loss * self.job.parallelism.data
 
     def _summed_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
-        read = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+        read = {name: tensor for name, tensor in inputs.items() if name in ("input_ids", "position_ids")}
         labels, size, section = inputs["labels"], self.job.vocab_size, self.job.section
         places = labels != UNLABELLED
 
@@ -141,13 +147,16 @@ class DistillationTrainer(Trainer):
             return numbers[places] if self.job.objective.is_masked else numbers.flatten(0, -2)
 
         layers: tuple[Any, Any] = ((), ()) if self.matching is None else (self.matching.student, self.matching.teacher)
-        with torch.no_grad(), kept(layers[1]) as its_states:
-            teacher = self.teacher(**read, use_cache=False).logits
-        with kept(layers[0]) as my_states:
-            student = model(**read, use_cache=False).logits
         # Rows beyond the tokenizer's vocabulary are padding, and differ from model to model.
-        mine, its = (predicted(logits)[:, :size] for logits in (student, teacher))
-        loss = summed_loss(section.loss, section.hard_loss_weight, mine, its, labels[places])
+        with torch.no_grad(), kept(layers[1]) as its_states:
+            if self.teacher is None:
+                its = inputs["teacher_log_probabilities"]
+            else:
+                its = predicted(self.teacher(**read, use_cache=False).logits)[:, :size]
+        with kept(layers[0]) as my_states:
+            mine = predicted(model(**read, use_cache=False).logits)[:, :size]
+        ids = inputs.get("teacher_ids")
+        loss = summed_loss(section.loss, section.hard_loss_weight, mine, its, labels[places], ids)
         if self.matching is None:
             return loss
         return loss + self.matching.summed_loss(*(list(map(predicted, each)) for each in (my_states, its_states)))
@@ -196,14 +205,10 @@ class DistillationTrainer(Trainer):
     def validation_loss(self) -> float:
         """Mean loss over the held-out sequences, on every rank."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        reader = self.readers["heldout"]
-        share, any_batch = batches.heldout_batches(reader, self.job, self.args.process_index), reader.read([(0, 0)])
-        for _ in range(batches.heldout_rounds(reader, self.job)):
-            batch = next(share, None)
-            inputs = {name: tensor.to(self.args.device) for name, tensor in (batch or any_batch).items()}
-            # Ranks that share a model compute together, also one that has nothing left to read.
+        for batch, counts in batches.heldout_batches(self.readers["heldout"], self.job, self.args.process_index):
+            inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
             loss = self._summed_loss(self.model, inputs)
-            if batch is not None:
+            if counts:
                 sums[0] += loss
                 sums[1] += (inputs["labels"] != UNLABELLED).sum()
         loss, count = self._summed(sums).tolist()

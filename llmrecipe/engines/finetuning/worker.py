@@ -68,8 +68,9 @@ def train(job: Job) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     student = first_student(job)
     zeros = zeros_of(student) if job.keep_zeros else []
-    teacher, matching = load_teacher(Path(job.teacher)), None
-    if job.section.hidden_states is not None:
+    teacher = load_teacher(Path(job.teacher)) if job.predictions is None else None
+    matching = None
+    if job.section.hidden_states is not None and teacher is not None:
         matching = Matching.of(student, teacher, job.section.hidden_states.weight, job.training.seed)
     if job.resumed:
         states.load_student(StateFolder(Path(job.state)).checkpoint(job.resumed), student)

@@ -119,7 +119,7 @@ def test_a_student_of_its_teachers_width_needs_no_projection(made, tmp_path):
 
 def test_the_loss_on_held_out_text_knows_the_projection(made, run):
     job = evolve(run.job, section__parallelism__micro_batch_size=10)
-    batch = next(heldout_batches(Reader.of(job, "heldout"), job, 0))["input_ids"]
+    batch = next(heldout_batches(Reader.of(job, "heldout"), job, 0))[0]["input_ids"]
     student, teacher = Watched(run.student()), Watched(folders.load_model(made["teacher"]))
     projection = load_file(run.state.checkpoint(6) / "student.safetensors")[PROJECTION]
     with torch.no_grad():
