@@ -8,6 +8,7 @@ from llmrecipe.machines import Machines
 from llmrecipe.pretrained.rows import rows_for
 from llmrecipe.recipe import checks, names
 from llmrecipe.recipe.distilled import Distilled
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Model, Objective
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import Trained
@@ -87,6 +88,9 @@ def refusal(
     has = here if machine.memory_gb is None else round(machine.memory_gb * 1e9)
     where = "this machine" if machine.memory_gb is None else "the machine that it is planned for"
     count = 1 if is_on_gpus else parallelism.world_size
+    if teacher is not None:
+        # Whatever it computes in, a student's weights are float32, and so is what its layers hand on.
+        training = evolve(training, precision="float32")
     needs = rank_bytes(network, training, parallelism, vocab_size) * count
     if teacher is not None and not is_stored:
         its = 4 * teacher.num_parameters(teacher.padded_vocab_size(vocab_size))

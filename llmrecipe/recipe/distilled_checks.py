@@ -189,11 +189,8 @@ def _training(training: Training) -> Iterator[tuple[str, str]]:
         yield "training.z_loss", f"{training.z_loss:g} is for a loss of nanotron's; leave it out"
     if training.parameters != "all":
         yield "training.parameters", f"{training.parameters!r} leaves most of the student as it is; use 'all'"
-    if training.precision != "float32":
-        yield (
-            "training.precision",
-            f"{training.precision!r} is for models that nanotron trains; a student learns in 'float32'",
-        )
+    if training.precision == "float8":
+        yield "training.precision", "'float8' is for models that nanotron trains; use 'bfloat16' or 'float32'"
     if training.select != "last":
         yield "training.select", f"{training.select!r} needs the weights of other steps than the last; use 'last'"
     if training.keep_every is not None:

@@ -83,7 +83,8 @@ class Training(Word):
     precision: Literal["float32", "bfloat16", "float8"] = "float32"
     """Type of weights and activations, on every machine; bfloat16 (gradients and optimizer in float32) suits GPUs.
     float8 is bfloat16 in which attention and feed-forward layers multiply matrices in float8 (Micikevicius et al.
-    2022): faster on GPUs that have it, Ada, Hopper and newer. It needs `pip install 'llmrecipe[float8]'`."""
+    2022): faster on GPUs that have it, Ada, Hopper and newer. It needs `pip install 'llmrecipe[float8]'`. A student
+    keeps float32 weights, and multiplies in float32 or bfloat16."""
 
     validation_interval: int = attrs.field(default=100, validator=between(1, 10**9))
     """Steps between two measurements of the loss on the held-out split; the last step is always measured."""

@@ -124,7 +124,7 @@ BEYOND = {
     "training.dropout": {"training__dropout": Dropout(residual=0.1)},
     "training.z_loss": {"training__z_loss": 1e-4},
     "training.parameters": {"training__parameters": "head"},
-    "training.precision": {"training__precision": "bfloat16"},
+    "training.precision": {"training__precision": "float8"},
     "training.select": {"training__select": "best"},
     "training.keep_every": {"training__keep_every": Steps(5)},
     "training.anomalies.action": {"training__anomalies": Anomalies(action="skip")},
@@ -204,7 +204,7 @@ def test_all_that_is_wrong_is_said_at_once():
         TAUGHT,
         student=SMALL_MODEL,
         training__z_loss=1.0,
-        training__precision="bfloat16",
+        training__precision="float8",
         parallelism=Parallelism(tensor=2),
     )
     assert list(wrong) == ["student", "training.z_loss", "training.precision", "parallelism.tensor"]

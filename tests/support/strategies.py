@@ -474,7 +474,7 @@ def distillations(draw, global_batch_size, sequence_length):
         dropout=Dropout(),
         z_loss=0.0,
         anomalies=Anomalies(window=draw(st.integers(2, 100))),
-        precision="float32",
+        precision=draw(st.sampled_from(["float32", "bfloat16"])),
         select="last",
     )
 

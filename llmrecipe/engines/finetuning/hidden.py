@@ -69,8 +69,8 @@ class Matching:
         """
         errors = []
         for mine, its in zip(student, teacher, strict=True):
-            difference = self.projection(mine) - its
-            errors.append((difference.square().sum(-1) / its.square().sum(-1)).sum())
+            difference = self.projection(mine).float() - its.float()
+            errors.append((difference.square().sum(-1) / its.float().square().sum(-1)).sum())
         return self.weight * torch.stack(errors).mean()
 
 

@@ -9,7 +9,7 @@ import attrs
 
 from llmrecipe import artifacts, cards, codec, identity, memory
 from llmrecipe.cards import ModelCard
-from llmrecipe.engines.device import set_up
+from llmrecipe.engines.device import check_precision, set_up
 from llmrecipe.engines.finetuning import predicting, states
 from llmrecipe.engines.finetuning.job import Job
 from llmrecipe.engines.finetuning.models import first_student
@@ -112,6 +112,7 @@ def distil(
     refuse_small_corpora(files, tokens.open("heldout"), length, section.training.global_batch_size, name)
     training = section.training.settled(files.num_windows(length))
     device = set_up(machine)
+    check_precision(training.precision, device)
     network = known.network if section.network is None else section.network
     job = Job(
         section=evolve(section, training=training),

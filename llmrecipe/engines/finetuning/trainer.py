@@ -139,6 +139,12 @@ class DistillationTrainer(Trainer):
         return loss * self.job.parallelism.data
 
     def _summed_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
+        # Products are in bfloat16 then, of weights that stay float32.
+        is_half = self.job.training.precision == "bfloat16"
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=is_half):
+            return self._sum(model, inputs)
+
+    def _sum(self, model: Any, inputs: Batch) -> torch.Tensor:
         read = {name: tensor for name, tensor in inputs.items() if name in ("input_ids", "position_ids")}
         labels, size, section = inputs["labels"], self.job.vocab_size, self.job.section
         places = labels != UNLABELLED

@@ -86,6 +86,29 @@ def test_a_student_learns_as_in_a_plain_loop(made, tmp_path, words, by_definitio
         torch.testing.assert_close(weights(found)[name], weight, rtol=0, atol=3e-4)
 
 
+def test_in_bfloat16_products_are_rounded_and_weights_are_not(made, tmp_path):
+    hidden = distil.HiddenStates(weight=0.1)
+    what = section(network=None, hidden_states=hidden, training=evolve(TRAINING, precision="bfloat16"))
+    found = distilled(what, made, tmp_path)
+    student, teacher = (folders.load_model(made[role]) for role in ("student", "teacher"))
+    seen = set()
+    for model in (student, teacher):
+        model.lm_head.register_forward_hook(lambda _, __, logits: seen.add(logits.dtype))
+    wide = plain_losses(student, teacher, made["tokens"], forward)
+    # What is cached of its weights lasts as long as this, and they learn in it.
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        student = folders.load_model(made["student"])
+        rounded = plain_losses(student, teacher, made["tokens"], forward)
+    assert seen == {torch.float32, torch.bfloat16}
+    plain = distilled(evolve(what, hidden_states=None), made, tmp_path / "plain")
+    assert column(plain, "loss") == pytest.approx(rounded, rel=1e-3)
+    assert column(plain, "loss") != pytest.approx(wide, rel=1e-5)
+    assert column(found, "loss") == pytest.approx(column(plain, "loss"), rel=0.5)
+    assert column(found, "loss")[0] > column(plain, "loss")[0]
+    assert {weight.dtype for weight in weights(found).values()} == {torch.float32}
+    assert any((weight.bfloat16() != weight).any() for weight in weights(found).values())
+
+
 def test_a_network_begins_with_the_weights_that_its_seed_draws(made, tmp_path):
     inputs = {role: made[role] for role in ("teacher", "tokens")}
     found = distilled(section(training=evolve(TRAINING, duration=Steps(3))), inputs, tmp_path)
