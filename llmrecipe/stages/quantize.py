@@ -47,7 +47,7 @@ def run(context: StageContext[QuantizeSection]) -> None:
         samples=section.calibration_samples,
         seed=section.seed,
     )
-    made = evolve(card, made_by="quantize", parents=context.parents)
+    made = evolve(card, made_by=section.tag, parents=context.parents)
     report = quantization.quantize_and_verify(
         source, context.output / "model", made, section, text, device, context.scratch
     )

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipe.errors import StageError
 from llmrecipe.foreign import foreign
+from llmrecipe.launch.process import freed_memory_used_again
 
 if TYPE_CHECKING:
     from llmrecipe.engines.compression.fallbacks import Fallbacks
@@ -56,7 +57,11 @@ def compress(
     at_once = batch_size(calibration)
     dataset: DataLoader[Any] | None = DataLoader(rows, batch_size=at_once) if rows else None  # type: ignore[arg-type]
     try:
-        with patch_attr(torch.accelerator, "is_available", lambda: device.type != "cpu"), counted() as found:
+        with (
+            patch_attr(torch.accelerator, "is_available", lambda: device.type != "cpu"),
+            freed_memory_used_again(),
+            counted() as found,
+        ):
             oneshot(model=model, tokenizer=tokenizer, recipe=recipe, dataset=dataset)
     except (ValueError, RuntimeError) as error:
         raise StageError(f"llmcompressor can't {aim}: {error}") from error
