@@ -119,6 +119,25 @@ class MixtureCard(Word):
     version: int = 1
 
 
+@define("hessians_card")
+class HessiansCard(Word):
+    """The card of a `hessians` artifact."""
+
+    inputs: dict[str, str]
+    """By linear layer, under which name the Hessian of what it reads is: layers that read the same share one."""
+
+    samples: int
+    """Sequences of which they are the sums."""
+
+    seed: int
+    """Decided which."""
+
+    parents: dict[str, str]
+    """What they were gathered of: digests of manifests by role."""
+
+    version: int = 1
+
+
 @define("model_card")
 class ModelCard(Word):
     """The card of a `checkpoint` or a `model` artifact."""
@@ -162,6 +181,34 @@ class ModelCard(Word):
     def rows(self) -> int:
         """Rows of its embedding."""
         return self.vocab_size if self.embedding_rows is None else self.embedding_rows
+
+
+@define("predictions_card")
+class PredictionsCard(Word):
+    """The card of a `predictions` artifact: what a teacher predicts for the sequences of a run."""
+
+    objective: Objective
+    """What it predicts."""
+
+    top_k: int
+    """Tokens that are named for each place."""
+
+    seed: int
+    """What has decided the order of the sequences, and what is masked."""
+
+    sequences: dict[str, int]
+    """How many there are, by split."""
+
+    shares: tuple[float, ...]
+    """Sequences drawn from each corpus, relative to the others."""
+
+    teacher: str
+    """Digest of the teacher's manifest."""
+
+    tokens: tuple[str, ...]
+    """Digests of the manifests of the tokens, one for each corpus."""
+
+    version: int = 1
 
 
 def write(directory: Path, card: Word) -> None:

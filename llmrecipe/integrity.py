@@ -10,7 +10,7 @@ from llmrecipe.pretrained import elsewhere
 
 _SHOWN = 5
 
-_KINDS = ("checkpoint", "documents", "mixture", "model", "tokenizer", "tokens")
+_KINDS = ("checkpoint", "documents", "hessians", "mixture", "model", "predictions", "tokenizer", "tokens")
 """The kinds of our own stages; those of others aren't known."""
 
 

@@ -65,10 +65,12 @@ def refusal(
     machine: Machine,
     *,
     teacher: Network | None = None,
+    is_stored: bool = False,
 ) -> Violation | None:
     """Why a run can't fit the machine, or this one where that names no memory; None if it may fit, or nobody knows.
 
-    A student has a `teacher` beside it on each rank, in float32, and the logits of both.
+    A student has a `teacher` beside it on each rank, in float32, and the logits of both, unless what that predicts
+    `is_stored`.
 
     Returns:
         The field of the model that asks for too much, and the reason.
@@ -79,14 +81,15 @@ def refusal(
     where = "this machine" if machine.memory_gb is None else "the machine that it is planned for"
     count = 1 if is_on_gpus else parallelism.world_size
     needs = rank_bytes(network, training, parallelism, vocab_size) * count
-    if teacher is not None:
+    if teacher is not None and not is_stored:
         needs += 4 * teacher.num_parameters(teacher.padded_vocab_size(vocab_size)) * count
     if has is None:
         return None
     if needs <= has:
         sequence = sequence_bytes(network, objective, training, parallelism) * count
         # Its logits with their gradient, and the teacher's.
-        sequence += 0 if teacher is None else 3 * 4 * vocab_size * objective.sequence_length * count
+        logits = 0 if teacher is None else 2 if is_stored else 3
+        sequence += logits * 4 * vocab_size * objective.sequence_length * count
         return _batch_refusal(objective, parallelism, sequence, needs, has, where)
     weights = network.num_parameters(network.padded_vocab_size(vocab_size))
     layout = f"data × tensor × pipeline = {parallelism.data} × {parallelism.tensor} × {parallelism.pipeline} ranks"
@@ -134,16 +137,17 @@ def too_large(recipe: Recipe, machines: Machines, root: Path) -> tuple[list[Viol
         facts = ("network", "objective", "training", "parallelism")
         if not isinstance(word, Trained | Distilled) or not all(fields.has(word, fact) for fact in facts):
             continue
-        teacher, tag = None, TrainSection.tag
+        teacher, tag, is_stored = None, TrainSection.tag, False
         if isinstance(word, Distilled):
-            tag = DistilSection.tag
+            tag, is_stored = DistilSection.tag, word.teacher_logits is not None
             if not fields.has(word, "teacher.network"):
                 continue
             teacher = word.teacher.network
         machine = machines.find(f"{word.name}-{tag}", word.name) or Machine()
         tokenizer = word.vocabulary.origin if fields.has(word, "vocabulary.origin") else None
         size = (None if tokenizer is None else rows_for(tokenizer, root)) or 0
-        reason = refusal(word.network, word.objective, word.training, word.parallelism, size, machine, teacher=teacher)
+        run = (word.network, word.objective, word.training, word.parallelism)
+        reason = refusal(*run, size, machine, teacher=teacher, is_stored=is_stored)
         if reason is not None:
             found = here if machine.memory_gb is None else planned
             is_of_start = reason.path == "start" and isinstance(word, Trained) and isinstance(word.start, Model)

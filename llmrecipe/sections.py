@@ -6,24 +6,26 @@ is raised when a stage's code changes what it produces, so a refactoring never r
 always does.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import attrs
 
 from llmrecipe.recipe.corpus import Corpus
+from llmrecipe.recipe.distil import HiddenStates, Stored
 from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.kinds import Augmenter, Cleaner, Divergence, Gate, Objective, Pruning, Scheme, Source, Tokenizer
 from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.model import PretrainedModel, Quantized
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
+from llmrecipe.recipe.predictions import Predictions
 from llmrecipe.recipe.pruned import Pruned
 from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.release import Release
 from llmrecipe.recipe.schema import Word, define, kind, members
 from llmrecipe.recipe.scheme import Override
 from llmrecipe.recipe.training import Training
-from llmrecipe.recipe.validators import all_greater_than, not_empty
+from llmrecipe.recipe.validators import all_greater_than, as_in, not_empty
 
 
 @kind
@@ -37,19 +39,14 @@ class Section(Word):
     """Whether the stage reads of its artifacts what they are and how large, and nothing of their contents."""
 
 
-def _as_in(cls: type[Word], name: str) -> Any:
-    """A field that obeys the rules of the field `name` of a recipe's class, and has no default."""
-    return attrs.field(validator=getattr(attrs.fields(cls), name).validator)
-
-
 @define("prepare")
 class PrepareSection(Section):
     """Raw text to clean documents, split into training and held-out."""
 
     source: Source
     clean: tuple[Cleaner, ...]
-    heldout: Fraction | Source = _as_in(Corpus, "heldout")
-    shards: int = _as_in(Corpus, "shards")
+    heldout: Fraction | Source = as_in(Corpus, "heldout")
+    shards: int = as_in(Corpus, "shards")
     revision: int = 5
 
 
@@ -57,7 +54,7 @@ class PrepareSection(Section):
 class AugmentSection(Section):
     """Documents and what is made of the training ones, together."""
 
-    augment: tuple[Augmenter, ...] = _as_in(Corpus, "augment")
+    augment: tuple[Augmenter, ...] = as_in(Corpus, "augment")
     revision: int = 3
 
 
@@ -124,6 +121,15 @@ class ExportSection(Section):
     revision: int = 3
 
 
+@define("hessians")
+class HessiansSection(Section):
+    """A model and a text to what quantization needs to know of both."""
+
+    calibration_samples: int = as_in(Quantized, "calibration_samples")
+    seed: int = as_in(Quantized, "seed")
+    revision: int = 1
+
+
 @define("quantize")
 class QuantizeSection(Section):
     """A transformers model to a smaller one."""
@@ -132,9 +138,9 @@ class QuantizeSection(Section):
     overrides: tuple[Override, ...] = ()
     kv_cache: Literal["float8"] | None = None
     rotate: bool = False
-    calibration_samples: int = _as_in(Quantized, "calibration_samples")
-    seed: int = _as_in(Quantized, "seed")
-    revision: int = 7
+    calibration_samples: int = as_in(Quantized, "calibration_samples")
+    seed: int = as_in(Quantized, "seed")
+    revision: int = 8
 
 
 @define("prune")
@@ -142,8 +148,19 @@ class PruneSection(Section):
     """A transformers model to one of which a part is left out."""
 
     method: Pruning
-    calibration_samples: int = _as_in(Pruned, "calibration_samples")
-    seed: int = _as_in(Pruned, "seed")
+    calibration_samples: int = as_in(Pruned, "calibration_samples")
+    seed: int = as_in(Pruned, "seed")
+    revision: int = 1
+
+
+@define("predict")
+class PredictSection(Section):
+    """A teacher's predictions, once for all students of a run."""
+
+    top_k: int = as_in(Predictions, "top_k")
+    sequences: int = as_in(Predictions, "sequences")
+    seed: int = as_in(Predictions, "seed")
+    validation_sequences: int = as_in(Predictions, "validation_sequences")
     revision: int = 1
 
 
@@ -155,9 +172,11 @@ class DistilSection(Section):
     """What is trained, from first weights; None where the student is a model, an input."""
 
     loss: Divergence
-    hard_loss_weight: float = _as_in(Distilled, "hard_loss_weight")
+    hard_loss_weight: float = as_in(Distilled, "hard_loss_weight")
     training: Training
     parallelism: Parallelism
+    hidden_states: HiddenStates | None = None
+    teacher_logits: Stored | None = None
     revision: int = 1
 
 
@@ -179,7 +198,7 @@ class ReportSection(Section):
 
     reads_only_cards: ClassVar[bool] = True
 
-    revision: int = 2
+    revision: int = 3
 
 
 @define("release")
@@ -192,7 +211,7 @@ class ReleaseSection(Section):
     reference: str
     """The name of the model that all are compared with."""
 
-    gates: tuple[Gate, ...] = _as_in(Release, "gates")
+    gates: tuple[Gate, ...] = as_in(Release, "gates")
     revision: int = 1
 
 

@@ -12,6 +12,8 @@ from llmrecipe import (
     Parallelism,
     PretrainedTokenizer,
     Recipe,
+    Steps,
+    distil,
     evolve,
     hardware,
     memory,
@@ -251,3 +253,8 @@ def test_a_student_has_its_teacher_beside_it(monkeypatch):
     reason = of_student(many, needs + 3.5 * logits)["r.models[0].parallelism.micro_batch_size"]
     assert "use at most 3" in reason
     assert of_student(many, needs + 4.5 * logits) == {}
+    # What is stored takes none of them, nor the teacher.
+    stored = evolve(many, teacher_logits=distil.Stored(), training__duration=Steps(10))
+    alone = needs - WEIGHTS * 4 / 1e9
+    assert "use at most 3" in of_student(stored, alone + 2.5 * logits)["r.models[0].parallelism.micro_batch_size"]
+    assert of_student(stored, alone + 3.5 * logits) == {}

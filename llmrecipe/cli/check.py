@@ -6,12 +6,13 @@ from pathlib import Path
 from llmrecipe import dvcfiles
 from llmrecipe.cli import outdated
 from llmrecipe.cli.listing import named_or_only
-from llmrecipe.cli.recipes import add_argument, find_all, refuse_unmade
+from llmrecipe.cli.recipes import add_argument, find_all, refuse_too_few_documents, refuse_unmade
 from llmrecipe.cli.render import parameters
 from llmrecipe.plan.planner import plan
 from llmrecipe.pretrained.rows import rows_for
 from llmrecipe.recipe import names
 from llmrecipe.recipe.distilled import Distilled
+from llmrecipe.recipe.hessians import Hessians, hessians_bytes
 from llmrecipe.recipe.model import PretrainedModel, Trained
 from llmrecipe.recipe.quantity import Epochs
 from llmrecipe.recipe.recipe import Recipe
@@ -31,7 +32,9 @@ def run(options: argparse.Namespace) -> int:
     found = find_all(named_or_only(options.recipes), root, dvcfiles.planned_machines(root))
     if found is None:
         return 1
-    refuse_unmade(plan([each.recipe for each in found]), root)
+    pipeline = plan([each.recipe for each in found])
+    refuse_unmade(pipeline, root)
+    refuse_too_few_documents(pipeline, root, {each.recipe.name: each.reference for each in found})
     for each in found:
         outdated.warn(each.recipe, each.reference, root)
         print(f"{each.recipe.name}: fine. {_summary(each.recipe)}")
@@ -42,12 +45,18 @@ def _summary(recipe: Recipe) -> str:
     values = [value for _, value in names.words(recipe, recipe.name)]
     counts = f"{_count(len(recipe.models), 'model')}, {_count(len(recipe.measures), 'measure')}"
     trained = [f"{model.name}: {_facts(model)}" for model in values if isinstance(model, Trained | Distilled)]
+    gathered = {value.name: value for _, value in names.named_values(recipe) if isinstance(value, Hessians)}
+    stored = [
+        f"{name}: {hessians_bytes(value.model.network) / 1e6:,.0f} MB of Hessians on disk"
+        for name, value in gathered.items()
+        if Fields().has(value, "model.network")
+    ]
     unknown = [
         f"{model.name}: {model.path} isn't there yet, so its network will be known once a stage has made it"
         for model in values
         if isinstance(model, PretrainedModel) and model.given_network is None
     ]
-    return "; ".join([counts, *trained, *unknown])
+    return "; ".join([counts, *trained, *stored, *unknown])
 
 
 def _facts(model: Trained | Distilled) -> str:

@@ -11,10 +11,11 @@ import attrs
 
 from llmrecipe import cards, times
 from llmrecipe.cards import ModelCard
-from llmrecipe.cli import report
+from llmrecipe.cli import report, revisions
 from llmrecipe.cli.listing import named_or_only
 from llmrecipe.cli.recipes import add_argument
 from llmrecipe.cli.table import table
+from llmrecipe.errors import LoadError
 from llmrecipe.foreign import foreign
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.recipe.measure import TokenMeasure
@@ -50,9 +51,15 @@ def run(options: argparse.Namespace) -> int:
     """Print the models of the recipes, with what their stages have left.
 
     Raises:
-        LoadError: there is no such recipe.
+        LoadError: there is no such recipe, or it is asked for as it was.
         StageError: a result is missing.
     """
+    past = [reference for reference in options.recipes if revisions.is_revision(reference)]
+    if past:
+        raise LoadError(
+            f"{past[0]}: `compare` shows the models that are in this folder now; `llmrecipe report {' '.join(past)}` "
+            "shows what came of commits and experiments"
+        )
     recipes = [report.recipe_of(reference) for reference in named_or_only(options.recipes)]
     rows = [row for recipe in recipes for row in _rows(recipe)]
     if options.csv:

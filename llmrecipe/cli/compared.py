@@ -15,13 +15,14 @@ _LONGEST = 40
 
 
 def compared(versions: Sequence[Version]) -> str:
-    """Two tables, of what differs and of what came of it, and what is missing for them."""
+    """Two tables, of what differs and of what came of it; what was released; and what is missing for them."""
     differing = list(_differing(versions))
     head = ["what differs", *(each.title for each in versions)]
     rows = [(f"{each.title}: {model}", numbers, "") for each in versions for model, numbers in _results(each)]
     sections = [
         _aligned([head, *differing]) if differing else f"nothing differs between {_listed(versions)}",
         table("what came of it", rows) if rows else "",
+        "\n".join(line for each in versions for line in _released(each)),
         "\n".join(note for each in versions for note in _missing(each)),
     ]
     return foreign("\n\n".join(filter(None, sections)))
@@ -98,12 +99,25 @@ def _results(version: Version) -> Iterator[tuple[str, dict[str, Any]]]:
         yield model, numbers | {key: value for key, value in known.items() if value is not None}
 
 
+def _released(version: Version) -> Iterator[str]:
+    """Which model was released, and what it has shown."""
+    found = version.data(version.release, "metrics.json")
+    if found is not None:
+        yield f"{version.title}: released {found['released']}"
+        for verdict in found["candidates"][found["released"]]:
+            yield f"  {verdict['gate']}: {verdict['found']}"
+
+
 def _missing(version: Version) -> Iterator[str]:
     if version.data(version.report, "metrics.json") is None:
         if version.report in version.locked:
             yield f"{version.title}: its numbers are neither in DVC's cache nor here; `dvc fetch` gets what was pushed"
         else:
             yield f"{version.title}: it was never run to its end"
+    elif version.release in version.owners and version.data(version.release, "metrics.json") is None:
+        known = version.release in version.locked
+        why = "what it released is neither in DVC's cache nor here" if known else "none of its models was released"
+        yield f"{version.title}: {why}"
     for model in (stage for stage in version.owners if stage.endswith("-train") and stage in version.locked):
         if version.times(model) is None:
             yield f"{version.title}: {model} wasn't run on this machine, so its time isn't known"

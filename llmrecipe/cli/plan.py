@@ -9,7 +9,7 @@ import attrs
 
 from llmrecipe import dvcfiles, layout
 from llmrecipe.cli.listing import named_or_only
-from llmrecipe.cli.recipes import find_all, find_recorded, refuse_unmade
+from llmrecipe.cli.recipes import find_all, find_recorded, refuse_too_few_documents, refuse_unmade
 from llmrecipe.cli.render import show_warning
 from llmrecipe.errors import PlanError, Violation, suggestion
 from llmrecipe.loader import load_machine, shared_modules
@@ -117,6 +117,7 @@ def update(
     pipeline = plan([each.recipe for each in [*named, *found]])
     refuse_unmade(pipeline, root)
     names = {each.recipe.name: each.reference for each in [*named, *found]}
+    refuse_too_few_documents(pipeline, root, names)
     changed = dvcfiles.write(pipeline, root, references=names, kept=kept, machines_of=machines)
     asked = {each.recipe.name: names[each.recipe.name] for each in named} or dict(sorted(names.items()))
     return Planned(references=asked, pipeline=pipeline, changed=changed)

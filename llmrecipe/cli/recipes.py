@@ -17,6 +17,7 @@ from llmrecipe.pretrained.completed import completed, made_by
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.stages import ahead
 
 
 @attrs.frozen
@@ -79,6 +80,17 @@ def refuse_unmade(pipeline: Pipeline, root: Path) -> None:
             made = [product for stage in pipeline.stages if [stage.owner] == owner for product in stage.products]
             of_those = f"; {owner[0]} makes {', '.join(made)}" if made else ""
             raise PlanError(f"{name}: reads {path!r}, which is not there, and no stage makes it{of_those}")
+
+
+def refuse_too_few_documents(pipeline: Pipeline, root: Path, references: Mapping[str, str]) -> None:
+    """Refuse a release that asks for more documents than are held out, where they are counted already.
+
+    Raises:
+        PlanError: there is one.
+    """
+    _, sections = dvcfiles.entries(pipeline, root, references)
+    for name, reason in ahead.too_few_documents(sections).items():
+        raise PlanError(f"{name}: {reason}")
 
 
 def find_recorded(recorded: Iterable[Recorded], root: Path) -> tuple[list[Found], tuple[Recorded, ...]]:

@@ -42,6 +42,11 @@ class Version:
         return f"{self.recipe.name}-report"
 
     @property
+    def release(self) -> str:
+        """The stage that releases one of them, if there is one."""
+        return f"{self.recipe.name}-release"
+
+    @property
     def owners(self) -> dict[str, str]:
         """The value that each of its stages belongs to."""
         found = {name: entry["meta"]["llmrecipe"] for name, entry in self.recipe.stages.items()}

@@ -5,6 +5,8 @@ from typing import Any
 
 import attrs
 
+from llmrecipe.recipe.measure import RECOVERIES
+
 COLUMNS = {
     "perplexity": ("perplexity", "{:,.2f}"),
     "bits_per_byte": ("bits/byte", "{:.3f}"),
@@ -32,7 +34,7 @@ _ENDS = ("recovery_low_percent", "recovery_high_percent")
 _BESIDE = (*_ENDS, "recovery_documents", "share")
 """Numbers that have no column of their own."""
 
-_GROUPS = ("corpora", "unigram")
+_GROUPS = ("corpora", "unigram", RECOVERIES)
 """What is no measure's group of numbers."""
 
 
@@ -46,10 +48,14 @@ class Column:
     key: str
     """Their name."""
 
+    of: str = ""
+    """The name of another number that they are the recovery of; empty for any other number."""
+
     @property
     def title(self) -> str:
         """What is written above it: `web-perplexity: bits/byte`."""
         title, _ = COLUMNS.get(self.key, (self.key, _OTHER))
+        title = f"{self.of} {title}" if self.of else title
         return f"{self.group}: {title}" if self.group else title
 
     @property
@@ -61,6 +67,7 @@ class Column:
     def cell(self, numbers: dict[str, Any]) -> str:
         """The number of a model as text; empty if it has none."""
         found = numbers.get(self.group, {}) if self.group else numbers
+        found = found.get(RECOVERIES, {}).get(self.of, {}) if self.of else found
         if self.key not in found:
             return ""
         _, form = COLUMNS.get(self.key, (self.key, _OTHER))
@@ -79,12 +86,16 @@ def _of_recovery(numbers: dict[str, Any]) -> str:
 def _columns(rows: list[dict[str, Any]]) -> list[Column]:
     found: dict[Column, None] = {}
     for numbers in rows:
-        groups = {"": numbers} | {
-            name: value for name, value in numbers.items() if isinstance(value, dict) and name not in _GROUPS
-        }
-        for group, values in groups.items():
+        for group, values in _groups(numbers).items():
             found |= {Column(group, key): None for key, value in values.items() if _is_shown(key, value)}
+            found |= {Column(group, "recovery_percent", of): None for of in values.get(RECOVERIES, {})}
     return sorted(found, key=lambda column: column.place)
+
+
+def _groups(numbers: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A model's own numbers, below "", and those of measures that have a group, by name."""
+    named = {name: value for name, value in numbers.items() if isinstance(value, dict) and name not in _GROUPS}
+    return {"": numbers} | named
 
 
 def _is_shown(key: str, value: Any) -> bool:
@@ -101,16 +112,28 @@ def table(title: str, rows: list[tuple[str, dict[str, Any], str]]) -> str:
 
 
 def recoveries(models: Mapping[str, dict[str, Any]]) -> str:
-    """A table of how much of the first model's quality each has, corpus by corpus, where a mixture was measured.
+    """Tables of how much of the first model's quality each has, corpus by corpus, for each measure of a mixture.
 
-    It is empty where none was; the first row has the perplexity that is kept.
+    It is empty where there is none; the first row has the perplexity that is kept.
     """
+    groups = dict.fromkeys(group for numbers in models.values() for group in _groups(numbers))
+    tables = (
+        _by_corpus(
+            group, {name: _groups(numbers).get(group, {}).get("corpora", {}) for name, numbers in models.items()}
+        )
+        for group in groups
+    )
+    return "\n\n".join(filter(None, tables))
+
+
+def _by_corpus(group: str, models: Mapping[str, dict[str, Any]]) -> str:
+    """The table of one measure, from the numbers of each model's corpora."""
     reference, *others = models
-    corpora = {name: numbers.get("corpora", {}) for name, numbers in models.items()}
-    cells = [["recovery by corpus", *corpora[reference], ""]]
-    cells.append([f"{reference} (perplexity)", *map(_perplexity, corpora[reference].values()), ""])
+    corpora = models[reference]
+    cells = [[f"{group}: recovery by corpus" if group else "recovery by corpus", *corpora, ""]]
+    cells.append([f"{reference} (perplexity)", *map(_perplexity, corpora.values()), ""])
     for name in others:
-        found = [corpora[name].get(corpus, {}) for corpus in corpora[reference]]
+        found = [models[name].get(corpus, {}) for corpus in corpora]
         if any("recovery_percent" in numbers for numbers in found):
             cells.append([name, *(Column("", "recovery_percent").cell(numbers) for numbers in found), ""])
     return _aligned(cells) if len(cells) > 2 else ""

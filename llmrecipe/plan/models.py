@@ -1,16 +1,27 @@
 """Models to their stages."""
 
 import posixpath
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from llmrecipe import layout
 from llmrecipe.plan.draft import Draft, Products, plans
 from llmrecipe.plan.stage import Plot
+from llmrecipe.recipe.hessians import Hessians
 from llmrecipe.recipe.kinds import Model
 from llmrecipe.recipe.model import Calibrated, Checkpoint, PretrainedModel, Quantized, Trained
 from llmrecipe.recipe.pruned import Pruned
-from llmrecipe.recipe.texts import calibration_text
+from llmrecipe.recipe.texts import calibration_text, gathered
 from llmrecipe.recipe.tokenized import TokenizedText
-from llmrecipe.sections import ExportSection, ImportSection, PruneSection, QuantizeSection, Section, TrainSection
+from llmrecipe.sections import (
+    ExportSection,
+    HessiansSection,
+    ImportSection,
+    PruneSection,
+    QuantizeSection,
+    Section,
+    TrainSection,
+)
 
 KEPT = "kept"
 """The folder of the checkpoints that a training keeps, each in one named by its step."""
@@ -75,7 +86,18 @@ def quantized(draft: Draft, value: Quantized) -> Products:
         calibration_samples=value.calibration_samples,
         seed=value.seed,
     )
-    return _calibrated(draft, value, section)
+    hessians = gathered(value)
+    return _calibrated(draft, value, section, {} if hessians is None else draft.need(hessians).paths)
+
+
+@plans(Hessians)
+def hessians(draft: Draft, value: Hessians) -> Products:
+    """A stage that reads a text with a model, and keeps what quantization needs of it."""
+    inputs = {"model": draft.need(value.model).product("model")}
+    inputs |= draft.need(TokenizedText(text=value.text, tokenizer=value.model.vocabulary)).paths
+    section = HessiansSection(calibration_samples=value.calibration_samples, seed=value.seed)
+    stage = draft.stage(owner=value.name, section=section, inputs=inputs, outs=("hessians",))
+    return Products({"hessians": stage.product("hessians")})
 
 
 @plans(Pruned)
@@ -85,9 +107,11 @@ def pruned(draft: Draft, value: Pruned) -> Products:
     return _calibrated(draft, value, section)
 
 
-def _calibrated(draft: Draft, value: Calibrated, section: Section) -> Products:
-    """What a stage makes of a model and, if it needs one, a text."""
-    inputs = {"model": draft.need(value.model).product("model")}
+def _calibrated(
+    draft: Draft, value: Calibrated, section: Section, others: Mapping[str, str] = MappingProxyType({})
+) -> Products:
+    """What a stage makes of a model and, if it needs one, a text; and of other inputs."""
+    inputs = {"model": draft.need(value.model).product("model"), **others}
     text = calibration_text(value)
     if text is not None:
         inputs |= draft.need(TokenizedText(text=text, tokenizer=value.vocabulary)).paths

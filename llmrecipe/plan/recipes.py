@@ -6,7 +6,7 @@ from llmrecipe.plan.draft import Draft, Products, plans
 from llmrecipe.plan.stage import Stage
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.gate import Speed
-from llmrecipe.recipe.measure import DOCUMENTS
+from llmrecipe.recipe.measure import DOCUMENTS, SCORES
 from llmrecipe.recipe.measurement import Measurement
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.release import Release
@@ -46,8 +46,9 @@ def recipe(draft: Draft, value: Recipe) -> Products:
         for measure in (each for each in value.measures if each.is_of(model)):
             made = draft.need(Measurement.of(model, measure, measured_text(value, measure)))
             inputs[f"{model.name}.{measure.name}"] = made.product("metrics.json")
-            if DOCUMENTS in made.paths:
-                inputs[f"{model.name}.{measure.name}.documents"] = made.product(DOCUMENTS)
+            for role, file in (("documents", DOCUMENTS), ("scores", SCORES)):
+                if file in made.paths:
+                    inputs[f"{model.name}.{measure.name}.{role}"] = made.product(file)
     stage = draft.stage(
         owner=value.name,
         section=ReportSection(),

@@ -12,6 +12,7 @@ from llmrecipe.recipe import (
     names,
     network_checks,
     objective_checks,
+    overlap_checks,
     pruning_checks,
     release_checks,
     scheme_checks,
@@ -62,7 +63,7 @@ def violations(recipe: Recipe) -> list[Violation]:
     words = list(names.words(recipe, root))
     wrong = [Violation(f"{path}.{name}", reason) for path, word in words for name, reason in fields.wrong(word).items()]
     found = [each for path, word in words for book in _BOOKS for each in book.broken(word, path, fields)]
-    for room in (measure_checks, release_checks):
+    for room in (measure_checks, release_checks, overlap_checks):
         found += [Violation(f"{root}.{path}", reason) for path, reason in room.findings(recipe, fields)]
     return [*wrong, *found] if wrong else [*found, *names.clashes([recipe]), *_too_long_together(recipe)]
 

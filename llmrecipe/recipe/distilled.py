@@ -2,7 +2,7 @@
 
 import attrs
 
-from llmrecipe.recipe.distil import ForwardKL
+from llmrecipe.recipe.distil import ForwardKL, HiddenStates, Stored
 from llmrecipe.recipe.kinds import Divergence, Model, Objective, Text, Tokenizer
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
@@ -41,6 +41,12 @@ class Distilled(Model):
     hard_loss_weight: float = attrs.field(default=0.0, validator=below(1))
     """Share of the cross-entropy with the text itself in the loss. With any, the student may come to know the text
     better than its teacher does, and how much it recovers of that no longer says how true it is to it."""
+
+    hidden_states: HiddenStates | None = None
+    """How much more it is to be like its teacher within; None compares nothing but predictions."""
+
+    teacher_logits: Stored | None = None
+    """How the teacher's predictions are stored, to be computed once; None computes them as the student learns."""
 
     parallelism: Parallelism = Parallelism()
     """How the run is spread over ranks: replicas alone (`data`)."""

@@ -8,9 +8,14 @@ from llmrecipe.recipe.kinds import Model, Objective
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.optimizer import SGD, AdamW
 from llmrecipe.recipe.parallelism import Parallelism
+from llmrecipe.recipe.predictions import Predictions
+from llmrecipe.recipe.quantity import Steps
 from llmrecipe.recipe.rules import Findings, Rules
-from llmrecipe.recipe.tokenizer import PretrainedTokenizer
+from llmrecipe.recipe.tokenizer import PretrainedTokenizer, TrainedTokenizer
 from llmrecipe.recipe.training import Dropout, Training
+
+_LONGEST_JOINED = 220
+"""File systems end at 255 bytes, and there is more behind the name of predictions."""
 
 rules = Rules()
 
@@ -99,6 +104,56 @@ def _no_text(model: Distilled) -> Findings:
     if model.training_text is None:
         names = " and ".join(parent.name for parent in model.parents)
         yield "text", f"is missing, and {names} learned elsewhere, from a text that isn't here; give it, text=Corpus(…)"
+
+
+@rules.add("vocabulary", "objective", "teacher_logits", "teacher.vocabulary", "teacher.objective", of=Distilled)
+def _other_predictions(model: Distilled) -> Findings:
+    if model.teacher_logits is None:
+        return
+    its, tokenizer = model.teacher, model.teacher.vocabulary.origin
+    if (model.objective, model.vocabulary) != (its.objective, its.vocabulary):
+        yield (
+            "teacher_logits",
+            f"{its.name} has another objective or tokenizer than the student, and what is stored is what it predicts "
+            "by its own; leave it out, so that the teacher is asked",
+        )
+    if isinstance(tokenizer, TrainedTokenizer) and model.teacher_logits.top_k > tokenizer.vocab_size:
+        yield (
+            "teacher_logits.top_k",
+            f"{model.teacher_logits.top_k:,} of a vocabulary of {tokenizer.vocab_size:,}; use at most that",
+        )
+
+
+@rules.add("teacher_logits", "training", "training_text", "teacher", of=Distilled)
+def _too_long_together(model: Distilled) -> Findings:
+    stored = Predictions.of(model) if isinstance(model.training.duration, Steps) else None
+    if stored is not None and len(stored.name) > _LONGEST_JOINED:
+        yield (
+            "teacher_logits",
+            f"what is stored is called by its teacher {model.teacher.name[:40]!r}… and its text "
+            f"{stored.text.name[:40]!r}…, which have {len(stored.name)} characters with its sizes; use at most "
+            f"{_LONGEST_JOINED}",
+        )
+
+
+@rules.add("teacher_logits", "loss", "training", "hidden_states")
+def _not_stored(run: Any) -> Findings:
+    if run.teacher_logits is None:
+        return
+    if run.loss.temperature != 1:
+        yield (
+            "loss.temperature",
+            f"{run.loss.temperature:g} is for all logits of a teacher, of which the likeliest alone are stored; use 1, "
+            "or leave teacher_logits out",
+        )
+    if run.hidden_states is not None:
+        yield "hidden_states", "need the teacher, and its predictions alone are stored; leave teacher_logits out"
+    if not isinstance(run.training.duration, Steps):
+        yield (
+            "training.duration",
+            f"{type(run.training.duration).__name__}(…) doesn't say how many sequences the teacher predicts before its "
+            "text is there; use Steps(…), or leave teacher_logits out",
+        )
 
 
 # Only a distillation has this field, be it a model or a stage's section.

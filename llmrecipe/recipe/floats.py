@@ -24,6 +24,11 @@ class FP8(Scheme):
     rounding: Rounding = RoundToNearest()
     """How weights are rounded."""
 
+    @property
+    def scales_activations(self) -> bool:
+        """Whether they are static."""
+        return self.activations == "static"
+
 
 @define("fp8_block")
 class FP8Block(Scheme):
@@ -49,8 +54,9 @@ class Microscaled(Scheme):
 
     is_bfloat16: ClassVar[bool] = True
 
-    group_size: ClassVar[int]
-    """Weights that share a scale; must divide the input width of every quantized layer."""
+    group_size: ClassVar[int] = 32
+    """Weights that share a scale, 32 in the OCP Microscaling Formats; must divide the input width of every quantized
+    layer."""
 
     observer: Observer = "imatrix_mse"
     """What a scale is chosen by; where it is a power of two, there is little to choose."""
@@ -66,6 +72,11 @@ class NVFP4(Microscaled):
 
     group_size: ClassVar[int] = 16
 
+    @property
+    def scales_activations(self) -> bool:
+        """Whether a layer's activations have a factor from the text: they have."""
+        return True
+
 
 @define("nvfp4a16")
 class NVFP4A16(Microscaled):
@@ -79,14 +90,10 @@ class MXFP4(Microscaled):
     """4-bit floating-point weights and activations in groups of 32, whose scales are powers of two (OCP Microscaling
     Formats 1.0); those of activations at run time."""
 
-    group_size: ClassVar[int] = 32
-
 
 @define("mxfp4a16")
 class MXFP4A16(Microscaled):
     """4-bit floating-point weights as those of `MXFP4`; activations stay as they are."""
-
-    group_size: ClassVar[int] = 32
 
 
 @define("mxfp8")
@@ -94,11 +101,7 @@ class MXFP8(Microscaled):
     """8-bit floating-point weights and activations in groups of 32, whose scales are powers of two (OCP Microscaling
     Formats 1.0); those of activations at run time."""
 
-    group_size: ClassVar[int] = 32
-
 
 @define("mxfp8a16")
 class MXFP8A16(Microscaled):
     """8-bit floating-point weights as those of `MXFP8`; activations stay as they are."""
-
-    group_size: ClassVar[int] = 32

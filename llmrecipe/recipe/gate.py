@@ -25,7 +25,8 @@ NEEDED = f"gate.Recovery needs at least {LEAST_DOCUMENTS} held-out documents, of
 
 @define("recovery")
 class Recovery(Gate):
-    """How much of the quality of the recipe's first model is left: its perplexity over that of the candidate.
+    """How much of the quality of the recipe's first model is left: its perplexity over that of the candidate, or the
+    ratio of another number that is measured of each document.
 
     A candidate passes if the whole of the 95 % interval of its recovery, by held-out documents, is above the bound:
     the text might have been another. The first model itself has a recovery of 1.
@@ -35,7 +36,11 @@ class Recovery(Gate):
     """Bound on the lower end of the interval; 0.98 is 98 %. More than 1 asks for a better model than the first."""
 
     measure: str = attrs.field(default="perplexity", validator=not_empty)
-    """The name of the measure whose perplexities are compared, a `Perplexity` of the recipe."""
+    """The name of the measure that gives what is compared."""
+
+    number: str | None = attrs.field(default=None)
+    """The number's name in the measurement: a score of a measure of your own that is a `CustomScores`, or
+    `pseudo_perplexity`; None for the perplexity of a `Perplexity`."""
 
 
 @define("size")

@@ -216,6 +216,11 @@ class Scheme(Word):
         """Whether norms and weights take over factors from activations first, as by SmoothQuant and AWQ."""
         return bool(getattr(getattr(self, "rounding", None), "moves_difficulty", False))
 
+    @property
+    def scales_activations(self) -> bool:
+        """Whether activations are scaled by what they are on the calibration text, and not at run time."""
+        return False
+
     is_bfloat16: ClassVar[bool] = False
     """Whether a model that has it has to be bfloat16 in all that isn't rounded, because transformers expands its
     weights to that."""
@@ -224,6 +229,9 @@ class Scheme(Word):
 @kind
 class Rounding(Word):
     """How weights are rounded."""
+
+    learns: ClassVar[bool] = False
+    """Whether each block learns on the calibration text how its weights are rounded best."""
 
     moves_difficulty: ClassVar[bool] = False
     """Whether norms and weights take over factors from activations first."""

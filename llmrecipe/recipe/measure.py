@@ -2,8 +2,8 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Literal, Protocol
 
 import attrs
 
@@ -14,10 +14,13 @@ from llmrecipe.recipe.validators import between, not_empty
 RECOVERY = ("recovery_percent", "recovery_by", "recovery_low_percent", "recovery_high_percent", "recovery_documents")
 """What a comparison says of how much of a reference's quality a model has."""
 
+RECOVERIES = "recoveries"
+"""Where it says the same of numbers that are no perplexity, by their names."""
+
 OF_RUN = ("tokens_per_second", "peak_memory_mb", "bits_per_weight")
 """What `llmrecipe compare` adds."""
 
-TAKEN = ("model", "unigram", "corpora", "size_mb", *RECOVERY, *OF_RUN)
+TAKEN = ("model", "unigram", "corpora", "size_mb", RECOVERIES, *RECOVERY, *OF_RUN)
 """What a comparison says of a model besides its measures."""
 
 
@@ -26,6 +29,10 @@ LAYERS = "layers.jsonl"
 
 DOCUMENTS = "documents.jsonl"
 """What a measure of tokens leaves of each document."""
+
+SCORES = "scores.json"
+"""What a measure that scores documents leaves: by the name of a score, whether `higher` or `lower` is `better`, and
+that of each of the `documents` in turn."""
 
 
 def _free(owner: object, attribute: attrs.Attribute, value: str | None) -> None:
@@ -228,4 +235,28 @@ class CustomMeasure(Measure):
         """The numbers by name, `{"entropy": 2.1}`; all must be finite.
 
         With `reads_text = False` it is planned without held-out text, and the model has none to give.
+        """
+
+
+@kind
+class CustomScores(Measure):
+    """A measure of your own that scores documents, so that `gate.Recovery` can say how sure it is of their means.
+
+    Derive from it in a module next to the recipes, say in `better` what the scores are, and define `scores`.
+    """
+
+    files: ClassVar[tuple[str, ...]] = (SCORES,)
+
+    better: ClassVar[Mapping[str, Literal["higher", "lower"]]] = {}
+    """Which scores are better, by the name of each: `{"accuracy": "higher"}`."""
+
+    revision: int = attrs.field(default=1, validator=between(1, 10**9))
+    """Raise it when the code of `scores` gives other numbers: the code itself is not part of what is compared."""
+
+    @abstractmethod
+    def scores(self, model: MeasuredModel) -> Iterable[Mapping[str, float]]:
+        """The scores of each document in turn, `{"accuracy": 0.5}`: finite, and not less than 0.
+
+        Documents are whatever is scored by itself, also questions of a test. Those of every model must be the same, in
+        the same order, since models are compared document by document. The report shows the means.
         """

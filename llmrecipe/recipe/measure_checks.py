@@ -1,9 +1,10 @@
 """Rules about what a recipe measures: of which models, and on which text."""
 
 import re
+from collections.abc import Iterator
 
 from llmrecipe.recipe.kinds import Model
-from llmrecipe.recipe.measure import TAKEN, Measure, Perplexity, Samples
+from llmrecipe.recipe.measure import TAKEN, CustomScores, Measure, Perplexity, Samples
 from llmrecipe.recipe.model import Calibrated
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields, Findings, Rules
@@ -23,8 +24,10 @@ STAGES = (
     "mix",
     "train",
     "export",
+    "hessians",
     "quantize",
     "prune",
+    "predict",
     "distil",
     "report",
     "release",
@@ -84,11 +87,22 @@ def findings(recipe: Recipe, fields: Fields) -> Findings:
                 f"{type(measure).__name__} compares models layer by layer that are Quantized, and whose activations "
                 "are neither evened out nor rotated, and there is none; remove it, or add one",
             )
+        if isinstance(measure, CustomScores):
+            yield from ((path, reason) for reason in _unsaid(measure))
         for reason in dict.fromkeys(measure.misfit(model.objective) for model in taught):
             if reason is not None:
                 yield path, reason
         if measure.reads_text:
             yield from _text_findings(path, measure, models, fields)
+
+
+def _unsaid(measure: CustomScores) -> Iterator[str]:
+    """What a measure of the user's own doesn't say of its scores."""
+    if not measure.better:
+        yield f'{type(measure).__name__}.better names no score; say which are better, better = {{"accuracy": "higher"}}'
+    for score, better in measure.better.items():
+        if better not in ("higher", "lower"):
+            yield f"{type(measure).__name__}.better says {better!r} of {score!r}; say 'higher' or 'lower'"
 
 
 def _text_findings(path: str, measure: Measure, models: tuple[Model, ...], fields: Fields) -> Findings:

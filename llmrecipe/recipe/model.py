@@ -264,6 +264,15 @@ class Quantized(Calibrated):
     channel is much larger than the others; the weights take the rotations up (SpinQuant's R1 and R2 by Hadamard
     matrices; Liu et al. 2024). An output layer that shares the embedding's weights gets its own."""
 
+    propagate_error: bool = True
+    """Whether a layer is calibrated by what the rounded layers before it hand on, whose errors it can make up for.
+    False: by what the whole model computes, which a stage of its own gathers once for all schemes (`Hessians`)."""
+
+    @property
+    def network(self) -> Network:
+        """Its shape: its parent's, and with an output layer of its own if it is rotated."""
+        return self.model.network.untied if self.rotate else self.model.network
+
     @property
     def is_bfloat16(self) -> bool:
         """Whether a format of its weights asks for it."""

@@ -7,13 +7,15 @@ import attrs
 
 from llmrecipe.errors import Violation
 from llmrecipe.recipe.distilled import Distilled
+from llmrecipe.recipe.hessians import Hessians
 from llmrecipe.recipe.kinds import Model, Text, Tokenizer
 from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.measurement import Measurement
-from llmrecipe.recipe.model import Calibrated, PretrainedModel
+from llmrecipe.recipe.model import Calibrated, PretrainedModel, Quantized
+from llmrecipe.recipe.predictions import Predictions
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.schema import Word, as_written, parts
-from llmrecipe.recipe.texts import calibration_text, distillation_text, measured_text
+from llmrecipe.recipe.texts import calibration_text, distillation_text, gathered, measured_text
 from llmrecipe.recipe.tokenized import TokenizedText
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
 
@@ -22,7 +24,10 @@ T = TypeVar("T")
 SHARED = (Model, Text, Tokenizer)
 """Kinds of values that are made once, wherever they occur."""
 
-_NAMESPACES = (Recipe, *SHARED, TokenizedText, Measurement)
+_PLANNED = (TokenizedText, Hessians, Predictions, Measurement)
+"""Kinds of values whose names are made of those of others."""
+
+_NAMESPACES = (Recipe, *SHARED, *_PLANNED)
 
 _LONGEST = 60
 """Characters of a value that is shown."""
@@ -55,7 +60,7 @@ def named_values(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     """All that a recipe needs by name, each after what it is made from: `(path, value)`.
 
     These are models with their parents, texts, tokenizers with the text that they are trained on, texts in a
-    tokenizer's tokens, measurements, and the recipe itself. A value may come more than once.
+    tokenizer's tokens, stored predictions, measurements, and the recipe itself. A value may come more than once.
     """
     yield from _values(recipe, recipe.name, set())
 
@@ -94,7 +99,7 @@ def _clash(path: str, value: Any, other_path: str, other: Any) -> Violation:
 
 def _follows(one: Any, other: Any) -> bool:
     """Whether two values have one name only because what that is made from clashes, which is said there."""
-    if not isinstance(one, TokenizedText | Measurement) and getattr(one, "given_name", one.name) is not None:
+    if not isinstance(one, _PLANNED) and getattr(one, "given_name", one.name) is not None:
         return False
     return not any(True for _ in _differing(one, other, into_named=False))
 
@@ -113,8 +118,12 @@ def _values(word: Word, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     if isinstance(word, PretrainedModel):
         yield path, word.vocabulary
     if isinstance(word, Model):
-        for place, text in _texts(word, path):
+        for place, text in texts_of(word, path):
             yield from _tokenized(place, text, word)
+    if isinstance(word, Distilled | Quantized):
+        made = _if_told(lambda: Predictions.of(word) if isinstance(word, Distilled) else gathered(word))
+        if made is not None:
+            yield path, made
     if isinstance(word, Recipe):
         # Two measures of one name are refused as such.
         first = {measure.name: index for index, measure in reversed(list(enumerate(word.measures)))}
@@ -122,8 +131,8 @@ def _values(word: Word, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
             yield from _measurements(f"{path}.measures[{index}]", word.measures[index], word)
 
 
-def _texts(model: Model, path: str) -> Iterator[tuple[str, Text]]:
-    """The texts that making a model reads."""
+def texts_of(model: Model, path: str) -> Iterator[tuple[str, Text]]:
+    """The texts that making a model reads, with their paths; `path` is where the model is."""
     if isinstance(model, Calibrated | Distilled):
         text = _if_told(lambda: distillation_text(model) if isinstance(model, Distilled) else calibration_text(model))
         if text is not None:
@@ -132,8 +141,13 @@ def _texts(model: Model, path: str) -> Iterator[tuple[str, Text]]:
         yield from ((place, item) for place, item in parts(model, path) if isinstance(item, Text))
 
 
+def measured_text_of(recipe: Recipe, measure: Measure) -> Text | None:
+    """The text that a measure reads; None for one that reads none, or where a recipe leaves it open."""
+    return _if_told(lambda: measured_text(recipe, measure))
+
+
 def _measurements(path: str, measure: Measure, recipe: Recipe) -> Iterator[tuple[str, Any]]:
-    text = _if_told(lambda: measured_text(recipe, measure))
+    text = measured_text_of(recipe, measure)
     for model in filter(measure.is_of, recipe.models):
         if text is not None:
             yield from _tokenized(f"{path}.text", text, model)

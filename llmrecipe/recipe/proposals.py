@@ -25,7 +25,7 @@ def largest_group(size: int, width: int) -> int:
     return math.gcd(width, 1 << (size.bit_length() - 1))
 
 
-def choice(numbers: Sequence[int]) -> str:
+def choice(options: Sequence[int | str]) -> str:
     """`1, 2 or 4`."""
-    *first, last = map(str, numbers)
+    *first, last = map(str, options)
     return f"{', '.join(first)} or {last}" if first else last

@@ -8,7 +8,7 @@ from llmrecipe.recipe.schema import define
 
 @define("pruned")
 class Pruned(Calibrated):
-    """A model without the part of another one that matters least; its output layer and embeddings stay whole."""
+    """A model without the part of another one that matters least; its embeddings keep a row for every token."""
 
     method: Pruning
     """What is left out, and how that is chosen."""

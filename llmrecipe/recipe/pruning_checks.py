@@ -1,7 +1,6 @@
 """Rules about what is left out of a model."""
 
 import math
-from collections.abc import Mapping
 
 from llmrecipe.recipe.kinds import Model, Pruning
 from llmrecipe.recipe.model import Trained
@@ -9,8 +8,8 @@ from llmrecipe.recipe.model_checks import calibration, unrounded
 from llmrecipe.recipe.networks.decoder import Decoder
 from llmrecipe.recipe.networks.llama import Llama
 from llmrecipe.recipe.networks.network import Network
-from llmrecipe.recipe.proposals import choice, divisors
-from llmrecipe.recipe.prune import Layers, Pattern, Sparse, Width
+from llmrecipe.recipe.proposals import choice, divisors, multiples_near
+from llmrecipe.recipe.prune import Layers, Measured, Pattern, PerLayer, Sparse, Width
 from llmrecipe.recipe.pruned import Pruned
 from llmrecipe.recipe.rules import Findings, Rules
 
@@ -45,23 +44,35 @@ def _fit(pruned: Pruned) -> Findings:
 def pruning_findings(method: Pruning, network: Network) -> Findings:
     """What can't be left out of a network; paths begin with `method`."""
     if isinstance(method, Sparse):
-        yield from _zeros(method.sparsity, network.quantized_widths)
+        yield from _zeros(method, network)
     elif isinstance(method, Layers | Width):
         yield from _sizes(method, network)
 
 
-def _zeros(sparsity: float | Pattern, columns: Mapping[str, int]) -> Findings:
+def _zeros(method: Sparse, network: Network) -> Findings:
+    sparsity, columns = method.sparsity, network.quantized_widths
     if isinstance(sparsity, Pattern):
         undivided = [text for text, width in columns.items() if width % sparsity.of]
         if undivided:
             fitting = divisors(math.gcd(*columns.values()), up_to=max(sparsity.of, _USUAL))[1:]
             mend = f"use {choice(fitting)}" if fitting else f"use a share, sparsity={sparsity.share:g}"
             yield "method.sparsity.of", f"{sparsity.of} does not divide {' and '.join(undivided)}; {mend}"
-    else:
-        text, width = min(columns.items(), key=lambda each: each[1])
-        if sparsity * width < 1:
+        return
+    shares = {"method.sparsity" if isinstance(sparsity, float) else "method.sparsity.share": method.share}
+    if isinstance(sparsity, PerLayer):
+        # Of a layer that is left as it is, none are asked for.
+        shares = {f"method.sparsity.shares[{layer}]": share for layer, share in enumerate(sparsity.shares) if share}
+        if len(sparsity.shares) != network.num_layers:
+            yield (
+                "method.sparsity.shares",
+                f"has {len(sparsity.shares)}, and the model has {network.num_layers} layers; give one for each, 0 for "
+                "those that stay as they are",
+            )
+    text, width = min(columns.items(), key=lambda each: each[1])
+    for path, share in shares.items():
+        if share * width < 1:
             enough = math.ceil(1000 / width) / 1000
-            yield "method.sparsity", f"{sparsity:g} is less than one weight of a row of {text}; use at least {enough:g}"
+            yield path, f"{share:g} is less than one weight of a row of {text}; use at least {enough:g}"
 
 
 def _sizes(method: Layers | Width, network: Network) -> Findings:
@@ -77,37 +88,51 @@ def _sizes(method: Layers | Width, network: Network) -> Findings:
         {"num_layers": network.num_layers}
         if isinstance(method, Layers)
         else {
+            "hidden_size": network.hidden_size,
             "intermediate_size": network.feed_forward_size,
             "num_key_value_heads": network.num_key_value_heads,
         }
     )
     asked = {field: size for field in sizes if (size := getattr(method, field)) is not None}
     if not asked:
-        yield "method", f"{name} leaves everything; give it {' or '.join(sizes)}, fewer than the model has"
-    for field, size in asked.items():
-        if size >= sizes[field]:
-            yield (
-                f"method.{field}",
-                f"{size} is not less than the model's {field} = {sizes[field]}{_fewer(sizes[field])}",
-            )
-        elif field == "num_key_value_heads":
-            yield from _heads(size, network)
+        yield "method", f"{name} leaves everything; give it {choice([*sizes])}, fewer than the model has"
+    whole = {field: size for field, size in asked.items() if size >= sizes[field]}
+    for field, size in whole.items():
+        yield (
+            f"method.{field}",
+            f"{size} is not less than the model's {field} = {sizes[field]}{_fewer(field, sizes[field])}",
+        )
+    if isinstance(method, Width) and isinstance(network, Llama) and not whole:
+        yield from _heads(method, network)
 
 
-def _fewer(size: int) -> str:
-    return f"; use at most {size - 1}" if size > 1 else ", of which none can be left out"
+def _fewer(field: str, size: int) -> str:
+    fewest = 2 if field == "hidden_size" else 1
+    return f"; use at most {size - 1}" if size > fewest else ", of which none can be left out"
 
 
-def _heads(left: int, network: Decoder) -> Findings:
-    """Why so many key and value heads can't be left: transformers' Llama, whatever its head_dim, divides its width."""
-    queries, width = network.num_attention_heads // network.num_key_value_heads, network.hidden_size
-    if isinstance(network, Llama) and width % (queries * left):
-        fitting = [each for each in range(1, network.num_key_value_heads) if width % (queries * each) == 0]
+def _heads(method: Width, before: Llama) -> Findings:
+    """What isn't possible because transformers' Llama, whatever its head_dim, divides its width by its heads."""
+    groups = method.num_key_value_heads or before.num_key_value_heads
+    of_group = before.num_attention_heads // before.num_key_value_heads
+    heads, width = groups * of_group, method.hidden_size or before.hidden_size
+    # A network with more heads of keys than of queries is refused as such.
+    if heads == 0 or width % heads == 0:
+        return
+    if method.hidden_size is not None:
+        fitting = multiples_near(width, heads, up_to=before.hidden_size - 1)
+        mend = f"use {choice(fitting)}" if fitting[0] < before.hidden_size else "leave it out"
+        yield (
+            "method.hidden_size",
+            f"{width} is not a multiple of the {heads} query heads that are left, as transformers' Llama needs; {mend}",
+        )
+    elif method.num_key_value_heads is not None:
+        fitting = [each for each in range(1, before.num_key_value_heads) if width % (of_group * each) == 0]
         mend = f"use {choice(fitting)}" if fitting else "leave it out"
         yield (
             "method.num_key_value_heads",
-            f"{left} leave {queries * left} query heads, which don't divide hidden_size = {width}, as transformers' "
-            f"Llama needs; {mend}",
+            f"{groups} leave {heads} query heads, which don't divide hidden_size = {width}, as transformers' Llama "
+            f"needs; {mend}",
         )
 
 
@@ -116,23 +141,41 @@ def _sparser_before(pruned: Pruned) -> Findings:
     before, method = _pruned_before(pruned.model), pruned.method
     if before is None or not isinstance(method, Sparse) or not isinstance(before.method, Sparse):
         return
-    if _has_already(before.method.sparsity, method.sparsity):
+    if _has_already(before.method, method):
         yield (
             "method.sparsity",
             f"{method.share:g} of the weights are zero in {before.name} already, or more, and zeros count; use more "
             f"than {before.method.share:g}, or prune {before.model.name}",
         )
+    elif isinstance(method.sparsity, PerLayer):
+        yield from _sparser_layers(before, before.method, method.sparsity.shares)
 
 
-def _has_already(before: float | Pattern, asked: float | Pattern) -> bool:
+def _sparser_layers(before: Pruned, method: Sparse, shares: tuple[float, ...]) -> Findings:
+    """Layers of which as many weights are zero as are asked for, where that is known."""
+    had = method.sparsity
+    zeros = had.shares if isinstance(had, PerLayer) else (method.share,) * len(shares)
+    if isinstance(had, Measured) or len(zeros) != len(shares):
+        return
+    for layer, (share, zero) in enumerate(zip(shares, zeros, strict=True)):
+        if 0 < share <= zero:
+            yield (
+                f"method.sparsity.shares[{layer}]",
+                f"{share:g} is not more than the {zero:g} of this layer's weights that are zero in {before.name} "
+                "already, and zeros count; use more, or 0 to leave it as it is",
+            )
+
+
+def _has_already(before: Sparse, method: Sparse) -> bool:
     """Whether what is asked for needs no zeros but those that there are."""
+    had, asked = before.sparsity, method.sparsity
     if not isinstance(asked, Pattern):
-        return asked <= (before.share if isinstance(before, Pattern) else before)
+        return not isinstance(asked, PerLayer) and method.share <= before.share
     # Groups that consist of whole groups of the other.
     return (
-        isinstance(before, Pattern)
-        and asked.of % before.of == 0
-        and asked.of // before.of * (before.of - before.keep) >= asked.of - asked.keep
+        isinstance(had, Pattern)
+        and asked.of % had.of == 0
+        and asked.of // had.of * (had.of - had.keep) >= asked.of - asked.keep
     )
 
 

@@ -1,11 +1,19 @@
 """Rules about which model a recipe releases."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from llmrecipe.errors import suggestion
 from llmrecipe.recipe.gate import Recovery, Score, Speed
 from llmrecipe.recipe.kinds import Gate, Model
-from llmrecipe.recipe.measure import LayerErrors, Measure, Perplexity, PseudoPerplexity, Samples, TokenMeasure
+from llmrecipe.recipe.measure import (
+    CustomScores,
+    LayerErrors,
+    Measure,
+    Perplexity,
+    PseudoPerplexity,
+    Samples,
+    TokenMeasure,
+)
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields, Findings, Rules
 
@@ -58,18 +66,48 @@ def _of_gate(
     elif isinstance(gate, Speed) and not isinstance(measure, TokenMeasure):
         what = f"{gate.measure!r} is {type(measure).__name__}, whose tokens aren't counted"
         yield "measure", f"{what}; {_instead(TokenMeasure, measures)}"
-    elif isinstance(gate, Recovery) and not isinstance(measure, Perplexity):
-        what = f"{gate.measure!r} is {type(measure).__name__}, and a recovery is a ratio of perplexities"
-        yield "measure", f"{what}; {_instead(Perplexity, measures)}"
     elif isinstance(gate, Recovery):
-        yield from _incomparable(recipe.models[0], candidates, fields)
+        reasons = list(_no_recovery(gate, measure, measures))
+        yield from reasons or _not_taken(measure, (recipe.models[0], *candidates), fields)
+        if isinstance(measure, TokenMeasure):
+            yield from _incomparable(recipe.models[0], candidates, fields)
     elif isinstance(gate, Score):
+        yield from _not_taken(measure, candidates, fields)
         yield from _unknown_number(gate, measure, candidates, fields)
 
 
 def _instead(cls: type[Measure], measures: Mapping[str, Measure]) -> str:
     named = [name for name, measure in measures.items() if isinstance(measure, cls)]
     return f"use {' or '.join(map(repr, named))}" if named else "add Perplexity() to measures"
+
+
+def _no_recovery(gate: Recovery, measure: Measure, measures: Mapping[str, Measure]) -> Findings:
+    """Why there is no recovery with an interval of what a gate asks for."""
+    match measure:
+        case Perplexity() if gate.number is not None:
+            reason = "and of Perplexity it is the perplexities that a recovery compares; leave number out"
+            yield "number", f"is {gate.number!r}, {reason}, or use gate.Score"
+        case Perplexity():
+            return
+        case PseudoPerplexity() | CustomScores():
+            known = ["pseudo_perplexity"] if isinstance(measure, PseudoPerplexity) else list(measure.better)
+            if gate.number is None:
+                says = " or ".join(f"number={name!r}" for name in known)
+                yield "number", f"is missing, and {gate.measure!r} is {type(measure).__name__}; add {says}"
+            elif gate.number not in known:
+                what = f"{gate.number!r} is no number that {type(measure).__name__} gives of each document"
+                yield "number", f"{what}{suggestion(gate.number, known)}"
+        case _:
+            what = f"{gate.measure!r} is {type(measure).__name__}, which measures no documents one by one"
+            unsure = "so nothing says how sure a recovery would be"
+            yield "measure", f"{what}, {unsure}; use gate.Score for a number of it, or {_instead(Perplexity, measures)}"
+
+
+def _not_taken(measure: Measure, models: Sequence[Model], fields: Fields) -> Findings:
+    for model in models:
+        if fields.is_right(model) and not measure.is_of(model):
+            yield "measure", f"{measure.name!r} isn't taken of {model.name}, which the gate looks at; use another"
+            return
 
 
 def _incomparable(reference: Model, candidates: tuple[Model, ...], fields: Fields) -> Findings:
@@ -94,14 +132,8 @@ def _incomparable(reference: Model, candidates: tuple[Model, ...], fields: Field
 
 def _unknown_number(gate: Score, measure: Measure, candidates: tuple[Model, ...], fields: Fields) -> Findings:
     for candidate in candidates:
-        if not fields.is_right(candidate):
+        if not fields.is_right(candidate) or not measure.is_of(candidate):
             continue
-        if not measure.is_of(candidate):
-            yield (
-                "measure",
-                f"{gate.measure!r} isn't taken of {candidate.name}; use another, or leave the model out of candidates",
-            )
-            return
         numbers = _numbers(measure, candidate) if fields.has(candidate, "objective") else None
         if numbers is not None and gate.number not in numbers:
             yield (
@@ -121,6 +153,8 @@ def _numbers(measure: Measure, model: Model) -> tuple[str, ...] | None:
             return ("masked_perplexity", "masked_accuracy_percent")
         case Perplexity():
             return ("perplexity", "bits_per_byte")
+        case CustomScores():
+            return tuple(measure.better)
         case LayerErrors():
             return ("layer_error_percent", "worst_layer_error_percent")
         case Samples():

@@ -45,3 +45,18 @@ class AWQ(Rounding):
 @define("round_to_nearest")
 class RoundToNearest(Rounding):
     """Round every weight by itself; fast, and less exact below 8 bits."""
+
+
+@define("auto_round")
+class AutoRound(Rounding):
+    """Learn of every weight whether it is rounded up or down, and of every group how far it is clipped.
+
+    What is made small is the error of what a block puts out, by steps of the sign of its gradient (Cheng et al. 2024,
+    "Optimize Weight Rounding via Signed Gradient Descent"). Scales are found meanwhile, so a scheme's `observer` has no
+    say.
+    """
+
+    learns: ClassVar[bool] = True
+
+    iterations: int = attrs.field(default=200, validator=between(1, 100_000))
+    """Steps for each block, each with 8 sequences of the calibration text forward and backward."""

@@ -7,7 +7,7 @@ import attrs
 from llmrecipe.recipe.floats import FP8, MXFP4, MXFP4A16, MXFP8, MXFP8A16, NVFP4, NVFP4A16, FP8Block
 from llmrecipe.recipe.integers import W2A16, W3A16, W4A16, W4AFP8, W5A16, W6A16, W7A16, W8A8, W8A16
 from llmrecipe.recipe.kinds import Scheme
-from llmrecipe.recipe.rounding import AWQ, GPTQ, RoundToNearest
+from llmrecipe.recipe.rounding import AWQ, GPTQ, AutoRound, RoundToNearest
 from llmrecipe.recipe.schema import Word, define
 from llmrecipe.recipe.validators import not_empty
 
@@ -30,6 +30,7 @@ __all__ = [
     "W7A16",
     "W8A8",
     "W8A16",
+    "AutoRound",
     "FP8Block",
     "Override",
     "RoundToNearest",

@@ -10,7 +10,7 @@ from llmrecipe.recipe.kinds import Rounding, Scheme
 from llmrecipe.recipe.model import Quantized
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.proposals import largest_group
-from llmrecipe.recipe.rounding import AWQ, RoundToNearest
+from llmrecipe.recipe.rounding import AWQ, GPTQ, AutoRound, RoundToNearest
 from llmrecipe.recipe.rules import Findings, Rules
 from llmrecipe.recipe.scheme import Override
 
@@ -42,6 +42,43 @@ def _scheme(model: Quantized) -> Findings:
 def _zeros(model: Quantized) -> Findings:
     if model.rotate and model.model.is_sparse:
         yield "rotate", f"True, and {model.model.name} has zeros, which rotations mix with the rest; leave it out"
+
+
+@rules.add("scheme", "overrides", "kv_cache", "rotate", "propagate_error", of=Quantized)
+def _hessians(model: Quantized) -> Findings:
+    """What a text is for besides the Hessians that are gathered of a model as it is."""
+    schemes = [each for each in (model.scheme, *(other.scheme for other in model.overrides)) if each is not None]
+    if model.propagate_error or not schemes:
+        return
+    changing = [
+        *(["rotate"] if model.rotate else []),
+        *(["kv_cache"] if model.kv_cache else []),
+        *(type(each).__name__ for each in schemes if each.moves_difficulty or each.scales_activations),
+        *(type(rounding_of(each)).__name__ for each in schemes if rounding_of(each).learns),
+    ]
+    if changing:
+        more, verb = " and ".join(dict.fromkeys(changing)), "need" if len(set(changing)) > 1 else "needs"
+        yield "propagate_error", f"False, and {more} {verb} more of the text than its Hessians; leave it out"
+    elif not any(_reads_hessians(each) for each in schemes):
+        yield (
+            "propagate_error",
+            "False, and weights are rounded without a text, so no error is propagated; leave it out",
+        )
+
+
+@rules.add("model", "scheme", "kv_cache", of=Quantized)
+def _learned(model: Quantized) -> Findings:
+    """What AutoRound learns to round changes what else there is."""
+    if model.scheme is None or not rounding_of(model.scheme).learns:
+        return
+    if model.kv_cache:
+        yield "kv_cache", f"{model.kv_cache!r} is given, which AutoRound doesn't calibrate; use GPTQ(), or leave it out"
+    if model.model.is_sparse:
+        yield "scheme.rounding", f"AutoRound may round a zero up, and {model.model.name} is sparse; use GPTQ()"
+
+
+def _reads_hessians(scheme: Scheme) -> bool:
+    return isinstance(rounding_of(scheme), GPTQ) or getattr(scheme, "observer", None) == "imatrix_mse"
 
 
 def scheme_findings(asked: _Asked, network: Network) -> Findings:
@@ -107,7 +144,7 @@ def _goes_along(path: str, scheme: Scheme, rest: Scheme) -> Findings:
             "give it smoothing_strength=None",
         )
         return
-    own, others = _rounding(scheme), _rounding(rest)
+    own, others = rounding_of(scheme), rounding_of(rest)
     if own == others:
         return
     if not hasattr(scheme, "rounding"):
@@ -119,7 +156,8 @@ def _goes_along(path: str, scheme: Scheme, rest: Scheme) -> Findings:
     yield path, f"{name} is rounded by {own}, and the rest by {others}; {mend}"
 
 
-def _rounding(scheme: Scheme) -> Rounding:
+def rounding_of(scheme: Scheme) -> Rounding:
+    """How its weights are rounded; to nearest if it doesn't say."""
     how: Rounding = getattr(scheme, "rounding", RoundToNearest())
     return how
 
@@ -134,6 +172,7 @@ def _fit(path: str, scheme: Scheme, network: Network, widths: set[int] | None) -
     if isinstance(scheme, FP8Block) and scheme.observer == "imatrix_mse":
         yield f"{path}.observer", "'imatrix_mse' weighs rows, and FP8Block's scales are of blocks of them; use 'mse'"
     yield from _smoothing(path, scheme, network)
+    yield from _learning(path, scheme, network)
     found = _group(scheme)
     if found is None:
         return
@@ -148,7 +187,7 @@ def _fit(path: str, scheme: Scheme, network: Network, widths: set[int] | None) -
 
 def _smoothing(path: str, scheme: Scheme, network: Network) -> Findings:
     name, is_smoothed = type(scheme).__name__, isinstance(scheme, W8A8) and scheme.smoothing_strength is not None
-    is_awq = isinstance(_rounding(scheme), AWQ)
+    is_awq = isinstance(rounding_of(scheme), AWQ)
     if is_smoothed and network.unfit_for_smoothing:
         yield (
             f"{path}.smoothing_strength",
@@ -160,6 +199,21 @@ def _smoothing(path: str, scheme: Scheme, network: Network) -> Findings:
         yield (
             f"{path}.rounding",
             f"AWQ makes the outputs of the norm before a layer smaller, and {network.unfit_for_smoothing}; use GPTQ()",
+        )
+
+
+def _learning(path: str, scheme: Scheme, network: Network) -> Findings:
+    if not isinstance(rounding_of(scheme), AutoRound):
+        return
+    if network.reads_both_sides:
+        yield f"{path}.rounding", f"AutoRound is for decoders, and {type(network).__name__} is none; use GPTQ()"
+    elif not isinstance(scheme, WeightsOnly | W4AFP8):
+        name = type(scheme).__name__
+        yield f"{path}.rounding", f"AutoRound rounds weights to integers alone, and {name} has others; use GPTQ()"
+    elif isinstance(scheme, WeightsOnly) and not scheme.symmetric:
+        yield (
+            f"{path}.symmetric",
+            "False, and llmcompressor loses the zero points that AutoRound finds; use True, or rounding=GPTQ()",
         )
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from llmrecipe.recipe.distilled import Distilled
+from llmrecipe.recipe.hessians import Hessians
 from llmrecipe.recipe.kinds import Model, Text
 from llmrecipe.recipe.measure import Measure
-from llmrecipe.recipe.model import Calibrated
+from llmrecipe.recipe.model import Calibrated, Quantized
 from llmrecipe.recipe.recipe import Recipe
 
 
@@ -27,6 +28,18 @@ def calibration_text(made: Calibrated) -> Text | None:
     if text is None:
         raise ValueError(f"{made.name} has no text, and {made.model.name} was not trained here")
     return text
+
+
+def gathered(made: Quantized) -> Hessians | None:
+    """What a stage gathers of its text for it; None if it reads the text itself.
+
+    Raises:
+        ValueError: it has no text, which the checks refuse.
+    """
+    text = None if made.propagate_error else calibration_text(made)
+    if text is None:
+        return None
+    return Hessians(model=made.model, text=text, calibration_samples=made.calibration_samples, seed=made.seed)
 
 
 def distillation_text(distilled: Distilled) -> Text:

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from llmrecipe.recipe.schema import FieldError
+from llmrecipe.recipe.schema import FieldError, Word
 
 Validator = Callable[[Any, attrs.Attribute, Any], Any]
 
@@ -26,6 +26,11 @@ def in_float32(value: float) -> float:
 def _refuse_vanishing(owner: object, name: str, value: float) -> None:
     if 0 < value < FLOAT32_MIN:
         raise FieldError(owner, name, f"must be 0 or at least {FLOAT32_MIN:g}, the least in float32, got {value!r}")
+
+
+def as_in(cls: type[Word], name: str) -> Any:
+    """A field that obeys the rules of the field `name` of another class, and has no default."""
+    return attrs.field(validator=getattr(attrs.fields(cls), name).validator)
 
 
 def at_least(minimum: float) -> Validator:

@@ -1,14 +1,15 @@
 """What comes after a stage: whether this machine can finish anything that the stage begins."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import attrs
 import yaml
 
-from llmrecipe import codec, layout, memory, wiring
+from llmrecipe import cards, codec, layout, memory, wiring
+from llmrecipe.cards import DocumentsCard
 from llmrecipe.dvccache import LOCK_FILE
 from llmrecipe.errors import LoadError, RecipeError, StageError
 from llmrecipe.extensions import load_extension
@@ -166,6 +167,16 @@ def _beyond_the_end(name: str, stages: Mapping[str, _Stage]) -> dict[str, str]:
     }
 
 
+def too_few_documents(entries: Mapping[str, Any]) -> dict[str, str]:
+    """By release, why it can't say how sure a recovery is, as far as its documents are counted.
+
+    Args:
+        entries: the sections of stages, with their wiring, by stage; planned in this folder, or to be.
+    """
+    stages = {each: _linked(entry, entries) for each, entry in entries.items()}
+    return {each: reason for each in stages if (reason := _too_few_documents(each, stages))}
+
+
 def _too_few_documents(name: str, stages: Mapping[str, _Stage]) -> str | None:
     """Why a release can't say how sure a recovery is; None for any other stage, or where documents aren't counted yet.
 
@@ -178,39 +189,47 @@ def _too_few_documents(name: str, stages: Mapping[str, _Stage]) -> str | None:
     for candidate in section.candidates:
         for gate in asked:
             measured = f"{candidate}-{gate.measure}"
-            counts = _documents(stages[measured]) if measured in stages and candidate != section.reference else None
-            if counts is None or (sum(counts) >= LEAST_DOCUMENTS and min(counts) >= LEAST_OF_CORPUS):
+            counts = _documents(stages[measured], stages) if measured in stages else None
+            if counts is None or candidate == section.reference:
                 continue
-            if _are_current(stages[measured], stages):
-                read = " + ".join(map(str, counts))
-                return f"{NEEDED}, and {measured} reads {read}; raise its max_tokens, or hold out more text"
+            if sum(counts) < LEAST_DOCUMENTS or min(counts) < LEAST_OF_CORPUS:
+                has = " + ".join(map(str, counts))
+                return f"{NEEDED}, and {measured} has {has} to read; raise its max_tokens, or hold out more text"
     return None
 
 
-def _documents(measure: _Stage) -> list[int] | None:
+def _documents(measure: _Stage, stages: Mapping[str, _Stage]) -> list[int] | None:
     """How many documents, at most, a measure reads of each corpus; None if that isn't known yet."""
     section = measure.section()
     if not isinstance(section, MeasureSection) or not isinstance(section.measure, TokenMeasure):
         return None
-    from llmrecipe.engines.tokens.inputs import Tokens
-
+    text = {role: maker for role, maker in measure.makers.items() if role.startswith(("tokens", "mixture"))}
+    prepared = [stages[maker] for role, maker in text.items() if role != "mixture"]
     try:
-        heldout = Tokens.of({role: Path(path) for role, path in measure.inputs.items()}).open("heldout")
-        shares = heldout.divide(section.measure.max_tokens)
-        return [files.documents_within(share) for files, share in zip(heldout.corpora, shares, strict=True)]
-    except (KeyError, StageError):
-        # The measure says what is wrong with its tokens.
-        return None
+        if _are_current(text.values(), stages):
+            from llmrecipe.engines.tokens.inputs import Tokens
+
+            heldout = Tokens.of({role: Path(path) for role, path in measure.inputs.items()}).open("heldout")
+            shares = heldout.divide(section.measure.max_tokens)
+            return [files.documents_within(share) for files, share in zip(heldout.corpora, shares, strict=True)]
+        if _are_current([stage.makers["documents"] for stage in prepared], stages):
+            # Known before its tokens are.
+            folders = [Path(stage.inputs["documents"]) for stage in prepared]
+            return [cards.read(folder, DocumentsCard).documents["heldout"] for folder in folders]
+    except (KeyError, RecipeError, StageError):
+        # The measure says what is wrong with its text.
+        pass
+    return None
 
 
-def _are_current(reader: _Stage, stages: Mapping[str, _Stage]) -> bool:
-    """Whether DVC has made all that a stage reads of its text as it is planned now, and not as it was before."""
+def _are_current(makers: Iterable[str], stages: Mapping[str, _Stage]) -> bool:
+    """Whether DVC has run stages, and what they are made from, as they are planned now, and not as they were before."""
     locked = yaml.load(LOCK_FILE.read_bytes(), Loader=yaml.CSafeLoader) if LOCK_FILE.is_file() else None
     known: dict[str, Any] = {}
     for stage in ((locked or {}).get("stages") or {}).values():
         for file in (stage.get("params") or {}).values():
             known |= file
-    left = [maker for role, maker in reader.makers.items() if role.startswith(("tokens", "mixture"))]
+    left = list(makers)
     while left:
         maker = left.pop()
         if known.get(maker) != stages[maker].entry:

@@ -34,6 +34,7 @@ def run(context: StageContext[DistilSection]) -> None:
     tokens, student, teacher = Tokens.of(context.inputs), None, context.inputs["teacher"]
     if context.section.network is None:
         student = context.inputs["student"]
+    predictions = None if context.section.teacher_logits is None else context.inputs["predictions"]
     tokens.say_what_is_lost("train", "heldout")
     return_freed_memory()
     finished = distil(
@@ -42,6 +43,7 @@ def run(context: StageContext[DistilSection]) -> None:
         tokens=tokens,
         student=student,
         teacher=teacher,
+        predictions=predictions,
         machine=context.machine,
         scratch=context.scratch,
         # A dot is in no stage's name, so no other stage's folder is called so.

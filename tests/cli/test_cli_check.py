@@ -36,6 +36,16 @@ def test_a_recipe_that_can_work_is_summed_up_in_a_line(capsys):
     assert err == ""
 
 
+def test_the_size_of_hessians_is_told_before_they_are_gathered(capsys, project):
+    recipe = project / "recipes/quickstart.py"
+    recipe.write_text(
+        recipe.read_text().replace("scheme.W4A16(group_size=64)", "scheme.W4A16(group_size=64), propagate_error=False")
+    )
+    assert main(["check", "quickstart"]) == 0
+    # Of four layers, three inputs that are 128 wide and one of 384: 4 · 4 · (3 · 128² + 384²) bytes.
+    assert "small-code-python-stdlib-128: 3 MB of Hessians on disk" in capsys.readouterr().out
+
+
 def test_the_large_recipe_lacks_nothing_but_its_files(capsys, project):
     assert main(["check", "llama_7b"]) == 1
     path, reason = "llama-7b.models[0].text.source.paths[0]", "no file matches 'data/web/*.parquet'; there is no folder"

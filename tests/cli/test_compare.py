@@ -83,6 +83,23 @@ def test_every_number_is_in_the_table_with_what_is_known_of_the_run(project, cap
     assert text.endswith("speed and memory: reading held-out text on 2 cores of abacus\n")
 
 
+def test_recoveries_of_other_numbers_have_columns_of_their_own(project, capsys):
+    kept = {"recovery_percent": 80.0, "recovery_low_percent": 72.0, "recovery_high_percent": 88.0}
+    small = METRICS["base-fp8"] | {"accuracy": 0.6, "recoveries": {"accuracy": kept | {"recovery_documents": 100}}}
+    small["second"] = {"accuracy": 0.3, "recoveries": {"accuracy": {"recovery_percent": 60.0}}}
+    artifacts.write_json(Path("artifacts/one/report/metrics.json"), METRICS | {"base-fp8": small})
+    assert main(["compare", "one"]) == 0
+    head, _, row = capsys.readouterr().out.splitlines()[:3]
+    for title in ("accuracy recovery", "second: accuracy recovery"):
+        assert f" {title} " in f"{head} "
+    assert "80.0 % (72.0–88.0)" in row
+    assert row.split("(94.0–96.4)")[0].endswith("95.2 % ")
+    assert " 60.0 %" in row
+    assert main(["compare", "one", "--csv"]) == 0
+    *_, line = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert float(line["recoveries.accuracy.recovery_low_percent"]) == 72.0
+
+
 def test_models_of_several_recipes_are_told_apart(project, capsys):
     assert main(["compare", "one", "two"]) == 0
     rows = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
@@ -97,6 +114,13 @@ def test_as_csv_numbers_are_whole(project, capsys):
     assert float(base["corpora.web.perplexity"]) == 19.0
     assert json.loads(small["recovery_low_percent"]) == 94.0
     assert small["tokens_per_second"] == small["processor"] == ""
+
+
+def test_a_recipe_as_it_was_is_left_to_the_report(project, capsys):
+    assert main(["compare", "one@HEAD", "two"]) == 1
+    assert "one@HEAD: `compare` shows the models that are in this folder now; `llmrecipe report one@HEAD`" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_result_that_is_missing_is_named_with_what_makes_it(project, capsys):

@@ -57,7 +57,7 @@ def cached(data: bytes, suffix: str = "") -> str:
     return md5
 
 
-def plan_and_run(numbers: dict[str, dict[str, Any]], *names: str) -> None:
+def plan_and_run(numbers: dict[str, dict[str, Any]], *names: str, released: str = "") -> None:
     """Plan the recipes, and leave what DVC would after stages that measured these numbers."""
     assert main(["plan", *names]) == 0
     locked = {}
@@ -78,6 +78,11 @@ def plan_and_run(numbers: dict[str, dict[str, Any]], *names: str) -> None:
             locked[name]["outs"].append({"path": path, "md5": md5})
             write_metrics(locked[name], folder, {"loss": 2.5, "validation_loss": 2.75})
             times.write(name, folder, {"seconds": numbers[owner]["seconds"], "tokens_per_second": 1000.0}, {})
+        elif kind == "release" and released:
+            verdicts = [{"gate": "at most 9 MB", "found": "6.71 MB", "passes": True}]
+            write_metrics(locked[name], folder, {"released": released, "candidates": {released: verdicts}})
+        elif kind == "release":
+            del locked[name]
         elif kind == "report":
             write_metrics(locked[name], folder, {m: {"perplexity": n["perplexity"]} for m, n in numbers.items()})
     Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": locked}))
@@ -138,6 +143,20 @@ def test_states_of_a_recipe_are_compared_and_no_file_is_touched(capsys):
         assert [row[1] for row in came] == ["perplexity", "30.00", "25.00"]
         assert [row[-2] for row in came[1:]] == ["12 s", "15 s"]
     assert (git("status", "--porcelain"), Path("dvc.lock").read_bytes()) == before
+
+
+def test_what_was_released_is_said_of_each_state(capsys):
+    write_recipe("one", "small")
+    recipe = Path("recipes/one.py")
+    release = "release=Release(candidates=(base,), gates=(gate.Size(at_most_mb=9.0),))"
+    recipe.write_text(recipe.read_text().replace("models=(base,)", f"models=(base,), {release}"))
+    plan_and_run({"small": {"perplexity": 30.0, "seconds": 12}}, "one", released="small")
+    git("add", "--all")
+    git("commit", "--quiet", "-m", "first")
+    plan_and_run({"small": {"perplexity": 30.0, "seconds": 12}}, "one")
+    *_, released, missing = shown(capsys, "one@HEAD", "one")
+    assert released == [["one@HEAD: released small"], ["at most 9 MB: 6.71 MB"]]
+    assert missing == [["one: none of its models was released"]]
 
 
 def test_an_experiment_is_found_by_the_name_that_dvc_gave_it(capsys):

@@ -139,6 +139,23 @@ def test_what_is_kept_of_each_corpus_is_shown_with_its_interval(project, capsys)
         ["base", "(perplexity)", "21.00", "9.00"],
         ["base-w4a16", "95.5", "%", "98.9", "%", "(95.0–99.0)"],
     ]
+    assert not any(line[1:4] == ["recovery", "by", "corpus"] for line in lines)
+
+
+def test_so_is_what_another_perplexity_says_of_the_corpora_of_its_own_text(project, capsys):
+    metrics = json.loads(json.dumps(METRICS))
+    kept = {"recovery_percent": 90.0, "recovery_low_percent": 88.0, "recovery_high_percent": 92.0}
+    for name, perplexity in (("base", 9.0), ("base-w4a16", 10.0)):
+        corpora = {"talks": {"perplexity": perplexity, **(kept if perplexity == 10 else {})}}
+        metrics[name]["domains"] = {"perplexity": perplexity, "corpora": corpora}
+    write(project / "artifacts/mine/report/metrics.json", metrics)
+    lines = [line.split() for line in shown(capsys).splitlines()]
+    start = lines.index(["domains:", "recovery", "by", "corpus", "talks"])
+    assert lines[start + 1 : start + 3] == [
+        ["base", "(perplexity)", "9.00"],
+        ["base-w4a16", "90.0", "%", "(88.0–92.0)"],
+    ]
+    assert ["recovery", "by", "corpus"] not in [line[:3] for line in lines]
 
 
 def test_the_model_that_is_released_is_shown_with_what_it_passed(project, capsys):

@@ -16,7 +16,8 @@ from typing import ClassVar
 
 import attrs
 
-from llmrecipe.extend import CustomCleaner, CustomMeasure, Derived, Draft, Products, Section, define, plans
+from llmrecipe.extend import CustomCleaner, CustomMeasure, CustomScores, Derived, Draft, Products, Section
+from llmrecipe.extend import define, plans
 
 
 @define("shout")
@@ -36,6 +37,21 @@ class LargestWeight(CustomMeasure):
     def measure(self, model):
         largest = max(weight.abs().max().item() for weight in model.transformers_model.parameters())
         return {"largest_weight": largest, "capitals": sum(text.isupper() for text in model.texts(limit=3))}
+
+
+@define("losses")
+class Losses(CustomScores):
+    """The loss of each sequence."""
+
+    better: ClassVar = {"loss": "lower"}
+
+    def scores(self, model):
+        import torch
+
+        for sequence in model.sequences(40):
+            tokens = torch.from_numpy(sequence)[None]
+            with torch.no_grad():
+                yield {"loss": model.transformers_model(input_ids=tokens, labels=tokens).loss}
 
 
 @define("scaled")
@@ -92,19 +108,22 @@ def run(context):
 """
 
 LARGER = '''
-from own import LargestWeight, Scaled, Shout
+from own import LargestWeight, Losses, Scaled, Shout
 from tiny_recipe import BASE
 
-from llmrecipe import Fraction, Quantized, Recipe, evolve, measure, scheme
+from llmrecipe import Fraction, Quantized, Recipe, Release, evolve, gate, measure, scheme
 
 
 def larger() -> Recipe:
     """A chain with an operator of one's own in the middle."""
     base = evolve(BASE, text__name="loud", text__clean=(Shout(),), text__heldout=Fraction(0.2), name="loud")
     scaled = Scaled(model=base)
+    small = Quantized(model=scaled, scheme=scheme.W8A16(), calibration_samples=4)
+    kept = gate.Recovery(measure="losses", number="loss", at_least=1.01)
     return Recipe(
-        models=(base, scaled, Quantized(model=scaled, scheme=scheme.W8A16(), calibration_samples=4)),
-        measures=(measure.Perplexity(max_tokens=64), LargestWeight()),
+        models=(base, scaled, small),
+        measures=(measure.Perplexity(max_tokens=64), LargestWeight(), Losses()),
+        release=Release(candidates=(small, base), gates=(kept,)),
     )
 '''
 
@@ -122,9 +141,9 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_words_of_a_module_next_to_the_recipes_are_planned_run_measured_and_compared(project):
-    run(project, "llmrecipe", "plan", "larger", "--only")
-    assert "loud-scaled-scale" in repro(project, "repro", "larger-report")
+def test_words_of_a_module_next_to_the_recipes_are_planned_run_measured_compared_and_released(project):
+    said = run(project, "llmrecipe", "run", "larger")
+    assert "Running stage 'loud-scaled-scale':" in said
 
     measured = {
         name: json.loads((project / f"artifacts/{name}/largest_weight/metrics.json").read_text())
@@ -136,6 +155,21 @@ def test_words_of_a_module_next_to_the_recipes_are_planned_run_measured_and_comp
     assert {"loud", "loud-scaled", "loud-scaled-w8a16"} <= report.keys()
     assert report["loud-scaled"]["largest_weight"] == measured["loud-scaled"]["largest_weight"]
 
+    # After so few steps larger weights are only surer of what has been learned.
+    kept = report["loud-scaled-w8a16"]["recoveries"]["loss"]
+    assert kept["recovery_documents"] == 40
+    assert 101 < kept["recovery_low_percent"] < kept["recovery_percent"]
+    losses = {name: json.loads((project / f"artifacts/{name}/losses/scores.json").read_text()) for name in report}
+    means = {name: sum(each["loss"]["documents"]) / 40 for name, each in losses.items()}
+    assert kept["recovery_percent"] == pytest.approx(100 * means["loud"] / means["loud-scaled-w8a16"])
+    name = "loud-scaled-w8a16"
+    assert (
+        f"\nreleased: {name}, artifacts/larger/release/model\n  recovery of loss by losses of at least 101 %:" in said
+    )
+    folders = (project / "artifacts" / each / "model" for each in ("larger/release", f"{name}/quantize"))
+    released, made = ((folder / "model.safetensors").read_bytes() for folder in folders)
+    assert released == made
+
     # Its code is no part of its identity; its revision is.
     own = project / "recipes" / "own.py"
     own.write_text(own.read_text().replace("revision: int = 1", "revision: int = 2"))
@@ -145,7 +179,7 @@ def test_words_of_a_module_next_to_the_recipes_are_planned_run_measured_and_comp
 
 def test_a_word_of_a_recipe_s_own_file_is_refused_with_the_way_out(project, capsys):
     (project / "recipes" / "alone.py").write_text(
-        f"{OWN}\n{LARGER.replace('from own import LargestWeight, Scaled, Shout', '')}"
+        f"{OWN}\n{LARGER.replace('from own import LargestWeight, Losses, Scaled, Shout', '')}"
     )
     assert main(["plan", "recipes/alone.py:larger", "--only"]) == 1
     assert "move it to a module next to it" in capsys.readouterr().err

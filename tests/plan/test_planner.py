@@ -1,5 +1,7 @@
 """What stages recipes become, and which can't be planned together."""
 
+from typing import ClassVar
+
 import attrs
 import pytest
 from tiny_recipe import BASE, BOOKS, RECIPE, SMALLER
@@ -19,6 +21,7 @@ from llmrecipe import (
     Trained,
     augment,
     clean,
+    distil,
     evolve,
     gate,
     measure,
@@ -27,6 +30,7 @@ from llmrecipe import (
     source,
 )
 from llmrecipe.errors import PlanError
+from llmrecipe.extend import CustomScores
 from llmrecipe.plan.draft import Draft
 from llmrecipe.plan.pipeline import Pipeline
 from llmrecipe.plan.planner import plan
@@ -50,13 +54,15 @@ def read_from(*sources: Source, **changes) -> dict[str, str]:
 
 
 def test_every_kind_of_stage_is_planned_with_its_own_class_of_section():
-    # Four kinds are planned only where there is something to do.
+    # Five kinds are planned only where there is something to do.
     mixed = evolve(MIXED, text__parts=(Part(corpus=evolve(WEB, augment=(augment.ShuffleSpans(),))), Part(corpus=BOOKS)))
     theirs = PretrainedModel(name="theirs", path="models/theirs")
     release = Release(candidates=(mixed,), gates=(gate.Size(at_most_mb=1.0),))
-    rounded = Quantized(model=mixed, scheme=scheme.FP8())
+    rounded = Quantized(model=mixed, scheme=scheme.W8A16(), propagate_error=False)
     sparse = Pruned(model=mixed, method=prune.Wanda(sparsity=0.5))
-    taught = Distilled(name="taught", student=rounded, teacher=mixed, training=mixed.training)
+    taught = Distilled(
+        name="taught", student=rounded, teacher=mixed, training=mixed.training, teacher_logits=distil.Stored(top_k=8)
+    )
     models = (mixed, rounded, sparse, theirs, taught)
     stages = plan([evolve(RECIPE, models=models, release=release)]).stages
     assert {stage.kind: type(stage.section) for stage in stages} == members(Section)
@@ -119,6 +125,27 @@ def test_a_student_and_its_teacher_are_read_with_the_text_that_they_know():
     assert stages["taught-perplexity"].inputs["model"] == "artifacts/taught/distil/model"
 
 
+def test_students_of_one_run_share_what_their_teacher_predicts():
+    taught = Distilled(
+        name="taught", student=SMALLER, teacher=BASE, training=BASE.training, teacher_logits=distil.Stored(top_k=8)
+    )
+    faster = evolve(taught, name="faster", training__optimizer__learning_rate=1e-4, loss=distil.ReverseKL())
+    other = evolve(taught, name="other", training__seed=9)
+    stages = by_name(evolve(RECIPE, models=(taught, faster, other)))
+    count = BASE.training.duration.count * BASE.training.global_batch_size
+    first, second = (f"tiny-books-top8-seed{seed}-{count}-64" for seed in (BASE.training.seed, 9))
+    assert [name for name, stage in stages.items() if stage.kind == "predict"] == [
+        f"{first}-predict",
+        f"{second}-predict",
+    ]
+    assert stages[f"{first}-predict"].inputs == {
+        "tokens": "artifacts/books-bpe-300/tokenize/tokens",
+        "teacher": "artifacts/tiny/export/model",
+    }
+    for name, owner in (("taught", first), ("faster", first), ("other", second)):
+        assert stages[f"{name}-distil"].inputs["predictions"] == f"artifacts/{owner}/predict/predictions"
+
+
 def test_a_report_names_the_models_in_the_order_of_the_recipe():
     turned = evolve(RECIPE, models=(SMALLER, BASE))
     assert list(by_name(turned)["small-report"].inputs) == [
@@ -129,6 +156,20 @@ def test_a_report_names_the_models_in_the_order_of_the_recipe():
         "tiny.perplexity",
         "tiny.perplexity.documents",
     ]
+
+
+@define("scores_of_planner")
+class Scores(CustomScores):
+    better: ClassVar = {"accuracy": "higher"}
+
+    def scores(self, model):
+        return iter(())
+
+
+def test_scores_of_documents_are_compared():
+    stages = by_name(evolve(RECIPE, measures=(measure.Perplexity(), Scores(name="mine"))))
+    assert stages["tiny-mine"].outs == ("scores.json",)
+    assert stages["small-report"].inputs["tiny.mine.scores"] == "artifacts/tiny/mine/scores.json"
 
 
 def test_a_release_reads_the_comparison_and_its_candidates_and_runs_of_what_it_asks_the_times_of():
@@ -280,6 +321,25 @@ def test_a_ladder_of_five_sizes_trains_one_tokenizer_and_tokenizes_once():
         "measure": 5,
         "report": 1,
     }
+
+
+def test_schemes_that_propagate_no_error_share_the_hessians_of_their_model_text_samples_and_seed():
+    def rounded(name, how, **changes):
+        return Quantized(name=name, model=BASE, scheme=how, propagate_error=False, **changes)
+
+    alike = (rounded("four", scheme.W4A16(group_size=32)), rounded("eight", scheme.W8A16()))
+    others = (rounded("fewer", scheme.W8A16(), calibration_samples=8), rounded("elsewhere", scheme.W8A16(), seed=3))
+    stages = by_name(evolve(RECIPE, models=(BASE, *alike, *others)))
+    folders = {name: stages[f"{name}-quantize"].inputs["hessians"] for name in ("four", "eight", "fewer", "elsewhere")}
+    text = BASE.text.name
+    assert folders == {
+        "four": f"artifacts/{BASE.name}-{text}-128/hessians/hessians",
+        "eight": f"artifacts/{BASE.name}-{text}-128/hessians/hessians",
+        "fewer": f"artifacts/{BASE.name}-{text}-8/hessians/hessians",
+        "elsewhere": f"artifacts/{BASE.name}-{text}-128-seed3/hessians/hessians",
+    }
+    read_by_itself = evolve(RECIPE, models=(BASE, Quantized(model=BASE, scheme=scheme.W8A16())))
+    assert not [stage for stage in plan([read_by_itself]).stages if stage.kind == "hessians"]
 
 
 def test_recipes_that_differ_in_their_compression_train_once():

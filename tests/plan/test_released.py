@@ -5,7 +5,9 @@ import pytest
 import yaml
 from tiny_recipe import BASE, RECIPE, SMALLER
 
-from llmrecipe import Fraction, Release, dvcfiles, evolve, gate, measure
+from llmrecipe import Fraction, Release, cards, dvcfiles, evolve, gate, measure
+from llmrecipe.cards import DocumentsCard
+from llmrecipe.cli.main import main
 from llmrecipe.engines.tokens.writing import write_tokens
 from llmrecipe.errors import StageError
 from llmrecipe.plan.planner import plan
@@ -30,11 +32,51 @@ def test_a_training_does_not_begin_for_a_recovery_of_too_few_documents(
     tmp_path, monkeypatch, held_out, max_tokens, documents
 ):
     reason = (
-        rf"(?s)tiny-train is begun in vain:.*small-release can't run: gate.Recovery needs at least 30 held-out "
-        rf"documents, of each corpus 5, and tiny-w4a16-perplexity reads {documents}; raise its max_tokens, or hold"
+        r"(?s)tiny-train is begun in vain:.*small-release can't run: gate.Recovery needs at least 30 held-out "
+        rf"documents, of each corpus 5, and tiny-w4a16-perplexity has {documents} to read; raise its max_tokens, or "
     )
     with pytest.raises(StageError, match=reason):
         train(tmp_path, monkeypatch, held_out, max_tokens)
+
+
+@pytest.mark.parametrize(("prepared", "is_enough"), [(29, False), (30, True)])
+def test_nor_does_it_while_only_the_documents_are_there(tmp_path, monkeypatch, prepared, is_enough):
+    project(tmp_path, monkeypatch, 0, 10_000, tokenized=False, prepared=prepared)
+    if is_enough:
+        run(tmp_path, monkeypatch, "tiny-train")
+    else:
+        with pytest.raises(StageError, match="tiny-w4a16-perplexity has 29 to read; raise its max_tokens"):
+            run(tmp_path, monkeypatch, "tiny-train")
+
+
+RECIPE_FILE = """
+from tiny_recipe import BASE, RECIPE, SMALLER
+from llmrecipe import Fraction, Recipe, Release, evolve, gate, measure
+
+
+def small() -> Recipe:
+    base = evolve(BASE, text__heldout=Fraction(HELD_OUT))
+    models = (base, evolve(SMALLER, model=base))
+    release = Release(candidates=models[::-1], gates=(gate.Recovery(at_least=0.9),))
+    return evolve(RECIPE, models=models, release=release, measures=(measure.Perplexity(max_tokens=10_000),))
+"""
+
+
+@pytest.mark.parametrize("tokenized", [True, False])
+def test_nothing_is_planned_for_it_once_they_are_counted(tmp_path, monkeypatch, capsys, tokenized):
+    project(tmp_path, monkeypatch, 29, 10_000, tokenized=tokenized, prepared=29)
+    (tmp_path / "data/books").mkdir(parents=True)
+    (tmp_path / "data/books/one.txt").write_text("one")
+    (tmp_path / "recipes").mkdir()
+    recipe = tmp_path / "recipes/small.py"
+    recipe.write_text(RECIPE_FILE.replace("HELD_OUT", "0.1"))
+    for command in ("check", "plan"):
+        assert main([command, "small"]) == 1
+        reason = "small-release: gate.Recovery needs at least 30 held-out documents, of each corpus 5, and tiny-w4a16-"
+        assert f"{reason}perplexity has 29 to read; raise its max_tokens" in capsys.readouterr().err
+    # Text that is to be split anew isn't counted yet.
+    recipe.write_text(RECIPE_FILE.replace("HELD_OUT", "0.5"))
+    assert main(["check", "small"]) == 0
 
 
 def test_thirty_are_enough(tmp_path, monkeypatch):
@@ -78,8 +120,10 @@ def run(folder, monkeypatch, stage: str) -> None:
     run_stage(kind, name=stage, output=folder / f"artifacts/{owner}/{kind}", params=folder / f"params/{owner}.yaml")
 
 
-def project(folder, monkeypatch, held_out: int, max_tokens: int) -> None:
-    """A project whose text was made tokens by DVC."""
+def project(
+    folder, monkeypatch, held_out: int, max_tokens: int, *, tokenized: bool = True, prepared: int | None = None
+) -> None:
+    """A project whose text was made documents by DVC, and tokens."""
     recipe = evolve(RELEASED, measures=(measure.Perplexity(max_tokens=max_tokens),))
     (folder / ".dvc").mkdir()
     monkeypatch.chdir(folder)
@@ -88,7 +132,15 @@ def project(folder, monkeypatch, held_out: int, max_tokens: int) -> None:
     stages = {stage.name: stage for stage in pipeline.stages}
     document = np.array([1] * 49 + [0])
     splits = {"train": [np.tile(document, 30)], "heldout": [np.tile(document, held_out)]}
-    write_tokens(folder / stages["tiny-train"].inputs["tokens"], splits, vocab_size=300)
+    if tokenized:
+        write_tokens(folder / stages["tiny-train"].inputs["tokens"], splits, vocab_size=300)
+    if prepared is not None:
+        documents = folder / stages["books-prepare"].product("documents")
+        documents.mkdir(parents=True)
+        counts = {"train": 30, "heldout": prepared}
+        cards.write(documents, DocumentsCard(files={}, documents=counts, text_bytes=counts))
     _, sections = dvcfiles.entries(pipeline, folder, references)
     locked = {name: {"params": {f"params/{stages[name].owner}.yaml": {name: sections[name]}}} for name in stages}
+    if not tokenized:
+        del locked["books-bpe-300-tokenize"]
     (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": locked}))

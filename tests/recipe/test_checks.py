@@ -25,6 +25,7 @@ from llmrecipe import (
     Parallelism,
     Part,
     PretrainedTokenizer,
+    Pruned,
     Quantized,
     Recipe,
     Steps,
@@ -39,6 +40,7 @@ from llmrecipe import (
     measure,
     optimizer,
     preflight,
+    prune,
     schedule,
     scheme,
     source,
@@ -231,6 +233,49 @@ def test_keys_and_values_are_rounded_with_weights_or_alone_where_there_are_some(
     }
     names = [Quantized(model=SMALL_MODEL, scheme=how, kv_cache="float8").name for how in (None, scheme.W8A16())]
     assert names == ["small-model-kv8", "small-model-w8a16-kv8"]
+
+
+def test_what_needs_more_of_a_text_than_hessians_propagates_errors():
+    def of(how, **changes) -> dict[str, str]:
+        return found(quantized(SMALL_MODEL, how, propagate_error=False, **changes))
+
+    four, static = scheme.W4A16(group_size=32), scheme.FP8(activations="static", rounding=scheme.GPTQ())
+    for fitting in (four, scheme.W8A8(smoothing_strength=None), scheme.FP8(observer="imatrix_mse"), scheme.MXFP4()):
+        assert of(fitting) == {}
+    more = "more of the text than its Hessians; leave it out"
+    assert of(scheme.W8A8()) == {"models[1].propagate_error": f"False, and W8A8 needs {more}"}
+    assert of(scheme.NVFP4()) == {"models[1].propagate_error": f"False, and NVFP4 needs {more}"}
+    assert of(four, kv_cache="float8", rotate=True) == {
+        "models[1].propagate_error": f"False, and rotate and kv_cache need {more}"
+    }
+    override = scheme.Override(layers="v_proj", scheme=static)
+    assert of(four, overrides=(override,)) == {"models[1].propagate_error": f"False, and FP8 needs {more}"}
+    assert of(scheme.FP8()) == {
+        "models[1].propagate_error": "False, and weights are rounded without a text, so no error is propagated; leave "
+        "it out"
+    }
+
+
+def test_what_auto_round_does_not_calibrate_or_keep_is_not_left_to_it():
+    learned = scheme.W4A16(group_size=32, rounding=scheme.AutoRound())
+    sparse = Pruned(model=SMALL_MODEL, method=prune.Magnitude(sparsity=0.5))
+    assert found(quantized(SMALL_MODEL, learned)) == {}
+    assert found(quantized(SMALL_MODEL, learned, kv_cache="float8")) == {
+        "models[1].kv_cache": "'float8' is given, which AutoRound doesn't calibrate; use GPTQ(), or leave it out"
+    }
+    assert found(quantized(SMALL_MODEL, learned, propagate_error=False)) == {
+        "models[1].propagate_error": "False, and AutoRound needs more of the text than its Hessians; leave it out"
+    }
+    assert found(quantized(sparse, learned)) == {
+        "models[1].scheme.rounding": "AutoRound may round a zero up, and small-model-sparse50 is sparse; use GPTQ()"
+    }
+
+
+def test_a_rotated_model_has_an_output_layer_of_its_own():
+    tied = evolve(SMALL_MODEL, start__tie_word_embeddings=True)
+    asked = Quantized(model=tied, scheme=scheme.W8A16(), rotate=True)
+    assert asked.network == evolve(tied.start, tie_word_embeddings=False)
+    assert evolve(asked, rotate=False).network == tied.start
 
 
 def test_what_an_encoder_puts_out_of_its_norms_is_not_rotated():
@@ -675,6 +720,19 @@ NARROW = changed(SMALL_MODEL, start__intermediate_size=176)
         (SMALL_MODEL, scheme.W8A8(rounding=scheme.AWQ()), "models[1].scheme.smoothing_strength", "use None"),
         (MODERN, scheme.W8A8(), "models[1].scheme.smoothing_strength", "ModernBert's first layer has no norm"),
         (MODERN, scheme.FP8(rounding=scheme.AWQ()), "models[1].scheme.rounding", "use GPTQ()"),
+        (
+            SMALL_MODEL,
+            scheme.FP8(rounding=scheme.AutoRound()),
+            "models[1].scheme.rounding",
+            "FP8 has others; use GPTQ()",
+        ),
+        (
+            SMALL_MODEL,
+            scheme.W4A16(group_size=32, symmetric=False, rounding=scheme.AutoRound()),
+            "models[1].scheme.symmetric",
+            "loses the zero points that AutoRound finds; use True",
+        ),
+        (MASKED, scheme.W8A16(rounding=scheme.AutoRound()), "models[1].scheme.rounding", "Bert is none; use GPTQ()"),
         (MODERN, scheme.W4AFP8(), "models[1].scheme", "use FP8"),
         (MODERN, scheme.NVFP4(), "models[1].scheme", "use FP8"),
         (MODERN, scheme.W8A16(), "models[1].scheme", "use FP8"),

@@ -19,6 +19,7 @@ from llmrecipe import (
     Quantized,
     Recipe,
     Steps,
+    Tokens,
     WordPiece,
     distil,
     evolve,
@@ -155,7 +156,32 @@ def test_a_run_of_a_student_obeys_the_rules_of_any_run():
     assert list(found(TAUGHT, training__duration=Steps(0))) == ["training.duration"]
     assert list(found(TAUGHT, student__num_attention_heads=3)) == ["student.hidden_size", "student.num_key_value_heads"]
     assert list(found(TAUGHT, hard_loss_weight=1.0)) == ["hard_loss_weight"]
-    assert list(found(TAUGHT, loss=distil.ForwardKL())) == []
+    assert list(found(TAUGHT, loss=distil.ForwardKL(), hidden_states=distil.HiddenStates())) == []
+    hidden = evolve(TAUGHT, hidden_states=distil.HiddenStates())
+    assert found(hidden, hidden_states__weight=-1.0) == {
+        "hidden_states.weight": "must be greater than 0, got -1.0",
+    }
+
+
+def test_what_can_not_be_stored_of_a_teacher_is_refused():
+    stored = evolve(TAUGHT, teacher_logits=distil.Stored(top_k=8), training__duration=Steps(10))
+    assert found(stored) == {}
+    assert list(found(stored, teacher_logits__top_k=0)) == ["teacher_logits.top_k"]
+    assert found(stored, teacher_logits__top_k=513) == {
+        "teacher_logits.top_k": "513 of a vocabulary of 512; use at most that"
+    }
+    assert found(stored, loss=distil.ReverseKL(temperature=2.0)) == {
+        "loss.temperature": "2 is for all logits of a teacher, of which the likeliest alone are stored; use 1, or "
+        "leave teacher_logits out"
+    }
+    assert list(found(stored, hidden_states=distil.HiddenStates())) == ["hidden_states"]
+    assert found(stored, training__duration=Tokens(10_000)) == {
+        "training.duration": "Tokens(…) doesn't say how many sequences the teacher predicts before its text is there; "
+        "use Steps(…), or leave teacher_logits out"
+    }
+    other = evolve(SMALL_MODEL, name="other", start=SMALLER, objective__sequence_length=16)
+    assert list(found(stored, student=other)) == ["teacher_logits"]
+    assert list(found(stored, teacher__name="t" * 120, text=evolve(TEXT, name="x" * 120))) == ["teacher_logits"]
 
 
 def test_all_that_is_wrong_is_said_at_once():

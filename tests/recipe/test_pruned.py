@@ -6,8 +6,10 @@ from strategies import SMALL, SMALL_MODEL
 
 from llmrecipe import (
     Bert,
+    Distilled,
     Llama,
     MaskedLM,
+    Mistral,
     PretrainedModel,
     Pruned,
     Quantized,
@@ -54,10 +56,14 @@ def unchecked(cls, **fields):
         (HALF, "small-model-sparse50"),
         (prune.Wanda(sparsity=0.125), "small-model-sparse12p5"),
         (prune.Magnitude(sparsity=prune.Pattern(keep=2, of=4)), "small-model-2of4"),
+        (prune.Wanda(sparsity=prune.Measured(share=0.5)), "small-model-sparse50-measured"),
+        (prune.Magnitude(sparsity=prune.PerLayer(shares=(0.25, 0.0))), "small-model-sparse12p5-per-layer"),
         (prune.Layers(num_layers=1), "small-model-1layers"),
         (prune.Width(intermediate_size=64), "small-model-mlp64"),
         (prune.Width(num_key_value_heads=1), "small-model-kv1"),
         (prune.Width(intermediate_size=64, num_key_value_heads=1), "small-model-mlp64-kv1"),
+        (prune.Width(hidden_size=48), "small-model-hidden48"),
+        (prune.Width(hidden_size=2, intermediate_size=64, num_key_value_heads=1), "small-model-hidden2-mlp64-kv1"),
     ],
 )
 def test_a_pruned_model_is_called_by_what_is_left_out(method, name):
@@ -89,6 +95,31 @@ def test_a_pattern_that_keeps_all_or_none_or_does_not_fit_is_refused(pattern, pa
     assert says in found(pruned(unchecked(prune.Wanda, sparsity=word)))[f"method.sparsity.{path}"]
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0, 50.0])
+def test_the_mean_that_measured_shares_have_is_a_share(share):
+    reason = found(pruned(prune.Wanda(sparsity=unchecked(prune.Measured, share=share))))["method.sparsity.share"]
+    assert "must be more than 0 and less than 1" in reason
+
+
+@pytest.mark.parametrize(
+    ("shares", "path", "says"),
+    [
+        ((0.5, 1.0), "shares", "must be at least 0 and less than 1 each, got 1.0 for layer 1, counted from 0"),
+        ((50.0, 0.5), "shares", "got 50.0 for layer 0"),
+        ((0.5, -0.1), "shares", "got -0.1 for layer 1"),
+        ((0.0, 0.0), "shares", "must be more than 0 for some layer, got (0.0, 0.0)"),
+        ((), "shares", "must be more than 0 for some layer, got ()"),
+        ([0.5, 0.5], "shares", "must be a tuple of a finite float, got [0.5, 0.5] (list); write (…) in place of […]"),
+        ((0.5,), "shares", "has 1, and the model has 2 layers; give one for each, 0 for those that stay as they are"),
+        ((0.5, 0.5, 0.5), "shares", "has 3, and the model has 2 layers"),
+        ((0.5, 0.01), "shares[1]", "0.01 is less than one weight of a row of hidden_size = 64 (q_proj, "),
+    ],
+)
+def test_shares_that_no_layer_can_have_or_that_are_not_one_a_layer_are_refused(shares, path, says):
+    word = unchecked(prune.PerLayer, shares=shares)
+    assert says in found(pruned(unchecked(prune.Magnitude, sparsity=word)))[f"method.sparsity.{path}"]
+
+
 def test_a_quantized_model_is_not_pruned_and_a_pruned_one_is_quantized():
     small = Quantized(model=SMALL_MODEL, scheme=scheme.W8A16())
     assert found(Pruned(model=small, method=HALF)) == {
@@ -109,6 +140,41 @@ def test_a_sparse_model_is_pruned_again_only_to_more_zeros():
     assert "method.sparsity" in found(Pruned(model=Pruned(model=SMALL_MODEL, method=pattern), method=pattern))
 
 
+@pytest.mark.parametrize(
+    ("before", "shares", "path"),
+    [
+        (0.5, (0.5, 0.6), "method.sparsity.shares[0]"),
+        (0.5, (0.0, 0.6), None),
+        (prune.PerLayer(shares=(0.5, 0.0)), (0.0, 0.5), None),
+        (prune.PerLayer(shares=(0.6, 0.2)), (0.7, 0.1), "method.sparsity.shares[1]"),
+        (prune.Pattern(keep=1, of=4), (0.7, 0.8), "method.sparsity.shares[0]"),
+        # Which of its layers have how many zeros isn't known yet.
+        (prune.Measured(share=0.5), (0.5, 0.6), None),
+    ],
+)
+def test_a_layer_of_a_sparse_model_gets_more_zeros_or_stays_as_it_is(before, shares, path):
+    once = Pruned(model=SMALL_MODEL, method=prune.SparseGPT(sparsity=before))
+    reasons = found(Pruned(model=once, method=prune.Magnitude(sparsity=prune.PerLayer(shares=shares))))
+    assert list(reasons) == ([path] if path else [])
+    assert all("zeros count; use more, or 0 to leave it as it is" in reason for reason in reasons.values())
+
+
+def test_shares_by_layer_count_by_their_mean_where_one_share_is_asked_for():
+    once = Pruned(model=SMALL_MODEL, method=prune.SparseGPT(sparsity=prune.PerLayer(shares=(0.6, 0.2))))
+    for share, works in ((0.4, False), (0.41, True)):
+        for asked in (share, prune.Measured(share=share)):
+            assert bool(found(Pruned(model=once, method=prune.Magnitude(sparsity=asked)))) != works
+    measured = Pruned(model=SMALL_MODEL, method=prune.Wanda(sparsity=prune.Measured(share=0.4)))
+    assert "use more than 0.4" in found(Pruned(model=measured, method=prune.Wanda(sparsity=0.4)))["method.sparsity"]
+
+
+def test_shares_of_layers_that_may_be_gone_are_no_hindrance():
+    three = evolve(SMALL_MODEL, start__num_layers=3)
+    once = Pruned(model=three, method=prune.Wanda(sparsity=prune.PerLayer(shares=(0.6, 0.2, 0.6))))
+    short = Pruned(model=once, method=prune.Layers(num_layers=2))
+    assert found(Pruned(model=short, method=prune.Wanda(sparsity=prune.PerLayer(shares=(0.5, 0.5))))) == {}
+
+
 def test_training_that_would_undo_the_zeros_is_refused():
     half = Pruned(model=SMALL_MODEL, method=HALF)
     further = evolve(SMALL_MODEL, name="further", start=half, tokenizer=None)
@@ -124,6 +190,9 @@ def test_only_methods_that_read_a_text_need_one():
     )
     assert "theirs was not trained here; give it" in found(Pruned(model=theirs, method=HALF))["text"]
     assert found(Pruned(model=theirs, method=HALF, text=SMALL_MODEL.text)) == {}
+    measured = prune.Magnitude(sparsity=prune.Measured(share=0.5))
+    assert list(found(Pruned(model=theirs, method=measured))) == ["text"]
+    assert found(Pruned(model=theirs, method=measured, text=SMALL_MODEL.text)) == {}
     smallest = prune.Magnitude(sparsity=0.5)
     assert found(Pruned(model=theirs, method=smallest)) == {}
     assert (
@@ -183,6 +252,7 @@ def test_a_width_that_a_pattern_does_not_divide_is_named():
 
 
 HEADS = evolve(SMALL_MODEL, start__num_attention_heads=8, start__num_key_value_heads=8)
+NARROW = evolve(HEADS, start__hidden_size=8, start__head_dim=8)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +263,18 @@ HEADS = evolve(SMALL_MODEL, start__num_attention_heads=8, start__num_key_value_h
         (SMALL_MODEL, prune.Width(intermediate_size=192), "intermediate_size", "= 192; use at most 191"),
         (SMALL_MODEL, prune.Width(num_key_value_heads=5), "num_key_value_heads", "= 2; use at most 1"),
         (HEADS, prune.Width(num_key_value_heads=3), "num_key_value_heads", "don't divide hidden_size = 64"),
+        (SMALL_MODEL, prune.Width(hidden_size=64), "hidden_size", "hidden_size = 64; use at most 63"),
+        (SMALL_MODEL, prune.Width(hidden_size=61), "hidden_size", "61 is not a multiple of the 4 query heads"),
+        (SMALL_MODEL, prune.Width(hidden_size=61), "hidden_size", "as transformers' Llama needs; use 60"),
+        (SMALL_MODEL, prune.Width(hidden_size=33), "hidden_size", "use 32 or 36"),
+        (HEADS, prune.Width(hidden_size=40, num_key_value_heads=3), "hidden_size", "3 query heads that are left"),
+        (HEADS, prune.Width(hidden_size=40, num_key_value_heads=3), "hidden_size", "use 39 or 42"),
+        (
+            NARROW,
+            prune.Width(hidden_size=5),
+            "hidden_size",
+            "query heads that are left, as transformers' Llama needs; leave",
+        ),
     ],
 )
 def test_sizes_that_leave_all_or_do_not_fit_are_refused_with_what_would(model, method, path, says):
@@ -203,11 +285,37 @@ def test_sizes_that_leave_all_or_do_not_fit_are_refused_with_what_would(model, m
 
 def test_a_width_of_everything_is_refused():
     assert (
-        "leaves everything; give it intermediate_size or num_key_value_heads" in found(pruned(prune.Width()))["method"]
+        "leaves everything; give it hidden_size, intermediate_size or num_key_value_heads"
+        in found(pruned(prune.Width()))["method"]
     )
 
 
-@pytest.mark.parametrize("method", [prune.Layers(num_layers=1), prune.Width(intermediate_size=64)])
+def test_fewer_heads_fit_a_width_that_is_asked_for_with_them():
+    assert found(Pruned(model=HEADS, method=prune.Width(hidden_size=39, num_key_value_heads=3))) == {}
+    mistral = evolve(
+        SMALL_MODEL, start=Mistral(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    )
+    assert found(Pruned(model=mistral, method=prune.Width(hidden_size=61))) == {}
+
+
+def test_two_channels_are_the_fewest():
+    reasons = found(pruned(unchecked(prune.Width, hidden_size=1)))
+    assert list(reasons) == ["method.hidden_size"]
+    assert "must be between 2" in reasons["method.hidden_size"]
+    least = evolve(SMALL_MODEL, start=Llama(hidden_size=2, num_layers=1, num_attention_heads=1, num_key_value_heads=1))
+    assert "of which none can be left out" in found(pruned(prune.Width(hidden_size=2), least))["method.hidden_size"]
+
+
+def test_a_network_that_can_not_be_is_refused_as_such():
+    with attrs.validators.disabled():
+        model = evolve(SMALL_MODEL, start__num_attention_heads=2, start__num_key_value_heads=4)
+    assert list(found(pruned(prune.Width(intermediate_size=64), model))) == ["model.start.num_key_value_heads"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [prune.Layers(num_layers=1), prune.Width(intermediate_size=64), prune.Width(hidden_size=48)],
+)
 def test_an_encoder_is_made_sparse_and_not_smaller(method):
     assert "is for decoders, and Bert is an encoder" in found(Pruned(model=ENCODER, method=method))["method"]
 
@@ -228,6 +336,24 @@ def test_what_is_made_from_a_smaller_model_knows_its_network_without_its_weights
     assert found(further) == {}
     three = evolve(further, parallelism__tensor=4, parallelism__data=1, training__global_batch_size=4)
     assert "parallelism.tensor" in found(three)
+
+
+def test_of_fewer_channels_all_else_keeps_its_width():
+    wide = evolve(SMALL_MODEL, start=Llama(hidden_size=64, num_layers=2, num_attention_heads=4, num_key_value_heads=2))
+    narrow = Pruned(model=wide, method=prune.Width(hidden_size=40))
+    assert narrow.network == evolve(wide.network, hidden_size=40, head_dim=16, intermediate_size=192)
+    assert found(Quantized(model=narrow, scheme=scheme.W4A16(group_size=32))) == {
+        "scheme.group_size": "W4A16's group of 32 does not divide hidden_size = 40 (q_proj, k_proj, v_proj, gate_proj, "
+        "up_proj); use 8"
+    }
+    again = Pruned(model=narrow, method=prune.Width(hidden_size=20, num_key_value_heads=1))
+    assert again.network == evolve(
+        narrow.network, hidden_size=20, num_attention_heads=2, num_key_value_heads=1, head_dim=16
+    )
+    sparse = Pruned(model=Pruned(model=wide, method=HALF), method=prune.Width(hidden_size=40))
+    assert sparse.is_sparse
+    taught = Distilled(name="taught", student=sparse, teacher=wide, training=SMALL_MODEL.training)
+    assert found(sparse, again, taught) == {}
 
 
 def test_the_last_layers_are_left_out_without_a_text():

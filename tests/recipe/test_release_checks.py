@@ -1,9 +1,12 @@
 """A release that can't work is refused where it is written, with what would work."""
 
+from typing import ClassVar
+
 import pytest
 from strategies import SMALL, SMALL_MODEL
 
 from llmrecipe import Bert, MaskedLM, Quantized, Release, WordPiece, evolve, gate, measure, scheme
+from llmrecipe.extend import CustomScores, define
 from llmrecipe.recipe import checks
 
 BASE, W4 = SMALL.models
@@ -51,18 +54,82 @@ def test_a_gate_asks_for_what_the_recipe_measures():
         gate.Speed(at_least=1.0, processor="a", measure="samples"),
     )
     assert found(*by_samples) == {
-        "gates[0].measure": "'samples' is Samples, and a recovery is a ratio of perplexities; use 'perplexity'",
+        "gates[0].measure": "'samples' is Samples, which measures no documents one by one, so nothing says how sure a "
+        "recovery would be; use gate.Score for a number of it, or use 'perplexity'",
         "gates[1].measure": "'samples' is Samples, whose tokens aren't counted; use 'perplexity'",
     }
 
 
-def test_a_recovery_is_by_a_perplexity():
+@define("copied_of_checks")
+class Copied(CustomScores):
+    better: ClassVar = {"accuracy": "higher", "edits": "lower"}
+
+    def scores(self, model):
+        return iter(())
+
+
+@define("some_of_checks")
+class OfSome(Copied):
+    def is_of(self, model):
+        return isinstance(model, Quantized)
+
+
+@define("unsaid_of_checks")
+class Unsaid(Copied):
+    better: ClassVar = {}
+
+
+@define("missaid_of_checks")
+class Missaid(Copied):
+    better: ClassVar = {"accuracy": "more"}
+
+
+def test_a_recovery_of_another_number_names_it():
+    asked = {"measures": (measure.Perplexity(), Copied(name="copied"))}
     masked = {"models": (ENCODER,), "candidates": (ENCODER,)}
-    measures = (measure.Perplexity(), measure.PseudoPerplexity())
-    assert found(gate.Recovery(at_least=0.9, measure="pseudo_perplexity"), measures=measures, **masked) == {
-        "gates[0].measure": "'pseudo_perplexity' is PseudoPerplexity, and a recovery is a ratio of perplexities; use "
-        "'perplexity'"
+    pseudo = {"measures": (measure.Perplexity(), measure.PseudoPerplexity()), **masked}
+    for number in ("accuracy", "edits"):
+        assert found(gate.Recovery(at_least=0.9, measure="copied", number=number), **asked) == {}
+    assert found(gate.Recovery(at_least=0.9, measure="copied"), **asked) == {
+        "gates[0].number": "is missing, and 'copied' is Copied; add number='accuracy' or number='edits'"
     }
+    assert found(gate.Recovery(at_least=0.9, measure="copied", number="acuracy"), **asked) == {
+        "gates[0].number": "'acuracy' is no number that Copied gives of each document; did you mean 'accuracy'? "
+        "(known: accuracy, edits)"
+    }
+    assert found(gate.Recovery(at_least=0.9, number="bits_per_byte"), **asked) == {
+        "gates[0].number": "is 'bits_per_byte', and of Perplexity it is the perplexities that a recovery compares; "
+        "leave number out, or use gate.Score"
+    }
+    assert found(gate.Score(measure="copied", number="edit", at_most=1.0), **asked) == {
+        "gates[0].number": "'edit' is no number that Copied gives of small-model-w4a16; did you mean 'edits'? "
+        "(known: accuracy, edits)"
+    }
+    by_pseudo = gate.Recovery(at_least=0.9, measure="pseudo_perplexity", number="pseudo_perplexity")
+    assert found(by_pseudo, **pseudo) == {}
+    assert list(found(evolve(by_pseudo, number=None), **pseudo)) == ["gates[0].number"]
+
+
+def test_a_measure_has_to_be_taken_of_what_a_gate_looks_at():
+    asked = {"measures": (measure.Perplexity(), measure.LayerErrors(), OfSome())}
+    worst = gate.Score(measure="layer_errors", number="worst_layer_error_percent", at_most=5.0)
+    assert found(worst, candidates=(W4,), **asked) == {}
+    assert found(worst, **asked) == {
+        "gates[0].measure": f"'layer_errors' isn't taken of {BASE.name}, which the gate looks at; use another"
+    }
+    # A recovery looks at the first model as well, a candidate or not.
+    kept = gate.Recovery(measure="some_of_checks", number="accuracy", at_least=0.9)
+    assert list(found(kept, candidates=(W4,), **asked)) == ["gates[0].measure"]
+
+
+def test_scores_say_which_are_better():
+    score = gate.Score(number="perplexity", at_most=9.0)
+    for asked, reason in (
+        (Unsaid(), 'Unsaid.better names no score; say which are better, better = {"accuracy": "higher"}'),
+        (Missaid(), "Missaid.better says 'more' of 'accuracy'; say 'higher' or 'lower'"),
+    ):
+        wrong = found(score, measures=(measure.Perplexity(), asked))
+        assert wrong == {"small.measures[1]": reason}
 
 
 @pytest.mark.parametrize(

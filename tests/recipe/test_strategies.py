@@ -1,7 +1,17 @@
 """What the strategies draw: every word that a user can write."""
 
 from hypothesis import given, settings
-from strategies import SMALL_MODEL, divergences, lineage, machines, prunings, recipe_sets, schemes
+from strategies import (
+    SMALL_MODEL,
+    divergences,
+    hidden_states,
+    lineage,
+    machines,
+    prunings,
+    recipe_sets,
+    schemes,
+    stored,
+)
 
 import llmrecipe
 from llmrecipe import Quantized, Trained, catalogue
@@ -31,10 +41,10 @@ def collect(recipes, machine):
 
 
 @settings(max_examples=500)
-@given(schemes, divergences, prunings(SMALL_MODEL.network))
-def collect_by_themselves(scheme, divergence, pruning):
+@given(schemes, divergences, prunings(SMALL_MODEL.network), hidden_states, stored)
+def collect_by_themselves(scheme, divergence, pruning, states, logits):
     """As sections have them: few networks can have every scheme, and few recipes have a word of each room."""
-    for value in (scheme, divergence, pruning):
+    for value in (scheme, divergence, pruning, states, logits):
         drawn.update(type(word).__name__ for _, word in words(value, ""))
 
 

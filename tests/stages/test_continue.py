@@ -77,12 +77,13 @@ def test_what_somebody_published_comes_through_training_and_quantizing(project, 
     assert (quantized(TOKENS).logits - before(TOKENS).logits).abs().max() < 0.05 * before(TOKENS).logits.abs().max()
 
 
-def test_a_model_with_fewer_heads_and_layers_goes_on_learning_as_itself(project):
+def test_a_model_with_fewer_heads_channels_and_layers_goes_on_learning_as_itself(project):
     source = saved(llama(num_hidden_layers=3), project / "models/theirs")
     dense = imported()
     tokenizer = dense.parent / "tokenizer"
     tokens = tokens_of(tokenizer, project / "tokens")
-    narrow, short = prune.Width(intermediate_size=96, num_key_value_heads=1), prune.Layers(num_layers=2)
+    narrow = prune.Width(hidden_size=48, intermediate_size=96, num_key_value_heads=1)
+    short = prune.Layers(num_layers=2)
     start = dense
     for name, method in (("narrow", narrow), ("short", short)):
         how = PruneSection(method=method, calibration_samples=8, seed=0)
@@ -97,6 +98,7 @@ def test_a_model_with_fewer_heads_and_layers_goes_on_learning_as_itself(project)
     assert cards.read(folder, ModelCard).network == short.pruned(narrow.pruned(network))
     assert after.config.head_dim == AutoModelForCausalLM.from_pretrained(source).config.head_dim == 16
     assert (after.config.num_attention_heads, after.config.num_key_value_heads) == (2, 1)
+    assert after.config.hidden_size == 48
 
 
 def test_quantizing_what_was_published_needs_no_training(project):

@@ -13,9 +13,10 @@ import yaml
 from tiny_distillation import SMALLER, section
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmrecipe import Machine, artifacts, cards, codec, identity, machines, wiring
+from llmrecipe import Machine, artifacts, cards, codec, distil, identity, machines, wiring
 from llmrecipe.cards import ModelCard
-from llmrecipe.sections import DistilSection
+from llmrecipe.sections import DistilSection, PredictSection
+from llmrecipe.stages import predict
 from llmrecipe.wiring import Wiring
 
 pytestmark = pytest.mark.slow
@@ -113,3 +114,16 @@ def test_killed_in_a_checkpoint_it_ends_with_the_same_bytes(made, tmp_path, stra
     said = killed.finish()
     assert "resumes after step 2 of 6" in said
     assert killed.outputs() == straight.outputs()
+
+
+def test_a_student_of_stored_predictions_is_a_model_like_any_other(made, tmp_path):
+    predictions = tmp_path / "predict"
+    predictions.mkdir()
+    what = PredictSection(top_k=16, sequences=48, seed=5, validation_sequences=10)
+    predict.run(tiny_model.stage_context(what, made, predictions))
+    inputs = {**made, "predictions": predictions / "predictions"}
+    project = Project(tmp_path / "project", section(teacher_logits=distil.Stored(top_k=16)), inputs)
+    project.finish()
+    card = cards.read(project.output / "model", ModelCard)
+    assert card.parents == {role: identity.of_artifact(path) for role, path in inputs.items()}
+    assert card.network == SMALLER

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,7 +22,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import MixtureCard, TokensCard
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.measure import CustomMeasure, LayerErrors, Measure, Perplexity, PseudoPerplexity, Samples
+from llmrecipe.recipe.measure import (
+    CustomMeasure,
+    CustomScores,
+    LayerErrors,
+    Measure,
+    Perplexity,
+    PseudoPerplexity,
+    Samples,
+)
 from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.recipe.schema import define
 from llmrecipe.recipe.scheme import W4A16
@@ -434,9 +442,45 @@ class BrokenWithoutText(CustomMeasure):
         return {"texts": len(list(model.texts(1)))}
 
 
+@define("signs")
+class Signs(CustomScores):
+    better: ClassVar = {"letters": "higher", "blanks": "lower"}
+    gives: str = ""
+
+    def scores(self, model):
+        for text in model.texts(4):
+            row = {"letters": np.int64(sum(map(str.isalpha, text))), "blanks": text.count(" ") / len(text)}
+            yield row | {"less": {"letters": -1.0}, "other": {"words": 2}, "nan": {"letters": math.nan}}.get(
+                self.gives, {}
+            )
+
+
+@define("none")
+class NoScores(CustomScores):
+    better: ClassVar = {"letters": "higher"}
+
+    def scores(self, model):
+        return []
+
+
+def test_a_measure_that_scores_documents_leaves_each_score_and_their_means(made, tmp_path):
+    found = measured(made, tmp_path / "out", Signs())
+    texts = tiny_model.documents(optparse)[:4]
+    letters, blanks = [sum(map(str.isalpha, text)) for text in texts], [text.count(" ") / len(text) for text in texts]
+    assert found == {"letters": pytest.approx(sum(letters) / 4), "blanks": pytest.approx(sum(blanks) / 4)}
+    assert json.loads((tmp_path / "out/scores.json").read_text()) == {
+        "letters": {"better": "higher", "documents": letters},
+        "blanks": {"better": "lower", "documents": pytest.approx(blanks)},
+    }
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
+        (Signs(gives="less"), r"Signs.scores gave .*; less than 0 has no ratio"),
+        (Signs(gives="other"), r"Signs.scores gave .*, and `better` names letters, blanks; both must agree"),
+        (Signs(gives="nan"), r"Signs.scores returned 'letters': nan, and must return finite numbers"),
+        (NoScores(), r"NoScores.scores gave no document; have it score some"),
         (Broken(gives="nan"), r"Broken.measure returned 'x': nan, and must return finite numbers; exp of .* diverged"),
         (Broken(gives="inf"), r"Broken.measure returned 'x': tensor\(inf\), .* where the training has diverged"),
         (Broken(gives="list"), r"Broken.measure returned \[1.0\]; it must return a dict"),

@@ -19,7 +19,7 @@ from llmrecipe.engines.compression.calibration import CalibrationText
 from llmrecipe.engines.tokens import writing
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import RecipeError, StageError
-from llmrecipe.recipe.prune import Magnitude, Pattern, SparseGPT, Wanda
+from llmrecipe.recipe.prune import Magnitude, Measured, Pattern, PerLayer, SparseGPT, Wanda
 from llmrecipe.recipe.scheme import FP8, W4A16, W8A8, W8A16, RoundToNearest
 from llmrecipe.sections import PruneSection, QuantizeSection
 from llmrecipe.stages import prune, quantize
@@ -93,7 +93,88 @@ def test_every_layer_but_the_output_layer_has_the_zeros_that_were_asked_for(made
         "pruned_bytes": size,
         "pruned_weights": count,
         "sparsity": zeros / sum(tensor.numel() for tensor in linears(model).values()),
+        "sparsity_per_layer": [sparsity_of(model, f".layers.{layer}.") for layer in range(2)],
     }
+
+
+def sparsity_of(directory: Path, part: str) -> float:
+    """Share of zeros among the weights whose names have this part, as they are stored."""
+    zeros = [(tensor == 0).flatten() for name, tensor in linears(directory).items() if part in name]
+    return int(torch.cat(zeros).sum()) / torch.cat(zeros).numel()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_layer_has_the_share_of_zeros_that_is_asked_for_it(made, tmp_path, way):
+    model = pruned(made, tmp_path / "out", way(sparsity=PerLayer(shares=(0.7, 0.3))))
+    for name, tensor in linears(model).items():
+        asked = 0.7 if ".layers.0." in name else 0.3
+        assert abs((tensor == 0).float().mean() - asked) < 1.01 / tensor.shape[1]
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["sparsity_per_layer"] == pytest.approx([0.7, 0.3], abs=0.02)
+    assert metrics["sparsity"] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("way", [Wanda, SparseGPT])
+def test_one_share_for_each_layer_is_the_same_as_one_for_all(made, tmp_path, way):
+    each = pruned(made, tmp_path / "each", way(sparsity=PerLayer(shares=(0.5, 0.5))))
+    model = pruned(made, tmp_path / "all", way(sparsity=0.5))
+    assert (each / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("way", [Magnitude, SparseGPT])
+def test_a_layer_with_a_share_of_none_stays_as_it_is_zeros_and_all(made, tmp_path, way):
+    once = sparse(made, tmp_path / "once", way(sparsity=PerLayer(shares=(0.5, 0.0))))
+    both = pruned(once, tmp_path / "both", way(sparsity=PerLayer(shares=(0.0, 0.4))))
+    dense, first, second = linears(made["model"]), linears(once["model"]), linears(both)
+    for name in dense:
+        untouched = (dense, first) if ".layers.1." in name else (first, second)
+        assert torch.equal(*(each[name] for each in untouched))
+    assert sparsity_of(both, ".layers.0.") == pytest.approx(0.5, abs=0.02)
+    assert sparsity_of(both, ".layers.1.") == pytest.approx(0.4, abs=0.02)
+
+
+def with_sensitive_layer(made, directory: Path) -> dict[str, Path]:
+    """A model whose first layer adds little to the residual stream, so the second one's errors are the largest."""
+    model = AutoModelForCausalLM.from_pretrained(made["model"])
+    with torch.no_grad():
+        for name in ("self_attn.o_proj", "mlp.down_proj"):
+            model.model.layers[0].get_submodule(name).weight *= 0.1
+    return made | {"model": tiny_model.write_model(model, made["model"], directory)}
+
+
+@pytest.mark.parametrize("way", [Magnitude, SparseGPT])
+def test_measured_shares_spare_the_layer_that_loses_most_and_leave_as_many_weights_in_all(made, tmp_path, way):
+    inputs = with_sensitive_layer(made, tmp_path / "sensitive")
+    model = pruned(inputs, tmp_path / "out", way(sparsity=Measured(share=0.5)))
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    found = [sparsity_of(model, f".layers.{layer}.") for layer in range(2)]
+    assert metrics["sparsity_per_layer"] == found
+    assert found[1] < 0.45 < 0.55 < found[0]
+    # To a weight of each row, and none has fewer columns.
+    assert metrics["sparsity"] == pytest.approx(0.5, abs=1.01 / tiny_model.NETWORK.hidden_size)
+    assert metrics["calibration_sequences"] == 32
+
+    said = "sparsity of each layer, by the error of its output: "
+    (note,) = cards.read(model, ModelCard).notes
+    shares = tuple(float(share) for share in note.removeprefix(said).split(", "))
+    assert note.startswith(said)
+    again = pruned(inputs, tmp_path / "again", way(sparsity=PerLayer(shares=shares)))
+    assert (again / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+
+
+def test_measured_shares_of_a_sparse_model_add_to_its_zeros(made, tmp_path):
+    once = sparse(made, tmp_path / "once", SparseGPT(sparsity=Measured(share=0.3)))
+    twice = pruned(once, tmp_path / "twice", SparseGPT(sparsity=Measured(share=0.6)))
+    for name, tensor in linears(once["model"]).items():
+        assert (linears(twice)[name][tensor == 0] == 0).all()
+    assert sparsity_of(twice, "proj") == pytest.approx(0.6, abs=0.02)
+
+
+def test_a_model_that_has_the_zeros_already_is_refused(made, tmp_path):
+    once = sparse(made, tmp_path / "once", Magnitude(sparsity=0.5))
+    for way in WAYS:
+        with pytest.raises(StageError, match="every layer has as many zeros as are asked for already; ask for more"):
+            pruned(once, tmp_path / way.tag, way(sparsity=0.4))
 
 
 def is_sorted_out(measure: np.ndarray, is_zero: np.ndarray, slack: float) -> bool:
@@ -289,9 +370,26 @@ def test_an_encoder_is_pruned_but_for_its_output_layer(made, tmp_path):
         assert not any("decoder" in name or "embeddings" in name for name in changed)
 
 
+def test_the_head_of_an_encoder_gets_the_mean_of_its_layers(made, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    BertForMaskedLM(BertConfig(vocab_size=320, **sizes)).save_pretrained(tmp_path / "dense")
+    tokenizer, token_ids = AutoTokenizer.from_pretrained(made["model"]), torch.randint(0, 320, (8, LENGTH))
+    for way in WAYS:
+        model = AutoModelForMaskedLM.from_pretrained(tmp_path / "dense")
+        method = way(sparsity=PerLayer(shares=(0.25, 0.75)))
+        sparsity.make_sparse(method, model, tokenizer, token_ids, torch.device("cpu"), keeps_zeros=False)
+        for name, tensor in model.state_dict().items():
+            asked = {"layer.0": 0.25, "layer.1": 0.75, "transform.dense": 0.5}
+            share = next((share for part, share in asked.items() if part in name and tensor.dim() == 2), 0)
+            assert abs((tensor == 0).float().mean() - share) < 0.02 or "bias" in name or "Norm" in name
+
+
 def test_a_plan_that_does_not_fit_the_model_is_refused(made, tmp_path):
     with pytest.raises(RecipeError, match=r"tiny-stage\.method\.sparsity\.of: 3 does not divide hidden_size = 64"):
         pruned(made, tmp_path / "out", Wanda(sparsity=Pattern(keep=1, of=3)))
+    with pytest.raises(RecipeError, match=r"tiny-stage\.method\.sparsity\.shares: has 3, and the model has 2 layers"):
+        pruned(made, tmp_path / "three", Wanda(sparsity=PerLayer(shares=(0.5, 0.5, 0.5))))
 
 
 def test_a_quantized_model_is_refused(made, tmp_path):
@@ -310,9 +408,9 @@ def test_text_of_another_tokenizer_or_too_little_of_it_is_refused(made, tmp_path
     pruned({"model": model}, tmp_path / "without", Magnitude(sparsity=0.5), samples=1_000_000)
 
 
-@pytest.mark.parametrize("way", [Magnitude, SparseGPT])
-def test_the_same_section_gives_the_same_bytes(made, tmp_path, way):
-    first, second = (pruned(made, tmp_path / each, way(sparsity=0.5)) for each in ("a", "b/c"))
+@pytest.mark.parametrize("method", [Magnitude(sparsity=0.5), SparseGPT(sparsity=Measured(share=0.5))])
+def test_the_same_section_gives_the_same_bytes(made, tmp_path, method):
+    first, second = (pruned(made, tmp_path / each, method) for each in ("a", "b/c"))
     assert artifacts.open_artifact(first, "model") == artifacts.open_artifact(second, "model")
     assert str(tmp_path) not in (first / "config.json").read_text()
     assert {path.name for path in first.iterdir()} == {

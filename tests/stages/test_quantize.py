@@ -36,7 +36,9 @@ from llmrecipe.engines.tokens import writing
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.errors import RecipeError, StageError
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.integers import WeightsOnly
+from llmrecipe.recipe.measure import LayerErrors
 from llmrecipe.recipe.networks.bert import Bert
 from llmrecipe.recipe.networks.llama import Llama
 from llmrecipe.recipe.networks.mistral import Mistral
@@ -59,13 +61,14 @@ from llmrecipe.recipe.scheme import (
     W4AFP8,
     W8A8,
     W8A16,
+    AutoRound,
     FP8Block,
     Override,
     RoundToNearest,
 )
 from llmrecipe.recipe.scheme_checks import scheme_findings
-from llmrecipe.sections import QuantizeSection
-from llmrecipe.stages import quantize
+from llmrecipe.sections import MeasureSection, QuantizeSection
+from llmrecipe.stages import measure, quantize
 from llmrecipe.wiring import Wiring
 
 LENGTH = tiny_model.SEQUENCE_LENGTH
@@ -76,6 +79,7 @@ SCHEMES = {
     "w4a16-asymmetric": W4A16(group_size=32, symmetric=False),
     "w4a16-importance": W4A16(group_size=32, rounding=NEAREST),
     "w4a16-awq": W4A16(group_size=32, rounding=AWQ(grid_points=5)),
+    "w4a16-learned": W4A16(group_size=32, rounding=AutoRound(iterations=10)),
     "w8a16": W8A16(),
     "w4afp8": W4AFP8(group_size=32),
     "w8a8": W8A8(),
@@ -245,6 +249,33 @@ def test_a_model_that_is_converted_to_bfloat16_is_what_comes_of_one_that_was_bfl
     assert all(torch.equal(tensor, weights(expected)[name]) for name, tensor in weights(found).items())
     assert json.loads((found / "config.json").read_text())["dtype"] == "bfloat16"
     assert cards.read(expected, ModelCard).notes == ()
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "nvfp4a16", "mxfp4", "mxfp4a16", "mxfp8"])
+def test_errors_of_layers_are_those_of_what_computes_in_bfloat16(made, tmp_path, name):
+    model = quantized(made, tmp_path / "out", SCHEMES[name]) / "model"
+    asked = LayerErrors(max_tokens=4 * LENGTH)
+    inputs = {"model": model, "parent": made["model"], "tokens": made["tokens"]}
+    measure.run(tiny_model.stage_context(MeasureSection(measure=asked), inputs, tmp_path / "layers"))
+    rows = [json.loads(line) for line in (tmp_path / "layers/layers.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 7
+    assert {row["bits"] for row in rows} == {8 if name == "mxfp8" else 4}
+
+    # What a layer reads in the model that was quantized, through the layer itself as transformers loads it.
+    dense, small = AutoModelForCausalLM.from_pretrained(made["model"]), AutoModelForCausalLM.from_pretrained(model)
+    seen: list[torch.Tensor] = []
+    dense.get_submodule(LAYER).register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    row = torch.from_numpy(np.fromfile(made["tokens"] / "heldout/00000.ds", "<u2")[: 4 * LENGTH].astype(np.int64))
+    with torch.no_grad():
+        # Expands the weights.
+        small(row.view(4, LENGTH))
+        dense(row.view(4, LENGTH))
+        right, found = dense.get_submodule(LAYER)(seen[0]), small.get_submodule(LAYER)(seen[0].to(torch.bfloat16))
+    error = (found.double() - right.double()).square().sum(-1) / right.double().square().sum(-1)
+    (row_of_layer,) = (each for each in rows if each["layer"] == LAYER)
+    assert found.dtype == torch.bfloat16
+    assert row_of_layer["output_error"] == pytest.approx(error.mean().item(), rel=1e-3)
+    assert 1e-5 < row_of_layer["output_error"] < 0.1
 
 
 def test_static_activations_have_a_scale_from_the_calibration_text(made, tmp_path):
@@ -513,6 +544,22 @@ def test_a_rotated_model_computes_what_it_did_but_for_the_rounding(made, tmp_pat
     assert before.max() > 500 * before.median()
     assert after.max() < 50 * after.median()
     assert not torch.equal(weights(output)["lm_head.weight"], weights(output)["model.embed_tokens.weight"])
+    # What it is taken for has as many weights as there are.
+    card, its_own = cards.read(output, ModelCard), 320 * 96 * network.tie_word_embeddings
+    assert card.network == evolve(network, tie_word_embeddings=False)
+    count = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_pretrained(source).parameters())
+    assert card.network.num_parameters(card.rows) == count + its_own
+
+
+def test_an_output_layer_that_a_rotation_leaves_equal_to_the_embedding_stays_one_with_it(made, tmp_path):
+    # No factors of the last norm, as in a model that was never trained, for the output layer to take up.
+    network = evolve(tiny_model.NETWORK, tie_word_embeddings=True)
+    tied = tiny_model.new_model(tie_word_embeddings=True)
+    source = tiny_model.write_model(tied, made["model"], tmp_path / "dense", network=network)
+    scheme = W8A16(observer="minmax", rounding=NEAREST)
+    output = quantized(made | {"model": source}, tmp_path / "out", scheme, rotate=True) / "model"
+    assert "lm_head.weight" not in weights(output)
+    assert cards.read(output, ModelCard).network == network
 
 
 def test_an_override_that_matches_no_layer_of_the_model_itself_is_refused(made, tmp_path, monkeypatch):

@@ -141,7 +141,7 @@ def test_if_none_passes_the_error_holds_the_whole_table(released):
 
 
 def test_what_was_not_measured_is_no_reason_to_release(released):
-    few = {**COMPARISON["w4"], "recovery_documents": 12}
+    few = {**COMPARISON["w4"], "recovery_by": "token", "recovery_documents": 12}
     del few["recovery_low_percent"], few["recovery_high_percent"]
     artifacts.write_json(Path("artifacts/mine/report/metrics.json"), {**COMPARISON, "w4": few})
     with pytest.raises(
@@ -150,6 +150,34 @@ def test_what_was_not_measured_is_no_reason_to_release(released):
         released(gate.Recovery(at_least=0.5))
     with pytest.raises(StageError, match="base: mine gives no number 'acuracy'; did you mean 'accuracy'"):
         released(gate.Score(measure="mine", number="acuracy", at_least=0.5), candidates=("base",))
+
+
+def test_a_recovery_of_a_score_passes_by_its_own_interval(released):
+    kept = {"recovery_percent": 98.5, "recovery_low_percent": 97.0, "recovery_high_percent": 99.9}
+    few = {"recovery_percent": 98.5, "recovery_documents": 12}
+    # Grouped under the measure's name, or a model's own.
+    grouped = COMPARISON["w4"] | {
+        "mine": {"accuracy": 0.8, "recoveries": {"accuracy": kept | {"recovery_documents": 50}}}
+    }
+    own = COMPARISON["w8"] | {"mine": 0.5, "recoveries": {"accuracy": few, "f1": few | {"recovery_documents": 40}}}
+    artifacts.write_json(Path("artifacts/mine/report/metrics.json"), {**COMPARISON, "w4": grouped, "w8": own})
+    for bound, expected in ((0.97, "w4"), (0.971, "base")):
+        asked = gate.Recovery(at_least=bound, measure="mine", number="accuracy")
+        output = released(asked, candidates=("w4", "base"))
+        assert name_of(output) == expected
+        found = json.loads((output / "metrics.json").read_text())["candidates"]["w4"]
+        assert found[0]["gate"] == f"recovery of accuracy by mine of at least {100 * bound:g} %"
+        assert found[0]["found"] == "98.50 % (97.00 to 99.90 % of 50 documents)"
+    for number, reason in (
+        (
+            "accuracy",
+            "needs at least 30 documents, the same of both models, and mine has scored 12; have it score more",
+        ),
+        ("f1", "f1 is 0 for so many documents of mine .* nothing divides by 0; have it score more, or use gate.Score"),
+        ("recall", "mine gives no recovery of recall of it"),
+    ):
+        with pytest.raises(StageError, match=f"w8: .*{reason}"):
+            released(gate.Recovery(at_least=0.5, measure="mine", number=number), candidates=("w8",))
 
 
 def test_a_speed_is_that_of_the_run_on_this_machine_and_the_card_says_so(released):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 import tiny_model
 
@@ -64,6 +65,12 @@ class Compared:
         artifacts.write_jsonl(path, rows)
         self.inputs[f"{name}.{measure}.documents"] = path
 
+    def scores(self, name: str, measure: str, scores: dict[str, Any]) -> None:
+        """Say how a measure of a model has scored each document."""
+        path = self.folder / name / measure / "scores.json"
+        artifacts.write_json(path, scores)
+        self.inputs[f"{name}.{measure}.scores"] = path
+
     def result(self, output: str = "report") -> dict[str, Any]:
         """What `metrics.json` holds."""
         context = tiny_model.stage_context(ReportSection(), self.inputs, self.folder / output)
@@ -111,6 +118,9 @@ def test_recovery_of_encoders_is_the_ratio_of_the_masked_perplexities(compared):
     assert found["small"]["recovery_percent"] == pytest.approx(90)
     assert found["small"]["recovery_by"] == "token"
     assert found["small"]["pseudo_perplexity"] == 6.0
+    assert found["small"]["recoveries"] == {
+        "pseudo_perplexity": {"recovery_percent": pytest.approx(500 / 6), "recovery_by": "token"}
+    }
 
 
 def test_recovery_between_tokenizers_is_by_byte(compared):
@@ -255,6 +265,52 @@ def test_each_corpus_of_a_mixture_has_a_recovery_of_its_own(compared):
         assert small["corpora"][corpus]["recovery_percent"] == pytest.approx(100 * math.exp(-each))
         assert small["corpora"][corpus]["recovery_documents"] == 20
         assert "recovery_low_percent" not in small["corpora"][corpus]
+
+
+def test_a_score_has_a_recovery_by_the_same_documents(compared):
+    # Where the one is right, so is the other but for every fifth; mistakes are fewer where that is better.
+    before, after = [1.0, 0.5] * 50, [1.0, 0.5, 1.0, 0.5, 0.0] * 20
+    scores = {"base": before, "small": after}
+    for name, each in scores.items():
+        wrong = [2 - score for score in each]
+        compared.model(
+            name, perplexity=causal(20.0, 1.7), mine={"accuracy": sum(each) / 100, "mistakes": sum(wrong) / 100}
+        )
+        both = {"accuracy": ("higher", each), "mistakes": ("lower", wrong)}
+        compared.scores(
+            name, "mine", {key: {"better": better, "documents": rows} for key, (better, rows) in both.items()}
+        )
+    small = compared.result()["small"]
+    assert (small["recovery_percent"], small["accuracy"]) == (100, pytest.approx(0.6))
+    for name, kept, (above, below) in (
+        ("accuracy", 0.6 / 0.75, (after, before)),
+        ("mistakes", 1.25 / 1.4, ([2 - score for score in before], [2 - score for score in after])),
+    ):
+        found = small["recoveries"][name]
+        assert found["recovery_percent"] == pytest.approx(100 * kept)
+        assert found["recovery_documents"] == 100
+        # The delta method: the standard error of a ratio of means, whose documents are paired.
+        above, below = np.array(above), np.array(below)
+        wide = 1.96 * (above - kept * below).std() / below.mean() / math.sqrt(100)
+        assert found["recovery_low_percent"] == pytest.approx(100 * (kept - wide), abs=1.0)
+        assert found["recovery_high_percent"] == pytest.approx(100 * (kept + wide), abs=1.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([1.0] * 29, [0.5] * 29, {"recovery_percent": 50, "recovery_documents": 29}),
+        ([1.0] * 40, [0.5] * 39, {"recovery_percent": 50}),
+        ([0.0] * 40, [0.5] * 40, None),
+        ([0.0] * 39 + [1.0], [0.0] * 39 + [1.0], {"recovery_percent": 100, "recovery_documents": 40}),
+    ],
+    ids=["too few", "not the same", "nothing to keep", "nothing to divide by"],
+)
+def test_scores_without_an_interval(compared, before, after, expected):
+    for name, each in (("base", before), ("small", after)):
+        compared.model(name, mine={"accuracy": sum(each) / len(each)})
+        compared.scores(name, "mine", {"accuracy": {"better": "higher", "documents": each}})
+    assert compared.result()["small"].get("recoveries") == (None if expected is None else {"accuracy": expected})
 
 
 def test_a_measure_that_is_named_like_a_number_is_refused(compared):

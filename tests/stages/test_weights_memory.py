@@ -1,4 +1,4 @@
-"""Exporting and quantizing hold a tensor or two in memory, however many a model has."""
+"""Exporting, quantizing and pruning hold a tensor or two in memory, however many a model has."""
 
 import subprocess
 import sys
@@ -17,7 +17,9 @@ from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.nanotron import weights
+from llmrecipe.recipe.hessians import hessians_bytes
 from llmrecipe.recipe.networks.llama import Llama
+from llmrecipe.recipe.prune import Measured, SparseGPT, Width
 from llmrecipe.recipe.scheme import AWQ, NVFP4A16, W4A16, W8A16, RoundToNearest
 from llmrecipe.sections import QuantizeSection
 
@@ -38,6 +40,8 @@ SECTIONS = {
         "expanded_to_bfloat16": NVFP4A16(observer="minmax", rounding=RoundToNearest()),
     }.items()
 }
+
+METHODS = {"sparse": SparseGPT(sparsity=Measured(share=0.5)), "narrow": Width(intermediate_size=1024)}
 
 PEAK = """
 import sys, threading
@@ -91,10 +95,46 @@ section = SECTIONS[sys.argv[2]]
 source, scratch = folder / "model", folder / f"scratch-{sys.argv[2]}"
 scratch.mkdir()
 rows = torch.randint(0, 320, (8, 32), generator=torch.Generator().manual_seed(0))
-text = SimpleNamespace(one=lambda: rows[:1], sequences=lambda: rows)
+text = SimpleNamespace(samples=8, one=lambda: rows[:1], sequences=lambda: rows)
 card = cards.read(source, ModelCard)
 peak_of(lambda: quantization.quantize_and_verify(
     source, folder / sys.argv[2], card, section, text, torch.device("cpu"), scratch
+))
+assert not list(scratch.iterdir())
+"""
+
+GATHER = """
+from types import SimpleNamespace
+from llmrecipe.engines.compression import oneshot
+from llmrecipe.engines.compression.gathering import gather
+from llmrecipe.launch.process import return_freed_memory
+return_freed_memory()
+oneshot.show_log("error")
+output, scratch = folder / "gathered", folder / "scratch-gathered"
+output.mkdir()
+scratch.mkdir()
+rows = torch.randint(0, 320, (8, 32), generator=torch.Generator().manual_seed(0))
+text = SimpleNamespace(samples=8, seed=0, sequences=lambda: rows)
+peak_of(lambda: gather(folder / "model", output, {}, text, torch.device("cpu"), scratch))
+assert not list(scratch.iterdir())
+"""
+
+PRUNE = """
+from types import SimpleNamespace
+from llmrecipe import cards
+from llmrecipe.cards import ModelCard
+from llmrecipe.engines.compression import oneshot, pruning
+from llmrecipe.launch.process import return_freed_memory
+from test_weights_memory import METHODS
+return_freed_memory()
+oneshot.show_log("error")
+source, scratch = folder / "model", folder / f"scratch-{sys.argv[2]}"
+scratch.mkdir()
+rows = torch.randint(0, 320, (8, 32), generator=torch.Generator().manual_seed(0))
+text = SimpleNamespace(sequences=lambda: rows)
+card = cards.read(source, ModelCard)
+peak_of(lambda: pruning.prune_and_verify(
+    source, folder / sys.argv[2], card, METHODS[sys.argv[2]], text, torch.device("cpu"), scratch
 ))
 assert not list(scratch.iterdir())
 """
@@ -141,6 +181,13 @@ def test_exporting_holds_no_model_in_memory(made):
 
 
 @pytest.mark.slow
+def test_gathering_hessians_holds_neither_the_model_nor_all_of_them_in_memory(made):
+    assert peak(GATHER, made) < ROOM_MB + LARGEST_MB
+    stored = sum(file.stat().st_size for file in (made / "gathered").glob("*.safetensors"))
+    assert stored > hessians_bytes(NETWORK) > (ROOM_MB + LARGEST_MB) * 1e6
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SECTIONS)
 def test_quantizing_holds_no_model_in_memory_and_writes_what_it_would_in_memory(made, name, tmp_path):
     assert peak(QUANTIZE, made, name) < ROOM_MB + LARGEST_MB
@@ -154,3 +201,10 @@ def test_quantizing_holds_no_model_in_memory_and_writes_what_it_would_in_memory(
     quantization.save_compressed(model, tmp_path / "plain")
     for file in ("model.safetensors", "config.json"):
         assert (made / name / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_pruning_holds_no_model_in_memory(made, name):
+    assert peak(PRUNE, made, name) < ROOM_MB + LARGEST_MB
+    assert cards.read(made / name, ModelCard).sparse == (name == "sparse")

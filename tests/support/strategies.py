@@ -57,15 +57,19 @@ from llmrecipe import (
     source,
 )
 from llmrecipe.recipe.floats import Microscaled
+from llmrecipe.recipe.integers import WeightsOnly
 from llmrecipe.recipe.kinds import Scheme
+from llmrecipe.recipe.overlap_checks import overlap
 from llmrecipe.recipe.texts import common_text
 from llmrecipe.sections import (
     AugmentSection,
     DistilSection,
     ExportSection,
+    HessiansSection,
     ImportSection,
     MeasureSection,
     MixSection,
+    PredictSection,
     PrepareSection,
     PruneSection,
     QuantizeSection,
@@ -261,6 +265,7 @@ optimizers = st.one_of(
 roundings = st.one_of(
     st.builds(scheme.GPTQ, dampening_frac=up_to_one, activation_order=st.booleans()),
     st.builds(scheme.AWQ, grid_points=st.integers(3, 1000)),
+    st.builds(scheme.AutoRound, iterations=counts),
     st.builds(scheme.RoundToNearest),
 )
 places = st.one_of(
@@ -302,6 +307,8 @@ def one_scheme(draw, cls, network=SMALL_MODEL.network):
     how = draw(roundings)
     if network.unfit_for_smoothing and isinstance(how, scheme.AWQ):
         how = scheme.RoundToNearest()
+    if isinstance(how, scheme.AutoRound) and (network.reads_both_sides or not issubclass(cls, WeightsOnly)):
+        how = scheme.RoundToNearest()
     observers = ["minmax", "mse"] if cls is scheme.FP8Block else ["minmax", "mse", "imatrix_mse"]
     more = {"rounding": how, "observer": draw(st.sampled_from(observers))}
     fields = attrs.fields_dict(cls)
@@ -310,7 +317,7 @@ def one_scheme(draw, cls, network=SMALL_MODEL.network):
     if "block_size" in fields:
         more["block_size"] = draw(st.sampled_from(group_sizes))
     if "symmetric" in fields:
-        more["symmetric"] = draw(st.booleans())
+        more["symmetric"] = isinstance(how, scheme.AutoRound) or draw(st.booleans())
     if "activations" in fields:
         more["activations"] = draw(st.sampled_from(["dynamic", "static"]))
     if "smoothing_strength" in fields:
@@ -336,10 +343,12 @@ def overrides(draw, rest, network):
     names = sorted({name.rpartition(".")[2] for name in network.quantized_layers})
     names = [name for name in names if not (isinstance(rest, NVFP4S) and name in JOINED)]
     words, count = [], draw(st.integers(0, len(names) - 1))
-    classes = draw(st.permutations([cls for cls in SCHEMES if fits(cls, network)]))
+    learns = isinstance(rest.rounding, scheme.AutoRound)
+    fitting = [cls for cls in SCHEMES if fits(cls, network) and (issubclass(cls, WeightsOnly) or not learns)]
+    classes = draw(st.permutations(fitting))
     for name, cls in zip(draw(st.permutations(names))[:count], classes, strict=False):
-        fitting = scheme.FP8 if cls in NVFP4S and name in JOINED else cls
-        other = evolve(one_scheme(draw, fitting, network), rounding=rest.rounding)
+        other = one_scheme(draw, scheme.FP8 if cls in NVFP4S and name in JOINED else cls, network)
+        other = evolve(other, rounding=rest.rounding, **({"symmetric": True} if learns else {}))
         if isinstance(other, scheme.W8A8):
             other = evolve(other, smoothing_strength=None)
         layers = draw(st.sampled_from([name, f"*.{name}"]))
@@ -351,6 +360,22 @@ schemes = st.composite(lambda draw: one_scheme(draw, draw(st.sampled_from(SCHEME
 
 
 @st.composite
+def narrowings(draw, network):
+    """Widths that a decoder can have in place of its own, of more than one neuron."""
+    whole = network.num_key_value_heads
+    groups = draw(st.none() | st.integers(1, whole - 1)) if whole > 1 else None
+    # transformers' Llama has a width for each head that is left.
+    step = network.num_attention_heads // whole * (groups or whole) if isinstance(network, Llama) else 1
+    fewer = range(max(step, 2), network.hidden_size, step)
+    widths = st.sampled_from(fewer) if fewer else st.none()
+    return prune.Width(
+        hidden_size=draw(widths if network.hidden_size % step else st.none() | widths),
+        intermediate_size=draw(st.integers(1, network.feed_forward_size - 1)),
+        num_key_value_heads=groups,
+    )
+
+
+@st.composite
 def prunings(draw, network):
     """What can be left out of a network."""
     sizes = [size for size in divisors(math.gcd(*network.quantized_widths.values())) if size > 1]
@@ -359,6 +384,14 @@ def prunings(draw, network):
     )
     # A weight of each row at least.
     shares = st.floats(1 / min(network.quantized_widths.values()), 1, exclude_max=True)
+    layers = network.num_layers
+    per_layer = st.lists(st.just(0.0) | shares, min_size=layers, max_size=layers).filter(any).map(tuple)
+    amounts = (
+        shares
+        | st.builds(prune.Measured, share=shares)
+        | st.builds(prune.PerLayer, shares=per_layer)
+        | (patterns if sizes else st.nothing())
+    )
     kinds = [prune.Magnitude, prune.Wanda, prune.SparseGPT]
     if not network.reads_both_sides:
         kinds += [prune.Layers] * (network.num_layers > 1) + [prune.Width] * (network.feed_forward_size > 1)
@@ -367,14 +400,9 @@ def prunings(draw, network):
         left_out = draw(st.sampled_from(["similar", "last"]))
         return cls(num_layers=draw(st.integers(1, network.num_layers - 1)), left_out=left_out)
     if cls is prune.Width:
-        queries = network.num_attention_heads // network.num_key_value_heads
-        heads = [left for left in range(1, network.num_key_value_heads) if network.hidden_size % (queries * left) == 0]
-        return cls(
-            intermediate_size=draw(st.integers(1, network.feed_forward_size - 1)),
-            num_key_value_heads=draw(st.none() | st.sampled_from(heads) if heads else st.none()),
-        )
+        return draw(narrowings(network))
     more = {"dampening_frac": draw(up_to_one)} if cls is prune.SparseGPT else {}
-    return cls(sparsity=draw(shares | patterns if sizes else shares), **more)
+    return cls(sparsity=draw(amounts), **more)
 
 
 @st.composite
@@ -431,6 +459,10 @@ def trainings(draw, global_batch_size, sequence_length, parameters="all"):
 divergences = st.one_of(
     st.builds(cls, temperature=positive) for cls in (distil.ForwardKL, distil.ReverseKL, distil.JensenShannon)
 )
+
+
+hidden_states = st.builds(distil.HiddenStates, weight=positive)
+stored = st.builds(distil.Stored, top_k=st.integers(1, 64))
 
 
 @st.composite
@@ -601,7 +633,7 @@ class World:
     def new_corpus(self):
         draw, origin = self.draw, self.draw(sources)
         heldout = draw(heldouts)
-        return Corpus(
+        corpus = Corpus(
             name=self.fresh(),
             source=origin,
             clean=with_addresses_to_look_at(draw(cleaners), origin),
@@ -609,6 +641,8 @@ class World:
             augment=tuple(map(self.asking, draw(augmenters))),
             shards=draw(counts),
         )
+        # Instead of one that holds out what is learned from in another.
+        return next((each for each in self.corpora if overlap(each, corpus) or overlap(corpus, each)), corpus)
 
     def asking(self, augmenter):
         """The augmenter; one that paraphrases may ask a model that is made here."""
@@ -699,14 +733,28 @@ class World:
         fitting = [cls for cls in SCHEMES if fits(cls, model.network)]
         chosen = one_scheme(self.draw, self.draw(st.sampled_from(fitting)), model.network)
         kv_cache = None if model.network.reads_both_sides else self.draw(st.sampled_from([None, "float8"]))
+        if chosen.rounding.learns and (kv_cache or model.is_sparse):
+            chosen = evolve(chosen, rounding=scheme.GPTQ())
         rounds = kv_cache is None or self.draw(st.booleans())
+        others = overrides(self.draw, chosen, model.network) if rounds else ()
+        rotate = not (model.network.reads_both_sides or model.is_sparse) and self.draw(st.booleans())
+        all_schemes = [chosen, *(each.scheme for each in others if each.scheme is not None)]
+        reads_hessians = any(
+            isinstance(getattr(each, "rounding", None), scheme.GPTQ) or getattr(each, "observer", "") == "imatrix_mse"
+            for each in all_schemes
+        )
+        reads_more = any(
+            each.moves_difficulty or each.scales_activations or each.rounding.learns for each in all_schemes
+        )
+        can_gather = kv_cache is None and not rotate and reads_hessians and not reads_more
         return self.named(
             Quantized(
                 model=model,
                 scheme=chosen if rounds else None,
-                overrides=overrides(self.draw, chosen, model.network) if rounds else (),
+                overrides=others,
                 kv_cache=kv_cache,
-                rotate=not (model.network.reads_both_sides or model.is_sparse) and self.draw(st.booleans()),
+                rotate=rotate,
+                propagate_error=not can_gather or self.draw(st.booleans()),
                 text=self.text() if model.training_text is None or self.draw(st.integers(0, 2)) == 0 else None,
                 calibration_samples=self.draw(counts),
                 seed=self.draw(seeds),
@@ -742,14 +790,22 @@ class World:
         data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4))
         length = (student if students else teacher).objective.sequence_length
         known = teacher.training_text or (student.training_text if students else None)
+        training, loss = draw(distillations(data * micro * draw(counts), length)), draw(divergences)
+        within, logits = draw(st.none() | hidden_states), None
+        is_alike = not students or student.objective == objective
+        if is_alike and isinstance(training.duration, Steps) and draw(st.booleans()):
+            # No tokenizer has fewer tokens.
+            within, logits, loss = None, draw(stored), evolve(loss, temperature=1.0)
         return Distilled(
             name=self.fresh(),
             student=student,
             teacher=teacher,
             text=self.text() if known is None or draw(st.booleans()) else None,
-            training=draw(distillations(data * micro * draw(counts), length)),
-            loss=draw(divergences),
+            training=training,
+            loss=loss,
             hard_loss_weight=draw(below_one),
+            hidden_states=within,
+            teacher_logits=logits,
             parallelism=Parallelism(
                 data=data, micro_batch_size=micro, threads_per_rank=draw(counts), bucket_size_mb=draw(counts)
             ),
@@ -864,12 +920,15 @@ sections = st.one_of(
     recipes().map(lambda recipe: next(map(train_section, filter(is_trained, lineage(recipe.models))), ReportSection())),
     st.builds(ExportSection, revision=revisions),
     st.builds(QuantizeSection, scheme=schemes, kv_cache=st.just("float8"), calibration_samples=counts, seed=seeds),
+    st.builds(HessiansSection, calibration_samples=counts, seed=seeds),
     st.builds(PruneSection, method=prunings(SMALL_MODEL.network), calibration_samples=counts, seed=seeds),
+    st.builds(PredictSection, top_k=counts, sequences=counts, seed=seeds, validation_sequences=counts),
     st.builds(
         DistilSection,
         network=st.none(),
         loss=divergences,
         hard_loss_weight=below_one,
+        hidden_states=st.none() | hidden_states,
         training=distillations(4, 8),
         parallelism=st.builds(Parallelism, micro_batch_size=st.sampled_from([1, 2, 4])),
         revision=revisions,
@@ -880,7 +939,9 @@ sections = st.one_of(
         ReleaseSection,
         candidates=tuples(texts, 1),
         reference=texts,
-        gates=st.builds(gate.Recovery, at_least=up_to_one, measure=texts).map(lambda one: (one,)),
+        gates=st.builds(gate.Recovery, at_least=up_to_one, measure=texts, number=st.none() | texts).map(
+            lambda one: (one,)
+        ),
         revision=revisions,
     ),
 )

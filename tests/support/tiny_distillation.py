@@ -47,13 +47,23 @@ MASKED = MaskedLM(sequence_length=LENGTH)
 MASKING = MaskingCard(mask_token_id=2, special_ids=(0, 1, 2), continuing_ids=())
 
 
-def section(network=SMALLER, loss=None, hard_loss_weight=0.0, training=TRAINING, **parallelism) -> DistilSection:
+def section(
+    network=SMALLER,
+    loss=None,
+    hard_loss_weight=0.0,
+    training=TRAINING,
+    hidden_states=None,
+    teacher_logits=None,
+    **parallelism,
+) -> DistilSection:
     return DistilSection(
         network=network,
         loss=loss or distil.ForwardKL(),
         hard_loss_weight=hard_loss_weight,
         training=training,
         parallelism=Parallelism(**{"micro_batch_size": 4} | parallelism),
+        hidden_states=hidden_states,
+        teacher_logits=teacher_logits,
     )
 
 
@@ -71,6 +81,7 @@ def distilled(
             tokens=Tokens.of(inputs),
             student=inputs.get("student"),
             teacher=inputs["teacher"],
+            predictions=inputs.get("predictions"),
             machine=Machine(**{"device": "cpu"} | machine),
             scratch=scratch,
             events=scratch / "events",

@@ -11,12 +11,14 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform.awq import AWQModifier
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
+from llmrecipe.engines.compression.oneshot import ours
 from llmrecipe.engines.compression.rotation import Rotation, block_of
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.floats import FP8, FP8Block, Microscaled
 from llmrecipe.recipe.integers import W4AFP8, W8A8, WeightsOnly
 from llmrecipe.recipe.kinds import Rounding, Scheme
-from llmrecipe.recipe.rounding import AWQ, GPTQ, Observer, RoundToNearest
+from llmrecipe.recipe.rounding import AWQ, GPTQ, AutoRound, Observer, RoundToNearest
+from llmrecipe.recipe.scheme_checks import rounding_of
 from llmrecipe.sections import QuantizeSection
 
 # Those that look at a weight once, since all of it is there.
@@ -70,7 +72,7 @@ def modifiers(section: QuantizeSection, layers: Iterable[str], ignore: list[str]
     # By their names beside others that are named: some readers ask for a class of layers before they ask for the parts
     # of a layer that they have joined, as vLLM joins query, key and value.
     groups[f"group_{len(section.overrides)}"] = formats(scheme, left if section.overrides else ["Linear"])
-    how = getattr(scheme, "rounding", RoundToNearest())
+    how = rounding_of(scheme)
     return [*first, *smoothing(scheme), *rounding(how, ignore=kept, config_groups=groups, kv_cache_scheme=cache)]
 
 
@@ -175,6 +177,11 @@ def _gptq(how: GPTQ, **what: Any) -> list[Modifier]:
 @rounding.register
 def _awq(how: AWQ, **what: Any) -> list[Modifier]:
     return [AWQModifier(n_grid=how.grid_points), QuantizationModifier(**what)]
+
+
+@rounding.register
+def _auto_round(how: AutoRound, **what: Any) -> list[Modifier]:
+    return [ours("autoround").LearnedRounding(iters=how.iterations, **what)]
 
 
 @rounding.register

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipe.errors import StageError
 from llmrecipe.foreign import foreign
-from llmrecipe.launch.process import freed_memory_used_again
 
 if TYPE_CHECKING:
     from llmrecipe.engines.compression.fallbacks import Fallbacks
@@ -31,6 +30,7 @@ def compress(
     device: torch.device,
     *,
     aim: str,
+    propagate_error: bool = True,
 ) -> "Fallbacks":
     """Change `model` in place, as llmcompressor's modifiers say; it was loaded from a directory and is on the CPU.
 
@@ -43,6 +43,7 @@ def compress(
         calibration: token ids `int64[samples, sequence_length]`; no rows for modifiers that need none.
         device: where it is computed.
         aim: what is to be done, for the message: "quantize this model as FP8()".
+        propagate_error: whether a block reads what the changed blocks before it give it, or what they gave before.
 
     Returns:
         What it did instead of what was asked, and whatever else it warned of.
@@ -57,12 +58,8 @@ def compress(
     at_once = batch_size(calibration)
     dataset: DataLoader[Any] | None = DataLoader(rows, batch_size=at_once) if rows else None  # type: ignore[arg-type]
     try:
-        with (
-            patch_attr(torch.accelerator, "is_available", lambda: device.type != "cpu"),
-            freed_memory_used_again(),
-            counted() as found,
-        ):
-            oneshot(model=model, tokenizer=tokenizer, recipe=recipe, dataset=dataset)
+        with patch_attr(torch.accelerator, "is_available", lambda: device.type != "cpu"), counted() as found:
+            oneshot(model=model, tokenizer=tokenizer, recipe=recipe, dataset=dataset, propagate_error=propagate_error)
     except (ValueError, RuntimeError) as error:
         raise StageError(f"llmcompressor can't {aim}: {error}") from error
     fallbacks: Fallbacks = found
@@ -104,6 +101,17 @@ def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and module is not output
     }
+
+
+def layers_of(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """Its layers of attention and feed-forward, in order."""
+    lists = (module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList))
+    return list(next(lists))
+
+
+def linears_in(layer: torch.nn.Module) -> list[torch.nn.Linear]:
+    """Linear layers of one of them."""
+    return [module for module in layer.modules() if isinstance(module, torch.nn.Linear)]
 
 
 def _print(message: str) -> None:

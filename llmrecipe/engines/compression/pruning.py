@@ -11,9 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import shrinking
 from llmrecipe.engines.compression.calibration import CalibrationText
-from llmrecipe.engines.compression.oneshot import ours
+from llmrecipe.engines.compression.oneshot import layers_of, linear_layers, linears_in, ours
 from llmrecipe.engines.compression.saving import save_and_verify, save_plain
-from llmrecipe.engines.compression.sparsity import make_sparse, share_of_zeros
+from llmrecipe.engines.compression.sparsity import make_sparse
+from llmrecipe.engines.compression.zeros import share_of_zeros
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.stored import put_on_disk
 from llmrecipe.engines.models.vocabulary import check_embeddings
@@ -48,6 +49,9 @@ class Report:
 
     sparsity: float
     """Share of the weights of its linear layers, but the output layer, that are zero."""
+
+    sparsity_per_layer: tuple[float, ...]
+    """The same of each layer of the network, the first one first."""
 
 
 @attrs.frozen(kw_only=True)
@@ -118,7 +122,8 @@ def prune_and_verify(
             sparse=card.sparse or method.is_sparse,
             notes=(*card.notes, *notes),
         )
-        sparsity = share_of_zeros(pruned)
+        sparsity = share_of_zeros(linear_layers(pruned).values())
+        per_layer = tuple(share_of_zeros(linears_in(layer)) for layer in layers_of(pruned))
         # Any tokens tell whether two models are the same.
         probe = (torch.arange(length, device=device) % card.vocab_size)[None]
         save_and_verify(
@@ -138,6 +143,7 @@ def prune_and_verify(
         pruned_bytes=folders.weights_bytes(directory),
         pruned_weights=folders.num_weights(directory),
         sparsity=sparsity,
+        sparsity_per_layer=per_layer,
     )
 
 
@@ -183,9 +189,7 @@ def _width(method: Width, model: PreTrainedModel, given: Given) -> tuple[PreTrai
     before = _decoder(given.card.network)
     after = _decoder(method.pruned(before))
     found = shrinking.importance(model, before, given.calibration, given.device)
-    neurons = [shrinking.largest(scores, after.feed_forward_size) for scores in found.neurons]
-    heads = [shrinking.largest(scores, after.num_key_value_heads) for scores in found.heads]
-    return shrinking.with_width(model, before, after, neurons, heads, given.scratch).to(given.device), ()
+    return shrinking.with_width(model, before, after, found, given.scratch).to(given.device), ()
 
 
 def _decoder(network: Network) -> Decoder:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrecipe import artifacts
-from llmrecipe.cards import ModelCard
+from llmrecipe import artifacts, cards
+from llmrecipe.cards import HessiansCard, ModelCard
 from llmrecipe.engines.compression.calibration import CalibrationText
 from llmrecipe.engines.compression.oneshot import compress, linear_layers, ours
 from llmrecipe.engines.compression.report import Report, bits_per_weight
@@ -22,6 +22,7 @@ from llmrecipe.engines.models.stored import on_disk, put_on_disk
 from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.scheme_checks import rounding_of
 from llmrecipe.sections import QuantizeSection
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def quantize_and_verify(
     text: CalibrationText,
     device: torch.device,
     scratch: Path,
+    gathered: Path | None = None,
 ) -> Report:
     """Write the model in `source`, quantized, to `directory`, and check that what was saved computes the same.
 
@@ -51,13 +53,14 @@ def quantize_and_verify(
         text: what calibrates a scheme that needs it.
         device: where it is done.
         scratch: a folder for what is as large as the model meanwhile; empty again at the end.
+        gathered: a hessians artifact of the model, which is taken in the place of the text.
 
     Raises:
         StageError: the model is quantized already, llmcompressor refuses it, the result computes numbers that aren't
             finite, the saved model isn't the quantized one, or a zero of a sparse model is lost.
     """
     with ours("offloading").offloaded(scratch):
-        return _quantize_and_verify(source, directory, card, section, text, device, scratch)
+        return _quantize_and_verify(source, directory, card, section, text, device, scratch, gathered)
 
 
 def _quantize_and_verify(
@@ -68,6 +71,7 @@ def _quantize_and_verify(
     text: CalibrationText,
     device: torch.device,
     scratch: Path,
+    gathered: Path | None = None,
 ) -> Report:
     """As `quantize_and_verify`, where memory is in files already."""
     model = folders.load_model(source)
@@ -80,17 +84,20 @@ def _quantize_and_verify(
         _to_bfloat16(model, scratch)
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     probe = text.one()
-    calibration = text.sequences() if needs_calibration(section, model) else probe[:0]
-    if len(calibration) or section.rotate:
+    is_calibrated = needs_calibration(section, model)
+    calibration = text.sequences() if is_calibrated and gathered is None else probe[:0]
+    samples = text.samples if is_calibrated else 0
+    if is_calibrated or section.rotate:
         # It writes into the weights, and what is written to doesn't stay a view of the file that it was read from.
         put_on_disk(model, scratch)
-    on_text = f", calibrated on {len(calibration)} sequences" if len(calibration) else ""
+    on_text = f", calibrated on {samples} sequences" if samples else ""
     log.info("rounds the weights%s", on_text)
     with kept_by_gptq() if card.sparse else nullcontext():
-        fallbacks = quantize(model, folders.load_tokenizer(source), section, calibration, device)
+        fallbacks = quantize(model, folders.load_tokenizer(source), section, calibration, device, gathered)
     expanded = sum(parameter.nbytes for name, parameter in model.named_parameters() if name in names)
     sizes = {name: layer.in_features * layer.out_features for name, layer in linear_layers(model).items()}
-    noted = evolve(card, notes=(*notes, *fallbacks.notes))
+    network = card.network if _shares_output(model) else card.network.untied
+    noted = evolve(card, network=network, notes=(*notes, *fallbacks.notes))
     save_and_verify(
         model,
         save_compressed,
@@ -106,7 +113,7 @@ def _quantize_and_verify(
     dense, quantized = folders.weights_bytes(source), folders.weights_bytes(directory)
     return Report(
         bits_per_linear_weight=bits_per_weight(directory, sizes),
-        calibration_sequences=len(calibration),
+        calibration_sequences=samples,
         dense_bytes=dense,
         expanded_bytes=expanded,
         gptq_layers=fallbacks.layers,
@@ -127,6 +134,7 @@ def quantize(
     section: QuantizeSection,
     calibration: torch.Tensor,
     device: torch.device,
+    gathered: Path | None = None,
 ) -> "Fallbacks":
     """Round the linear layers of `model` in place; it was loaded from a directory and is on the CPU.
 
@@ -140,6 +148,7 @@ def quantize(
         section: the number formats.
         calibration: token ids `int64[samples, sequence_length]`; no rows for a scheme that needs none.
         device: where it is computed.
+        gathered: a hessians artifact of the model, where that calibrates.
 
     Returns:
         How many layers GPTQ rounded, for how many it failed, and what else llmcompressor warned of.
@@ -148,10 +157,14 @@ def quantize(
         StageError: llmcompressor refuses the model or would guess at it, or GPTQ failed for every layer.
     """
     recipe = _modifiers(section, model)
+    if gathered is not None:
+        recipe = list(ours("hessians").given(recipe, gathered, cards.read(gathered, HessiansCard)))
     ours("fallbacks").refuse_guesses(recipe, model)
     aim = f"quantize this model as {section.scheme or section.kv_cache}"
+    # It hands on by itself what a rounded block gives, beside what that gave before.
+    learns = section.scheme is not None and rounding_of(section.scheme).learns
     with ours("awq").mended(device):
-        fallbacks = compress(model, tokenizer, recipe, calibration, device, aim=aim)
+        fallbacks = compress(model, tokenizer, recipe, calibration, device, aim=aim, propagate_error=not learns)
     if fallbacks.rounded_to_nearest:
         told = (
             f"{fallbacks} ({section.scheme}); raise scheme.rounding.dampening_frac, for which 0.01 is usual, or "
@@ -183,6 +196,13 @@ def _modifiers(section: QuantizeSection, model: PreTrainedModel) -> list[Any]:
     ignore = [name for name, module in model.named_modules() if module is output]
     made: list[Any] = ours("modifiers").modifiers(section, linear_layers(model), ignore, model.config.hidden_size)
     return made
+
+
+def _shares_output(model: PreTrainedModel) -> bool:
+    """Whether the output layer has the weights of the embedding: llmcompressor stores equal ones once."""
+    output: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    return output is None or torch.equal(output.weight, embedding.weight)
 
 
 def _is_bfloat16(section: QuantizeSection) -> bool:

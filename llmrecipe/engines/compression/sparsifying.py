@@ -11,6 +11,7 @@ from llmcompressor.modifiers import Modifier
 from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 from llmcompressor.modifiers.pruning.sparsegpt import base as sparsegpt
 
+from llmrecipe.engines.compression.sparsity import Amounts
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.prune import Pattern, Sparse, SparseGPT, Wanda
 
@@ -25,12 +26,12 @@ _UNREACHED = 1e-20
 
 
 @singledispatch
-def modifier(method: Sparse, layers: list[str], *, keeps_zeros: bool) -> Modifier:
-    """What makes the layers of these names sparse.
+def modifier(method: Sparse, asked: Amounts, *, keeps_zeros: bool) -> Modifier:
+    """What makes some layers sparse.
 
     Args:
         method: the way.
-        layers: names of linear layers.
+        asked: for those layers, in the order of the model; a pattern is the same for all.
         keeps_zeros: whether weights that are zero stay so, which not every way does by itself.
 
     Raises:
@@ -40,31 +41,34 @@ def modifier(method: Sparse, layers: list[str], *, keeps_zeros: bool) -> Modifie
 
 
 @modifier.register
-def _wanda(method: Wanda, layers: list[str], *, keeps_zeros: bool) -> Modifier:
+def _wanda(method: Wanda, asked: Amounts, *, keeps_zeros: bool) -> Modifier:
     # Weights that are zero are the smallest, and none is written to but with a zero.
-    return WandaPruningModifier(targets=layers, **_amount(method))
+    return WandaPruningModifier(**_amounts(asked))
 
 
 @modifier.register
-def _sparse_gpt(method: SparseGPT, layers: list[str], *, keeps_zeros: bool) -> Modifier:
+def _sparse_gpt(method: SparseGPT, asked: Amounts, *, keeps_zeros: bool) -> Modifier:
     pattern = method.sparsity
     # It begins a new group with each block.
     columns = max(pattern.of, _COLUMNS // pattern.of * pattern.of) if isinstance(pattern, Pattern) else _COLUMNS
     return SparseGPTModifier(
-        targets=layers,
         dampening_frac=method.dampening_frac,
         block_size=columns,
         preserve_sparsity_mask=keeps_zeros,
-        **_amount(method),
+        **_amounts(asked),
     )
 
 
-def _amount(method: Sparse) -> dict[str, Any]:
-    pattern = method.sparsity
+def _amounts(asked: Amounts) -> dict[str, Any]:
+    pattern = next(iter(asked.values()))
     if not isinstance(pattern, Pattern):
-        return {"sparsity": pattern}
+        return {"targets": list(asked), "sparsity": list(asked.values())}
     # Its first number is of those that become zero.
-    return {"sparsity": pattern.share, "mask_structure": f"{pattern.of - pattern.keep}:{pattern.of}"}
+    return {
+        "targets": list(asked),
+        "sparsity": pattern.share,
+        "mask_structure": f"{pattern.of - pattern.keep}:{pattern.of}",
+    }
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """Zeros that a model has for a purpose, kept through whatever else happens to its weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from compressed_tensors.utils import patch_attr, update_offload_parameter
 from transformers import PreTrainedModel
 
@@ -63,3 +64,9 @@ def make_plain(model: PreTrainedModel) -> None:
         weight = layer.weight.data
         # Also where it is kept elsewhere than it is computed with.
         update_offload_parameter(layer, "weight", weight.masked_fill(weight == 0, 0))
+
+
+def share_of_zeros(layers: Iterable[torch.nn.Linear]) -> float:
+    """Share of the weights of linear layers that are zero."""
+    weights = [layer.weight for layer in layers]
+    return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)

@@ -63,6 +63,21 @@ def spread(corpora: Mapping[str, PairedCorpus]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float] | None:
+    """The ends of the 95 % interval of a ratio of means of scores of the same documents, `float64[documents]` each.
+
+    Documents are drawn as in `spread`. None if a text that was drawn leaves nothing to divide by.
+    """
+    drawn = _drawn(len(above), np.random.default_rng(_SEED))
+    means = np.concatenate(
+        [np.stack([scores[each].mean(axis=1) for scores in (above, below)]) for each in drawn], axis=1
+    )
+    if not means[1].all():
+        return None
+    low, high = np.percentile(means[0] / means[1], _TAILS)
+    return float(low), float(high)
+
+
 def _drawn(count: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
     """Which documents are in each text, some texts at a time."""
     at_once = max(1, _AT_ONCE // count)

@@ -10,11 +10,12 @@ from llmrecipe.cards import ModelCard
 from llmrecipe.engines.evaluation.recovery import Measured, Numbers, recovery
 from llmrecipe.errors import StageError
 from llmrecipe.pretrained import elsewhere
-from llmrecipe.recipe.measure import OF_RUN, RECOVERY
+from llmrecipe.recipe.measure import OF_RUN, RECOVERIES, RECOVERY
 
-_DOCUMENTS = "documents"
+_FILES = ("documents", "scores")
+"""What belongs to a measurement, by its role's end."""
 
-_OWN = {"size_mb", "unigram", "corpora", *RECOVERY, *OF_RUN}
+_OWN = {"size_mb", "unigram", "corpora", RECOVERIES, *RECOVERY, *OF_RUN}
 """Names that are no measure's own."""
 
 _LOST = "text_lost_percent"
@@ -36,8 +37,8 @@ class MeasuredFolder:
 
 
 def read(inputs: Mapping[str, Path]) -> list[MeasuredFolder]:
-    """The models among a stage's inputs, in their order: folders `NAME.model`, JSON files `NAME.MEASURE`, and losses by
-    document `NAME.MEASURE.documents`.
+    """The models among a stage's inputs, in their order: folders `NAME.model`, JSON files `NAME.MEASURE`, and by
+    document losses `NAME.MEASURE.documents` and scores `NAME.MEASURE.scores`.
 
     Raises:
         StageError: a folder is no whole model.
@@ -58,9 +59,9 @@ def _measurements(name: str, card: ModelCard, inputs: Mapping[str, Path]) -> dic
     found = {}
     for role, path in inputs.items():
         model, _, measure = role.partition(".")
-        if model == name and measure != "model" and not measure.endswith(f".{_DOCUMENTS}"):
-            documents = inputs.get(f"{role}.{_DOCUMENTS}")
-            found[measure] = Measured(card=card, numbers=artifacts.read_json(path), documents=documents)
+        if model == name and measure != "model" and "." not in measure:
+            files = {each: inputs.get(f"{role}.{each}") for each in _FILES}
+            found[measure] = Measured(card=card, numbers=artifacts.read_json(path), **files)
     return found
 
 

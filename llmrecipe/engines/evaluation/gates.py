@@ -7,8 +7,9 @@ from typing import Any
 import attrs
 
 from llmrecipe.errors import StageError, suggestion
-from llmrecipe.recipe.gate import NEEDED, Recovery, Score, Size, Speed
+from llmrecipe.recipe.gate import LEAST_DOCUMENTS, NEEDED, Recovery, Score, Size, Speed
 from llmrecipe.recipe.kinds import Gate
+from llmrecipe.recipe.measure import RECOVERIES
 
 Numbers = dict[str, Any]
 
@@ -65,22 +66,38 @@ def judge(gate: Gate, candidate: Candidate) -> Verdict:
 
 @judge.register
 def _recovery(gate: Recovery, candidate: Candidate) -> Verdict:
-    asked = f"recovery by {gate.measure} of at least {100 * gate.at_least:g} %"
+    what = "recovery" if gate.number is None else f"recovery of {gate.number}"
+    asked = f"{what} by {gate.measure} of at least {100 * gate.at_least:g} %"
     if candidate.is_reference:
         return Verdict(gate=asked, found="100 %, since the others are compared with it", passes=gate.at_least <= 1)
     numbers = candidate.group(gate.measure)
+    if gate.number is not None:
+        numbers = numbers.get(RECOVERIES, {}).get(gate.number, {})
     if "recovery_percent" not in numbers:
-        raise StageError(f"{candidate.name}: {gate.measure} gives no recovery of it, so gate.Recovery can't judge it")
+        raise StageError(f"{candidate.name}: {gate.measure} gives no {what} of it, so gate.Recovery can't judge it")
     if "recovery_low_percent" not in numbers:
-        raise StageError(
-            f"{candidate.name}: {NEEDED}, and {gate.measure} has read {numbers.get('recovery_documents', 0)}; raise "
-            "its max_tokens, or hold out more text"
-        )
+        raise StageError(f"{candidate.name}: {_why_unsure(gate, numbers)}")
     low, high = numbers["recovery_low_percent"], numbers["recovery_high_percent"]
     found = (
         f"{numbers['recovery_percent']:.2f} % ({low:.2f} to {high:.2f} % of {numbers['recovery_documents']} documents)"
     )
     return Verdict(gate=asked, found=found, passes=low >= 100 * gate.at_least)
+
+
+def _why_unsure(gate: Recovery, numbers: Numbers) -> str:
+    """Why a recovery has no interval."""
+    documents = numbers.get("recovery_documents", 0)
+    if "recovery_by" in numbers:
+        return f"{NEEDED}, and {gate.measure} has read {documents}; raise its max_tokens, or hold out more text"
+    if documents < LEAST_DOCUMENTS:
+        return (
+            f"gate.Recovery needs at least {LEAST_DOCUMENTS} documents, the same of both models, and {gate.measure} "
+            f"has scored {documents}; have it score more, or use gate.Score"
+        )
+    return (
+        f"{gate.number} is 0 for so many documents of {gate.measure} that some draws have nothing else, and nothing "
+        "divides by 0; have it score more, or use gate.Score"
+    )
 
 
 @judge.register

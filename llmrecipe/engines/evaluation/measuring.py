@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipe import artifacts, cards, lost
 from llmrecipe.cards import ModelCard
-from llmrecipe.engines.evaluation import layers
+from llmrecipe.engines.evaluation import layers, own
 from llmrecipe.engines.evaluation.documents import DocumentSums, Means
 from llmrecipe.engines.evaluation.heldout import HeldoutText, heldout_texts, heldout_token_rows
 from llmrecipe.engines.evaluation.scores import PseudoScore, Score, score_of
@@ -27,7 +27,9 @@ from llmrecipe.errors import StageError
 from llmrecipe.progress import told
 from llmrecipe.recipe.measure import (
     LAYERS,
+    SCORES,
     CustomMeasure,
+    CustomScores,
     LayerErrors,
     Measure,
     Perplexity,
@@ -40,8 +42,6 @@ log = logging.getLogger(__name__)
 
 _LARGEST_LOSS = math.log(sys.float_info.max)
 """Nats of the largest perplexity that is a number."""
-
-_HELPS = "most often by a learning rate that is too high; a lower one, or a longer warm-up, may help"
 
 Numbers = dict[str, Any]
 """What a measure says of a model: numbers by name, those of a mixture's parts below `corpora`."""
@@ -143,7 +143,7 @@ def measure(asked: Measure, model: LoadedModel, output: Path) -> Numbers:
     Raises:
         StageError: the measure has no function here, the held-out text is too short for it, or a number isn't finite.
     """
-    raise StageError(f"nothing measures {type(asked).__name__}; derive it from CustomMeasure and define `measure`")
+    raise StageError(f"nothing measures {type(asked).__name__}; derive it from CustomMeasure or CustomScores")
 
 
 @measure.register
@@ -198,26 +198,16 @@ def _layer_errors(asked: LayerErrors, model: LoadedModel, output: Path) -> Numbe
 
 @measure.register
 def _custom(asked: CustomMeasure, model: LoadedModel, output: Path) -> Numbers:
-    name = type(asked).__name__
-    try:
-        found = asked.measure(model)
-    except OverflowError as error:
-        raise StageError(
-            f"{model.directory}: {name}.measure computes a number that is too large ({error}), such as exp of the loss "
-            f"of a model whose training has diverged; {_HELPS}"
-        ) from error
-    if not isinstance(found, dict):
-        raise StageError(f"{name}.measure returned {found!r}; it must return a dict of numbers by name")
-    for key, value in found.items():
-        # NumPy's and PyTorch's numbers have `__float__` as well.
-        if not isinstance(key, str) or not hasattr(value, "__float__"):
-            raise StageError(f"{name}.measure returned {key!r}: {value!r}; it must return finite numbers by name")
-        if not math.isfinite(value):
-            raise StageError(
-                f"{model.directory}: {name}.measure returned {key!r}: {value!r}, and must return finite numbers; exp "
-                f"of the loss is none where the training has diverged; {_HELPS}"
-            )
-    return {key: float(value) for key, value in found.items()}
+    return own.numbers(asked, model)
+
+
+@measure.register
+def _custom_scores(asked: CustomScores, model: LoadedModel, output: Path) -> Numbers:
+    rows = own.scores(asked, model)
+    by_score = {score: [row[score] for row in rows] for score in asked.better}
+    found = {score: {"better": asked.better[score], "documents": each} for score, each in by_score.items()}
+    artifacts.write_json(output / SCORES, found)
+    return {score: math.fsum(each) / len(each) for score, each in by_score.items()}
 
 
 def _token_losses(asked: TokenMeasure, score: Score, model: LoadedModel, output: Path) -> Numbers:
@@ -250,10 +240,10 @@ def _refuse_diverged(loss: float, model: LoadedModel) -> None:
     where = f"{model.directory}: the loss on held-out text is {loss:.6g} nats a token"
     # Not `>`, which is false for NaN.
     if not loss <= _LARGEST_LOSS:
-        raise StageError(f"{where}, so its perplexity is no number: the training has diverged; {_HELPS}")
+        raise StageError(f"{where}, so its perplexity is no number: the training has diverged; {own.HELPS}")
     guessing = math.log(model.card.vocab_size)
     if loss > 2 * guessing:
-        log.warning("%s, and guessing has %.4g: the training has diverged; %s", where, guessing, _HELPS)
+        log.warning("%s, and guessing has %.4g: the training has diverged; %s", where, guessing, own.HELPS)
 
 
 def _summary(score: Score, texts: list[HeldoutText], means: list[Means], fractions: Iterable[float]) -> Numbers:

@@ -9,9 +9,11 @@ from typing import Any, Literal
 import attrs
 import numpy as np
 
+from llmrecipe import artifacts
 from llmrecipe.cards import ModelCard
-from llmrecipe.engines.evaluation.bootstrap import DocumentLosses, PairedCorpus, spread
+from llmrecipe.engines.evaluation.bootstrap import DocumentLosses, PairedCorpus, ratio, spread
 from llmrecipe.recipe.gate import LEAST_DOCUMENTS, LEAST_OF_CORPUS
+from llmrecipe.recipe.measure import RECOVERIES
 
 Numbers = dict[str, Any]
 """Numbers by name; groups of them are dictionaries again."""
@@ -21,7 +23,9 @@ Unit = Literal["token", "byte"]
 Pairs = Mapping[str, Sequence[tuple[Numbers, Numbers]]]
 """By corpus, rows of documents: what the reference's loss is on each, and the model's."""
 
-_PERPLEXITIES = ("perplexity", "masked_perplexity")
+_PSEUDO = "pseudo_perplexity"
+
+_PERPLEXITIES = ("perplexity", "masked_perplexity", _PSEUDO)
 
 _SIZES: dict[Unit, str] = {"token": "tokens", "byte": "bytes"}
 """What a document's loss is divided by, in its row."""
@@ -43,6 +47,9 @@ class Measured:
     documents: Path | None = None
     """Its losses by document, if it measured any."""
 
+    scores: Path | None = None
+    """Its scores by document, if it gave any."""
+
 
 def recovery(reference: Measured, model: Measured) -> Numbers:
     """How much of the reference's quality a model has by a measure, if the two can be compared.
@@ -56,7 +63,13 @@ def recovery(reference: Measured, model: Measured) -> Numbers:
     Where both have read `recovery_documents` documents, and these are enough, `recovery_low_percent` and
     `recovery_high_percent` are the ends of its 95 % interval, as `bootstrap.spread` says. In a mixture `corpora` holds
     the same of each corpus.
+
+    `recoveries` holds it of other numbers, by their names: of a pseudo-perplexity in the same way; of a score, the
+    model's mean over documents divided by the reference's, or the inverse where `lower` is better.
     """
+    if reference.scores is not None and model.scores is not None:
+        of_scores = _of_scores(artifacts.read_json(reference.scores), artifacts.read_json(model.scores))
+        return {RECOVERIES: of_scores} if of_scores else {}
     unit = _unit(reference, model)
     if unit is None:
         return {}
@@ -86,15 +99,20 @@ def _unit(reference: Measured, model: Measured) -> Unit | None:
 
 
 def _numbers(before: Numbers, after: Numbers, unit: Unit, pairs: Pairs, shares: Mapping[str, float]) -> Numbers:
-    ratio = _ratio(before, after, unit)
+    left = _left(before, after, unit)
     # A reference that has diverged has no quality to keep.
-    if ratio is None or ratio >= _LARGEST_RATIO:
+    if left is None or left >= _LARGEST_RATIO:
         return {}
-    found: Numbers = {"recovery_percent": 100 * ratio, "recovery_by": unit}
+    found: Numbers = {"recovery_percent": 100 * left, "recovery_by": unit} | _interval(left, unit, pairs, shares)
+    return {RECOVERIES: {_PSEUDO: found}} if _PSEUDO in after else found
+
+
+def _interval(left: float, unit: Unit, pairs: Pairs, shares: Mapping[str, float]) -> Numbers:
+    """How sure the share is that is left, by the documents that both have read."""
     count = sum(map(len, pairs.values()))
     if pairs.keys() != shares.keys() or count == 0:
-        return found
-    found["recovery_documents"] = count
+        return {}
+    found: Numbers = {"recovery_documents": count}
     if count >= LEAST_DOCUMENTS and min(map(len, pairs.values())) >= LEAST_OF_CORPUS:
         low, high = spread(
             {
@@ -102,12 +120,30 @@ def _numbers(before: Numbers, after: Numbers, unit: Unit, pairs: Pairs, shares: 
                 for name, share in shares.items()
             }
         )
-        found["recovery_low_percent"] = 100 * ratio * math.exp(low)
-        found["recovery_high_percent"] = 100 * ratio * math.exp(high)
+        found["recovery_low_percent"] = 100 * left * math.exp(low)
+        found["recovery_high_percent"] = 100 * left * math.exp(high)
     return found
 
 
-def _ratio(before: Numbers, after: Numbers, unit: Unit) -> float | None:
+def _of_scores(before: Mapping[str, Any], after: Mapping[str, Any]) -> Numbers:
+    """By score, how much is left, and how sure that is by the documents."""
+    found = {}
+    for name in (each for each in after if each in before):
+        pair = [np.array(scores[name]["documents"]) for scores in (before, after)]
+        above, below = pair if after[name]["better"] == "lower" else reversed(pair)
+        if not below.any():
+            continue
+        numbers: Numbers = {"recovery_percent": 100 * float(above.mean() / below.mean())}
+        if len(above) == len(below):
+            numbers["recovery_documents"] = len(above)
+            ends = ratio(above, below) if len(above) >= LEAST_DOCUMENTS else None
+            if ends is not None:
+                numbers["recovery_low_percent"], numbers["recovery_high_percent"] = (100 * end for end in ends)
+        found[name] = numbers
+    return found
+
+
+def _left(before: Numbers, after: Numbers, unit: Unit) -> float | None:
     """The perplexity of the first over that of the second, of a token or a byte; None if it wasn't measured."""
     if unit == "token":
         return next((before[key] / after[key] for key in _PERPLEXITIES if key in before and key in after), None)

@@ -1,6 +1,7 @@
 """What a student and its teacher read at a step, and where their predictions are compared."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import cast
 
 import attrs
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 from llmrecipe.engines.finetuning.job import Job
+from llmrecipe.engines.finetuning.predictions import StoredPredictions, sequences_a_file
 from llmrecipe.engines.tokens.fill_in_the_middle import Rearrangement
 from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
 from llmrecipe.engines.tokens.mixture import TokenMixture
@@ -21,7 +23,11 @@ UNLABELLED = -100
 Batch = dict[str, torch.Tensor]
 """`input_ids` and `labels` `int64[sequences, length]`; `position_ids` too where documents are read by themselves.
 
-A label is what is predicted at its own place: that of a decoder is the next token."""
+A label is what is predicted at its own place: that of a decoder is the next token. Where they are stored, the
+teacher's predictions are there as well (`StoredPredictions.read`)."""
+
+Sample = tuple[int, int]
+"""A window and its epoch."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -43,10 +49,22 @@ class Reader:
     rearrangement: Rearrangement | None
     """What rearranges documents; None leaves all in their order."""
 
+    predictions: StoredPredictions | None = None
+    """What the teacher predicts; None where it is asked itself."""
+
     @classmethod
     def of(cls, job: Job, split: str) -> "Reader":
-        """What reads a split for a job; held-out text is never rearranged."""
-        files, objective, seed = job.open_tokens(split), job.objective, job.training.seed
+        """What reads a split for a job."""
+        reader = cls.for_objective(job.open_tokens(split), split, job.objective, job.training.seed)
+        stored = job.section.teacher_logits
+        if stored is None or job.predictions is None:
+            return reader
+        in_each = sequences_a_file(job.sequence_length, stored.top_k)
+        return attrs.evolve(reader, predictions=StoredPredictions(Path(job.predictions) / split, in_each))
+
+    @classmethod
+    def for_objective(cls, files: TokenMixture, split: str, objective: Objective, seed: int) -> "Reader":
+        """What reads the files of a split; held-out text is never rearranged."""
         options = objective.fill_in_the_middle if isinstance(objective, CausalLM) and split == "train" else None
         rearrangement = None
         if options is not None:
@@ -59,7 +77,21 @@ class Reader:
         vocabulary = files.masked_vocabulary if objective.is_masked else None
         return cls(files=files, objective=objective, seed=seed, vocabulary=vocabulary, rearrangement=rearrangement)
 
-    def read(self, samples: Sequence[tuple[int, int]]) -> Batch:
+    def training_samples(self, first: int, count: int) -> list[Sample]:
+        """The samples of a run, in its order."""
+        return self.files.order(self.objective.sequence_length, self.seed).samples(first, count)
+
+    def heldout_samples(self, count: int) -> list[Sample]:
+        """The first held-out sequences, in the mixture's proportions; fewer if there aren't as many."""
+        length = self.objective.sequence_length
+        count = min(count, self.files.num_windows(length))
+        return [(window, 0) for window in self.files.order(length, seed=0).unshuffled(count)]
+
+    def predicted(self, first: int, count: int) -> Batch:
+        """What the teacher predicts for consecutive samples, if that is stored."""
+        return {} if self.predictions is None else self.predictions.read(first, count)
+
+    def read(self, samples: Sequence[Sample]) -> Batch:
         """Samples, each a window and its epoch."""
         rows = [self._row(window, epoch) for window, epoch in samples]
         inputs, labels = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
@@ -91,17 +123,16 @@ def training_batches(reader: Reader, job: Job, rank: int) -> Iterator[Batch]:
     ranks.
     """
     size, ranks = job.parallelism.micro_batch_size, job.parallelism.data
-    order = reader.files.order(job.sequence_length, job.training.seed)
     first = job.resumed * job.training.global_batch_size + rank * size
     while True:
-        yield reader.read(order.samples(first, size))
+        yield reader.read(reader.training_samples(first, size)) | reader.predicted(first, size)
         first += ranks * size
 
 
 def heldout_batches(reader: Reader, job: Job, rank: int) -> Iterator[Batch]:
     """A rank's share of the first held-out sequences, in the mixture's proportions; the last may be smaller."""
     size, ranks = job.parallelism.micro_batch_size, job.parallelism.data
-    count = min(job.training.validation_sequences, reader.files.num_windows(job.sequence_length))
-    windows = reader.files.order(job.sequence_length, seed=0).unshuffled(count)
-    for first in range(rank * size, count, ranks * size):
-        yield reader.read([(window, 0) for window in windows[first : first + size]])
+    samples = reader.heldout_samples(job.training.validation_sequences)
+    for first in range(rank * size, len(samples), ranks * size):
+        part = samples[first : first + size]
+        yield reader.read(part) | reader.predicted(first, len(part))

@@ -49,6 +49,9 @@ class Job(Word):
     teacher: str
     """Folder of the model that is imitated."""
 
+    predictions: str | None
+    """Folder of what the teacher predicts; None asks the teacher itself."""
+
     vocab_size: int
     """Tokens of the tokenizer; what the models' output layers have more is no part of their predictions."""
 

@@ -10,7 +10,7 @@ import attrs
 from llmrecipe import artifacts, cards, codec, identity, memory
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.device import set_up
-from llmrecipe.engines.finetuning import states
+from llmrecipe.engines.finetuning import predicting, states
 from llmrecipe.engines.finetuning.job import Job
 from llmrecipe.engines.finetuning.models import first_student
 from llmrecipe.engines.finetuning.states import StateFolder
@@ -68,6 +68,7 @@ def distil(
     tokens: Tokens,
     student: Path | None,
     teacher: Path,
+    predictions: Path | None = None,
     machine: Machine,
     scratch: Path,
     events: Path,
@@ -80,13 +81,15 @@ def distil(
         tokens: what both read.
         student: the model that is trained, if the section names no network.
         teacher: the model that is imitated.
+        predictions: what it predicts, if the section has that stored.
         machine: what it runs on.
         scratch: a folder for the resumable states of runs.
         events: a folder for the event files that the machine asks for.
 
     Raises:
         RecipeError: the section can't work with the student or its teacher.
-        StageError: a corpus is smaller than a batch, the tokens aren't those of both models, ranks of an earlier launch
+        StageError: a corpus is smaller than a batch, the tokens aren't those of both models, the predictions aren't
+            those of this run, ranks of an earlier launch
             are alive, it takes more memory than there is, a package of the machine's events is missing, or a rank
             failed.
     """
@@ -121,6 +124,7 @@ def distil(
         shares=tokens.shares,
         student=None if student is None else str(student),
         teacher=str(teacher),
+        predictions=None if predictions is None else str(predictions),
         vocab_size=known.vocab_size,
         end_of_text_id=known.end_of_text_id,
         keep_zeros=student is not None and known.sparse,
@@ -131,14 +135,32 @@ def distil(
     if broken:
         # As in the section, which a user knows.
         raise RecipeError([Violation(each.path.replace(".section.", "."), each.reason) for each in broken])
+    if section.teacher_logits is not None and predictions is not None:
+        needed = predicting.card_of(
+            teacher,
+            tokens,
+            top_k=section.teacher_logits.top_k,
+            seed=training.seed,
+            sequences=job.num_steps * training.global_batch_size,
+            validation_sequences=training.validation_sequences,
+        )
+        predicting.check(predictions, evolve(needed, objective=known.objective))
     # Again, now that all is known of both models and of the machine, whatever was planned.
     here, its = evolve(machine, memory_gb=None), cards.read(teacher, ModelCard).network
     too_large = memory.refusal(
-        network, known.objective, training, section.parallelism, known.vocab_size, here, teacher=its
+        network,
+        known.objective,
+        training,
+        section.parallelism,
+        known.vocab_size,
+        here,
+        teacher=its,
+        is_stored=predictions is not None,
     )
     if too_large is not None:
         raise StageError(f"{name}: {too_large.reason}")
-    state = StateFolder(_work_folder(section, tokens, student, teacher, scratch))
+    inputs = [*tokens.directories.values(), teacher, *(path for path in (student, predictions) if path is not None)]
+    state = StateFolder(_work_folder(section, tokens.shares, inputs, scratch))
     # A rank whose launcher was killed follows it within moments.
     wait_until_free(state.lock, seconds=30)
     epochs = job.num_steps * training.global_batch_size / files.num_windows(length)
@@ -180,13 +202,12 @@ def _refuse_other_tokens(teacher: Path, student: Path) -> None:
         )
 
 
-def _work_folder(section: DistilSection, tokens: Tokens, student: Path | None, teacher: Path, scratch: Path) -> Path:
+def _work_folder(section: DistilSection, shares: tuple[float, ...], inputs: list[Path], scratch: Path) -> Path:
     """The folder for the state of this very run, layout included, which decides how sums are rounded."""
-    inputs = [*tokens.directories.values(), teacher, *([] if student is None else [student])]
     decides = {
         "inputs": [identity.of_artifact(path) for path in inputs],
         "section": codec.unstructure(section),
-        "shares": list(tokens.shares),
+        "shares": list(shares),
     }
     folder = identity.work_folder(scratch, decides)
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from llmrecipe.engines.finetuning.predictions import classes
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.distil import ForwardKL, JensenShannon, ReverseKL
 from llmrecipe.recipe.kinds import Divergence
@@ -16,7 +17,12 @@ _AT_ONCE = 1 << 24
 
 
 def summed_loss(
-    loss: Divergence, hard_loss_weight: float, student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor
+    loss: Divergence,
+    hard_loss_weight: float,
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    labels: torch.Tensor,
+    stored_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The loss, added up over tokens.
 
@@ -27,19 +33,23 @@ def summed_loss(
         loss: how far predictions are apart.
         hard_loss_weight: share of the cross-entropy with the labels.
         student: logits `[tokens, vocabulary]`.
-        teacher: logits of the same shape.
+        teacher: logits of the same shape; with `stored_ids`, what `predictions.top` has given.
         labels: what the text has, `int64[tokens]`.
+        stored_ids: the tokens that are named of the teacher's predictions, `[tokens, top_k]`.
     """
     rows = max(1, _AT_ONCE // student.shape[1])
 
-    def piece(mine: torch.Tensor, its: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        soft = divergence(loss, _log_softmax(mine, loss), _log_softmax(its, loss)).sum() * loss.temperature**2
+    def piece(mine: torch.Tensor, its: torch.Tensor, wanted: torch.Tensor, *ids: torch.Tensor) -> torch.Tensor:
+        predicted = _log_softmax(mine, loss)
+        both = (classes(predicted, *ids), its) if ids else (predicted, _log_softmax(its, loss))
+        soft = divergence(loss, *both).sum() * loss.temperature**2
         if hard_loss_weight == 0:
             return soft
         hard = functional.cross_entropy(mine.float(), wanted, reduction="sum")
         return (1 - hard_loss_weight) * soft + hard_loss_weight * hard
 
-    pieces = zip(student.split(rows), teacher.split(rows), labels.split(rows), strict=True)
+    given = [student, teacher, labels, *([] if stored_ids is None else [stored_ids])]
+    pieces = zip(*(each.split(rows) for each in given), strict=True)
     found: list[torch.Tensor] = [checkpoint(piece, *parts, use_reentrant=False) for parts in pieces]
     return torch.stack(found).sum()
 
@@ -50,7 +60,8 @@ def _log_softmax(logits: torch.Tensor, loss: Divergence) -> torch.Tensor:
 
 @singledispatch
 def divergence(loss: Divergence, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """How far predictions are apart, `[tokens]`, by log-probabilities `[tokens, vocabulary]`."""
+    """How far predictions are apart, `[tokens]`, by log-probabilities `[tokens, vocabulary]`; of stored predictions,
+    `[tokens, top_k + 1]`."""
     raise StageError(f"loss: nothing computes {type(loss).__name__}; register a function with `divergence.register`")
 
 

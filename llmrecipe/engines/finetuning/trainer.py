@@ -17,6 +17,7 @@ from llmrecipe import artifacts
 from llmrecipe.engines.device import peak_memory_mb
 from llmrecipe.engines.finetuning import batches, states
 from llmrecipe.engines.finetuning.batches import UNLABELLED, Batch, Reader
+from llmrecipe.engines.finetuning.hidden import Matching, kept
 from llmrecipe.engines.finetuning.job import Job
 from llmrecipe.engines.finetuning.losses import summed_loss
 from llmrecipe.engines.finetuning.models import Zeros, scaled_layers, straight
@@ -30,16 +31,24 @@ from llmrecipe.errors import StageError
 class DistillationTrainer(Trainer):
     """One rank of a run."""
 
-    def __init__(self, job: Job, student: PreTrainedModel, teacher: PreTrainedModel, zeros: Zeros) -> None:
+    def __init__(
+        self,
+        job: Job,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel | None,
+        zeros: Zeros,
+        matching: Matching | None,
+    ) -> None:
         """Go on after the step that `job` resumes, whose weights the student has.
 
         Args:
             job: the run.
             student: what learns.
-            teacher: what is imitated.
+            teacher: what is imitated; None where its predictions are stored.
             zeros: weights that stay zero.
+            matching: their layers that are compared, if the job asks for that.
         """
-        self.job, self.teacher = job, teacher
+        self.job, self.teacher, self.matching = job, teacher, matching
         self.scaled = scaled_layers(student)
         self.folder = StateFolder(Path(job.state))
         # It refuses to train what says that it is quantized; ours learns through its rounding.
@@ -49,7 +58,8 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
         self.add_callback(_EndOfStep(self))
-        self.teacher.to(self.args.device)
+        if self.teacher is not None:
+            self.teacher.to(self.args.device)
         self.zeros = [(weight, at.to(self.args.device)) for weight, at in zeros]
         self.readers = {split: Reader.of(job, split) for split in ("train", "heldout")}
         self.report = Report(job, self.folder) if self.args.process_index == 0 else None
@@ -118,18 +128,27 @@ class DistillationTrainer(Trainer):
         return loss * self.job.parallelism.data
 
     def _summed_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
-        read = {name: tensor for name, tensor in inputs.items() if name != "labels"}
-        labels, size = inputs["labels"], self.job.vocab_size
-        with torch.no_grad():
-            teacher = self.teacher(**read, use_cache=False).logits
-        student = model(**read, use_cache=False).logits
-        if self.job.objective.is_masked:
-            places = labels != UNLABELLED
-            student, teacher, labels = student[places], teacher[places], labels[places]
-        section = self.job.section
+        read = {name: tensor for name, tensor in inputs.items() if name in ("input_ids", "position_ids")}
+        labels, size, section = inputs["labels"], self.job.vocab_size, self.job.section
+        places = labels != UNLABELLED
+
+        def predicted(numbers: torch.Tensor) -> torch.Tensor:
+            return numbers[places] if self.job.objective.is_masked else numbers.flatten(0, -2)
+
+        layers: tuple[Any, Any] = ((), ()) if self.matching is None else (self.matching.student, self.matching.teacher)
         # Rows beyond the tokenizer's vocabulary are padding, and differ from model to model.
-        mine, its = (logits.flatten(0, -2)[:, :size] for logits in (student, teacher))
-        return summed_loss(section.loss, section.hard_loss_weight, mine, its, labels.flatten())
+        with torch.no_grad(), kept(layers[1]) as its_states:
+            if self.teacher is None:
+                its = inputs["teacher_log_probabilities"]
+            else:
+                its = predicted(self.teacher(**read, use_cache=False).logits)[:, :size]
+        with kept(layers[0]) as my_states:
+            mine = predicted(model(**read, use_cache=False).logits)[:, :size]
+        ids = inputs.get("teacher_ids")
+        loss = summed_loss(section.loss, section.hard_loss_weight, mine, its, labels[places], ids)
+        if self.matching is None:
+            return loss
+        return loss + self.matching.summed_loss(*(list(map(predicted, each)) for each in (my_states, its_states)))
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Between the gradients and the update: the last moment at which nothing has learned from them."""

@@ -15,6 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler, 
 
 from llmrecipe.engines.device import choose_kernels
 from llmrecipe.engines.finetuning import states
+from llmrecipe.engines.finetuning.hidden import Matching
 from llmrecipe.engines.finetuning.job import Job
 from llmrecipe.engines.finetuning.models import first_student, is_quantized, load_teacher, straight, zeros_of
 from llmrecipe.engines.finetuning.states import StateFolder
@@ -67,9 +68,13 @@ def train(job: Job) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     student = first_student(job)
     zeros = zeros_of(student) if job.keep_zeros else []
+    teacher = load_teacher(Path(job.teacher)) if job.predictions is None else None
+    matching = None
+    if job.section.hidden_states is not None and teacher is not None:
+        matching = Matching.of(student, teacher, job.section.hidden_states.weight, job.training.seed)
     if job.resumed:
         states.load_student(StateFolder(Path(job.state)).checkpoint(job.resumed), student)
-    trainer = DistillationTrainer(job, student, load_teacher(Path(job.teacher)), zeros)
+    trainer = DistillationTrainer(job, student, teacher, zeros, matching)
     with straight().straight_through() if is_quantized(student) else nullcontext():
         trainer.train()
     trainer.finish()

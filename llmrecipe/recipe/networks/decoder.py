@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Self
 
 import attrs
 
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.networks.config import Config
 from llmrecipe.recipe.networks.network import Network, Ratio, positive_width
 from llmrecipe.recipe.networks.weights import Weights
@@ -106,7 +107,10 @@ class Decoder(Network):
         """Columns of the linear layers, which groups of weights have to divide, by what says how many they are."""
         heads = self.num_attention_heads * self.head_size
         of_heads = f"num_attention_heads × head_dim = {self.num_attention_heads} × {self.head_size} (o_proj)"
-        return super().quantized_widths | ({of_heads: heads} if heads != self.hidden_size else {})
+        widths = super().quantized_widths
+        if heads == self.hidden_size:
+            return widths
+        return {what.replace("o_proj, ", ""): width for what, width in widths.items()} | {of_heads: heads}
 
     @property
     def shared_widths(self) -> dict[str, int]:
@@ -120,6 +124,11 @@ class Decoder(Network):
     def shared_by_tensor_ranks(self) -> dict[str, int]:
         """What tensor-parallel ranks share evenly, by field."""
         return {**super().shared_by_tensor_ranks, "num_key_value_heads": self.num_key_value_heads}
+
+    @property
+    def untied(self) -> Network:
+        """The same with an output layer whose weights are its own."""
+        return evolve(self, tie_word_embeddings=False)
 
     def num_parameters(self, vocab_size: int) -> int:
         """Weights of the model with `vocab_size` rows in its embedding, output head included."""

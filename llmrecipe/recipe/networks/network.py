@@ -67,6 +67,11 @@ class Network(Word):
     """Names of the layers that read the residual stream, and of those that read the feed-forward layer's values."""
 
     @property
+    def untied(self) -> "Network":
+        """The same with an output layer whose weights are its own, where it can have one."""
+        return self
+
+    @property
     @abstractmethod
     def max_position_embeddings(self) -> int:
         """The longest sequence that it can read."""

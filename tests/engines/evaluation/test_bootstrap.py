@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llmrecipe.engines.evaluation.bootstrap import DocumentLosses, PairedCorpus, spread
+from llmrecipe.engines.evaluation.bootstrap import DocumentLosses, PairedCorpus, ratio, spread
 
 Z = 1.96
 """Standard deviations within which 95 % of a normal distribution lie, on each side."""
@@ -67,3 +67,20 @@ def test_equal_models_differ_nowhere_and_equal_documents_give_equal_intervals():
     one = corpus(1, 60, 0.05)
     assert spread({"": PairedCorpus(one.reference, one.reference, 1.0)}) == (0.0, 0.0)
     assert spread({"": one}) == spread({"": corpus(1, 60, 0.05)})
+
+
+def test_a_ratio_of_paired_scores_has_the_interval_of_the_delta_method():
+    generator = np.random.default_rng(5)
+    before = generator.uniform(0.5, 1.0, 400)
+    after = 0.9 * before + generator.normal(0.0, 0.1, 400)
+    kept = after.mean() / before.mean()
+    wide = Z * (after - kept * before).std() / before.mean() / np.sqrt(400)
+    assert ratio(after, before) == pytest.approx((kept - wide, kept + wide), abs=0.06 * wide)
+    # Not paired, the differences between documents would make it wider.
+    assert 2 * wide < 0.8 * np.subtract(*reversed(ratio(generator.permutation(after), before)))
+
+
+def test_nothing_divides_by_scores_of_which_a_text_may_have_none():
+    scores = np.array([0.0] * 39 + [1.0])
+    assert ratio(scores, scores) is None
+    assert ratio(scores, scores + 1) is not None

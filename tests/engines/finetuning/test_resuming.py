@@ -5,9 +5,10 @@ import signal
 import pytest
 import tiny_model
 import torch
+from safetensors.torch import load_file
 from tiny_distillation import column, distilled, killed, section, weights, with_training
 
-from llmrecipe import artifacts
+from llmrecipe import artifacts, distil
 from llmrecipe.engines.runs.checkpoints import checkpoints
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.optimizer import SGD, AdamW
@@ -82,19 +83,33 @@ def test_another_run_does_not_go_on_from_it(made, tmp_path, straight):
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_learn_together_what_one_learns_and_resume_exactly(made, tmp_path, straight, ranks):
-    what = section(data=ranks, micro_batch_size=2)
+    agree(section(data=ranks, micro_batch_size=2), made, tmp_path, straight)
+
+
+def test_ranks_learn_a_projection_together(made, tmp_path):
+    hidden = distil.HiddenStates(weight=3.0)
+    alone = distilled(section(hidden_states=hidden), made, tmp_path / "alone")
+    together = agree(section(data=2, micro_batch_size=2, hidden_states=hidden), made, tmp_path, alone)
+    one, other = (load_file(run.state.checkpoint(6) / "student.safetensors") for run in (alone, together))
+    torch.testing.assert_close(other, one, rtol=0, atol=3e-4)
+    assert one.keys() - weights(alone).keys() == {"hidden_states_projection.weight"}
+
+
+def agree(what, made, tmp_path, straight):
+    """A run of several ranks, which learn what one does, and resume exactly."""
     together = distilled(what, made, tmp_path / "together", ranks=True)
     for name, tolerance in (("loss", 1e-5), ("validation_loss", 1e-5), ("grad_norm", 1e-4)):
         assert column(together, name) == pytest.approx(column(straight, name), rel=tolerance)
     for name, weight in weights(straight).items():
         torch.testing.assert_close(weights(together)[name], weight, rtol=0, atol=3e-4)
-    assert len(together.measurements["peak_memory_mb"]) == ranks
+    assert len(together.measurements["peak_memory_mb"]) == what.parallelism.data
 
     # As if it had been killed after step 4.
     distilled(what, made, tmp_path / "again", ranks=True, checkpoint_interval=4)
     (folder,) = (tmp_path / "again").glob("*/checkpoints")
     artifacts.write_text(folder / "6" / "student.safetensors", "damaged")
     assert_same(distilled(what, made, tmp_path / "again", ranks=True), together)
+    return together
 
 
 def test_a_rank_that_fails_says_why(made, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_distillation import column, distilled, section, with_training
 
-from llmrecipe import Steps, artifacts, cards
+from llmrecipe import Steps, artifacts, cards, distil
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.compression.saving import save_and_verify
@@ -204,13 +204,15 @@ def test_the_largest_weight_moves_as_far_by_its_scale_as_by_itself(made, tmp_pat
     assert {id(scale) for scale in groups[2]["params"]} == {id(layer.weight_scale) for layer in scaled_layers(student)}
 
 
-def test_a_rounded_student_goes_on_exactly(made, tmp_path):
+@pytest.mark.parametrize("hidden_states", [None, distil.HiddenStates()], ids=["", "hidden"])
+def test_a_rounded_student_goes_on_exactly(made, tmp_path, hidden_states):
     inputs = {"teacher": made["teacher"], "tokens": made["tokens"], "student": made["w3a16"]}
-    straight_on = distilled(section(network=None), inputs, tmp_path / "straight")
-    distilled(section(network=None), inputs, tmp_path / "again", checkpoint_interval=4)
+    what = section(network=None, hidden_states=hidden_states)
+    straight_on = distilled(what, inputs, tmp_path / "straight")
+    distilled(what, inputs, tmp_path / "again", checkpoint_interval=4)
     (folder,) = (tmp_path / "again").glob("*/checkpoints")
     artifacts.write_text(folder / "6" / "student.safetensors", "damaged")
-    resumed = distilled(section(network=None), inputs, tmp_path / "again", checkpoint_interval=4)
+    resumed = distilled(what, inputs, tmp_path / "again", checkpoint_interval=4)
     assert resumed.metrics == straight_on.metrics
     files = {artifacts.file_digest(run.state.checkpoint(6) / "student.safetensors") for run in (straight_on, resumed)}
     assert len(files) == 1

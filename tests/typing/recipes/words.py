@@ -1,8 +1,11 @@
 """Words of the user's own, in a module next to the recipes."""
 
+from collections.abc import Iterator
+from typing import ClassVar
+
 import attrs
 
-from llmrecipe.extend import CustomCleaner, CustomMeasure, MeasuredModel, define
+from llmrecipe.extend import CustomCleaner, CustomMeasure, CustomScores, MeasuredModel, define
 
 
 @define("keep_long_lines")
@@ -24,3 +27,15 @@ class Vocabulary(CustomMeasure):
     def measure(self, model: MeasuredModel) -> dict[str, float]:
         """Their number."""
         return {"tokens": float(model.transformers_model.config.vocab_size)}
+
+
+@define("lengths")
+class Lengths(CustomScores):
+    """How long texts are."""
+
+    better: ClassVar = {"characters": "lower"}
+
+    def scores(self, model: MeasuredModel) -> Iterator[dict[str, float]]:
+        """Those of each."""
+        for text in model.texts(10):
+            yield {"characters": len(text)}
