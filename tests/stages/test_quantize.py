@@ -792,9 +792,9 @@ def test_calibration_reads_different_sequences_of_the_training_split_as_the_seed
     seen = []
     real = quantization.quantize
 
-    def spy(model, tokenizer, what, calibration, device):
+    def spy(model, tokenizer, what, calibration, *others):
         seen.append(calibration)
-        return real(model, tokenizer, what, calibration, device)
+        return real(model, tokenizer, what, calibration, *others)
 
     monkeypatch.setattr(quantization, "quantize", spy)
     for index, seed in enumerate((1, 1, 2)):

@@ -147,6 +147,7 @@ def reader(text: Tokens, split: str) -> tuple[Reader, Job]:
         shares=text.shares,
         student=None,
         teacher="teacher",
+        predictions=None,
         vocab_size=300,
         end_of_text_id=0,
         keep_zeros=False,
