@@ -52,7 +52,7 @@ def run(context: StageContext[QuantizeSection]) -> None:
     gathered = context.inputs.get("hessians")
     if gathered is not None:
         _check_hessians(gathered, context)
-    made = evolve(card, made_by="quantize", parents=context.parents)
+    made = evolve(card, made_by=section.tag, parents=context.parents)
     report = quantization.quantize_and_verify(
         source, context.output / "model", made, section, text, device, context.scratch, gathered
     )

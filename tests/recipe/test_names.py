@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from strategies import SMALL, SMALL_MODEL, lineage, recipe_sets, recipes
 
 from llmrecipe import (
+    Distilled,
     Mixture,
     Part,
     PretrainedModel,
@@ -18,9 +19,11 @@ from llmrecipe import (
     scheme,
     source,
 )
+from llmrecipe.recipe.hessians import Hessians
 from llmrecipe.recipe.kinds import Model, Text, Tokenizer
 from llmrecipe.recipe.measurement import Measurement
 from llmrecipe.recipe.names import clashes, differences, named_values
+from llmrecipe.recipe.predictions import Predictions
 from llmrecipe.recipe.tokenized import TokenizedText
 
 
@@ -168,7 +171,9 @@ def test_everything_that_has_a_name_is_among_the_named_values_after_what_it_is_m
     measurements = [value for value in values if isinstance(value, Measurement)]
     assert len(measurements) == sum(each.is_of(model) for model in recipe.models for each in recipe.measures)
     assert recipe in values
-    known = (Recipe, Model, Text, Tokenizer, TokenizedText, Measurement)
+    stored = [Predictions.of(model) for model in models if isinstance(model, Distilled) and model.teacher_logits]
+    assert all(values.index(each.teacher) < values.index(each) for each in stored)
+    known = (Recipe, Model, Text, Tokenizer, TokenizedText, Predictions, Hessians, Measurement)
     assert all(isinstance(value, known) for value in values)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_compression
 import tiny_model
 import torch
 from safetensors.torch import load_file
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard, TokensCard
-from llmrecipe.engines.compression import quantization, reloading, sparsity
+from llmrecipe.engines.compression import quantization, sparsity
 from llmrecipe.engines.compression.calibration import CalibrationText
 from llmrecipe.engines.tokens import writing
 from llmrecipe.engines.tokens.mixture import TokenMixture
@@ -28,26 +29,7 @@ WAYS = (Magnitude, Wanda, SparseGPT)
 AMOUNTS = {"half": 0.5, "third": 0.3, "2of4": Pattern(keep=2, of=4), "1of4": Pattern(keep=1, of=4)}
 FIRST = "model.layers.0.self_attn.q_proj.weight"
 
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return tiny_model.make(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def fresh_process():
-    """The process that loads a saved model again."""
-
-
-@pytest.fixture(autouse=True)
-def reloaded(request, monkeypatch):
-    """Spare tests that don't ask for it that process, which takes seconds to start."""
-    if "fresh_process" not in request.fixturenames:
-        monkeypatch.setattr(
-            reloading,
-            "logits_in_a_fresh_process",
-            lambda directory, token_ids, scratch: reloading.plain_logits(directory, token_ids),
-        )
+made, fresh_process, reloaded = tiny_compression.made, tiny_compression.fresh_process, tiny_compression.reloaded
 
 
 def pruned(made, output: Path, method, samples=32) -> Path:

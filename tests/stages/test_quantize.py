@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 import pytest
+import tiny_compression
 import tiny_model
 import torch
 import yaml
@@ -100,26 +101,7 @@ SCHEMES = {
 }
 LAYER = "model.layers.1.mlp.down_proj"
 
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return tiny_model.make(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def fresh_process():
-    """The process that loads a saved model again."""
-
-
-@pytest.fixture(autouse=True)
-def reloaded(request, monkeypatch):
-    """Spare tests that don't ask for it that process, which takes seconds to start."""
-    if "fresh_process" not in request.fixturenames:
-        monkeypatch.setattr(
-            reloading,
-            "logits_in_a_fresh_process",
-            lambda directory, token_ids, scratch: reloading.plain_logits(directory, token_ids),
-        )
+made, fresh_process, reloaded = tiny_compression.made, tiny_compression.fresh_process, tiny_compression.reloaded
 
 
 def section(scheme, **changes) -> QuantizeSection:
@@ -810,9 +792,9 @@ def test_calibration_reads_different_sequences_of_the_training_split_as_the_seed
     seen = []
     real = quantization.quantize
 
-    def spy(model, tokenizer, what, calibration, device):
+    def spy(model, tokenizer, what, calibration, *others):
         seen.append(calibration)
-        return real(model, tokenizer, what, calibration, device)
+        return real(model, tokenizer, what, calibration, *others)
 
     monkeypatch.setattr(quantization, "quantize", spy)
     for index, seed in enumerate((1, 1, 2)):

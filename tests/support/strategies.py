@@ -793,7 +793,8 @@ class World:
         training, loss = draw(distillations(data * micro * draw(counts), length)), draw(divergences)
         within, logits = draw(st.none() | hidden_states), None
         is_alike = not students or student.objective == objective
-        if is_alike and isinstance(training.duration, Steps) and draw(st.booleans()):
+        if is_alike and not isinstance(training.duration, Epochs) and draw(st.booleans()):
+            training = evolve(training, duration=Steps(training.num_steps(length)))
             # No tokenizer has fewer tokens.
             within, logits, loss = None, draw(stored), evolve(loss, temperature=1.0)
         return Distilled(
@@ -812,7 +813,7 @@ class World:
         )
 
     def new_model(self):
-        ways = ["first", "theirs", "on", "on", *["quantized"] * 4, *["pruned"] * 2, "distilled"]
+        ways = ["first", "theirs", "on", "on", *["quantized"] * 4, *["pruned"] * 2, *["distilled"] * 2]
         made = self.draw(st.sampled_from(ways))
         # Zeros can't be trained, nor made again; only rounding keeps them.
         fit = [m for m in self.models if not m.is_rounded and (made == "quantized" or not m.is_sparse)]
