@@ -140,7 +140,7 @@ class QuantizeSection(Section):
     rotate: bool = False
     calibration_samples: int = as_in(Quantized, "calibration_samples")
     seed: int = as_in(Quantized, "seed")
-    revision: int = 8
+    revision: int = 9
 
 
 @define("prune")

@@ -19,7 +19,7 @@ class WeightsOnly(Scheme):
 
     group_size: int | None = attrs.field(default=128, validator=between(1, 2**20))
     """Weights of a row that share a scale; must divide the input width of every quantized layer. None: a row has one.
-    Smaller groups are more exact, and a scale takes 16 or 32 bits, as the model's other numbers do."""
+    Smaller groups are more exact, and a scale takes 16 bits, that of a row 32 where the model is float32."""
 
     symmetric: bool = True
     """Whether the integers lie around zero; False gives each group a zero point, more exact for `num_bits` a group."""

@@ -142,10 +142,10 @@ A_ROW = 32 * ROWS / COUNT
 """Bits a weight of a scale in float32 for each row."""
 
 BITS = {
-    "w4a16": 4 + 32 / 32,
-    "w4a16-asymmetric": 4 + 32 / 32 + 4 / 32,
+    "w4a16": 4 + 16 / 32,
+    "w4a16-asymmetric": 4 + 16 / 32 + 4 / 32,
     "w8a16": 8 + A_ROW,
-    "w4afp8": 4 + 32 / 32,
+    "w4afp8": 4 + 16 / 32,
     "w8a8": 8 + A_ROW,
     "fp8": 8 + A_ROW,
     "fp8-static": 8 + A_ROW,
@@ -215,6 +215,10 @@ def test_weights_are_stored_in_the_format_of_the_scheme_and_the_output_layer_as_
     assert stored.dtype == dtype
     assert stored.numel() * stored.element_size() * 8 == dense[f"{LAYER}.weight"].numel() * bits
     assert tuple(small[f"{LAYER}.weight_scale"].shape) == scales
+    is_grouped = scheme.tag in ("w4a16", "w4afp8")
+    assert small[f"{LAYER}.weight_scale"].dtype in (
+        (torch.bfloat16,) if is_grouped else (torch.float32, torch.uint8, torch.float8_e4m3fn)
+    )
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
         assert torch.equal(small[name], dense[name].to(torch.bfloat16 if scheme.is_bfloat16 else torch.float32))
 
@@ -337,8 +341,8 @@ def test_awq_moves_factors_from_columns_to_norms_and_changes_nothing_but_the_rou
     dense = weights(made["model"])[f"{name}.weight"]
     enlarged = dense * before / after
     step = enlarged.view(len(dense), -1, 32).abs().amax(-1, keepdim=True) / 7.5
-    # The positive end of a group is cut off at seven steps.
-    within = (expanded(found, name) - enlarged).view(len(dense), -1, 32).abs() <= 0.51 * step
+    # The positive end of a group is cut off at seven steps, and a step is rounded, by up to 2⁻⁸ of it.
+    within = (expanded(found, name) - enlarged).view(len(dense), -1, 32).abs() <= 0.54 * step
     assert within.all()
     nearest = W4A16(group_size=32, observer="minmax", rounding=NEAREST)
     assert error(found, made) < error(quantized(made, tmp_path / "nearest", nearest) / "model", made)
@@ -359,6 +363,8 @@ def test_round_to_nearest_is_what_it_says(made, tmp_path, bits, group):
     dense = weights(made["model"])[f"{LAYER}.weight"]
     groups = dense.view(len(dense), -1, group or dense.shape[1])
     scale = groups.abs().amax(-1, keepdim=True) / ((2**bits - 1) / 2)
+    if group is not None:
+        scale = scale.bfloat16().float()
     integers = (groups / scale).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     torch.testing.assert_close(expanded(output / "model"), (integers * scale).view_as(dense), rtol=1e-5, atol=1e-7)
 
@@ -370,8 +376,8 @@ def test_an_asymmetric_group_covers_its_least_weight_its_largest_and_zero(made, 
     dense = weights(made["model"])[f"{LAYER}.weight"]
     groups = dense.view(len(dense), -1, 32)
     least, largest = groups.amin(-1, keepdim=True).clamp(max=0), groups.amax(-1, keepdim=True).clamp(min=0)
-    scale = (largest - least) / (2**bits - 1)
-    zero = (-least / scale).round()
+    exact = (largest - least) / (2**bits - 1)
+    zero, scale = (-least / exact).round(), exact.bfloat16().float()
     integers = (groups / scale + zero).round().clamp(0, 2**bits - 1)
     torch.testing.assert_close(
         expanded(output / "model"), ((integers - zero) * scale).view_as(dense), rtol=1e-5, atol=1e-6
@@ -582,10 +588,11 @@ def test_an_encoder_is_quantized_but_for_its_output_layer(made, tmp_path):
         tokenizer, scheme = AutoTokenizer.from_pretrained(made["model"]), W4A16(group_size=32, rounding=rounding)
 
         quantization.quantize(model, tokenizer, section(scheme), token_ids, torch.device("cpu"))
+        rounded = model(token_ids).logits
         quantization.save_compressed(model, tmp_path / rounding.tag)
 
         found = AutoModelForMaskedLM.from_pretrained(tmp_path / rounding.tag)(token_ids).logits
-        torch.testing.assert_close(found, model(token_ids).logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found, rounded, rtol=0, atol=1e-5)
         errors[rounding.tag] = ((found - expected).square().mean() / expected.var()).item()
         packed = {name for name in weights(tmp_path / rounding.tag) if name.endswith("weight_packed")}
         # Of each layer query, key, value, the attention's output and both of the feed-forward layer; of the head one.

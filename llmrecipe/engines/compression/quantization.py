@@ -163,8 +163,11 @@ def quantize(
     aim = f"quantize this model as {section.scheme or section.kv_cache}"
     # It hands on by itself what a rounded block gives, beside what that gave before.
     learns = section.scheme is not None and rounding_of(section.scheme).learns
-    with ours("awq").mended(device):
+    with ours("awq").mended(device), ours("scales").rounded():
         fallbacks = compress(model, tokenizer, recipe, calibration, device, aim=aim, propagate_error=not learns)
+    if learns:
+        # Its scales are its own, not an observer's.
+        ours("scales").make_narrow(model)
     if fallbacks.rounded_to_nearest:
         told = (
             f"{fallbacks} ({section.scheme}); raise scheme.rounding.dampening_frac, for which 0.01 is usual, or "
@@ -180,7 +183,7 @@ def save_compressed(model: PreTrainedModel, directory: Path) -> None:
     """Write a quantized model to `directory` in the compressed-tensors format, without its tokenizer."""
     # What a model is published with is copied as it is; transformers would refuse to write some of it.
     model.generation_config = GenerationConfig.from_model_config(model.config)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ours("scales").narrow():
         warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
         model.save_pretrained(directory, save_compressed=True, max_shard_size="5GB")
     # llmcompressor copies what the publisher says, which may be a class without the output head.

@@ -9,10 +9,11 @@ import attrs
 
 from llmrecipe import artifacts, cards, codec, identity, memory
 from llmrecipe.cards import ModelCard
+from llmrecipe.engines.compression.oneshot import ours
 from llmrecipe.engines.device import check_precision, set_up
 from llmrecipe.engines.finetuning import predicting, states
 from llmrecipe.engines.finetuning.job import Job
-from llmrecipe.engines.finetuning.models import first_student
+from llmrecipe.engines.finetuning.models import first_student, is_quantized
 from llmrecipe.engines.finetuning.states import StateFolder
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.vocabulary import check_tokenizer
@@ -55,9 +56,11 @@ class FinishedRun:
     """`peak_memory_mb`: the most memory that each rank held."""
 
     def student(self) -> Any:
-        """The student with what it has learned, on the CPU."""
+        """The student with what it has learned, on the CPU; of groups of weights, scales have 16 bits."""
         student = first_student(self.job)
         states.load_student(self.state.checkpoint(self.job.num_steps), student)
+        if is_quantized(student):
+            ours("scales").make_narrow(student)
         return student
 
 

@@ -65,6 +65,7 @@ def gathered(tensor: torch.Tensor, folder: Path) -> torch.Tensor:
     return tensor.detach().cpu().contiguous()
 
 
+@torch.no_grad()
 def gather(tensor: torch.Tensor) -> torch.Tensor:
     """The whole of what ranks share; on every rank, for another that writes it down."""
-    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
