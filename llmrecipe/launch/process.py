@@ -4,10 +4,13 @@ import ctypes
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
+_LEAST_TRIM = 128 << 10
+"""glibc's own."""
 
 
 def die_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
@@ -79,3 +82,25 @@ def return_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+
+
+@contextmanager
+def freed_memory_used_again() -> Iterator[None]:
+    """Meanwhile, glibc hands freed memory out again, and afterwards returns what is free of it, and does as before.
+
+    In a process of `return_freed_memory`, for work that takes and frees tensors of the same few sizes over and over.
+    Each would be zeroed by the system, page by page, which takes as long as to add two of them.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+    libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
+    try:
+        yield
+    finally:
+        libc.mallopt(_M_TRIM_THRESHOLD, _LEAST_TRIM)
+        return_freed_memory()
+        # Also between what is in use.
+        libc.malloc_trim(0)

@@ -21,7 +21,10 @@ from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.stored import on_disk, put_on_disk
 from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.errors import StageError
+from llmrecipe.launch.process import freed_memory_used_again
 from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.kinds import Scheme
+from llmrecipe.recipe.rounding import AWQ
 from llmrecipe.recipe.scheme_checks import rounding_of
 from llmrecipe.sections import QuantizeSection
 
@@ -163,7 +166,10 @@ def quantize(
     aim = f"quantize this model as {section.scheme or section.kv_cache}"
     # It hands on by itself what a rounded block gives, beside what that gave before.
     learns = section.scheme is not None and rounding_of(section.scheme).learns
-    with ours("awq").mended(device), ours("scales").rounded():
+    is_awq = any(isinstance(rounding_of(scheme), AWQ) for scheme in _schemes(section))
+    # AWQ takes whole blocks and their copies, and what it frees would lie between what it keeps.
+    reused = nullcontext() if is_awq else freed_memory_used_again()
+    with ours("awq").mended(device), ours("scales").rounded(), reused:
         fallbacks = compress(model, tokenizer, recipe, calibration, device, aim=aim, propagate_error=not learns)
     if learns:
         # Its scales are its own, not an observer's.
@@ -209,8 +215,12 @@ def _shares_output(model: PreTrainedModel) -> bool:
 
 
 def _is_bfloat16(section: QuantizeSection) -> bool:
-    schemes = (section.scheme, *(override.scheme for override in section.overrides))
-    return any(scheme is not None and scheme.is_bfloat16 for scheme in schemes)
+    return any(scheme.is_bfloat16 for scheme in _schemes(section))
+
+
+def _schemes(section: QuantizeSection) -> list[Scheme]:
+    every = (section.scheme, *(override.scheme for override in section.overrides))
+    return [scheme for scheme in every if scheme is not None]
 
 
 def _to_bfloat16(model: PreTrainedModel, folder: Path) -> None:

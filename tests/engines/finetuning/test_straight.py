@@ -7,8 +7,9 @@ import tiny_model
 import torch
 from safetensors.torch import load_file
 from tiny_distillation import column, distilled, section, with_training
+from transformers import AutoModelForCausalLM
 
-from llmrecipe import Steps, artifacts, cards, distil
+from llmrecipe import Steps, artifacts, cards, distil, evolve
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.compression.saving import save_and_verify
@@ -20,8 +21,10 @@ from llmrecipe.engines.tokenizing.folders import copy_files
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.recipe.optimizer import AdamW
 from llmrecipe.recipe.schedule import Constant
-from llmrecipe.recipe.scheme import FP8, W3A16, W8A8, RoundToNearest
+from llmrecipe.recipe.scheme import FP8, W3A16, W4A16, W8A8, RoundToNearest
 from llmrecipe.sections import QuantizeSection
+from llmrecipe.stages import distil as distil_stage
+from llmrecipe.stages import quantize
 
 pytestmark = pytest.mark.slow
 
@@ -216,3 +219,32 @@ def test_a_rounded_student_goes_on_exactly(made, tmp_path, hidden_states):
     assert resumed.metrics == straight_on.metrics
     files = {artifacts.file_digest(run.state.checkpoint(6) / "student.safetensors") for run in (straight_on, resumed)}
     assert len(files) == 1
+
+
+def test_zeros_of_a_pruned_model_stay_through_rounding_and_learning(made, tmp_path):
+    dense, places = folders.load_model(made["teacher"]), {}
+    for name, module in dense.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            weight = module.weight.detach().clone()
+            places[name] = weight.abs() < weight.abs().median()
+            module.weight = torch.nn.Parameter(weight.masked_fill(places[name], 0))
+    sparse = tiny_model.write_model(dense, made["teacher"], tmp_path / "sparse")
+    cards.write(sparse, evolve(cards.read(sparse, ModelCard), sparse=True))
+    artifacts.seal(sparse, "model")
+    inputs = {"teacher": made["teacher"], "tokens": made["tokens"]}
+
+    what = QuantizeSection(scheme=W4A16(group_size=32), calibration_samples=8, seed=0)
+    quantize.run(tiny_model.stage_context(what, inputs | {"model": sparse}, tmp_path / "quantized"))
+    lesson = with_training(section(network=None), optimizer=AdamW(learning_rate=3e-3))
+    both = inputs | {"student": tmp_path / "quantized" / "model"}
+    distil_stage.run(tiny_model.stage_context(lesson, both, tmp_path / "taught", device="cpu"))
+
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / stage / "model") for stage in ("quantized", "taught")
+    )
+    for model in (before, after):
+        model(torch.tensor([[1]]))  # Weights are expanded when they are first needed.
+    for name, at in places.items():
+        one, other = (model.get_submodule(name).weight for model in (before, after))
+        assert (other[at].view(torch.int32) == 0).all()
+        assert not other.equal(one)
