@@ -108,7 +108,7 @@ def test_a_scheme_rounds_by_them_as_llmcompressor_does_by_the_text_without_propa
     batches = DataLoader(
         [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows(made)], batch_size=8
     )
-    with ours("fallbacks").counted():
+    with ours("fallbacks").counted(), ours("scales").rounded():
         tokenizer = AutoTokenizer.from_pretrained(made["model"])
         oneshot(model=model, tokenizer=tokenizer, recipe=recipe, dataset=batches, propagate_error=False)
     quantization.save_compressed(model, tmp_path / "theirs")

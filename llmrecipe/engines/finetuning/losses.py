@@ -1,19 +1,22 @@
 """How far a student's predictions are from its teacher's, token by token."""
 
 import math
+from collections.abc import Callable
 from functools import singledispatch
+from typing import Any
 
 import torch
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from llmrecipe.engines.finetuning.predictions import classes
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.distil import ForwardKL, JensenShannon, ReverseKL
 from llmrecipe.recipe.kinds import Divergence
 
-_AT_ONCE = 1 << 24
-"""Logits that are compared at once: each needs several numbers more."""
+_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 24}
+"""Logits that are compared at once, by device: each needs several numbers more, which stay in a processor's cache."""
+
+_Piece = Callable[..., torch.Tensor]
 
 
 def summed_loss(
@@ -26,8 +29,7 @@ def summed_loss(
 ) -> torch.Tensor:
     """The loss, added up over tokens.
 
-    Of a piece of the tokens at a time, what is between logits and loss is computed again in the backward pass, and so
-    never held for all.
+    What is between logits and loss is held of a piece of the tokens at a time: its gradient is computed along with it.
 
     Args:
         loss: how far predictions are apart.
@@ -37,7 +39,6 @@ def summed_loss(
         labels: what the text has, `int64[tokens]`.
         stored_ids: the tokens that are named of the teacher's predictions, `[tokens, top_k]`.
     """
-    rows = max(1, _AT_ONCE // student.shape[1])
 
     def piece(mine: torch.Tensor, its: torch.Tensor, wanted: torch.Tensor, *ids: torch.Tensor) -> torch.Tensor:
         predicted = _log_softmax(mine, loss)
@@ -49,9 +50,33 @@ def summed_loss(
         return (1 - hard_loss_weight) * soft + hard_loss_weight * hard
 
     given = [student, teacher, labels, *([] if stored_ids is None else [stored_ids])]
-    pieces = zip(*(each.split(rows) for each in given), strict=True)
-    found: list[torch.Tensor] = [checkpoint(piece, *parts, use_reentrant=False) for parts in pieces]
-    return torch.stack(found).sum()
+    found: torch.Tensor = _Pieces.apply(piece, *given)
+    return found
+
+
+class _Pieces(torch.autograd.Function):
+    """What a function adds up over tokens, with its gradient by the first of the tensors that it is given."""
+
+    @staticmethod
+    def forward(ctx: Any, piece: _Piece, student: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        rows, is_learning = max(1, _AT_ONCE[student.device.type] // student.shape[1]), ctx.needs_input_grad[1]
+        gradient = torch.empty_like(student, memory_format=torch.contiguous_format) if is_learning else student
+        sums = []
+        for into, mine, *rest in zip(*(each.split(rows) for each in (gradient, student, *others)), strict=True):
+            with torch.set_grad_enabled(is_learning):
+                leaf = mine.detach().requires_grad_()
+                loss = piece(leaf, *rest)
+            sums.append(loss.detach())
+            if is_learning:
+                into.copy_(*torch.autograd.grad(loss, leaf))
+        if is_learning:
+            ctx.save_for_backward(gradient)
+        return torch.stack(sums).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # In its own memory, for it is as large as the logits; a second time, torch refuses.
+        return None, ctx.saved_tensors[0].mul_(*given), *[None] * (len(ctx.needs_input_grad) - 2)
 
 
 def _log_softmax(logits: torch.Tensor, loss: Divergence) -> torch.Tensor:

@@ -131,10 +131,11 @@ def test_logits_of_some_places_are_those_of_the_whole_sequence_also_of_a_quantiz
 
     section = QuantizeSection(scheme=scheme, calibration_samples=1, seed=0)
     quantization.quantize(dense, folders.load_tokenizer(made["model"]), section, token_ids[:0], torch.device("cpu"))
+    expected = dense(token_ids).logits[rows, positions]
     quantization.save_compressed(dense, tmp_path / "small")
     artifacts.seal(tmp_path / "small", "model")
     found = folders.masked_logits(folders.load_model(tmp_path / "small"), token_ids, rows, positions)
-    torch.testing.assert_close(found, dense(token_ids).logits[rows, positions], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
