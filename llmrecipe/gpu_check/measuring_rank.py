@@ -14,6 +14,7 @@ from llmrecipe.engines.device import choose_kernels, peak_memory_mb
 from llmrecipe.engines.nanotron import worker
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.port import bootstrap
+from llmrecipe.engines.runs import jobs
 from llmrecipe.errors import StageError
 from llmrecipe.gpu_check import kernels
 
@@ -31,7 +32,7 @@ _LONGEST = 20
 
 def main() -> None:
     """Train as the worker does, by a trainer that measures."""
-    job = Job.read(Path(sys.argv[1]))
+    job = jobs.read(Path(sys.argv[1]), Job)
     on_gpu = job.machine.device == "cuda"
     if on_gpu:
         # Before nanotron is imported, as in the worker.

@@ -13,7 +13,7 @@ from tiny_training import LENGTH, TRAINING, section, trained, write_tokens
 
 from llmrecipe import Dropout, Fraction, Steps, artifacts, evolve
 from llmrecipe.engines.nanotron import weights
-from llmrecipe.engines.nanotron.job import StateFolder
+from llmrecipe.engines.nanotron.job import NanotronFolder
 from llmrecipe.engines.nanotron.predecessors import Predecessor, _reason
 from llmrecipe.engines.runs.schedule import learning_rate_factor, steps_alike, steps_before_decay
 from llmrecipe.recipe.schedule import Constant, Cosine, InverseSquareRoot, WarmupStableDecay
@@ -119,7 +119,7 @@ def test_a_warm_up_that_is_a_share_is_said_to_be_another_in_a_longer_run(tmp_pat
     short, long = (
         section(training=attrs.evolve(BASE, schedule=Constant(), duration=Steps(steps))) for steps in (90, 120)
     )
-    earlier = Predecessor(StateFolder(tmp_path), short.training)
+    earlier = Predecessor(NanotronFolder(tmp_path), short.training)
     assert _reason(earlier, SimpleNamespace(section=long, sequence_length=LENGTH)) == (
         "its warm-up, Fraction(0.01), took 1 steps and takes 2; Constant with warmup=Steps(1) goes on"
     )

@@ -10,6 +10,7 @@ import pytest
 from llmrecipe.engines.nanotron import launcher
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.port import bootstrap
+from llmrecipe.engines.runs import jobs
 
 
 @contextmanager
@@ -26,4 +27,4 @@ def _run(name: str, module: str, arguments: list[str], **_: Any) -> None:
     from llmrecipe.engines.nanotron.trainer import Trainer
 
     join_single_process()
-    Trainer(Job.read(Path(arguments[0]))).run()
+    Trainer(jobs.read(Path(arguments[0]), Job)).run()

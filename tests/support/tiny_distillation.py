@@ -24,6 +24,7 @@ from llmrecipe.engines.finetuning import launcher, worker
 from llmrecipe.engines.finetuning.job import Job
 from llmrecipe.engines.finetuning.launcher import FinishedRun
 from llmrecipe.engines.finetuning.trainer import DistillationTrainer
+from llmrecipe.engines.runs import jobs
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.recipe.optimizer import AdamW
@@ -92,7 +93,7 @@ def distilled(
 
 
 def _train_here(_name: str, _module: str, arguments: list[str], **_: Any) -> None:
-    worker.train(Job.read(Path(arguments[0])))
+    worker.train(jobs.read(Path(arguments[0]), Job))
 
 
 def killed(what: DistilSection, inputs: dict[str, Path], scratch: Path, event: str, path: str, **machine) -> int | None:
@@ -110,7 +111,7 @@ def held_bytes(job: Job, folder: Path, **parallelism) -> list[dict[str, int]]:
     """Of each rank, the bytes of weights and of the optimizer's state that it holds at the end of such a run."""
     job = evolve(job, state=str(folder), resumed=0, section__parallelism=Parallelism(**parallelism))
     folder.mkdir()
-    job.write(folder / "job.json")
+    jobs.write(job, folder / "job.json")
     start_server()
     context = multiprocessing.get_context("forkserver")
     with socket.create_server(("localhost", 0)) as free:
@@ -126,7 +127,7 @@ def held_bytes(job: Job, folder: Path, **parallelism) -> list[dict[str, int]]:
 
 
 def _hold(path: Path, rank: int, port: int, found: Any) -> None:
-    job = Job.read(path)
+    job = jobs.read(path, Job)
     of_ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job.parallelism.data}
     os.environ |= {name: str(value) for name, value in of_ranks.items()}
     os.environ |= {"LOCAL_WORLD_SIZE": os.environ["WORLD_SIZE"], "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}

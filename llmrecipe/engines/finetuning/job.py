@@ -1,10 +1,7 @@
 """What the launching process tells the ranks of a distillation, as one JSON file."""
 
-import importlib
 from pathlib import Path
-from typing import Any
 
-from llmrecipe import artifacts, codec
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.recipe.kinds import Objective
 from llmrecipe.recipe.machine import Machine
@@ -106,15 +103,3 @@ class Job(Word):
     def open_tokens(self, split: str) -> TokenMixture:
         """A split of the corpora, mixed in their shares."""
         return TokenMixture.open([Path(directory) for directory in self.tokens], split, self.shares)
-
-    def write(self, path: Path) -> None:
-        """Write the job for the ranks to read."""
-        artifacts.write_json(path, codec.unstructure(self))
-
-    @classmethod
-    def read(cls, path: Path) -> "Job":
-        """Read a job that `write` wrote, with the words that the user's own modules define."""
-        data: dict[str, Any] = artifacts.read_json(path)
-        for module in data["modules"]:
-            importlib.import_module(module)
-        return codec.structure(data, cls, "job")

@@ -1,7 +1,6 @@
 """A distillation from its section to its last step: starts the ranks, and resumes what an earlier launch left."""
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from llmrecipe.engines.device import check_precision, set_up
 from llmrecipe.engines.finetuning import predicting, states
 from llmrecipe.engines.finetuning.job import Job
 from llmrecipe.engines.finetuning.models import first_student, is_quantized
-from llmrecipe.engines.finetuning.states import StateFolder
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.vocabulary import check_tokenizer
-from llmrecipe.engines.runs import metrics
-from llmrecipe.engines.runs.checkpoints import checkpoints
+from llmrecipe.engines.runs import jobs, metrics
 from llmrecipe.engines.runs.events import complete, refuse_missing
 from llmrecipe.engines.runs.metrics import Row
+from llmrecipe.engines.runs.state import StateFolder
 from llmrecipe.engines.tokens.enough import refuse_small_corpora
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import RecipeError, StageError, Violation
@@ -219,13 +217,8 @@ def _work_folder(section: DistilSection, shares: tuple[float, ...], inputs: list
 
 
 def _start(job: Job, state: StateFolder) -> None:
-    for newer, folder in checkpoints(state.checkpoints):
-        # Not resumed from, since it is damaged. Its rows go now, so it has to go first.
-        if newer > job.resumed:
-            shutil.rmtree(folder)
-    for rows in (state.metrics, state.timings):
-        artifacts.write_jsonl(rows, [row for row in metrics.read(rows) if row["step"] <= job.resumed])
-    job.write(state.job)
+    state.rewind(job.resumed)
+    jobs.write(job, state.job)
     run_ranks(
         job.name,
         "llmrecipe.engines.finetuning.worker",

@@ -6,7 +6,6 @@ Nothing in a step is drawn, so there is no state of random numbers.
 from collections.abc import Mapping
 from pathlib import Path
 
-import attrs
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -15,51 +14,10 @@ from llmrecipe.engines.finetuning import optimizing
 from llmrecipe.engines.finetuning.models import learning
 from llmrecipe.engines.finetuning.sharing import gather, gathered
 from llmrecipe.engines.runs.checkpoints import KIND, checkpoints, is_whole, keep_newest
+from llmrecipe.engines.runs.state import StateFolder
 from llmrecipe.errors import StageError, refusal
 
 _WEIGHTS, _OPTIMIZER = "student.safetensors", "optimizer.safetensors"
-
-
-@attrs.frozen
-class StateFolder:
-    """Where a run keeps what it needs to resume."""
-
-    root: Path
-    """The folder."""
-
-    @property
-    def checkpoints(self) -> Path:
-        """Checkpoints by step; each is whole, since it is renamed into place."""
-        return self.root / "checkpoints"
-
-    def checkpoint(self, step: int) -> Path:
-        """The checkpoint of a step."""
-        return self.checkpoints / str(step)
-
-    @property
-    def metrics(self) -> Path:
-        """JSON lines, one a step, that depend on the recipe alone."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def timings(self) -> Path:
-        """JSON lines, one a step, of what this machine took."""
-        return self.root / "timings.jsonl"
-
-    @property
-    def measurements(self) -> Path:
-        """What the launch that finished the run measured of its ranks."""
-        return self.root / "measurements.json"
-
-    @property
-    def job(self) -> Path:
-        """The job that the ranks read."""
-        return self.root / "job.json"
-
-    @property
-    def lock(self) -> Path:
-        """What every rank holds until it is gone."""
-        return self.root / "ranks.lock"
 
 
 def save(state: StateFolder, step: int, student: torch.nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:

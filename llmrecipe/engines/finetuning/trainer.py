@@ -22,11 +22,13 @@ from llmrecipe.engines.finetuning.job import Job
 from llmrecipe.engines.finetuning.losses import summed_loss
 from llmrecipe.engines.finetuning.models import Zeros, scaled_layers, straight
 from llmrecipe.engines.finetuning.optimizing import optimizer_of
-from llmrecipe.engines.finetuning.reporting import Report
 from llmrecipe.engines.finetuning.sharing import placed_like, share
-from llmrecipe.engines.finetuning.states import StateFolder
+from llmrecipe.engines.runs import metrics
+from llmrecipe.engines.runs.logs import Logs
 from llmrecipe.engines.runs.schedule import learning_rate_factor
+from llmrecipe.engines.runs.state import StateFolder
 from llmrecipe.errors import StageError
+from llmrecipe.progress import TrainingProgress
 
 
 class DistillationTrainer(Trainer):
@@ -68,7 +70,7 @@ class DistillationTrainer(Trainer):
         self.add_callback(_EndOfStep(self))
         self.zeros = [(layer, placed_like(at, layer.weight)) for layer, at in zeros]
         self.readers = {split: Reader.of(job, split) for split in ("train", "heldout")}
-        self.report = Report(job, self.folder) if self.args.process_index == 0 else None
+        self.logs = self._open_logs() if self.args.process_index == 0 else None
         self._loss = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self._row: dict[str, float] = {}
         self._started = time.perf_counter()
@@ -77,6 +79,18 @@ class DistillationTrainer(Trainer):
         # One that ranks share is there, and may not be moved as a whole.
         if not self.job.parallelism.shares_weights:
             super()._move_model_to_device(model, device)
+
+    def _open_logs(self) -> Logs:
+        job = self.job
+        progress = TrainingProgress(
+            job.name,
+            total=job.num_steps,
+            done=job.resumed,
+            tokens_per_step=job.tokens_per_step,
+            interval=job.machine.log_interval,
+            validation_interval=job.training.validation_interval,
+        )
+        return Logs(job, metrics.read(self.folder.metrics), progress)
 
     @property
     def step(self) -> int:
@@ -189,18 +203,18 @@ class DistillationTrainer(Trainer):
         if self.job.validates(step):
             started = time.perf_counter()
             row["validation_loss"] = self.validation_loss()
-            if self.report is not None:
-                self.report.validated(row["validation_loss"], time.perf_counter() - started)
-        if self.report is not None:
-            self.report.append(row, seconds)
+            if self.logs is not None:
+                self.logs.progress.validated(row["validation_loss"], time.perf_counter() - started)
+        if self.logs is not None:
+            self.logs.append(row, seconds)
         if self.job.saves(step):
             self._save_state(step)
         self._started = time.perf_counter()
 
     def _save_state(self, step: int) -> None:
-        if self.report is not None:
+        if self.logs is not None:
             # A checkpoint may not outlive the rows of its steps.
-            self.report.sync()
+            self.logs.sync()
             count = self.job.machine.keep_checkpoints
             states.save(self.folder, step, self.model, self.optimizer, count)
         else:
@@ -225,9 +239,9 @@ class DistillationTrainer(Trainer):
         mine = torch.zeros(self.job.parallelism.data, dtype=torch.int64, device=self.args.device)
         mine[self.args.process_index] = peak_memory_mb(self.job.machine.device)
         peaks = self._summed(mine).tolist()
-        if self.report is not None:
+        if self.logs is not None:
             artifacts.write_json(self.folder.measurements, {"peak_memory_mb": peaks})
-            self.report.close(f"peak memory of its ranks: {', '.join(map(str, peaks))} MB")
+            self.logs.close(f"peak memory of its ranks: {', '.join(map(str, peaks))} MB")
 
     def _summed(self, numbers: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks."""

@@ -12,7 +12,7 @@ import torch
 from nanotron import distributed as dist
 from nanotron.parallel import ParallelContext
 
-from llmrecipe.engines.nanotron.job import Job, StateFolder
+from llmrecipe.engines.nanotron.job import Job, NanotronFolder
 from llmrecipe.engines.nanotron.readings import Reading
 from llmrecipe.engines.runs.metrics import Row
 from llmrecipe.errors import StageError
@@ -119,7 +119,7 @@ class Judge:
         raise StageError(
             f"{self._job.name}: {reason}. A lower training.optimizer.learning_rate or training.clip_grad_norm, or a "
             "longer warm-up, may help, and starts afresh; the checkpoints before this step are kept in "
-            f"{StateFolder(Path(self._job.state)).checkpoints}"
+            f"{NanotronFolder(Path(self._job.state)).checkpoints}"
         )
 
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 from llmrecipe.engines.models.architecture import architecture_of
-from llmrecipe.engines.nanotron.job import Job, StateFolder
+from llmrecipe.engines.nanotron.job import Job, NanotronFolder
 
 
-def nanotron_configuration(job: Job, state: StateFolder) -> dict[str, Any]:
+def nanotron_configuration(job: Job, state: NanotronFolder) -> dict[str, Any]:
     """The content of the YAML file from which nanotron's trainer starts.
 
     Optimizer and schedule are ours (`optimizer.py`); nanotron still asks for theirs, so their keys are

@@ -1,21 +1,20 @@
 """What the launching process tells the ranks of a run, as one JSON file."""
 
-import importlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import attrs
 
-from llmrecipe import artifacts, codec
 from llmrecipe.engines.models.architecture import RunOptions
 from llmrecipe.engines.nanotron.port.linear import Library
 from llmrecipe.engines.runs import metrics
 from llmrecipe.engines.runs.metrics import Row
 from llmrecipe.engines.runs.schedule import steps_before_decay
+from llmrecipe.engines.runs.state import StateFolder
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.networks.network import Network
+from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.schema import Word, define
 from llmrecipe.sections import TrainSection
 
@@ -76,6 +75,11 @@ class Job(Word):
     """What multiplies in its linear layers, on every rank alike; None leaves it to torch, as on a GPU."""
 
     @property
+    def parallelism(self) -> Parallelism:
+        """How the run is spread over ranks."""
+        return self.section.parallelism
+
+    @property
     def sequence_length(self) -> int:
         """Tokens of a training sequence."""
         return self.section.objective.sequence_length
@@ -132,25 +136,10 @@ class Job(Word):
         """A split of the corpora, mixed in their shares."""
         return TokenMixture.open([Path(directory) for directory in self.tokens], split, self.shares)
 
-    def write(self, path: Path) -> None:
-        """Write the job for the ranks to read."""
-        artifacts.write_json(path, codec.unstructure(self))
-
-    @classmethod
-    def read(cls, path: Path) -> "Job":
-        """Read a job that `write` wrote, with the words that the user's own modules define."""
-        data: dict[str, Any] = artifacts.read_json(path)
-        for module in data["modules"]:
-            importlib.import_module(module)
-        return codec.structure(data, cls, "job")
-
 
 @attrs.frozen
-class StateFolder:
+class NanotronFolder(StateFolder):
     """Where a run keeps what it needs to resume."""
-
-    root: Path
-    """The folder."""
 
     @property
     def first_weights(self) -> Path:
@@ -158,35 +147,6 @@ class StateFolder:
         return self.root / "first"
 
     @property
-    def checkpoints(self) -> Path:
-        """Checkpoints by step; each is whole, since it is renamed into place."""
-        return self.root / "checkpoints"
-
-    def checkpoint(self, step: int) -> Path:
-        """The checkpoint of a step."""
-        return self.checkpoints / str(step)
-
-    @property
-    def metrics(self) -> Path:
-        """JSON lines, one a step, that depend on the recipe alone."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def timings(self) -> Path:
-        """JSON lines, one a step, of what this machine took."""
-        return self.root / "timings.jsonl"
-
-    @property
-    def measurements(self) -> Path:
-        """What the launch that finished the run measured of its ranks: communication and memory."""
-        return self.root / "measurements.json"
-
-    @property
     def nanotron_config(self) -> Path:
         """The configuration that nanotron's trainer reads."""
         return self.root / "nanotron.yaml"
-
-    @property
-    def job(self) -> Path:
-        """The job that the ranks read."""
-        return self.root / "job.json"

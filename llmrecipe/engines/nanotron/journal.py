@@ -1,22 +1,18 @@
 """The steps of a run, from the moment that their work is given to the device until they are written down."""
 
 from collections import deque
-from collections.abc import Sequence
-from pathlib import Path
 
 from llmrecipe.engines.nanotron.anomalies import Judge
 from llmrecipe.engines.nanotron.communication import Communication
-from llmrecipe.engines.nanotron.job import Job, StateFolder
 from llmrecipe.engines.nanotron.readings import Reading
-from llmrecipe.engines.runs.events import Events
-from llmrecipe.engines.runs.metrics import MetricsLog, Row
-from llmrecipe.progress import TrainingProgress
+from llmrecipe.engines.runs.logs import Logs
+from llmrecipe.engines.runs.metrics import Row
 
 
 class Journal:
     """Judges every step on every rank, and has the rank that logs write what it says."""
 
-    def __init__(self, judge: Judge, communication: Communication, logs: "Logs | None") -> None:
+    def __init__(self, judge: Judge, communication: Communication, logs: Logs | None) -> None:
         """`logs` is None on a rank that doesn't log."""
         self._judge, self._communication, self._logs = judge, communication, logs
         self._unwritten: deque[Reading] = deque()
@@ -63,33 +59,3 @@ class Journal:
         if not reading.row:
             self._judge.is_sound(reading, reading.losses)
         return reading.row
-
-
-class Logs:
-    """What is written of a run, step by step."""
-
-    def __init__(self, job: Job, rows: Sequence[Row], progress: TrainingProgress) -> None:
-        """Go on after `rows`, what is written so far."""
-        state = StateFolder(Path(job.state))
-        self.progress = progress
-        self._events = Events(job.machine.events, Path(job.events), job.name, rows)
-        self._metrics, self._timings = MetricsLog(state.metrics), MetricsLog(state.timings)
-
-    def append(self, row: Row, seconds: float) -> None:
-        """Write a step that took `seconds`."""
-        self._metrics.append(row)
-        self._events.append(row)
-        self._timings.append({"step": row["step"], "seconds": seconds})
-        self.progress.step(row["step"], seconds, loss=row.get("loss"))
-
-    def sync(self) -> None:
-        """Wait until all rows are on the disk."""
-        self._metrics.sync()
-        self._timings.sync()
-
-    def close(self, summary: str) -> None:
-        """Close all, with a last line of progress."""
-        self._metrics.close()
-        self._timings.close()
-        self._events.close()
-        self.progress.close(summary)

@@ -17,12 +17,12 @@ from llmrecipe.engines.nanotron.checkpoint import newest
 from llmrecipe.engines.nanotron.compiling import compiles, obstacle
 from llmrecipe.engines.nanotron.config import nanotron_configuration
 from llmrecipe.engines.nanotron.environment import environment_of
-from llmrecipe.engines.nanotron.job import Job, StateFolder
+from llmrecipe.engines.nanotron.job import Job, NanotronFolder
 from llmrecipe.engines.nanotron.meaning import folder_of, meaning_of
 from llmrecipe.engines.nanotron.port.linear import fastest
 from llmrecipe.engines.nanotron.predecessors import take_over
 from llmrecipe.engines.nanotron.start import card_of_start, first_weights
-from llmrecipe.engines.runs import metrics
+from llmrecipe.engines.runs import jobs, metrics
 from llmrecipe.engines.runs.checkpoints import checkpoints, keep_newest
 from llmrecipe.engines.runs.events import complete, refuse_missing
 from llmrecipe.engines.runs.metrics import Row
@@ -140,9 +140,9 @@ def train(
     if too_large is not None:
         raise StageError(f"{name}: {too_large.reason}")
     meaning = meaning_of(job, section)
-    state = StateFolder(folder_of(meaning, scratch))
+    state = NanotronFolder(folder_of(meaning, scratch))
     # A rank whose launcher was killed follows it within moments.
-    wait_until_free(state.root / "ranks.lock", seconds=30)
+    wait_until_free(state.lock, seconds=30)
     log.info("%s", _length(job, files.num_windows(job.sequence_length)))
     step = _newest(job, state)
     if step > 0:
@@ -196,20 +196,15 @@ def _length(job: Job, sequences: int) -> str:
     return f"{job.num_steps:,} steps of {batch * job.sequence_length:,} tokens, {epochs:,.2f} epochs"
 
 
-def _start(job: Job, state: StateFolder, step: int) -> None:
+def _start(job: Job, state: NanotronFolder, step: int) -> None:
     section = job.section
     if not state.first_weights.exists():
         with artifacts.replacing(state.first_weights) as folder:
             weights.write_unsharded(first_weights(job, folder), job.network, folder)
-    for newer, folder in checkpoints(state.checkpoints):
-        # Not resumed from, since the best one before it is damaged. Its rows go now, so it has to go first.
-        if newer > step:
-            shutil.rmtree(folder)
-    for rows in (state.metrics, state.timings):
-        artifacts.write_jsonl(rows, [row for row in metrics.read(rows) if row["step"] <= step])
+    state.rewind(step)
     _tell_rounding(job, state)
     artifacts.write_text(state.nanotron_config, yaml.safe_dump(nanotron_configuration(job, state)))
-    job.write(state.job)
+    jobs.write(job, state.job)
     run_ranks(
         job.name,
         "llmrecipe.engines.nanotron.worker",
@@ -221,7 +216,7 @@ def _start(job: Job, state: StateFolder, step: int) -> None:
     )
 
 
-def _tell_rounding(job: Job, state: StateFolder) -> None:
+def _tell_rounding(job: Job, state: NanotronFolder) -> None:
     """Say what makes the steps to come round in another way than those so far."""
     if job.machine.compile and not job.compiled:
         log.info("its layers aren't compiled: %s", obstacle(job.section))
@@ -257,11 +252,11 @@ def _network(
     raise StageError(f"{name}: it has {given} a model to start from (the start input); run `llmrecipe plan`")
 
 
-def _newest(job: Job, state: StateFolder) -> int:
+def _newest(job: Job, state: NanotronFolder) -> int:
     return newest(state.checkpoints, metrics.read(state.metrics), job.section.training, job.num_steps)
 
 
-def _refuse_skipped_steps(state: StateFolder, section: TrainSection, name: str, step: int) -> None:
+def _refuse_skipped_steps(state: NanotronFolder, section: TrainSection, name: str, step: int) -> None:
     skipped = [row["step"] for row in metrics.read(state.metrics) if row["step"] <= step and "skipped" in row]
     if skipped and section.training.anomalies.action == "stop":
         raise StageError(

@@ -11,7 +11,7 @@ import attrs
 
 from llmrecipe import artifacts
 from llmrecipe.engines.nanotron.checkpoint import needed, newest
-from llmrecipe.engines.nanotron.job import Job, StateFolder
+from llmrecipe.engines.nanotron.job import Job, NanotronFolder
 from llmrecipe.engines.nanotron.meaning import Meaning, akin, others
 from llmrecipe.engines.runs import metrics
 from llmrecipe.engines.runs.checkpoints import checkpoints
@@ -38,7 +38,7 @@ _LONGEST = 80
 class Predecessor:
     """An earlier run that differs from a job in its length and schedule alone."""
 
-    state: StateFolder
+    state: NanotronFolder
     """What it has left."""
 
     training: Training
@@ -54,7 +54,7 @@ class Predecessor:
         Order of the data, what is masked and what is dropped depend on no length. So a checkpoint is, bit for bit,
         that of the job, as long as all learning rates before it were the same.
         """
-        wait_until_free(self.state.root / "ranks.lock", seconds=30)
+        wait_until_free(self.state.lock, seconds=30)
         rows, up_to = self.rows(job), min(self.steps_alike(job), job.num_steps)
         if up_to == job.num_steps and not any(row["step"] == up_to and "validation_loss" in row for row in rows):
             # A run measures after its last step, and the earlier one went on from there.
@@ -68,7 +68,7 @@ class Predecessor:
             for row in metrics.read(self.state.metrics)
         ]
 
-    def hand_over(self, state: StateFolder, job: Job, step: int) -> None:
+    def hand_over(self, state: NanotronFolder, job: Job, step: int) -> None:
         """Copy what the job needs to go on after `step` into its state."""
         rows = self.rows(job)
         earlier = [row for row in rows if row["step"] <= step]
@@ -85,12 +85,12 @@ class Predecessor:
                 shutil.copytree(self.state.checkpoint(each), folder, dirs_exist_ok=True)
 
 
-def take_over(job: Job, state: StateFolder, meaning: Meaning) -> None:
+def take_over(job: Job, state: NanotronFolder, meaning: Meaning) -> None:
     """Put into the state of a run what earlier ones have left of the steps that they share; say what came of it."""
     windows = job.open_tokens("train").num_windows(job.sequence_length)
     found = {
         folder: Predecessor(
-            StateFolder(folder),
+            NanotronFolder(folder),
             evolve(job.section.training, duration=duration, schedule=schedule).settled(windows),
         )
         for folder, duration, schedule in akin(state.root, meaning)
@@ -104,7 +104,7 @@ def take_over(job: Job, state: StateFolder, meaning: Meaning) -> None:
     log.info("goes on after step %d of an earlier run, which is kept in %s", steps[best], best)
 
 
-def _explain(job: Job, state: StateFolder, meaning: Meaning, found: Mapping[Path, Predecessor]) -> None:
+def _explain(job: Job, state: NanotronFolder, meaning: Meaning, found: Mapping[Path, Predecessor]) -> None:
     alike = {at: each for at, each in found.items() if each.training.schedule == job.section.training.schedule}
     if alike:
         folder = max(alike, key=lambda at: alike[at].steps_alike(job))

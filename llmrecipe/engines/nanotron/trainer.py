@@ -24,8 +24,8 @@ from llmrecipe.engines.nanotron.checkpoint import save_whole
 from llmrecipe.engines.nanotron.clock import clock_of
 from llmrecipe.engines.nanotron.communication import Communication, summary
 from llmrecipe.engines.nanotron.feeding import Feed, placed
-from llmrecipe.engines.nanotron.job import Job, StateFolder
-from llmrecipe.engines.nanotron.journal import Journal, Logs
+from llmrecipe.engines.nanotron.job import Job, NanotronFolder
+from llmrecipe.engines.nanotron.journal import Journal
 from llmrecipe.engines.nanotron.optimizer import init_optimizer_and_grad_accumulator
 from llmrecipe.engines.nanotron.port import mends
 from llmrecipe.engines.nanotron.port.data_parallel import keep_buckets
@@ -33,6 +33,7 @@ from llmrecipe.engines.nanotron.port.optimizer_state import load_optimizer
 from llmrecipe.engines.nanotron.port.tensor_parallel import overlap
 from llmrecipe.engines.nanotron.readings import Reading
 from llmrecipe.engines.runs import metrics
+from llmrecipe.engines.runs.logs import Logs
 from llmrecipe.engines.runs.schedule import learning_rate_scheduler
 from llmrecipe.progress import TrainingProgress
 
@@ -43,7 +44,7 @@ class Trainer(nanotron.trainer.DistributedTrainer):
     def __init__(self, job: Job) -> None:
         self.job = job
         self.training = job.section.training
-        self.state = StateFolder(Path(job.state))
+        self.state = NanotronFolder(Path(job.state))
         # nanotron's trainer looks these up in its module and offers no other way in.
         nanotron.trainer.load_optimizer = load_optimizer
         nanotron.trainer.init_optimizer_and_grad_accumulator = functools.partial(

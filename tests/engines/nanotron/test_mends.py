@@ -22,6 +22,7 @@ from llmrecipe.engines.nanotron import launcher, weights
 from llmrecipe.engines.nanotron.job import Job
 from llmrecipe.engines.nanotron.launcher import FinishedRun
 from llmrecipe.engines.nanotron.port import bootstrap
+from llmrecipe.engines.runs import jobs
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.recipe.optimizer import SGD
 from llmrecipe.recipe.schedule import Constant
@@ -53,7 +54,7 @@ def train(tokens) -> Callable[..., FinishedRun]:
 
     def run_here(name: str, module: str, arguments: list[str], **_: int) -> None:
         join_single_process()
-        Trainer(Job.read(Path(arguments[0]))).run()
+        Trainer(jobs.read(Path(arguments[0]), Job)).run()
 
     root = logging.getLogger()
     level, handlers = root.level, {handler: handler.level for handler in root.handlers}
