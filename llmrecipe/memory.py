@@ -86,6 +86,7 @@ def refusal(
     is_on_gpus = machine.device == "cuda" or (machine.device == "auto" and hardware.num_gpus() > 0)
     here = hardware.gpu_memory() if is_on_gpus else hardware.memory()
     has = here if machine.memory_gb is None else round(machine.memory_gb * 1e9)
+    logit = 4 if training.number_format == "float32" else 2
     where = "this machine" if machine.memory_gb is None else "the machine that it is planned for"
     count = 1 if is_on_gpus else parallelism.world_size
     if teacher is not None:
@@ -99,9 +100,9 @@ def refusal(
         return None
     if needs <= has:
         sequence = sequence_bytes(network, objective, training, parallelism) * count
-        # Its logits with their gradient, and the teacher's.
-        logits = 0 if teacher is None else 2 if is_stored else 3
-        sequence += logits * 4 * vocab_size * objective.sequence_length * count
+        # Its logits with their gradient, and the teacher's; of masked tokens alone, so all are there only once.
+        logits = 0 if teacher is None else 1 if objective.is_masked else 2 if is_stored else 3
+        sequence += logits * logit * vocab_size * objective.sequence_length * count
         return _batch_refusal(objective, parallelism, sequence, needs, has, where)
     weights = network.num_parameters(network.padded_vocab_size(vocab_size))
     layout = f"data × tensor × pipeline = {parallelism.data} × {parallelism.tensor} × {parallelism.pipeline} ranks"

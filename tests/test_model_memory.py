@@ -262,6 +262,10 @@ def test_a_student_has_its_teacher_beside_it(monkeypatch):
     reason = of_student(many, needs + 3.5 * logits)["r.models[0].parallelism.micro_batch_size"]
     assert "use at most 3" in reason
     assert of_student(many, needs + 4.5 * logits) == {}
+    # In bfloat16 these are half as large, and weights aren't.
+    half = evolve(many, training__precision="bfloat16")
+    assert "use at most 3" in of_student(half, needs + 1.75 * logits)["r.models[0].parallelism.micro_batch_size"]
+    assert of_student(half, needs + 2.25 * logits) == {}
     # What is stored takes none of them, nor the teacher.
     stored = evolve(many, teacher_logits=distil.Stored(), training__duration=Steps(10))
     alone = needs - WEIGHTS * 4 / 1e9

@@ -34,7 +34,8 @@ def run(options: argparse.Namespace) -> int:
         return 1
     pipeline = plan([each.recipe for each in found])
     refuse_unmade(pipeline, root)
-    refuse_too_few_documents(pipeline, root, {each.recipe.name: each.reference for each in found})
+    references = {each.recipe.name: each.reference for each in found}
+    refuse_too_few_documents(pipeline, root, references, references)
     for each in found:
         outdated.warn(each.recipe, each.reference, root)
         print(f"{each.recipe.name}: fine. {_summary(each.recipe)}")

@@ -117,7 +117,7 @@ def update(
     pipeline = plan([each.recipe for each in [*named, *found]])
     refuse_unmade(pipeline, root)
     names = {each.recipe.name: each.reference for each in [*named, *found]}
-    refuse_too_few_documents(pipeline, root, names)
+    refuse_too_few_documents(pipeline, root, names, [each.recipe.name for each in named])
     changed = dvcfiles.write(pipeline, root, references=names, kept=kept, machines_of=machines)
     asked = {each.recipe.name: names[each.recipe.name] for each in named} or dict(sorted(names.items()))
     return Planned(references=asked, pipeline=pipeline, changed=changed)

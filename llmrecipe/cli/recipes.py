@@ -17,6 +17,7 @@ from llmrecipe.pretrained.completed import completed, made_by
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.recipe import Recipe
+from llmrecipe.sections import ReleaseSection
 from llmrecipe.stages import ahead
 
 
@@ -82,15 +83,27 @@ def refuse_unmade(pipeline: Pipeline, root: Path) -> None:
             raise PlanError(f"{name}: reads {path!r}, which is not there, and no stage makes it{of_those}")
 
 
-def refuse_too_few_documents(pipeline: Pipeline, root: Path, references: Mapping[str, str]) -> None:
+def refuse_too_few_documents(
+    pipeline: Pipeline, root: Path, references: Mapping[str, str], named: Collection[str]
+) -> None:
     """Refuse a release that asks for more documents than are held out, where they are counted already.
+
+    Args:
+        pipeline: the stages of all recipes.
+        root: the project.
+        references: where each recipe is defined, by its name.
+        named: the recipes that are asked for; of others it is a warning.
 
     Raises:
         PlanError: there is one.
     """
     _, sections = dvcfiles.entries(pipeline, root, references)
-    for name, reason in ahead.too_few_documents(sections).items():
-        raise PlanError(f"{name}: {reason}")
+    found = ahead.too_few_documents(sections)
+    refused = [name for name in found if name.removesuffix(f"-{ReleaseSection.tag}") in named]
+    for name in found.keys() - refused:
+        show_warning(Violation(name, found[name]))
+    if refused:
+        raise PlanError("\n".join(f"{name}: {found[name]}" for name in refused))
 
 
 def find_recorded(recorded: Iterable[Recorded], root: Path) -> tuple[list[Found], tuple[Recorded, ...]]:

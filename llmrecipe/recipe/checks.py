@@ -19,6 +19,7 @@ from llmrecipe.recipe import (
     tokenizer_checks,
     training_checks,
 )
+from llmrecipe.recipe.hessians import Hessians
 from llmrecipe.recipe.kinds import Model, Text, Tokenizer
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields, Findings, Rules
@@ -32,7 +33,7 @@ LONGEST_NAME = 150
 """File systems end at 255 bytes, and the name of a measure or a kind of stage comes behind it."""
 
 _LONGEST_JOINED = 220
-"""The same for a text in a tokenizer's tokens, behind whose name there is less."""
+"""The same for what is called by two, such as a text in a tokenizer's tokens, behind whose name there is less."""
 
 _NAMED = (Recipe, Model, Text, Tokenizer)
 
@@ -69,18 +70,24 @@ def violations(recipe: Recipe) -> list[Violation]:
 
 
 def _too_long_together(recipe: Recipe) -> list[Violation]:
-    """Texts and tokenizers of which each has a name for files, and not both together."""
+    """What is called by two values, of which each has a name for files, and not both together."""
     found: dict[str, Violation] = {}
     for path, value in names.named_values(recipe):
-        if isinstance(value, TokenizedText) and len(value.name) > _LONGEST_JOINED:
-            names_of_both = (value.text.name, value.tokenizer.name)
-            if max(map(len, names_of_both)) <= LONGEST_NAME:
-                reason = (
-                    f"{names_of_both[0][:40]!r}… and its tokenizer {names_of_both[1][:40]!r}… have names of "
-                    f"{' and '.join(str(len(name)) for name in names_of_both)} characters, and folders and files are "
-                    f"called by both; use at most {_LONGEST_JOINED - 1} together"
-                )
-                found.setdefault(value.name, Violation(path, reason))
+        match value:
+            case TokenizedText():
+                names_of_both, what = (value.text.name, value.tokenizer.name), "its tokenizer"
+            case Hessians():
+                names_of_both, what = (value.text.name, value.model.name), "the model that reads it,"
+            case _:
+                continue
+        if len(value.name) > _LONGEST_JOINED and max(map(len, names_of_both)) <= LONGEST_NAME:
+            rest = len(value.name) - sum(map(len, names_of_both))
+            reason = (
+                f"{names_of_both[0][:40]!r}… and {what} {names_of_both[1][:40]!r}… have names of "
+                f"{' and '.join(str(len(name)) for name in names_of_both)} characters, and folders and files are "
+                f"called by both; use at most {_LONGEST_JOINED - rest} together"
+            )
+            found.setdefault(value.name, Violation(path, reason))
     return list(found.values())
 
 

@@ -106,9 +106,11 @@ def _no_text(model: Distilled) -> Findings:
         yield "text", f"is missing, and {names} learned elsewhere, from a text that isn't here; give it, text=Corpus(…)"
 
 
-@rules.add("student", "teacher", "parallelism", of=Distilled)
+@rules.add("student", "teacher", "parallelism", "teacher_logits", of=Distilled)
 def _rounded_and_shared(model: Distilled) -> Findings:
-    rounded = [parent.name for parent in model.parents if parent.is_rounded]
+    # A teacher whose predictions are stored isn't there.
+    there = model.parents if model.teacher_logits is None else model.parents[:-1]
+    rounded = [parent.name for parent in there if parent.is_rounded]
     if rounded and model.parallelism.zero_stage == 3:
         yield (
             "parallelism.zero_stage",
@@ -123,11 +125,16 @@ def _other_predictions(model: Distilled) -> Findings:
     if model.teacher_logits is None:
         return
     its, tokenizer = model.teacher, model.teacher.vocabulary.origin
-    if (model.objective, model.vocabulary) != (its.objective, its.vocabulary):
+    own = None
+    if model.objective != its.objective:
+        own = "an objective of its own"
+    elif model.vocabulary != its.vocabulary:
+        own = "a tokenizer of its own, though its tokens may be the same"
+    if own is not None:
         yield (
             "teacher_logits",
-            f"{its.name} has another objective or tokenizer than the student, and what is stored is what it predicts "
-            "by its own; leave it out, so that the teacher is asked",
+            f"the student has {own}, and what is stored is what {its.name} predicts by that of {its.name}; leave it "
+            "out, so that the teacher is asked",
         )
     if isinstance(tokenizer, TrainedTokenizer) and model.teacher_logits.top_k > tokenizer.vocab_size:
         yield (

@@ -17,6 +17,9 @@ RECOVERY = ("recovery_percent", "recovery_by", "recovery_low_percent", "recovery
 RECOVERIES = "recoveries"
 """Where it says the same of numbers that are no perplexity, by their names."""
 
+UNBOUNDED = "recovery_is_unbounded"
+"""What it says of a model that has nothing of what should be little, where the reference has some."""
+
 OF_RUN = ("tokens_per_second", "peak_memory_mb", "bits_per_weight")
 """What `llmrecipe compare` adds."""
 

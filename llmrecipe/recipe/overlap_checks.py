@@ -6,6 +6,7 @@ from llmrecipe.recipe import names
 from llmrecipe.recipe.corpus import Corpus
 from llmrecipe.recipe.kinds import Cleaner, Model, Source
 from llmrecipe.recipe.measure import Measure
+from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields, Findings
 
@@ -33,15 +34,23 @@ def overlap(learned: Corpus, measured: Corpus) -> str | None:
     if learned == measured:
         return None
     if isinstance(measured.heldout, Source):
-        if learned.source != measured.heldout:
+        if learned.source != measured.heldout or measured.heldout in learned.evaluation_sets().values():
             return None
         return f"the source of {learned.name} is what {measured.name} holds out; leave it out of what is learned from"
-    if learned.source != measured.source or _split(learned) == _split(measured):
+    if learned.source != measured.source or _holds_out(learned, measured):
         return None
     return (
         "both have one source and don't split it alike, so documents that are held out of the one are learned from in "
         "the other; give both the same heldout and the same cleaners that change texts, or use one corpus for both"
     )
+
+
+def _holds_out(learned: Corpus, measured: Corpus) -> bool:
+    """Whether what the one holds out the other does, of the same source: a larger share has a smaller one in it."""
+    (mine, changed), (its, its_changed) = _split(learned), _split(measured)
+    if changed != its_changed:
+        return False
+    return mine == its or (isinstance(mine, Fraction) and isinstance(its, Fraction) and mine.of_total >= its.of_total)
 
 
 def _split(corpus: Corpus) -> tuple[object, tuple[Cleaner, ...]]:

@@ -14,6 +14,10 @@ from llmrecipe.recipe.validators import between, greater_than
 
 __all__ = ["Layers", "Magnitude", "Measured", "Pattern", "PerLayer", "SparseGPT", "Wanda", "Width"]
 
+_FURTHEST = 0.2
+"""The most that a layer's share is away from the mean: beyond, what is measured says less and less of what other layers
+make of it."""
+
 
 def _proper_share(owner: object, attribute: attrs.Attribute, value: object) -> None:
     if isinstance(value, float) and not 0 < value < 1:
@@ -76,6 +80,11 @@ class Measured(Word):
     share: float = attrs.field(validator=_proper_share)
     """The mean of all layers. None is further away from it than 0.2, than half of it, or than half of what it leaves
     of 1."""
+
+
+def reach(share: float) -> float:
+    """How far the share of a layer may be away from the mean that is measured for all."""
+    return min(_FURTHEST, share / 2, (1 - share) / 2)
 
 
 @kind

@@ -9,7 +9,7 @@ from llmrecipe.recipe.networks.decoder import Decoder
 from llmrecipe.recipe.networks.llama import Llama
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.proposals import choice, divisors, multiples_near
-from llmrecipe.recipe.prune import Layers, Measured, Pattern, PerLayer, Sparse, Width
+from llmrecipe.recipe.prune import Layers, Measured, Pattern, PerLayer, Sparse, Width, reach
 from llmrecipe.recipe.pruned import Pruned
 from llmrecipe.recipe.rules import Findings, Rules
 
@@ -145,7 +145,7 @@ def _sparser_before(pruned: Pruned) -> Findings:
         yield (
             "method.sparsity",
             f"{method.share:g} of the weights are zero in {before.name} already, or more, and zeros count; use more "
-            f"than {before.method.share:g}, or prune {before.model.name}",
+            f"than {_zeros_before(before.method, method):g}, or prune {before.model.name}",
         )
     elif isinstance(method.sparsity, PerLayer):
         yield from _sparser_layers(before, before.method, method.sparsity.shares)
@@ -169,14 +169,28 @@ def _sparser_layers(before: Pruned, method: Sparse, shares: tuple[float, ...]) -
 def _has_already(before: Sparse, method: Sparse) -> bool:
     """Whether what is asked for needs no zeros but those that there are."""
     had, asked = before.sparsity, method.sparsity
+    if isinstance(asked, PerLayer):
+        # Compared layer by layer.
+        return False
     if not isinstance(asked, Pattern):
-        return not isinstance(asked, PerLayer) and method.share <= before.share
+        return method.share <= _zeros_before(before, method)
     # Groups that consist of whole groups of the other.
     return (
         isinstance(had, Pattern)
         and asked.of % had.of == 0
         and asked.of // had.of * (had.of - had.keep) >= asked.of - asked.keep
     )
+
+
+def _zeros_before(before: Sparse, method: Sparse) -> float:
+    """What a share that is asked for has to exceed: a measured one the mean of all layers, another one that of the
+    layer with the fewest zeros, as far as it is known."""
+    match before.sparsity:
+        case PerLayer(shares=shares) if not isinstance(method.sparsity, Measured):
+            return min(shares)
+        case Measured(share=share) if not isinstance(method.sparsity, Measured):
+            return share - reach(share)
+    return before.share
 
 
 def _pruned_before(model: Model) -> Pruned | None:

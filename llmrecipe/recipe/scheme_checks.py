@@ -209,7 +209,10 @@ def _learning(path: str, scheme: Scheme, network: Network) -> Findings:
         yield f"{path}.rounding", f"AutoRound is for decoders, and {type(network).__name__} is none; use GPTQ()"
     elif not isinstance(scheme, WeightsOnly | W4AFP8):
         name = type(scheme).__name__
-        yield f"{path}.rounding", f"AutoRound rounds weights to integers alone, and {name} has others; use GPTQ()"
+        yield (
+            f"{path}.rounding",
+            f"AutoRound is for integer weights beside activations that stay, or W4AFP8, and not for {name}; use GPTQ()",
+        )
     elif isinstance(scheme, WeightsOnly) and not scheme.symmetric:
         yield (
             f"{path}.symmetric",

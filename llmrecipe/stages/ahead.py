@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import yaml
 
-from llmrecipe import cards, codec, layout, memory, wiring
+from llmrecipe import cards, codec, identity, layout, memory, wiring
 from llmrecipe.cards import DocumentsCard
 from llmrecipe.dvccache import LOCK_FILE
 from llmrecipe.errors import LoadError, RecipeError, StageError
@@ -223,19 +223,30 @@ def _documents(measure: _Stage, stages: Mapping[str, _Stage]) -> list[int] | Non
 
 
 def _are_current(makers: Iterable[str], stages: Mapping[str, _Stage]) -> bool:
-    """Whether DVC has run stages, and what they are made from, as they are planned now, and not as they were before."""
-    locked = yaml.load(LOCK_FILE.read_bytes(), Loader=yaml.CSafeLoader) if LOCK_FILE.is_file() else None
-    known: dict[str, Any] = {}
-    for stage in ((locked or {}).get("stages") or {}).values():
-        for file in (stage.get("params") or {}).values():
-            known |= file
+    """Whether DVC has run stages, and what they are made from, as they are planned now, of the files that are there.
+
+    Of those that no stage makes sizes are compared, which costs nothing however many there are.
+    """
+    read = yaml.load(LOCK_FILE.read_bytes(), Loader=yaml.CSafeLoader) if LOCK_FILE.is_file() else None
+    locked: dict[str, Any] = (read or {}).get("stages") or {}
+    made = {out["path"]: out.get("md5") for stage in locked.values() for out in stage.get("outs") or ()}
     left = list(makers)
     while left:
         maker = left.pop()
-        if known.get(maker) != stages[maker].entry:
+        lock = locked.get(maker, {})
+        if all(file.get(maker) != stages[maker].entry for file in (lock.get("params") or {}).values()):
             return False
+        for dependency in lock.get("deps") or ():
+            path, digest = dependency["path"], dependency.get("md5")
+            if made[path] != digest if path in made else _size(Path(path)) != dependency.get("size"):
+                return False
         left += stages[maker].makers.values()
     return True
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    return sum(size for size, _ in identity.of_files(path).values())
 
 
 def _network(name: str, stages: Mapping[str, _Stage]) -> Network | None:

@@ -79,6 +79,55 @@ def test_nothing_is_planned_for_it_once_they_are_counted(tmp_path, monkeypatch, 
     assert main(["check", "small"]) == 0
 
 
+@pytest.mark.parametrize("tokenized", [True, False])
+def test_what_was_counted_of_other_files_is_not_held_against_it(tmp_path, monkeypatch, capsys, tokenized):
+    project(tmp_path, monkeypatch, 29, 10_000, tokenized=tokenized, prepared=29)
+    books = tmp_path / "data/books"
+    books.mkdir(parents=True)
+    (books / "one.txt").write_text("one")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/small.py").write_text(RECIPE_FILE.replace("HELD_OUT", "0.1"))
+    lock(tmp_path, "books-prepare", deps=[{"path": "data/books", "md5": "1.dir", "size": 3}])
+    assert main(["check", "small"]) == 1
+    (books / "two.txt").write_text("two")
+    assert main(["check", "small"]) == 0
+    # Nor what was counted of documents that have been prepared anew since.
+    (books / "two.txt").unlink()
+    made = {"path": "artifacts/books/prepare/documents", "md5": "2.dir", "size": 1}
+    lock(tmp_path, "books-prepare", deps=[{"path": "data/books", "md5": "1.dir", "size": 3}], outs=[made])
+    if tokenized:
+        lock(tmp_path, "books-bpe-300-tokenize", deps=[made | {"md5": "1.dir"}])
+        documents = tmp_path / made["path"]
+        cards.write(documents, evolve(cards.read(documents, DocumentsCard), documents={"train": 30, "heldout": 30}))
+        assert main(["check", "small"]) == 0
+        lock(tmp_path, "books-bpe-300-tokenize", deps=[made])
+    assert main(["check", "small"]) == 1
+
+
+def test_recipes_that_are_not_asked_for_are_planned_with_a_warning(tmp_path, monkeypatch, capsys):
+    project(tmp_path, monkeypatch, 29, 10_000, prepared=29)
+    (tmp_path / "data/books").mkdir(parents=True)
+    (tmp_path / "data/books/one.txt").write_text("one")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/small.py").write_text(RECIPE_FILE.replace("HELD_OUT", "0.1"))
+    other = "from tiny_recipe import BASE\nfrom llmrecipe import Fraction, Recipe, evolve\n\n\ndef other() -> Recipe:\n"
+    (tmp_path / "recipes/other.py").write_text(
+        f"{other}    return Recipe(models=(evolve(BASE, name='other', text__heldout=Fraction(0.1)),))\n"
+    )
+    lines = (tmp_path / "dvc.yaml").read_text()
+    (tmp_path / "dvc.yaml").write_text(lines.replace("small.py", "recipes/small.py"))
+    assert main(["plan", "other"]) == 0
+    assert "warning: small-release: gate.Recovery needs at least 30" in capsys.readouterr().err
+    assert main(["plan", "small"]) == 1
+
+
+def lock(folder, stage: str, **what) -> None:
+    """Let DVC have noted something of a stage."""
+    locked = yaml.safe_load((folder / "dvc.lock").read_text())
+    locked["stages"][stage] |= what
+    (folder / "dvc.lock").write_text(yaml.safe_dump(locked))
+
+
 def test_thirty_are_enough(tmp_path, monkeypatch):
     train(tmp_path, monkeypatch, 30, 10_000)
 

@@ -609,6 +609,21 @@ def test_a_text_and_its_tokenizer_have_names_that_fit_a_file_together(length, is
     assert all("use at most 219 together" in reason for reason in reasons.values())
 
 
+@pytest.mark.parametrize(("length", "is_refused"), [(65, False), (66, True), (150, True)])
+def test_so_have_a_model_and_a_text_of_which_hessians_are_kept(length, is_refused):
+    text = Corpus(name="t" * length, source=source.PythonStdlib())
+    rounded = Quantized(
+        name="small",
+        model=evolve(SMALL_MODEL, name="x" * 150),
+        scheme=scheme.W4A16(group_size=32),
+        text=text,
+        calibration_samples=128,
+        propagate_error=False,
+    )
+    reasons = found(evolve(SMALL, models=(rounded,), measures=()))
+    assert any("use at most 215 together" in reason for reason in reasons.values()) == is_refused
+
+
 def test_a_name_that_is_made_from_parts_is_one_for_files_or_asks_for_another():
     @define("w 2")
     class Odd(scheme.Scheme):
@@ -724,7 +739,7 @@ NARROW = changed(SMALL_MODEL, start__intermediate_size=176)
             SMALL_MODEL,
             scheme.FP8(rounding=scheme.AutoRound()),
             "models[1].scheme.rounding",
-            "FP8 has others; use GPTQ()",
+            "and not for FP8; use GPTQ()",
         ),
         (
             SMALL_MODEL,

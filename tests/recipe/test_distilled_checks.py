@@ -159,6 +159,9 @@ def test_ranks_share_what_is_not_quantized():
         reasons = found(TAUGHT, parallelism=shared, **other, **{role: rounded})
         assert list(reasons) == ["parallelism.zero_stage"]
         assert f"{rounded.name} is quantized" in reasons["parallelism.zero_stage"]
+    # A teacher whose predictions are stored isn't there.
+    stored = {"teacher": rounded, "teacher_logits": distil.Stored(top_k=8), "training__duration": Steps(10)}
+    assert found(TAUGHT, parallelism=shared, **stored) == {}
     # What nanotron trains is shared in another way.
     assert found(evolve(SMALL_MODEL, name="trained"), parallelism=shared) == {
         "parallelism.zero_stage": "3, which shares weights among replicas, is for distillations; use tensor and "
@@ -195,7 +198,15 @@ def test_what_can_not_be_stored_of_a_teacher_is_refused():
         "use Steps(…), or leave teacher_logits out"
     }
     other = evolve(SMALL_MODEL, name="other", start=SMALLER, objective__sequence_length=16)
-    assert list(found(stored, student=other)) == ["teacher_logits"]
+    assert found(stored, student=other) == {
+        "teacher_logits": "the student has an objective of its own, and what is stored is what small-model predicts by "
+        "that of small-model; leave it out, so that the teacher is asked"
+    }
+    elsewhere = {"student": pretrained("a"), "teacher": pretrained("b"), "text": TEXT}
+    assert found(stored, **elsewhere) == {
+        "teacher_logits": "the student has a tokenizer of its own, though its tokens may be the same, and what is "
+        "stored is what b predicts by that of b; leave it out, so that the teacher is asked"
+    }
     assert list(found(stored, teacher__name="t" * 120, text=evolve(TEXT, name="x" * 120))) == ["teacher_logits"]
 
 

@@ -60,6 +60,22 @@ def test_corpora_that_split_one_source_otherwise_are_refused(changes):
     }
 
 
+def test_a_larger_share_that_is_held_out_has_a_smaller_one_in_it():
+    less = evolve(WEB, name="less", heldout=Fraction(0.1))
+    assert found(TAUGHT, less) == {}
+    assert list(found(evolve(TAUGHT, text=less), WEB)) == ["measures[0]"]
+    assert list(found(TAUGHT, evolve(less, clean=(clean.FixUnicode(),)))) == ["measures[0]"]
+
+
+def test_text_that_was_compared_with_what_is_held_out_is_apart_from_it():
+    held = Corpus(name="held", source=BOOKS.source, heldout=PAGES)
+    compared = evolve(WEB, clean=(clean.Decontaminate(against=(PAGES,)),))
+    assert found(evolve(TAUGHT, text=compared), held) == {}
+    assert list(found(evolve(TAUGHT, text=evolve(WEB, clean=(clean.Decontaminate(against=(TEST,)),))), held)) == [
+        "measures[0]"
+    ]
+
+
 def test_a_source_that_is_held_out_is_not_learned_from():
     held = Corpus(name="held", source=BOOKS.source, heldout=PAGES)
     assert found(TAUGHT, held) == {

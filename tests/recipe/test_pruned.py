@@ -159,13 +159,17 @@ def test_a_layer_of_a_sparse_model_gets_more_zeros_or_stays_as_it_is(before, sha
     assert all("zeros count; use more, or 0 to leave it as it is" in reason for reason in reasons.values())
 
 
-def test_shares_by_layer_count_by_their_mean_where_one_share_is_asked_for():
-    once = Pruned(model=SMALL_MODEL, method=prune.SparseGPT(sparsity=prune.PerLayer(shares=(0.6, 0.2))))
-    for share, works in ((0.4, False), (0.41, True)):
-        for asked in (share, prune.Measured(share=share)):
-            assert bool(found(Pruned(model=once, method=prune.Magnitude(sparsity=asked)))) != works
-    measured = Pruned(model=SMALL_MODEL, method=prune.Wanda(sparsity=prune.Measured(share=0.4)))
-    assert "use more than 0.4" in found(Pruned(model=measured, method=prune.Wanda(sparsity=0.4)))["method.sparsity"]
+@pytest.mark.parametrize("before", [prune.PerLayer(shares=(0.6, 0.2)), prune.Measured(share=0.4)])
+@pytest.mark.parametrize(
+    ("asked", "enough"),
+    # Of each layer, of which the one has fewer zeros, or may have; and of all in the mean.
+    [(0.2, "0.2"), (0.21, None), (0.4, None), (prune.Measured(share=0.4), "0.4"), (prune.Measured(share=0.41), None)],
+)
+def test_uneven_zeros_are_enough_where_each_layer_has_them_or_where_their_mean_is_asked_for(before, asked, enough):
+    once = Pruned(model=SMALL_MODEL, method=prune.SparseGPT(sparsity=before))
+    reasons = found(Pruned(model=once, method=prune.Magnitude(sparsity=asked)))
+    assert list(reasons) == ([] if enough is None else ["method.sparsity"])
+    assert all(f"use more than {enough}, or prune small-model" in reason for reason in reasons.values())
 
 
 def test_shares_of_layers_that_may_be_gone_are_no_hindrance():

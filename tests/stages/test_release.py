@@ -159,7 +159,8 @@ def test_a_recovery_of_a_score_passes_by_its_own_interval(released):
     grouped = COMPARISON["w4"] | {
         "mine": {"accuracy": 0.8, "recoveries": {"accuracy": kept | {"recovery_documents": 50}}}
     }
-    own = COMPARISON["w8"] | {"mine": 0.5, "recoveries": {"accuracy": few, "f1": few | {"recovery_documents": 40}}}
+    recoveries = {"accuracy": few, "f1": few | {"recovery_documents": 40}, "bleu": {"recovery_percent": 98.5}}
+    own = COMPARISON["w8"] | {"mine": 0.5, "recoveries": recoveries}
     artifacts.write_json(Path("artifacts/mine/report/metrics.json"), {**COMPARISON, "w4": grouped, "w8": own})
     for bound, expected in ((0.97, "w4"), (0.971, "base")):
         asked = gate.Recovery(at_least=bound, measure="mine", number="accuracy")
@@ -174,10 +175,26 @@ def test_a_recovery_of_a_score_passes_by_its_own_interval(released):
             "needs at least 30 documents, the same of both models, and mine has scored 12; have it score more",
         ),
         ("f1", "f1 is 0 for so many documents of mine .* nothing divides by 0; have it score more, or use gate.Score"),
+        ("bleu", "needs the same documents of both models, and mine has scored more of one than of the other"),
         ("recall", "mine gives no recovery of recall of it"),
     ):
         with pytest.raises(StageError, match=f"w8: .*{reason}"):
             released(gate.Recovery(at_least=0.5, measure="mine", number=number), candidates=("w8",))
+
+
+@pytest.mark.parametrize(("documents", "passes"), [(40, True), (29, False)])
+def test_what_makes_no_mistake_passes_whatever_is_asked_for(released, documents, passes):
+    perfect = {"mistakes": {"recovery_is_unbounded": True, "recovery_documents": documents}}
+    comparison = COMPARISON | {"w4": COMPARISON["w4"] | {"mine": 0.0, "recoveries": perfect}}
+    artifacts.write_json(Path("artifacts/mine/report/metrics.json"), comparison)
+    asked = gate.Recovery(at_least=1.5, measure="mine", number="mistakes")
+    if not passes:
+        with pytest.raises(StageError, match=r"w4: gate.Recovery needs at least 30 documents.* has scored 29"):
+            released(asked, candidates=("w4",))
+        return
+    output = released(asked, candidates=("w4",))
+    found = json.loads((output / "metrics.json").read_text())["candidates"]["w4"]
+    assert found[0]["found"] == "mistakes is 0 in all 40 documents, and less isn't possible"
 
 
 def test_a_speed_is_that_of_the_run_on_this_machine_and_the_card_says_so(released):

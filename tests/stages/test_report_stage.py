@@ -301,7 +301,7 @@ def test_a_score_has_a_recovery_by_the_same_documents(compared):
     [
         ([1.0] * 29, [0.5] * 29, {"recovery_percent": 50, "recovery_documents": 29}),
         ([1.0] * 40, [0.5] * 39, {"recovery_percent": 50}),
-        ([0.0] * 40, [0.5] * 40, None),
+        ([0.0] * 40, [0.5] * 40, {"recovery_documents": 40}),
         ([0.0] * 39 + [1.0], [0.0] * 39 + [1.0], {"recovery_percent": 100, "recovery_documents": 40}),
     ],
     ids=["too few", "not the same", "nothing to keep", "nothing to divide by"],
@@ -310,7 +310,26 @@ def test_scores_without_an_interval(compared, before, after, expected):
     for name, each in (("base", before), ("small", after)):
         compared.model(name, mine={"accuracy": sum(each) / len(each)})
         compared.scores(name, "mine", {"accuracy": {"better": "higher", "documents": each}})
-    assert compared.result()["small"].get("recoveries") == (None if expected is None else {"accuracy": expected})
+    assert compared.result()["small"]["recoveries"] == {"accuracy": expected}
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        ([0.0, 1.0] * 20, {"recovery_is_unbounded": True, "recovery_documents": 40}),
+        (
+            [0.0] * 40,
+            {"recovery_percent": 100, "recovery_low_percent": 100, "recovery_high_percent": 100}
+            | {"recovery_documents": 40},
+        ),
+    ],
+    ids=["some before", "none before"],
+)
+def test_no_mistakes_at_all_are_not_less_than_any(compared, before, expected):
+    for name, each in (("base", before), ("small", [0.0] * 40)):
+        compared.model(name, mine={"mistakes": sum(each) / len(each)})
+        compared.scores(name, "mine", {"mistakes": {"better": "lower", "documents": each}})
+    assert compared.result()["small"]["recoveries"] == {"mistakes": expected}
 
 
 def test_a_measure_that_is_named_like_a_number_is_refused(compared):

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,15 @@ def killed(what: DistilSection, inputs: dict[str, Path], scratch: Path, event: s
 
 def held_bytes(job: Job, folder: Path, **parallelism) -> list[dict[str, int]]:
     """Of each rank, the bytes of weights and of the optimizer's state that it holds at the end of such a run."""
+    return _on_ranks(_count_held, job, folder, **parallelism)
+
+
+def kept_bytes(job: Job, folder: Path, **parallelism) -> list[int]:
+    """Of each rank, the bytes of whole weights of the student's layers that a step keeps for its backward pass."""
+    return _on_ranks(_count_kept, job, folder, **parallelism)
+
+
+def _on_ranks(measure: Callable[..., None], job: Job, folder: Path, **parallelism) -> list[Any]:
     job = evolve(job, state=str(folder), resumed=0, section__parallelism=Parallelism(**parallelism))
     folder.mkdir()
     jobs.write(job, folder / "job.json")
@@ -117,7 +127,10 @@ def held_bytes(job: Job, folder: Path, **parallelism) -> list[dict[str, int]]:
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     found, ranks = context.Queue(), job.parallelism.data
-    processes = [context.Process(target=_hold, args=(folder / "job.json", rank, port, found)) for rank in range(ranks)]
+    processes = [
+        context.Process(target=_measure, args=(measure, folder / "job.json", rank, port, found))
+        for rank in range(ranks)
+    ]
     for process in processes:
         process.start()
     held = dict(found.get(timeout=120) for _ in processes)
@@ -126,23 +139,50 @@ def held_bytes(job: Job, folder: Path, **parallelism) -> list[dict[str, int]]:
     return [held[rank] for rank in range(ranks)]
 
 
-def _hold(path: Path, rank: int, port: int, found: Any) -> None:
+def _measure(measure: Callable[..., None], path: Path, rank: int, port: int, found: Any) -> None:
     job = jobs.read(path, Job)
     of_ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job.parallelism.data}
     os.environ |= {name: str(value) for name, value in of_ranks.items()}
     os.environ |= {"LOCAL_WORLD_SIZE": os.environ["WORLD_SIZE"], "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    with pytest.MonkeyPatch.context() as patch:
+        measure(patch, lambda number: found.put((rank, number)))
+        worker.train(job)
 
+
+def _count_held(patch: pytest.MonkeyPatch, tell: Callable[[Any], None]) -> None:
     def count(trainer: DistillationTrainer) -> None:
         state = [each for of in trainer.optimizer.state.values() for name, each in of.items() if name != "step"]
         parts = {"student": trainer.model.parameters(), "teacher": trainer.teacher.parameters(), "optimizer": state}
         here = {
             name: [each.to_local() if isinstance(each, DTensor) else each for each in of] for name, of in parts.items()
         }
-        found.put((rank, {name: sum(each.nbytes for each in of) for name, of in here.items()}))
+        tell({name: sum(each.nbytes for each in of) for name, of in here.items()})
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DistillationTrainer, "finish", count)
-        worker.train(job)
+    patch.setattr(DistillationTrainer, "finish", count)
+
+
+def _count_kept(patch: pytest.MonkeyPatch, tell: Callable[[Any], None]) -> None:
+    found, computed = [], DistillationTrainer._sum
+
+    def watched(trainer: DistillationTrainer, model: Any, inputs: Any) -> torch.Tensor:
+        saved: list[torch.Tensor] = []
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            saved.append(tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = computed(trainer, model, inputs)
+        shapes = [weight.shape for name, weight in model.named_parameters() if ".layers." in name and weight.dim() == 2]
+        # Some are kept transposed.
+        shapes += [shape[::-1] for shape in shapes]
+        whole = {each.data_ptr(): each for each in saved if each.shape in shapes and each.untyped_storage().nbytes()}
+        found.append(sum(each.nbytes for each in whole.values() if each.dtype == torch.bfloat16))
+        return loss
+
+    patch.setattr(DistillationTrainer, "_sum", watched)
+    patch.setattr(DistillationTrainer, "validation_loss", lambda trainer: 0.0)
+    patch.setattr(DistillationTrainer, "finish", lambda trainer: tell(found[-1]))
 
 
 def _run_into(

@@ -14,11 +14,7 @@ from transformers import PreTrainedModel
 from llmrecipe.engines.compression.oneshot import batch_size, layers_of, linears_in
 from llmrecipe.engines.compression.zeros import share_of_zeros
 from llmrecipe.progress import told
-from llmrecipe.recipe.prune import Magnitude, PerLayer, Sparse
-
-_FURTHEST = 0.2
-"""The most that a layer's share is away from the mean: beyond, what is measured says less and less of what other layers
-make of it."""
+from llmrecipe.recipe.prune import Magnitude, PerLayer, Sparse, reach
 
 _MEASURED = 5
 """Shares at which a layer is measured, evenly spaced, the lowest and the highest among them."""
@@ -32,17 +28,17 @@ def measured(method: Sparse, model: PreTrainedModel, calibration: torch.Tensor, 
 
     Args:
         method: how many weights become zero, and which; for SparseGPT's, Wanda's stand in.
-        model: on the CPU, where it is afterwards.
+        model: on the CPU, where its weights stay; a layer's are copied to the device while it computes.
         calibration: token ids `int64[samples, sequence_length]`, at least one.
         device: where it is computed.
     """
-    reach = min(_FURTHEST, method.share / 2, (1 - method.share) / 2)
-    points = [method.share + reach * offset for offset in np.linspace(-1, 1, _MEASURED)]
+    width = reach(method.share)
+    points = [method.share + width * offset for offset in np.linspace(-1, 1, _MEASURED)]
     errors = output_errors(model, calibration, device, points, reads_inputs=not isinstance(method, Magnitude))
     zeros = np.array([share_of_zeros(linears_in(layer)) for layer in layers_of(model)])
-    free = np.floor((zeros - points[0]) / (2 * reach) * _STEPS).clip(0, _STEPS)
+    free = np.floor((zeros - points[0]) / (2 * width) * _STEPS).clip(0, _STEPS)
     steps = allocated(errors, free)
-    shares = method.share + reach * (2 * steps / _STEPS - 1)
+    shares = method.share + width * (2 * steps / _STEPS - 1)
     return PerLayer(shares=tuple(float(f"{share:.6g}") for share in shares))
 
 
@@ -98,21 +94,53 @@ def output_errors(
     """
     body, layers = model.base_model, layers_of(model)
     batches = calibration.split(batch_size(calibration))
-    body.to(device)
-    norms = _input_norms(body, layers, batches, device) if reads_inputs else {}
     errors = torch.zeros(len(layers), len(shares), dtype=torch.float64, device=device)
-    hooks = []
-    for layer, into in zip(layers, errors, strict=True):
-        cuts = [_Cut.of(linear, norms.get(linear), shares) for linear in linears_in(layer)]
-        hooks.append(layer.register_forward_hook(_Trial(cuts, into), with_kwargs=True))
-    for batch in told(batches, "measuring layers"):
-        # A layer is called again and again on the same tokens.
-        body(input_ids=batch.to(device), use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    body.to("cpu")
+    with _layer_by_layer(body, layers, device):
+        norms = _input_norms(body, layers, batches, device) if reads_inputs else {}
+        hooks = []
+        for layer, into in zip(layers, errors, strict=True):
+            cuts = [_Cut.of(linear, norms.get(linear), shares, device) for linear in linears_in(layer)]
+            # Before its weights leave the device.
+            hooks.append(layer.register_forward_hook(_Trial(cuts, into), with_kwargs=True, prepend=True))
+        for batch in told(batches, "measuring layers"):
+            # A layer is called again and again on the same tokens.
+            body(input_ids=batch.to(device), use_cache=False)
+        for hook in hooks:
+            hook.remove()
     found: np.ndarray = (errors / calibration.numel()).cpu().numpy()
     return found
+
+
+@contextmanager
+def _layer_by_layer(body: nn.Module, layers: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Meanwhile, the weights of a layer are on the device as it computes, and those outside of layers all the time."""
+    of_layers = {id(tensor) for layer in layers for tensor in _tensors(layer)}
+    outside = [(tensor, tensor.data) for tensor in _tensors(body) if id(tensor) not in of_layers]
+    # What it reads from files stays so: nothing is copied back.
+    kept = {layer: [(tensor, tensor.data) for tensor in _tensors(layer)] for layer in layers}
+
+    def lend(layer: nn.Module, *_: Any) -> None:
+        for tensor, data in kept[layer]:
+            tensor.data = data.to(device)
+
+    def take_back(layer: nn.Module, *_: Any) -> None:
+        for tensor, data in kept[layer]:
+            tensor.data = data
+
+    hooks = [layer.register_forward_pre_hook(lend) for layer in layers]
+    hooks += [layer.register_forward_hook(take_back) for layer in layers]
+    for tensor, data in outside:
+        tensor.data = data.to(device)
+    yield
+    for tensor, data in outside:
+        tensor.data = data
+    for hook in hooks:
+        hook.remove()
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def _input_norms(
@@ -147,11 +175,13 @@ class _Cut:
     """By share, the largest of each row that is left out: `[rows, shares]`."""
 
     @classmethod
-    def of(cls, linear: nn.Linear, norms: torch.Tensor | None, shares: Sequence[float]) -> "_Cut":
-        norms = torch.ones(linear.in_features, device=linear.weight.device) if norms is None else norms
+    def of(cls, linear: nn.Linear, norms: torch.Tensor | None, shares: Sequence[float], device: torch.device) -> "_Cut":
+        norms = torch.ones(linear.in_features, device=device) if norms is None else norms
         counts = [int(linear.in_features * share) for share in shares]
         # Before the smallest, what is less than any.
-        ordered = nn.functional.pad((linear.weight.abs() * norms).sort(dim=1).values, (1, 0), value=-math.inf)
+        ordered = nn.functional.pad(
+            (linear.weight.to(device).abs() * norms).sort(dim=1).values, (1, 0), value=-math.inf
+        )
         return cls(linear, norms, ordered[:, counts])
 
     def weight(self, share: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import torch
+from compressed_tensors.offload import disable_onloading
 from compressed_tensors.utils import match_named_modules
 from llmcompressor.core import Event, State
 from llmcompressor.modifiers.autoround import AutoRoundModifier
@@ -27,12 +28,15 @@ class LearnedRounding(AutoRoundModifier):
         found by dividing by their scale.
         """
         rounded = {module for _, module in match_named_modules(state.model, self.resolved_targets, self.ignore)}
-        before = [
-            (module, name, weight.dtype, None if module in rounded else weight.detach().clone())
-            for module in modules
-            for name, weight in module.named_parameters(recurse=False)
-        ]
+        # What a module gives otherwise, while it computes on a GPU, is a copy of its weight there.
+        with disable_onloading():
+            before = [
+                (module, name, weight.dtype, None if module in rounded else weight.detach().clone())
+                for module in modules
+                for name, weight in module.named_parameters(recurse=False)
+            ]
         super().on_sequential_epoch_end(state, event, modules, **kwargs)
-        for module, name, dtype, kept in before:
-            weight = module.get_parameter(name)
-            weight.data = weight.data.to(dtype) if kept is None else kept
+        with disable_onloading():
+            for module, name, dtype, kept in before:
+                weight = module.get_parameter(name)
+                weight.data = weight.data.to(dtype) if kept is None else kept

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from compressed_tensors.compressors.base import BaseCompressor
+from compressed_tensors.offload import disable_onloading
 from compressed_tensors.quantization import QuantizationStrategy, QuantizationType
 from compressed_tensors.utils import patch_attr
 from llmcompressor.observers import base, imatrix, mse_quant
@@ -59,11 +60,13 @@ def is_narrow(layer: Any) -> bool:
 
 def make_narrow(model: nn.Module) -> None:
     """Round the scales of all groups of weights to what bfloat16 has."""
-    for module in model.modules():
-        form = getattr(getattr(module, "quantization_scheme", None), "weights", None)
-        if form is not None and _is_grouped(form):
-            scale: Any = module.weight_scale
-            scale.data = _rounded(scale.data)
+    # Else a scale that is kept elsewhere than its module computes is a copy.
+    with disable_onloading():
+        for module in model.modules():
+            form = getattr(getattr(module, "quantization_scheme", None), "weights", None)
+            if form is not None and _is_grouped(form):
+                scale: Any = module.weight_scale
+                scale.data = _rounded(scale.data)
 
 
 def _rounded(scale: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import attrs
 from llmrecipe.errors import StageError, suggestion
 from llmrecipe.recipe.gate import LEAST_DOCUMENTS, NEEDED, Recovery, Score, Size, Speed
 from llmrecipe.recipe.kinds import Gate
-from llmrecipe.recipe.measure import RECOVERIES
+from llmrecipe.recipe.measure import RECOVERIES, UNBOUNDED
 
 Numbers = dict[str, Any]
 
@@ -73,8 +73,11 @@ def _recovery(gate: Recovery, candidate: Candidate) -> Verdict:
     numbers = candidate.group(gate.measure)
     if gate.number is not None:
         numbers = numbers.get(RECOVERIES, {}).get(gate.number, {})
-    if "recovery_percent" not in numbers:
+    if not numbers.keys() & {"recovery_percent", "recovery_documents"}:
         raise StageError(f"{candidate.name}: {gate.measure} gives no {what} of it, so gate.Recovery can't judge it")
+    if UNBOUNDED in numbers and numbers.get("recovery_documents", 0) >= LEAST_DOCUMENTS:
+        found = f"{gate.number} is 0 in all {numbers['recovery_documents']} documents, and less isn't possible"
+        return Verdict(gate=asked, found=found, passes=True)
     if "recovery_low_percent" not in numbers:
         raise StageError(f"{candidate.name}: {_why_unsure(gate, numbers)}")
     low, high = numbers["recovery_low_percent"], numbers["recovery_high_percent"]
@@ -89,6 +92,11 @@ def _why_unsure(gate: Recovery, numbers: Numbers) -> str:
     documents = numbers.get("recovery_documents", 0)
     if "recovery_by" in numbers:
         return f"{NEEDED}, and {gate.measure} has read {documents}; raise its max_tokens, or hold out more text"
+    if "recovery_documents" not in numbers:
+        return (
+            f"gate.Recovery needs the same documents of both models, and {gate.measure} has scored more of one than of "
+            "the other; have it score the same ones"
+        )
     if documents < LEAST_DOCUMENTS:
         return (
             f"gate.Recovery needs at least {LEAST_DOCUMENTS} documents, the same of both models, and {gate.measure} "

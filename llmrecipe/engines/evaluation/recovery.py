@@ -13,7 +13,7 @@ from llmrecipe import artifacts
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.evaluation.bootstrap import DocumentLosses, PairedCorpus, ratio, spread
 from llmrecipe.recipe.gate import LEAST_DOCUMENTS, LEAST_OF_CORPUS
-from llmrecipe.recipe.measure import RECOVERIES
+from llmrecipe.recipe.measure import RECOVERIES, UNBOUNDED
 
 Numbers = dict[str, Any]
 """Numbers by name; groups of them are dictionaries again."""
@@ -65,7 +65,8 @@ def recovery(reference: Measured, model: Measured) -> Numbers:
     the same of each corpus.
 
     `recoveries` holds it of other numbers, by their names: of a pseudo-perplexity in the same way; of a score, the
-    model's mean over documents divided by the reference's, or the inverse where `lower` is better.
+    model's mean over documents divided by the reference's, or the inverse where `lower` is better. A model that has
+    none of what is to be low, and a reference that has some, have no ratio, but `recovery_is_unbounded`.
     """
     if reference.scores is not None and model.scores is not None:
         of_scores = _of_scores(artifacts.read_json(reference.scores), artifacts.read_json(model.scores))
@@ -131,14 +132,18 @@ def _of_scores(before: Mapping[str, Any], after: Mapping[str, Any]) -> Numbers:
     for name in (each for each in after if each in before):
         pair = [np.array(scores[name]["documents"]) for scores in (before, after)]
         above, below = pair if after[name]["better"] == "lower" else reversed(pair)
-        if not below.any():
-            continue
-        numbers: Numbers = {"recovery_percent": 100 * float(above.mean() / below.mean())}
-        if len(above) == len(below):
-            numbers["recovery_documents"] = len(above)
-            ends = ratio(above, below) if len(above) >= LEAST_DOCUMENTS else None
-            if ends is not None:
-                numbers["recovery_low_percent"], numbers["recovery_high_percent"] = (100 * end for end in ends)
+        are_enough = len(above) == len(below) >= LEAST_DOCUMENTS
+        numbers: Numbers = {"recovery_documents": len(above)} if len(above) == len(below) else {}
+        ends = None
+        if below.any():
+            numbers["recovery_percent"] = 100 * float(above.mean() / below.mean())
+            ends = ratio(above, below) if are_enough else None
+        elif after[name]["better"] == "lower":
+            # Nothing divides by none, and better than that isn't possible.
+            numbers |= {UNBOUNDED: True} if above.any() else {"recovery_percent": 100.0}
+            ends = (1.0, 1.0) if are_enough and not above.any() else None
+        if ends is not None:
+            numbers["recovery_low_percent"], numbers["recovery_high_percent"] = (100 * end for end in ends)
         found[name] = numbers
     return found
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
@@ -21,13 +21,15 @@ from llmrecipe.engines.models.stored import on_disk
 from llmrecipe.errors import StageError
 
 
-def share(model: PreTrainedModel, device: torch.device, *parts: nn.Module) -> None:
+def share(model: PreTrainedModel, device: torch.device, *parts: nn.Module, is_half: bool) -> None:
     """Let ranks share a model: they gather a layer when it computes, and what is outside of layers for a whole pass.
 
     Args:
         model: whole on each rank, on the CPU; afterwards each has its rows on its device.
         device: where this rank computes.
         parts: modules of it that compute outside of its own forward pass.
+        is_half: whether layers multiply in bfloat16: then ranks send each other that, too, and no rank keeps what
+            autocast would make of whole weights until the backward pass.
 
     Raises:
         StageError: it has no list of layers, or is quantized.
@@ -38,8 +40,12 @@ def share(model: PreTrainedModel, device: torch.device, *parts: nn.Module) -> No
     # Nothing here writes into what a model gives.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    # What layers hand on stays as it is without sharing.
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if is_half else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     for module in (*layers_of(model), *parts):
-        fully_shard(module, mesh=mesh)
+        fully_shard(module, mesh=mesh, mp_policy=policy)
     # Else it would stay gathered after a pass that isn't followed by one backward, as the teacher's and those on
     # held-out text.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)

@@ -57,10 +57,12 @@ class DistillationTrainer(Trainer):
         # It refuses to train what says that it is quantized; ours learns through its rounding.
         student.is_quantized = False
         arguments = _arguments(job)
+        self.is_half = job.training.precision == "bfloat16"
         if job.parallelism.shares_weights:
-            share(student, arguments.device, *([] if matching is None else [matching.projection]))
+            parts = [] if matching is None else [matching.projection]
+            share(student, arguments.device, *parts, is_half=self.is_half)
         if teacher is not None and job.parallelism.shares_weights:
-            share(teacher, arguments.device)
+            share(teacher, arguments.device, is_half=self.is_half)
         elif teacher is not None:
             teacher.to(arguments.device)
         super().__init__(model=student, args=arguments)
@@ -154,8 +156,7 @@ class DistillationTrainer(Trainer):
 
     def _summed_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
         # Products are in bfloat16 then, of weights that stay float32.
-        is_half = self.job.training.precision == "bfloat16"
-        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=is_half):
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.is_half):
             return self._sum(model, inputs)
 
     def _sum(self, model: Any, inputs: Batch) -> torch.Tensor:

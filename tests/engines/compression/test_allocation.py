@@ -142,6 +142,26 @@ def test_a_sensitive_layer_keeps_more_and_less_is_lost_than_if_all_had_the_same_
     assert total < 0.8 * errors[:, points.index(share)].sum()
 
 
+def test_weights_stay_where_they_are_and_a_layer_is_lent_to_the_device_while_it_computes(monkeypatch):
+    model = with_sensitive_layer()
+    before = {name: weight.data_ptr() for name, weight in model.named_parameters()}
+    lent, whole = [], torch.Tensor.to
+
+    def copied(tensor, *args, **options):
+        # As if the device were another.
+        found = whole(tensor, *args, **options)
+        if args == (CPU,) and tensor.dim() == 2:
+            lent.append(found.clone())
+            return lent[-1]
+        return found
+
+    expected = output_errors(model, TOKENS, CPU, POINTS, reads_inputs=True)
+    monkeypatch.setattr(torch.Tensor, "to", copied)
+    np.testing.assert_array_equal(output_errors(model, TOKENS, CPU, POINTS, reads_inputs=True), expected)
+    assert lent
+    assert {name: weight.data_ptr() for name, weight in model.named_parameters()} == before
+
+
 def test_zeros_that_there_are_cost_nothing():
     model = with_sensitive_layer()
     with torch.no_grad():

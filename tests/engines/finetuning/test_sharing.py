@@ -3,7 +3,7 @@
 import pytest
 import tiny_model
 import torch
-from tiny_distillation import column, distilled, held_bytes, make_masked, section, weights, with_training
+from tiny_distillation import column, distilled, held_bytes, kept_bytes, make_masked, section, weights, with_training
 from transformers import AutoModelForCausalLM
 
 from llmrecipe import Steps, artifacts, cards, evolve
@@ -44,6 +44,35 @@ def test_a_rank_holds_its_rows_alone_of_student_teacher_and_optimizer(made, tmp_
         # All rows are somewhere, and nowhere twice; no rank has more than its share but for what doesn't divide.
         assert sum(each[name] for each in shared) == size
         assert max(each[name] for each in shared) < 1.1 * size / ranks
+
+
+def test_in_bfloat16_ranks_that_share_learn_what_one_alone_does(made, tmp_path):
+    alone, shared = (
+        distilled(
+            with_training(section(**how), optimizer=SGD(learning_rate=1.0), precision="bfloat16"),
+            made,
+            tmp_path / str(len(how)),
+            ranks=bool(how),
+        )
+        for how in ({}, SHARED)
+    )
+    assert column(alone, "loss")[-1] < 0.9 * column(alone, "loss")[0]
+    for name in ("loss", "validation_loss", "grad_norm"):
+        assert column(shared, name) == pytest.approx(column(alone, name), rel=2e-2)
+    assert {weight.dtype for weight in weights(shared).values()} == {torch.float32}
+
+
+def test_in_bfloat16_no_rank_keeps_whole_weights_until_the_backward_pass(made, tmp_path):
+    what = with_training(section(), duration=Steps(1), schedule__warmup=Steps(0), precision="bfloat16")
+    job = distilled(what, made, tmp_path / "alone").job
+    whole = sum(
+        2 * weight.numel()
+        for name, weight in first_student(job).named_parameters()
+        if ".layers." in name and weight.dim() == 2
+    )
+    # Replicas keep them: what each multiplies by is rounded once a step.
+    assert kept_bytes(job, tmp_path / "replicas", data=2, micro_batch_size=2) == [whole, whole]
+    assert kept_bytes(job, tmp_path / "shared", data=2, micro_batch_size=2, zero_stage=3) == [0, 0]
 
 
 def test_zeros_stay_zeros_bit_for_bit_in_rows_that_ranks_share(made, tmp_path):
@@ -96,4 +125,4 @@ def test_a_quantized_model_is_not_shared(made, tmp_path):
     quantization.quantize(model, folders.load_tokenizer(made["teacher"]), what, nothing, torch.device("cpu"))
     quantization.save_compressed(model, tmp_path / "rounded")
     with pytest.raises(StageError, match=r"parallelism\.zero_stage: 3 has ranks share models that aren't quantized"):
-        sharing.share(AutoModelForCausalLM.from_pretrained(tmp_path / "rounded"), torch.device("cpu"))
+        sharing.share(AutoModelForCausalLM.from_pretrained(tmp_path / "rounded"), torch.device("cpu"), is_half=False)
