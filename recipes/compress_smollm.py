@@ -115,8 +115,15 @@ def compress_smollm() -> Recipe:
     )
     fp8 = quantized("fp8", scheme.FP8(rounding=scheme.GPTQ()), propagate_error=False)
     w8a8 = quantized("w8a8", scheme.W8A8())
-    sparse = Pruned(
-        name="smollm-half", model=base, method=prune.SparseGPT(sparsity=0.5), text=EACH, calibration_samples=256
+    half, sparse = (
+        Pruned(
+            name=f"smollm-{name}",
+            model=base,
+            method=prune.SparseGPT(sparsity=sparsity),
+            text=EACH,
+            calibration_samples=256,
+        )
+        for name, sparsity in (("half-by-hand", 0.5), ("half", prune.Measured(share=0.5)))
     )
     # Two thirds of the layers' parameters are left of each: the last layers gone, and some layers and some of the rest.
     last = Pruned(name="smollm-first-20", model=base, method=prune.Layers(num_layers=20, left_out="last"))
@@ -128,6 +135,7 @@ def compress_smollm() -> Recipe:
             base,
             quantized("w4-by-hand", scheme.W4A16(group_size=64, observer="minmax"), samples=32),
             w4,
+            taught(w4, learning_rate=5e-5),
             better,
             taught(better, learning_rate=5e-5),
             quantized("fp8-by-hand", scheme.FP8()),
@@ -135,6 +143,7 @@ def compress_smollm() -> Recipe:
             quantized("w8a8-by-hand", scheme.W8A8(smoothing_strength=None, rounding=scheme.RoundToNearest())),
             w8a8,
             taught(w8a8, learning_rate=1e-5),
+            half,
             sparse,
             taught(sparse, learning_rate=3e-4),
             last,
