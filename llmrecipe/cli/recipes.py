@@ -99,11 +99,14 @@ def refuse_too_few_documents(
     """
     _, sections = dvcfiles.entries(pipeline, root, references)
     found = ahead.too_few_documents(sections)
-    refused = [name for name in found if name.removesuffix(f"-{ReleaseSection.tag}") in named]
-    for name in found.keys() - refused:
-        show_warning(Violation(name, found[name]))
+    refused = []
+    for name, reason in found.items():
+        if name.removesuffix(f"-{ReleaseSection.tag}") in named:
+            refused.append(f"{name}: {reason}")
+        else:
+            show_warning(Violation(name, reason))
     if refused:
-        raise PlanError("\n".join(f"{name}: {found[name]}" for name in refused))
+        raise PlanError("\n".join(refused))
 
 
 def find_recorded(recorded: Iterable[Recorded], root: Path) -> tuple[list[Found], tuple[Recorded, ...]]:
