@@ -102,7 +102,8 @@ AS_MUCH_AS_THERE_IS = domains("lessons", tales=1, speeches=2, news=9, debates=3,
 def compress_smollm() -> Recipe:
     """Each way to compress it, beside what the library does by itself.
 
-    Those that are taught read 0.2 million tokens each: 13 to 30 minutes on one core of an Intel Xeon, beside other work.
+    Those that are taught read 0.2 million tokens each: 13 to 30 minutes on one core of an Intel Xeon that
+    was busy with other work.
     """
     base = smollm()
     # From one set of Hessians, of the model as it is.
