@@ -8,7 +8,7 @@ from llmrecipe.engines.compression.oneshot import show_log
 from llmrecipe.engines.device import set_up
 from llmrecipe.engines.models.vocabulary import check_tokenizer
 from llmrecipe.engines.tokens.inputs import Tokens
-from llmrecipe.launch.process import return_freed_memory
+from llmrecipe.launch.process import keep_imported, return_freed_memory
 from llmrecipe.sections import HessiansSection
 from llmrecipe.stages.runner import StageContext
 
@@ -28,6 +28,7 @@ def run(context: StageContext[HessiansSection]) -> None:
     device = set_up(context.machine)
     return_freed_memory()
     show_log(context.machine.log_level)
+    keep_imported()
     text = CalibrationText(
         tokens=tokens.open("train"),
         sequence_length=card.objective.sequence_length,

@@ -11,7 +11,7 @@ from llmrecipe.engines.device import set_up
 from llmrecipe.engines.models.vocabulary import check_tokenizer
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import RecipeError, Violation
-from llmrecipe.launch.process import return_freed_memory
+from llmrecipe.launch.process import keep_imported, return_freed_memory
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.pruning_checks import pruning_findings
 from llmrecipe.sections import PruneSection
@@ -49,6 +49,7 @@ def run(context: StageContext[PruneSection]) -> None:
     device = set_up(context.machine)
     return_freed_memory()
     show_log(context.machine.log_level)
+    keep_imported()
     made = evolve(card, made_by=section.tag, parents=context.parents)
     report = pruning.prune_and_verify(
         source, context.output / "model", made, section.method, text, device, context.scratch

@@ -13,7 +13,7 @@ from llmrecipe.engines.device import set_up
 from llmrecipe.engines.models.vocabulary import check_tokenizer
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import RecipeError, StageError, Violation
-from llmrecipe.launch.process import return_freed_memory
+from llmrecipe.launch.process import keep_imported, return_freed_memory
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.scheme_checks import scheme_findings
 from llmrecipe.sections import QuantizeSection
@@ -43,6 +43,7 @@ def run(context: StageContext[QuantizeSection]) -> None:
     device = set_up(context.machine)
     return_freed_memory()
     show_log(context.machine.log_level)
+    keep_imported()
     text = CalibrationText(
         tokens=tokens.open("train"),
         sequence_length=card.objective.sequence_length,
