@@ -16,10 +16,13 @@ from llmrecipe.recipe import (
     schedule,
     scheme,
     source,
+    task,
 )
 from llmrecipe.recipe.corpus import Corpus, Mixture, Part
 from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.fine_tuned import FineTuned
+from llmrecipe.recipe.fine_tuning import FineTuning
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import PretrainedModel, Quantized, Trained
 from llmrecipe.recipe.networks.bert import Bert
@@ -49,6 +52,8 @@ __all__ = [
     "Dropout",
     "Epochs",
     "FillInTheMiddle",
+    "FineTuned",
+    "FineTuning",
     "Fraction",
     "Llama",
     "Llama3RopeScaling",
@@ -88,4 +93,5 @@ __all__ = [
     "schedule",
     "scheme",
     "source",
+    "task",
 ]

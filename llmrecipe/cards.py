@@ -138,6 +138,42 @@ class HessiansCard(Word):
     version: int = 1
 
 
+@define("examples_card")
+class ExamplesCard(Word):
+    """The card of an `examples` artifact: what a task is learned from and measured on."""
+
+    task: str
+    """The tag of the task: `named_entities`."""
+
+    labels: tuple[str, ...]
+    """What is predicted, in the order of a model's outputs; empty for a score."""
+
+    examples: dict[str, int]
+    """How many there are, by split."""
+
+    version: int = 1
+
+
+@define("task_card")
+class TaskCard(Word):
+    """What a card says of the task that a model has learned."""
+
+    task: str
+    """Its tag: `named_entities`."""
+
+    labels: tuple[str, ...]
+    """What it predicts, in the order of its outputs; empty for a score."""
+
+    max_length: int
+    """Tokens that it has read at once."""
+
+    case_as_token_types: bool = False
+    """Whether token types say how words are written."""
+
+    several: bool = False
+    """Whether a text can have several labels."""
+
+
 @define("model_card")
 class ModelCard(Word):
     """The card of a `checkpoint` or a `model` artifact."""
@@ -171,6 +207,9 @@ class ModelCard(Word):
 
     sparse: bool = False
     """Whether weights of it were made zero, and have to stay so."""
+
+    task: TaskCard | None = None
+    """What it has learned to do beside predicting text, which it has forgotten then."""
 
     notes: tuple[str, ...] = ()
     """What a reader of its numbers should know: what was dropped, or drawn, when it was taken over."""

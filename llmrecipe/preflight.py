@@ -17,7 +17,8 @@ from llmrecipe.pretrained.vocabulary import ids_for
 from llmrecipe.recipe import augment, checks, names
 from llmrecipe.recipe.corpus import ANY_SHARDS, Corpus
 from llmrecipe.recipe.distilled import Distilled
-from llmrecipe.recipe.kinds import Augmenter
+from llmrecipe.recipe.fine_tuned import FineTuned
+from llmrecipe.recipe.kinds import SPLITS, Augmenter, Task
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import PretrainedModel, Trained
 from llmrecipe.recipe.parallelism import Parallelism
@@ -57,6 +58,8 @@ def violations(recipe: Recipe, root: Path, planned: Collection[str] = ()) -> lis
             continue
         if isinstance(word, Files):
             found += _files(path, word.paths, root, planned)
+        elif isinstance(word, Task):
+            found += _examples(path, word, root, planned)
         elif isinstance(word, Corpus):
             found += _shards(path, word, root)
         elif isinstance(word, PythonPackages):
@@ -92,7 +95,7 @@ def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:
             reason = f"{kind!r}, and its package isn't installed here; `pip install 'llmrecipe[{kind}]'`"
             found.append(Violation(f"machine.events[{index}]", reason))
     for path, word in names.words(recipe, recipe.name):
-        if isinstance(word, Trained | Distilled):
+        if isinstance(word, Trained | Distilled | FineTuned):
             found.extend(_layout_warnings(path, word.parallelism, on_cpu, gpus))
         if isinstance(word, Trained):
             reasons = _precision(word.training.precision, on_cpu)
@@ -158,6 +161,23 @@ def _files(path: str, patterns: tuple[str, ...], root: Path, planned: Collection
         reason = origins.refusal(pattern) or (None if origins.is_url(pattern) else _missing(pattern, root, planned))
         if reason:
             yield Violation(f"{path}.paths[{index}]", reason)
+
+
+def _examples(path: str, task: Task, root: Path, planned: Collection[str]) -> Iterator[Violation]:
+    for split in SPLITS:
+        file = getattr(task, split)
+        if not isinstance(file, str):
+            continue
+        reason = origins.outside(file) or origins.too_long(file)
+        if reason is None and origins.is_url(file):
+            reason = f"{file!r} is a URL, and examples are files of the project; `dvc import-url` brings one"
+        if reason is None and not origins.is_made(file, planned) and not (root / file).is_file():
+            what = origins.not_pulled(file, root) or _what_is_there(file, root)
+            reason = f"there is no file {file!r}; {what}"
+        if reason is None and (root / file).is_file():
+            reason = origins.unreadable(file, root)
+        if reason:
+            yield Violation(f"{path}.{split}", reason)
 
 
 def _shards(path: str, corpus: Corpus, root: Path) -> Iterator[Violation]:

@@ -13,7 +13,19 @@ import attrs
 from llmrecipe.recipe.corpus import Corpus
 from llmrecipe.recipe.distil import HiddenStates, Stored
 from llmrecipe.recipe.distilled import Distilled
-from llmrecipe.recipe.kinds import Augmenter, Cleaner, Divergence, Gate, Objective, Pruning, Scheme, Source, Tokenizer
+from llmrecipe.recipe.fine_tuning import FineTuning
+from llmrecipe.recipe.kinds import (
+    Augmenter,
+    Cleaner,
+    Divergence,
+    Gate,
+    Objective,
+    Pruning,
+    Scheme,
+    Source,
+    Task,
+    Tokenizer,
+)
 from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.model import PretrainedModel, Quantized
 from llmrecipe.recipe.networks.network import Network
@@ -177,6 +189,26 @@ class DistilSection(Section):
     parallelism: Parallelism
     hidden_states: HiddenStates | None = None
     teacher_logits: Stored | None = None
+    revision: int = 1
+
+
+@define("examples")
+class ExamplesSection(Section):
+    """Files of examples to checked ones, in three splits."""
+
+    task: Task
+    revision: int = 1
+
+
+@define("finetune")
+class FineTuneSection(Section):
+    """A model and the examples of a task to one that does it."""
+
+    task: Task
+    """The task, on the examples among the inputs."""
+
+    training: FineTuning
+    parallelism: Parallelism
     revision: int = 1
 
 

@@ -88,8 +88,8 @@ def return_freed_memory() -> None:
 def keep_imported() -> None:
     """Let Python's search for what nothing uses any more pass over all there is by now.
 
-    Torch, transformers and llmcompressor are half a million objects, which never go. To look through them takes 0.3 s each
-    time, as long as to round a small model.
+    Torch, transformers and llmcompressor are half a million objects, which never go. To look through them takes 0.3 s
+    each time, as long as to round a small model.
     """
     gc.freeze()
 

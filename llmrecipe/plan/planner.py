@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from llmrecipe.errors import PlanError
-from llmrecipe.plan import distilled, models, texts  # noqa: F401  (what they declare)
+from llmrecipe.plan import distilled, fine_tuned, models, texts  # noqa: F401  (what they declare)
 from llmrecipe.plan import recipes as _recipes  # noqa: F401
 from llmrecipe.plan.draft import Draft
 from llmrecipe.plan.pipeline import Pipeline, around

@@ -21,6 +21,8 @@ def measurement(draft: Draft, value: Measurement) -> Products:
     inputs = {"model": draft.need(value.model).product("model")}
     if value.measure.reads_parent:
         inputs["parent"] = draft.need(value.model.parents[0]).product("model")
+    if value.measure.reads_examples and value.model.task is not None:
+        inputs |= draft.need(value.model.task).paths
     if value.text is not None:
         inputs |= draft.need(TokenizedText(text=value.text, tokenizer=value.model.vocabulary)).paths
     stage = draft.stage(
@@ -30,6 +32,7 @@ def measurement(draft: Draft, value: Measurement) -> Products:
         inputs=inputs,
         outs=value.measure.files,
         metrics=("metrics.json",),
+        pictures=value.measure.pictures,
     )
     return Products({name: stage.product(name) for name in (*value.measure.files, "metrics.json")})
 

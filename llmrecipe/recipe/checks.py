@@ -7,6 +7,7 @@ from llmrecipe.errors import Violation
 from llmrecipe.recipe import (
     corpus_checks,
     distilled_checks,
+    fine_tuned_checks,
     measure_checks,
     model_checks,
     names,
@@ -20,7 +21,7 @@ from llmrecipe.recipe import (
     training_checks,
 )
 from llmrecipe.recipe.hessians import Hessians
-from llmrecipe.recipe.kinds import Model, Text, Tokenizer
+from llmrecipe.recipe.kinds import Model, Task, Text, Tokenizer
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields, Findings, Rules
 from llmrecipe.recipe.schema import Word, matches, parts
@@ -35,7 +36,7 @@ LONGEST_NAME = 150
 _LONGEST_JOINED = 220
 """The same for what is called by two, such as a text in a tokenizer's tokens, behind whose name there is less."""
 
-_NAMED = (Recipe, Model, Text, Tokenizer)
+_NAMED = (Recipe, Model, Text, Tokenizer, Task)
 
 rules = Rules()
 
@@ -50,6 +51,7 @@ _BOOKS = (
     scheme_checks.rules,
     pruning_checks.rules,
     distilled_checks.rules,
+    fine_tuned_checks.rules,
     measure_checks.rules,
     release_checks.rules,
 )

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmrecipe.recipe.distilled import Distilled
+from llmrecipe.recipe.fine_tuned_checks import layout_findings
 from llmrecipe.recipe.kinds import Model, Objective
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.optimizer import SGD, AdamW
-from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.predictions import Predictions
 from llmrecipe.recipe.quantity import Steps
 from llmrecipe.recipe.rules import Findings, Rules
@@ -179,7 +179,7 @@ def _not_stored(run: Any) -> Findings:
 @rules.add("hard_loss_weight", "training", "parallelism")
 def _beyond_the_trainer(run: Any) -> Findings:
     yield from _training(run.training)
-    yield from _parallelism(run.parallelism)
+    yield from layout_findings(run.parallelism)
 
 
 def _training(training: Training) -> Iterator[tuple[str, str]]:
@@ -211,28 +211,4 @@ def _training(training: Training) -> Iterator[tuple[str, str]]:
         yield (
             "training.anomalies.spike_sigmas",
             f"{anomalies.spike_sigmas:g} is for models that nanotron trains; leave it out",
-        )
-
-
-def _parallelism(parallelism: Parallelism) -> Iterator[tuple[str, str]]:
-    """Which layouts it can't have."""
-    for name in ("tensor", "pipeline"):
-        ranks = getattr(parallelism, name)
-        if ranks > 1:
-            yield (
-                f"parallelism.{name}",
-                f"{ranks} ranks would compute a replica's layers together, and each computes all layers of a student "
-                f"and its teacher; use {name} = 1, and data = {ranks * parallelism.data} for as many ranks, with "
-                "zero_stage = 3 if they are too large for one",
-            )
-    if parallelism.zero_stage == 1:
-        yield (
-            "parallelism.zero_stage",
-            "1, which shares the optimizer's state alone, is for models that nanotron trains; use 3, which shares the "
-            "weights of student and teacher as well, or 0",
-        )
-    if parallelism.recompute_activations:
-        yield (
-            "parallelism.recompute_activations",
-            "True is for models that nanotron trains; use False, and a smaller micro_batch_size if memory is short",
         )

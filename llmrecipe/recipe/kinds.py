@@ -5,13 +5,15 @@ module of the user's own.
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.quantity import Fraction, Phase
 from llmrecipe.recipe.schema import Word, kind
-from llmrecipe.recipe.validators import FLOAT32_MAX, at_least, between, greater_than
+from llmrecipe.recipe.validators import FLOAT32_MAX, at_least, between, greater_than, not_empty
 
 if TYPE_CHECKING:
     from llmrecipe.recipe.corpus import Part
@@ -157,6 +159,11 @@ class Model(Word):
     """Weights that exist, or will."""
 
     @property
+    def task(self) -> "Task | None":
+        """What it was taught to do beside predicting text, which it has forgotten then; None if nothing."""
+        return None
+
+    @property
     def is_rounded(self) -> bool:
         """Whether its weights are rounded to few values, and so can be neither trained nor rounded again."""
         return False
@@ -205,6 +212,54 @@ class Model(Word):
     @abstractmethod
     def training_text(self) -> Text | None:
         """What its nearest trained ancestor, or itself, was trained on; None if nothing here was."""
+
+
+SPLITS = ("train", "validation", "test")
+"""What the examples of a task are divided into."""
+
+
+@kind
+class Task(Word):
+    """What a pretrained model learns to do, with the examples that show it."""
+
+    name: str = attrs.field(validator=not_empty)
+    """The name of its examples in stage names and folders: letters, digits, `_` and `-`."""
+
+    train: str = attrs.field(validator=not_empty)
+    """The file of the examples that are learned from, in the project."""
+
+    validation: str | Fraction = attrs.field(default=Fraction(0.1), validator=not_empty)
+    """The file of those that decide which step was the best, or the share of the training examples that is taken for
+    it."""
+
+    test: str | Fraction = attrs.field(default=Fraction(0.1), validator=not_empty)
+    """The file of those that the finished model is measured on, or the share of the training examples that is."""
+
+    max_length: int = attrs.field(default=128, validator=between(8, 10**6))
+    """Tokens that are read at once. What is longer is cut: of names, into parts; of other texts, the end is left
+    out."""
+
+    seed: int = attrs.field(default=0, validator=at_least(0))
+    """Decides which examples are taken for a share."""
+
+    @property
+    def on_examples(self) -> "Task":
+        """This task on the files that a stage makes of any: where its examples came from is nothing of it."""
+        return evolve(self, name="examples", seed=0, **{split: f"{split}.jsonl" for split in SPLITS})
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether what is predicted is one of some classes."""
+        return True
+
+    @property
+    def token_types(self) -> int | None:
+        """How many types of tokens a network has to tell apart for it; None for as many as it does."""
+        return None
+
+    def misfits(self, network: "Network") -> Iterator[tuple[str, str]]:
+        """Why such a network can't learn it, and what can: fields of what learns, each with the reason."""
+        yield from ()
 
 
 @kind

@@ -38,6 +38,13 @@ SCORES = "scores.json"
 that of each of the `documents` in turn."""
 
 
+ERRORS = "errors.jsonl"
+"""What a measure of a task leaves of the worst answers."""
+
+ANSWERS = "answers.svg"
+"""The picture that it leaves."""
+
+
 def _free(owner: object, attribute: attrs.Attribute, value: str | None) -> None:
     if value in TAKEN:
         raise FieldError(owner, "name", f"{value!r} has a meaning of its own in a report; use another name")
@@ -48,6 +55,7 @@ __all__ = [
     "Perplexity",
     "PseudoPerplexity",
     "Samples",
+    "Task",
 ]
 
 
@@ -68,8 +76,14 @@ class Measure(Word):
     """Whether it compares a model layer by layer with the one that it was made from, and reads that too; models that
     don't compare so are left out."""
 
+    reads_examples: ClassVar[bool] = False
+    """Whether it reads the examples of the task that a model has learned; models without are left out."""
+
     files: ClassVar[tuple[str, ...]] = ()
     """Files that its stage leaves next to `metrics.json`."""
+
+    pictures: ClassVar[tuple[str, ...]] = ()
+    """Files of it that `dvc plots show` draws."""
 
     @property
     def name(self) -> str:
@@ -78,6 +92,8 @@ class Measure(Word):
 
     def is_of(self, model: Model) -> bool:
         """Whether it is taken of a model at all."""
+        if (model.task is not None) != self.reads_examples:
+            return False
         return not self.reads_parent or model.compares_by_layer
 
     def misfit(self, objective: Objective) -> str | None:
@@ -197,6 +213,31 @@ class Samples(Measure):
         return f"Samples continues a text, which {type(objective).__name__} doesn't learn; remove it"
 
 
+@define("task")
+class Task(Measure):
+    """How well a model does what it was fine-tuned for, on examples that it hasn't learned from.
+
+    `NamedEntities`: precision, recall and F1 of whole entities (right if its words and its type are; equal to
+    seqeval's) and of the tags of single words, by class and as micro and macro means. `Classification`: the same of
+    labels, and `accuracy`; of scores, the mean squared error and Pearson's correlation. Each with the ends of its 95 %
+    interval, by drawing sentences or texts with replacement (Efron 1979).
+
+    `answers.svg` shows what was taken for what, `errors.jsonl` the examples that were most clearly taken for something
+    else, and `scores.json` what each example counts in the numbers that a recovery can be asked of.
+    """
+
+    reads_text: ClassVar[bool] = False
+
+    reads_examples: ClassVar[bool] = True
+
+    files: ClassVar[tuple[str, ...]] = (SCORES, ERRORS)
+
+    pictures: ClassVar[tuple[str, ...]] = (ANSWERS,)
+
+    split: Literal["test", "validation"] = "test"
+    """Which of the task's examples: `validation` for what is still being tuned."""
+
+
 class MeasuredModel(Protocol):
     """A model as a `CustomMeasure` sees it."""
 
@@ -230,6 +271,10 @@ class MeasuredModel(Protocol):
 class CustomMeasure(Measure):
     """A measure of your own: derive from it in a module next to the recipes, and define `measure`."""
 
+    def is_of(self, model: Model) -> bool:
+        """Every model: it knows best."""
+        return True
+
     revision: int = attrs.field(default=1, validator=between(1, 10**9))
     """Raise it when the code of `measure` gives other numbers: the code itself is not part of what is compared."""
 
@@ -252,6 +297,10 @@ class CustomScores(Measure):
 
     better: ClassVar[Mapping[str, Literal["higher", "lower"]]] = {}
     """Which scores are better, by the name of each: `{"accuracy": "higher"}`."""
+
+    def is_of(self, model: Model) -> bool:
+        """Every model: it knows best."""
+        return True
 
     revision: int = attrs.field(default=1, validator=between(1, 10**9))
     """Raise it when the code of `scores` gives other numbers: the code itself is not part of what is compared."""

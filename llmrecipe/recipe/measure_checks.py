@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from llmrecipe.recipe.kinds import Model
 from llmrecipe.recipe.measure import TAKEN, CustomScores, Measure, Perplexity, Samples
 from llmrecipe.recipe.model import Calibrated
+from llmrecipe.recipe.names import name_of
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields, Findings, Rules
 from llmrecipe.recipe.texts import common_text
@@ -29,6 +30,8 @@ STAGES = (
     "prune",
     "predict",
     "distil",
+    "examples",
+    "finetune",
     "report",
     "release",
 )
@@ -69,11 +72,14 @@ def findings(recipe: Recipe, fields: Fields) -> Findings:
     if {"models", "measures"} & set(fields.wrong(recipe)):
         return
     models, measures = recipe.models, recipe.measures
-    compressed = [model for model in models if isinstance(model, Calibrated)]
+    tasked = [model for model in models if fields.has(model, "task")]
+    if tasked and not any(measure.reads_examples for measure in measures):
+        what = f"how well {name_of(tasked[0])} does what it was taught"
+        yield "measures", f"hold no Task, which says {what}; add measure.Task()"
+    compressed = [model for model in models if isinstance(model, Calibrated) and model not in tasked]
     if compressed and not any(isinstance(measure, Perplexity) for measure in measures):
         yield "measures", "holds no Perplexity, which says how much of a model compression keeps; add Perplexity()"
     known: dict[str, str] = {}
-    taught = [model for model in models if fields.has(model, "objective")]
     for index, measure in enumerate(measures):
         if not fields.is_right(measure):
             continue
@@ -82,18 +88,27 @@ def findings(recipe: Recipe, fields: Fields) -> Findings:
         if first != path:
             yield path, f"is called {measure.name!r} like {first}; give it a name of its own, or remove it"
         if all(map(fields.is_right, models)) and not any(map(measure.is_of, models)):
-            yield (
-                path,
-                f"{type(measure).__name__} compares models layer by layer that are Quantized, and whose activations "
-                "are neither evened out nor rotated, and there is none; remove it, or add one",
-            )
+            yield path, f"{type(measure).__name__} {_of_none(measure)}"
         if isinstance(measure, CustomScores):
             yield from ((path, reason) for reason in _unsaid(measure))
+        taught = [model for model in models if fields.has(model, "objective") and measure.is_of(model)]
         for reason in dict.fromkeys(measure.misfit(model.objective) for model in taught):
             if reason is not None:
                 yield path, reason
         if measure.reads_text:
             yield from _text_findings(path, measure, models, fields)
+
+
+def _of_none(measure: Measure) -> str:
+    """Why a measure is of no model of a recipe."""
+    if measure.reads_examples:
+        return "asks for what models were taught to do, and none is FineTuned; remove it, or add one"
+    if measure.reads_parent:
+        return (
+            "compares models layer by layer that are Quantized, and whose activations are neither evened out nor "
+            "rotated, and there is none; remove it, or add one"
+        )
+    return "asks how well text is predicted, and all models have forgotten that for a task; remove it"
 
 
 def _unsaid(measure: CustomScores) -> Iterator[str]:

@@ -8,7 +8,7 @@ import attrs
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.hub import commit
 from llmrecipe.recipe.hub import name as hub_name
-from llmrecipe.recipe.kinds import Model, Objective, Scheme, Text, Tokenizer
+from llmrecipe.recipe.kinds import Model, Objective, Scheme, Task, Text, Tokenizer
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.schema import UNWRITTEN, define, kind
@@ -207,6 +207,11 @@ class Derived(Model):
     def is_sparse(self) -> bool:
         """Whether some of its weights were made zero, and have to stay so."""
         return self.model.is_sparse
+
+    @property
+    def task(self) -> Task | None:
+        """What its parent was taught to do."""
+        return self.model.task
 
 
 @kind

@@ -8,7 +8,7 @@ import attrs
 from llmrecipe.errors import Violation
 from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.hessians import Hessians
-from llmrecipe.recipe.kinds import Model, Text, Tokenizer
+from llmrecipe.recipe.kinds import Model, Task, Text, Tokenizer
 from llmrecipe.recipe.measure import Measure
 from llmrecipe.recipe.measurement import Measurement
 from llmrecipe.recipe.model import Calibrated, PretrainedModel, Quantized
@@ -21,7 +21,7 @@ from llmrecipe.recipe.tokenizer import TrainedTokenizer
 
 T = TypeVar("T")
 
-SHARED = (Model, Text, Tokenizer)
+SHARED = (Model, Text, Tokenizer, Task)
 """Kinds of values that are made once, wherever they occur."""
 
 _PLANNED = (TokenizedText, Hessians, Predictions, Measurement)

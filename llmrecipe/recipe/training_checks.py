@@ -9,6 +9,7 @@ from llmrecipe.recipe.proposals import choice, divisors, multiples_near
 from llmrecipe.recipe.quantity import MOST_TOKENS, Epochs, Fraction, Phase
 from llmrecipe.recipe.rules import Findings, Rules
 from llmrecipe.recipe.schedule import WarmupStableDecay
+from llmrecipe.recipe.training import Training
 from llmrecipe.recipe.validators import FLOAT32_MAX, in_float32
 
 MOST_RANKS = 1024
@@ -170,8 +171,14 @@ def _steps(run: Any) -> Findings:
     length, training, schedule = run.objective.sequence_length, run.training, run.training.schedule
     if isinstance(training.duration, Epochs):
         # What is a number of steps is looked at once the text's tokens are there.
-        yield from _shares(schedule)
+        yield from share_findings(schedule)
         return
+    yield from phase_findings(training, length)
+
+
+def phase_findings(training: Training, length: int) -> Findings:
+    """What is wrong with the phases of a training whose steps are known, for sequences of this length."""
+    schedule = training.schedule
     steps, warmup = training.num_steps(length), training.warmup_steps(length)
     if steps < 1:
         yield "training.duration", "Steps(0) trains nothing; use at least Steps(1)"
@@ -204,7 +211,7 @@ def _kept(run: Any) -> Findings:
             yield path, f"{training.keep_every}, and the whole run is {steps}; use at most Steps({steps}), or None"
 
 
-def _shares(schedule: Schedule) -> Findings:
+def share_findings(schedule: Schedule) -> Findings:
     """What is wrong with a schedule whatever the length of the run."""
     parts = {name: getattr(schedule, name, None) for name in ("warmup", "decay")}
     shares = {name: part.of_total for name, part in parts.items() if isinstance(part, Fraction)}

@@ -7,8 +7,10 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression.saving import save_and_verify
 from llmrecipe.engines.compression.zeros import refuse_lost
-from llmrecipe.engines.finetuning import saving
-from llmrecipe.engines.finetuning.launcher import FinishedRun, distil
+from llmrecipe.engines.finetuning.distillation import saving
+from llmrecipe.engines.finetuning.distillation.job import Job
+from llmrecipe.engines.finetuning.distillation.launcher import distil, student_of
+from llmrecipe.engines.finetuning.running import FinishedRun
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.launch.process import return_freed_memory
@@ -58,7 +60,7 @@ def run(context: StageContext[DistilSection]) -> None:
         # Of a teacher, a new network has what both predict and the tokenizer.
         made |= {"network": job.network, "embedding_rows": None, "sparse": False, "notes": ()}
     save_and_verify(
-        finished.student().to(job.machine.device),
+        student_of(finished).to(job.machine.device),
         saving.save,
         context.output / "model",
         evolve(source, **made),
@@ -91,7 +93,7 @@ def run(context: StageContext[DistilSection]) -> None:
     shutil.rmtree(context.scratch)
 
 
-def _measure(context: StageContext[DistilSection], finished: FinishedRun) -> None:
+def _measure(context: StageContext[DistilSection], finished: FinishedRun[Job]) -> None:
     each = finished.job.tokens_per_step
     context.curves["throughput"] = [
         {"step": row["step"], "tokens_per_second": round(each / row["seconds"], 1)} for row in finished.timings

@@ -5,7 +5,7 @@ import time
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.device import choose_kernels, set_up
-from llmrecipe.engines.finetuning import predicting
+from llmrecipe.engines.finetuning.distillation import predicting
 from llmrecipe.engines.models.vocabulary import check_tokenizer
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.launch.process import return_freed_memory

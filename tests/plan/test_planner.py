@@ -10,6 +10,7 @@ from llmrecipe import (
     ByteLevelBPE,
     Corpus,
     Distilled,
+    FineTuned,
     Mixture,
     Part,
     PretrainedModel,
@@ -28,6 +29,7 @@ from llmrecipe import (
     prune,
     scheme,
     source,
+    task,
 )
 from llmrecipe.errors import PlanError
 from llmrecipe.extend import CustomScores
@@ -63,7 +65,8 @@ def test_every_kind_of_stage_is_planned_with_its_own_class_of_section():
     taught = Distilled(
         name="taught", student=rounded, teacher=mixed, training=mixed.training, teacher_logits=distil.Stored(top_k=8)
     )
-    models = (mixed, rounded, sparse, theirs, taught)
+    texts = task.Classification(name="tones", train="data/tones.csv")
+    models = (mixed, rounded, sparse, theirs, taught, FineTuned(name="tuned", start=mixed, task=texts))
     stages = plan([evolve(RECIPE, models=models, release=release)]).stages
     assert {stage.kind: type(stage.section) for stage in stages} == members(Section)
 

@@ -20,6 +20,7 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import reloading, shrinking
 from llmrecipe.engines.compression.oneshot import linear_layers
+from llmrecipe.engines.finetuning.distillation.launcher import student_of
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.errors import RecipeError
@@ -383,7 +384,7 @@ def test_a_student_of_fewer_channels_learns_from_the_whole_model(made, tmp_path)
     losses = column(run, "loss")
     assert losses == pytest.approx(expected, rel=1e-4)
     assert losses[-1] < losses[0]
-    assert run.student().config.hidden_size == 48
+    assert student_of(run).config.hidden_size == 48
 
 
 def test_a_model_in_bfloat16_stays_in_it_and_the_same_section_gives_the_same_bytes(made, tmp_path):

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from llmrecipe import Fraction, clean, source
 from llmrecipe.engines.compression.calibration import CalibrationText
 from llmrecipe.engines.evaluation.heldout import heldout_texts
-from llmrecipe.engines.finetuning.batches import Reader, heldout_batches, training_batches
-from llmrecipe.engines.finetuning.job import Job
+from llmrecipe.engines.finetuning.distillation.batches import Reader, heldout_batches, training_batches
+from llmrecipe.engines.finetuning.distillation.job import Job
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.objective import CausalLM

@@ -1,6 +1,6 @@
 """What the process that forks ranks imports before it does (see `forked_ranks`)."""
 
-from llmrecipe.engines.finetuning import worker as _worker  # noqa: F401
+from llmrecipe.engines.finetuning.distillation import worker as _worker  # noqa: F401
 from llmrecipe.engines.nanotron import worker  # noqa: F401
 from llmrecipe.engines.nanotron.port import bootstrap
 

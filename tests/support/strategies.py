@@ -16,6 +16,8 @@ from llmrecipe import (
     Dropout,
     Epochs,
     FillInTheMiddle,
+    FineTuned,
+    FineTuning,
     Fraction,
     Llama,
     Llama3RopeScaling,
@@ -55,6 +57,7 @@ from llmrecipe import (
     schedule,
     scheme,
     source,
+    task,
 )
 from llmrecipe.recipe.floats import Microscaled
 from llmrecipe.recipe.integers import WeightsOnly
@@ -64,7 +67,9 @@ from llmrecipe.recipe.texts import common_text
 from llmrecipe.sections import (
     AugmentSection,
     DistilSection,
+    ExamplesSection,
     ExportSection,
+    FineTuneSection,
     HessiansSection,
     ImportSection,
     MeasureSection,
@@ -456,6 +461,27 @@ def trainings(draw, global_batch_size, sequence_length, parameters="all"):
     )
 
 
+@st.composite
+def fine_tunings(draw, global_batch_size):
+    """Fine-tunings of so many examples a step."""
+    return FineTuning(
+        epochs=draw(st.floats(0.01, 100)),
+        global_batch_size=global_batch_size,
+        optimizer=draw(optimizers.filter(lambda each: not isinstance(each, optimizer.Muon))),
+        schedule=draw(schedules(1000)),
+        layer_decay=draw(up_to_one),
+        average_decay=draw(st.none() | below_one),
+        dropout=draw(st.none() | below_one),
+        class_weights=draw(st.sampled_from([None, "balanced"])),
+        early_stopping=draw(st.none() | counts),
+        select=draw(st.sampled_from(["best", "last"])),
+        group_by_length=draw(st.booleans()),
+        seed=draw(seeds),
+        clip_grad_norm=draw(st.none() | positive),
+        precision=draw(st.sampled_from(["float32", "bfloat16"])),
+    )
+
+
 divergences = st.one_of(
     st.builds(cls, temperature=positive) for cls in (distil.ForwardKL, distil.ReverseKL, distil.JensenShannon)
 )
@@ -595,6 +621,7 @@ class World:
         self.corpora = []
         self.texts = []
         self.models = []
+        self.tasks = []
         self.measures = []
 
     def fresh(self):
@@ -646,7 +673,7 @@ class World:
 
     def asking(self, augmenter):
         """The augmenter; one that paraphrases may ask a model that is made here."""
-        writers = [model for model in self.models if not model.objective.is_masked]
+        writers = [model for model in self.models if not model.objective.is_masked and model.task is None]
         if not isinstance(augmenter, augment.Paraphrase) or not writers or not self.draw(st.booleans()):
             return augmenter
         return evolve(augmenter, model=self.draw(st.sampled_from(writers)))
@@ -782,6 +809,7 @@ class World:
             model
             for model in self.models
             if model != teacher
+            and model.task is None
             and model.vocabulary == teacher.vocabulary
             and model.objective.is_masked == objective.is_masked
         ]
@@ -812,26 +840,84 @@ class World:
             ),
         )
 
+    def new_task(self, network):
+        """A task that such a network can learn."""
+        draw = self.draw
+        share, files = st.floats(0.01, 0.4).map(Fraction), draw(st.permutations(["a.jsonl", "data/b", "é", "[c]"]))
+        shared = {
+            "name": self.fresh(),
+            "train": files[0],
+            "validation": draw(share | st.just(files[1])),
+            "test": draw(share | st.just(files[2])),
+            "max_length": draw(st.integers(8, 512)),
+            "seed": draw(seeds),
+        }
+        if network.reads_both_sides and draw(st.booleans()):
+            cased = network.has_token_types and draw(st.booleans())
+            return task.NamedEntities(words_field="words", case_as_token_types=cased, **shared)
+        return task.Classification(
+            second_text_field=draw(st.none() | texts),
+            label_field=draw(texts),
+            answer=draw(st.sampled_from(["one", "several", "score"])),
+            **shared,
+        )
+
+    def new_fine_tuned(self, start):
+        draw = self.draw
+        known = [each for each in self.tasks if start.network.reads_both_sides or each.tag == "classification"]
+        known = [each for each in known if start.network.has_token_types or not each.token_types]
+        what = self.one_of(known, lambda: self.new_task(start.network))
+        self.tasks.append(what)
+        data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+        training = draw(fine_tunings(data * micro * draw(counts)))
+        return FineTuned(
+            name=self.fresh(),
+            start=start,
+            task=what,
+            training=training if what.has_classes else evolve(training, class_weights=None),
+            parallelism=Parallelism(
+                data=data,
+                micro_batch_size=micro,
+                zero_stage=draw(st.sampled_from([0, 3])),
+                threads_per_rank=draw(counts),
+            ),
+        )
+
     def new_model(self):
-        ways = ["first", "theirs", "on", "on", *["quantized"] * 4, *["pruned"] * 2, *["distilled"] * 2]
+        ways = [
+            "first",
+            "theirs",
+            "on",
+            "on",
+            *["quantized"] * 4,
+            *["pruned"] * 2,
+            *["distilled"] * 2,
+            "tuned",
+            "tuned",
+        ]
         made = self.draw(st.sampled_from(ways))
         # Zeros can't be trained, nor made again; only rounding keeps them.
         fit = [m for m in self.models if not m.is_rounded and (made == "quantized" or not m.is_sparse)]
         if made == "pruned":
             # Of a row of one weight, no share is left out.
             fit = [m for m in fit if min(m.network.quantized_widths.values()) > 1]
+        if made in ("on", "distilled"):
+            fit = [m for m in fit if m.task is None]
         if made == "theirs":
             return self.new_pretrained()
         if not fit or made == "first":
             return self.new_trained()
         if made == "distilled":
-            return self.new_distilled(self.draw(st.sampled_from(self.models)))
+            return self.new_distilled(self.draw(st.sampled_from([m for m in self.models if m.task is None])))
         # The last one, often: chains grow.
         start = fit[-1] if self.draw(st.booleans()) else self.draw(st.sampled_from(fit))
-        return {"on": self.new_trained, "quantized": self.new_quantized, "pruned": self.new_pruned}[made](start)
+        makers = {"on": self.new_trained, "quantized": self.new_quantized, "pruned": self.new_pruned}
+        return (makers | {"tuned": self.new_fine_tuned})[made](start)
 
     def measures_of(self, models):
-        """Measures that fit all of the models; the first is a perplexity."""
+        """Measures that fit all of the models; the first is a perplexity, or of their tasks."""
+        if models[0].task is not None:
+            return (self.named(measure.Task(split=self.draw(st.sampled_from(["test", "validation"])))),)
         common = common_text(models)
         text = None if common is not None else self.text()
         weights = [part.weight for part in (text or common).parts]
@@ -850,6 +936,7 @@ class World:
         chosen = self.draw(
             st.lists(st.sampled_from(self.models), min_size=1, max_size=3, unique_by=lambda each: each.name)
         )
+        chosen = [model for model in chosen if (model.task is None) == (chosen[0].task is None)]
         measures = self.measures_of(chosen)
         return Recipe(
             name=self.fresh(), models=tuple(chosen), measures=measures, release=self.release(chosen, measures[0])
@@ -857,6 +944,8 @@ class World:
 
     def release(self, models, perplexity):
         """One of the models, by gates that fit; or none, as often."""
+        if models[0].task is not None:
+            return None
         reference = models[0]
         comparable = [
             model
@@ -903,6 +992,7 @@ def recipe_sets(draw, kinds=NETWORKS):
     return tuple(found)
 
 
+a_task = st.composite(lambda draw: World(draw, NETWORKS).new_task(draw(networks(Bert))))()
 revisions = st.integers(1, 9)
 sections = st.one_of(
     st.builds(
@@ -931,6 +1021,14 @@ sections = st.one_of(
         hard_loss_weight=below_one,
         hidden_states=st.none() | hidden_states,
         training=distillations(4, 8),
+        parallelism=st.builds(Parallelism, micro_batch_size=st.sampled_from([1, 2, 4])),
+        revision=revisions,
+    ),
+    st.builds(ExamplesSection, task=a_task, revision=revisions),
+    st.builds(
+        FineTuneSection,
+        task=a_task.map(lambda each: each.on_examples),
+        training=fine_tunings(4),
         parallelism=st.builds(Parallelism, micro_batch_size=st.sampled_from([1, 2, 4])),
         revision=revisions,
     ),

@@ -21,10 +21,11 @@ from transformers import BertConfig, BertForMaskedLM
 
 from llmrecipe import Bert, Llama, Machine, MaskedLM, Parallelism, Steps, Training, distil, evolve
 from llmrecipe.cards import MaskingCard
-from llmrecipe.engines.finetuning import launcher, worker
-from llmrecipe.engines.finetuning.job import Job
-from llmrecipe.engines.finetuning.launcher import FinishedRun
-from llmrecipe.engines.finetuning.trainer import DistillationTrainer
+from llmrecipe.engines.finetuning import running
+from llmrecipe.engines.finetuning.distillation import launcher, worker
+from llmrecipe.engines.finetuning.distillation.job import Job
+from llmrecipe.engines.finetuning.distillation.trainer import DistillationTrainer
+from llmrecipe.engines.finetuning.running import FinishedRun
 from llmrecipe.engines.runs import jobs
 from llmrecipe.engines.tokens.files import TokenFiles
 from llmrecipe.engines.tokens.inputs import Tokens
@@ -79,7 +80,7 @@ def distilled(
     scratch.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch, forked_ranks() if ranks else nullcontext():
         if not ranks:
-            patch.setattr(launcher, "run_ranks", _train_here)
+            patch.setattr(running, "run_ranks", _train_here)
         return launcher.distil(
             what,
             name="t-distil",
@@ -162,7 +163,7 @@ def _count_held(patch: pytest.MonkeyPatch, tell: Callable[[Any], None]) -> None:
 
 
 def _count_kept(patch: pytest.MonkeyPatch, tell: Callable[[Any], None]) -> None:
-    found, computed = [], DistillationTrainer._sum
+    found, computed = [], DistillationTrainer.summed_loss
 
     def watched(trainer: DistillationTrainer, model: Any, inputs: Any) -> torch.Tensor:
         saved: list[torch.Tensor] = []
@@ -180,8 +181,8 @@ def _count_kept(patch: pytest.MonkeyPatch, tell: Callable[[Any], None]) -> None:
         found.append(sum(each.nbytes for each in whole.values() if each.dtype == torch.bfloat16))
         return loss
 
-    patch.setattr(DistillationTrainer, "_sum", watched)
-    patch.setattr(DistillationTrainer, "validation_loss", lambda trainer: 0.0)
+    patch.setattr(DistillationTrainer, "summed_loss", watched)
+    patch.setattr(DistillationTrainer, "measured", lambda trainer: {"validation_loss": 0.0})
     patch.setattr(DistillationTrainer, "finish", lambda trainer: tell(found[-1]))
 
 
@@ -260,7 +261,7 @@ def column(run: FinishedRun, name: str) -> list[float]:
 
 
 def weights(run: FinishedRun) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in run.student().state_dict().items()}
+    return {name: tensor.detach().clone() for name, tensor in launcher.student_of(run).state_dict().items()}
 
 
 def with_training(what: DistilSection, **changes) -> DistilSection:

@@ -63,18 +63,20 @@ def spread(corpora: Mapping[str, PairedCorpus]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float] | None:
+def ratio(*scores: np.ndarray) -> tuple[float, float] | None:
     """The ends of the 95 % interval of a ratio of means of scores of the same documents, `float64[documents]` each.
 
-    Documents are drawn as in `spread`. None if a text that was drawn leaves nothing to divide by.
+    Of four scores, it is the ratio of the first two over that of the others. Documents are drawn as in `spread`. None
+    if a text that was drawn leaves nothing to divide by.
     """
-    drawn = _drawn(len(above), np.random.default_rng(_SEED))
-    means = np.concatenate(
-        [np.stack([scores[each].mean(axis=1) for scores in (above, below)]) for each in drawn], axis=1
-    )
-    if not means[1].all():
+    drawn = _drawn(len(scores[0]), np.random.default_rng(_SEED))
+    means = np.concatenate([np.stack([score[each].mean(axis=1) for score in scores]) for each in drawn], axis=1)
+    if not means[1:].all():
         return None
-    low, high = np.percentile(means[0] / means[1], _TAILS)
+    quotients = means[0] / means[1]
+    if len(means) > 2:
+        quotients = quotients / (means[2] / means[3])
+    low, high = np.percentile(quotients, _TAILS)
     return float(low), float(high)
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipe import artifacts, cards, lost
 from llmrecipe.cards import ModelCard
-from llmrecipe.engines.evaluation import layers, own
+from llmrecipe.engines.evaluation import answers, layers, own
 from llmrecipe.engines.evaluation.documents import DocumentSums, Means
 from llmrecipe.engines.evaluation.heldout import HeldoutText, heldout_texts, heldout_token_rows
 from llmrecipe.engines.evaluation.scores import PseudoScore, Score, score_of
@@ -35,6 +35,7 @@ from llmrecipe.recipe.measure import (
     Perplexity,
     PseudoPerplexity,
     Samples,
+    Task,
     TokenMeasure,
 )
 
@@ -66,6 +67,9 @@ class LoadedModel:
     tokens: Tokens | None
     """The text in its own tokens; None for a measure that reads none."""
 
+    examples: Path | None = None
+    """The examples of the task that it has learned; None for a measure that reads none."""
+
     parent: PreTrainedModel | None = None
     """The model that it was made from, on `device`; None for a measure that doesn't look at it."""
 
@@ -93,7 +97,13 @@ class LoadedModel:
         check_embeddings(directory, card, model)
         parent = folders.load_model(inputs["parent"]).to(device) if asked.reads_parent else None
         return cls(
-            directory=directory, card=card, transformers_model=model, device=device, tokens=tokens, parent=parent
+            directory=directory,
+            card=card,
+            transformers_model=model,
+            device=device,
+            tokens=tokens,
+            examples=inputs["examples"] if asked.reads_examples else None,
+            parent=parent,
         )
 
     @cached_property
@@ -194,6 +204,13 @@ def _layer_errors(asked: LayerErrors, model: LoadedModel, output: Path) -> Numbe
     worst = max(error.stream_error for error in errors.values())
     total = math.fsum(error.stream_error for error in errors.values())
     return {"layer_error_percent": 100 * total, "worst_layer_error_percent": 100 * worst}
+
+
+@measure.register
+def _task(asked: Task, model: LoadedModel, output: Path) -> Numbers:
+    if model.examples is None:
+        raise StageError(f"{model.directory}: {asked.tag} reads the examples of a task, and has none")
+    return answers.measured(asked, model.card, model.directory, model.transformers_model, model.examples, output)
 
 
 @measure.register

@@ -130,6 +130,9 @@ def _of_scores(before: Mapping[str, Any], after: Mapping[str, Any]) -> Numbers:
     """By score, how much is left, and how sure that is by the documents."""
     found = {}
     for name in (each for each in after if each in before):
+        if "over" in after[name]:
+            found[name] = _of_quotients(before[name], after[name])
+            continue
         pair = [np.array(scores[name]["documents"]) for scores in (before, after)]
         above, below = pair if after[name]["better"] == "lower" else reversed(pair)
         are_enough = len(above) == len(below) >= LEAST_DOCUMENTS
@@ -146,6 +149,23 @@ def _of_scores(before: Mapping[str, Any], after: Mapping[str, Any]) -> Numbers:
             numbers["recovery_low_percent"], numbers["recovery_high_percent"] = (100 * end for end in ends)
         found[name] = numbers
     return found
+
+
+def _of_quotients(before: Mapping[str, Any], after: Mapping[str, Any]) -> Numbers:
+    """The same of a score that is a sum over documents divided by another, such as an F1."""
+    is_lower = after["better"] == "lower"
+    sums = [[np.array(scores[part]) for part in ("documents", "over")] for scores in (before, after)]
+    (above, over), (below, under) = sums if is_lower else reversed(sums)
+    if len(above) != len(below):
+        return {}
+    numbers: Numbers = {"recovery_documents": len(above)}
+    if not below.any():
+        return numbers | ({UNBOUNDED: True} if is_lower and above.any() else {})
+    numbers["recovery_percent"] = 100 * float(above.sum() / over.sum() / (below.sum() / under.sum()))
+    ends = ratio(above, over, below, under) if len(above) >= LEAST_DOCUMENTS else None
+    if ends is not None:
+        numbers["recovery_low_percent"], numbers["recovery_high_percent"] = (100 * end for end in ends)
+    return numbers
 
 
 def _left(before: Numbers, after: Numbers, unit: Unit) -> float | None:

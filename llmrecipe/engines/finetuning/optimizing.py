@@ -1,12 +1,12 @@
 """The recipe's optimizer for a student, and what an optimizer leaves on disk."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from llmrecipe.engines.finetuning.models import learning, scaled_layers, straight
+from llmrecipe.engines.finetuning.learning import learning, scaled_layers, straight
 from llmrecipe.engines.finetuning.sharing import placed_like
 from llmrecipe.engines.runs.optimizer import build
 from llmrecipe.errors import StageError
@@ -14,8 +14,15 @@ from llmrecipe.recipe.kinds import Optimizer
 from llmrecipe.recipe.optimizer import SGD, AdamW, NoDecay
 
 
-def optimizer_of(student: nn.Module, optimizer: Optimizer) -> torch.optim.Optimizer:
+def optimizer_of(
+    student: nn.Module, optimizer: Optimizer, share: Callable[[nn.Parameter], float] = lambda _: 1.0
+) -> torch.optim.Optimizer:
     """torch's optimizer of the parameters that learn, in groups: what decays, what doesn't, and scales.
+
+    Args:
+        student: what learns.
+        optimizer: the recipe's.
+        share: of the learning rate, by which a parameter learns.
 
     Raises:
         StageError: this engine doesn't know it.
@@ -29,7 +36,8 @@ def optimizer_of(student: nn.Module, optimizer: Optimizer) -> torch.optim.Optimi
         (0.0, optimizer.learning_rate): [],
     }
     for parameter in learning(student).values():
-        decay, rate = (0.0 if id(parameter) in spared else optimizer.weight_decay), optimizer.learning_rate
+        decay = 0.0 if id(parameter) in spared else optimizer.weight_decay
+        rate = optimizer.learning_rate * share(parameter)
         if id(parameter) in scales:
             # So the largest weight of a group moves by a step of its scale as far as by one of its own.
             decay, rate = 0.0, rate / straight().largest_step(scales[id(parameter)])

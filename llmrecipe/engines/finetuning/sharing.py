@@ -15,8 +15,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from llmrecipe.engines.finetuning.hidden import layers_of
-from llmrecipe.engines.finetuning.models import is_quantized
+from llmrecipe.engines.finetuning.learning import is_quantized, layers_of
 from llmrecipe.engines.models.stored import on_disk
 from llmrecipe.errors import StageError
 

@@ -1,6 +1,6 @@
-"""What a distillation needs to go on: weights that learn, what the optimizer remembers, and the rows of its steps.
+"""What a run needs to go on: weights that learn, what the optimizer remembers, and the rows of its steps.
 
-Nothing in a step is drawn, so there is no state of random numbers.
+Whatever a step draws it draws by its number, so there is no state of random numbers.
 """
 
 from collections.abc import Mapping
@@ -10,17 +10,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmrecipe import artifacts
-from llmrecipe.engines.finetuning import optimizing
-from llmrecipe.engines.finetuning.models import learning
-from llmrecipe.engines.finetuning.sharing import gather, gathered
+from llmrecipe.engines.finetuning.learning import learning
+from llmrecipe.engines.finetuning.sharing import gather, gathered, placed_like
 from llmrecipe.engines.runs.checkpoints import KIND, checkpoints, is_whole, keep_newest
 from llmrecipe.engines.runs.state import StateFolder
 from llmrecipe.errors import StageError, refusal
 
-_WEIGHTS, _OPTIMIZER = "student.safetensors", "optimizer.safetensors"
+WEIGHTS, OPTIMIZER = "weights", "optimizer"
+"""Parts that every checkpoint has."""
+
+Parts = Mapping[str, Mapping[str, torch.Tensor]]
+"""What a checkpoint has: tensors by name, by part."""
 
 
-def save(state: StateFolder, step: int, student: torch.nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+def save(state: StateFolder, step: int, parts: Parts, count: int) -> None:
     """Write the checkpoint of a step, whole or not at all, and keep the newest `count`.
 
     Raises:
@@ -28,8 +31,8 @@ def save(state: StateFolder, step: int, student: torch.nn.Module, optimizer: tor
     """
     try:
         with artifacts.replacing(state.checkpoint(step)) as folder:
-            for file, tensors in _kept(student, optimizer).items():
-                save_file({name: gathered(tensor, folder) for name, tensor in tensors.items()}, folder / file)
+            for part, tensors in parts.items():
+                save_file({name: gathered(tensor, folder) for name, tensor in tensors.items()}, _file(folder, part))
             artifacts.seal(folder, KIND)
     except Exception as error:
         reason = refusal(error)
@@ -39,16 +42,11 @@ def save(state: StateFolder, step: int, student: torch.nn.Module, optimizer: tor
     keep_newest(state.checkpoints, count, lambda _: False)
 
 
-def give(student: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def give(parts: Parts) -> None:
     """Give this rank's part of the checkpoint that another rank writes meanwhile."""
-    for tensors in _kept(student, optimizer).values():
+    for tensors in parts.values():
         for tensor in tensors.values():
             gather(tensor)
-
-
-def _kept(student: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Mapping[str, torch.Tensor]]:
-    """What a checkpoint has, by file and name."""
-    return {_WEIGHTS: learning(student), _OPTIMIZER: optimizing.state_of(optimizer)}
 
 
 def newest(state: StateFolder) -> int:
@@ -56,14 +54,18 @@ def newest(state: StateFolder) -> int:
     return next((step for step, folder in checkpoints(state.checkpoints) if is_whole(folder)), 0)
 
 
+def load(checkpoint: Path, part: str) -> dict[str, torch.Tensor]:
+    """A part of a checkpoint; nothing if it has none of this name."""
+    file = _file(checkpoint, part)
+    return load_file(file) if file.exists() else {}
+
+
 @torch.no_grad()
-def load_student(checkpoint: Path, student: torch.nn.Module) -> None:
-    """Give a student the weights of a checkpoint."""
-    weights = load_file(checkpoint / _WEIGHTS)
-    for name, parameter in learning(student).items():
-        parameter.copy_(weights[name])
+def put(weights: Mapping[str, torch.Tensor], model: torch.nn.Module) -> None:
+    """Give a model these in the place of the weights that it learns."""
+    for name, parameter in learning(model).items():
+        parameter.copy_(placed_like(weights[name], parameter))
 
 
-def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Let an optimizer remember what it did at a checkpoint."""
-    optimizing.restore(optimizer, load_file(checkpoint / _OPTIMIZER))
+def _file(folder: Path, part: str) -> Path:
+    return folder / f"{part}.safetensors"

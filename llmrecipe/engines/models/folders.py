@@ -14,13 +14,18 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+)
 from transformers.utils import logging as transformers_logging
 
 from llmrecipe import artifacts, cards
@@ -40,6 +45,14 @@ GENERATION_FILE = "generation_config.json"
 """How a model writes, unless it is told otherwise."""
 
 
+_HEADS = (
+    (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+    (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
+    (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+)
+"""transformers' classes by what they predict, but for the next token."""
+
+
 def load_model(directory: Path) -> PreTrainedModel:
     """The model artifact in `directory`, on the CPU, in the number format that it is stored in, ready for inference.
 
@@ -55,9 +68,9 @@ def load_model(directory: Path) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError) as error:
         raise StageError(f"{directory}: transformers can't load this model: {error}") from error
-    is_masked = (config.architectures or [""])[0] in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
-    architecture = AutoModelForMaskedLM if is_masked else AutoModelForCausalLM
-    model: Any = load_weights(architecture, directory, dtype="auto", local_files_only=True)
+    name = (config.architectures or [""])[0]
+    auto: Any = next((auto for auto, names in _HEADS if name in names.values()), AutoModelForCausalLM)
+    model: Any = load_weights(auto, directory, dtype="auto", local_files_only=True)
     if hasattr(config, "quantization_config"):
         # Else it waits for a first pass through the whole model, and an encoder's parts are called by themselves.
         model.hf_quantizer.compressor.decompress_model(model)
@@ -70,11 +83,12 @@ def load_model(directory: Path) -> PreTrainedModel:
 
 
 def load_weights(
-    architecture: type[AutoModelForCausalLM | AutoModelForMaskedLM | AutoModelForSeq2SeqLM],
+    architecture: Any,
     name: Path | str,
     **options: Any,
 ) -> PreTrainedModel:
-    """The model `name`, on the CPU and ready for inference, by transformers' `from_pretrained` with these options.
+    """The model `name`, on the CPU and ready for inference, by the `from_pretrained` of one of transformers' auto
+    classes with these options.
 
     Raises:
         StageError: it can't be loaded, or its weights aren't exactly those of its configuration.

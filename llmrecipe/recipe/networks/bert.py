@@ -26,6 +26,8 @@ class Bert(Network):
         "BertModel": False,
     }
     reads_both_sides: ClassVar[bool] = True
+
+    has_token_types: ClassVar[bool] = True
     has_rotary_positions: ClassVar[bool] = False
     linear_layers: ClassVar[tuple[str, str]] = (
         "query, key, value, attention.output, intermediate, transform",

@@ -50,6 +50,9 @@ class Network(Word):
     reads_both_sides: ClassVar[bool]
     """Whether a token reads those after it as well: an encoder."""
 
+    has_token_types: ClassVar[bool] = False
+    """Whether each token can come with a number that says of which type it is (`type_vocab_size`)."""
+
     has_rotary_positions: ClassVar[bool]
     """Whether positions turn pairs of channels, so a head's width must be even."""
 

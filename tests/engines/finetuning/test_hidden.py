@@ -20,9 +20,10 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from llmrecipe import Steps, artifacts, distil, evolve
-from llmrecipe.engines.finetuning import saving
-from llmrecipe.engines.finetuning.batches import Reader, heldout_batches, training_batches
-from llmrecipe.engines.finetuning.hidden import Matching, matched
+from llmrecipe.engines.finetuning.distillation import saving
+from llmrecipe.engines.finetuning.distillation.batches import Reader, heldout_batches, training_batches
+from llmrecipe.engines.finetuning.distillation.hidden import Matching, matched
+from llmrecipe.engines.finetuning.distillation.launcher import student_of
 from llmrecipe.engines.models import folders
 from llmrecipe.errors import StageError
 
@@ -91,7 +92,7 @@ def forward(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 def test_a_narrower_student_learns_as_in_a_plain_loop_with_its_projection(made, run):
     torch.manual_seed(TRAINING.seed)
-    student = Watched(LlamaForCausalLM(run.student().config), wide=64)
+    student = Watched(LlamaForCausalLM(student_of(run).config), wide=64)
     teacher = Watched(folders.load_model(made["teacher"]).requires_grad_(False))
 
     def both(mine, its, _):
@@ -99,7 +100,7 @@ def test_a_narrower_student_learns_as_in_a_plain_loop_with_its_projection(made, 
         return forward(mine, its) + 3 * error(student.states[0] @ student.projection.T, teacher.states[1])
 
     assert column(run, "loss") == pytest.approx(plain_losses(student, teacher, made["tokens"], both), rel=1e-5)
-    learned = load_file(run.state.checkpoint(6) / "student.safetensors")[PROJECTION]
+    learned = load_file(run.state.checkpoint(6) / "weights.safetensors")[PROJECTION]
     torch.testing.assert_close(learned, student.projection.detach(), rtol=0, atol=3e-4)
 
 
@@ -107,21 +108,21 @@ def test_a_student_of_its_teachers_width_needs_no_projection(made, tmp_path):
     wide = evolve(SMALLER, hidden_size=64, num_layers=2)
     found = distilled(section(network=wide, hidden_states=HIDDEN), made, tmp_path)
     torch.manual_seed(TRAINING.seed)
-    student = Watched(LlamaForCausalLM(found.student().config))
+    student = Watched(LlamaForCausalLM(student_of(found).config))
     teacher = Watched(folders.load_model(made["teacher"]).requires_grad_(False))
 
     def both(mine, its, _):
         return forward(mine, its) + 3 * sum(map(error, student.states, teacher.states)) / 2
 
     assert column(found, "loss") == pytest.approx(plain_losses(student, teacher, made["tokens"], both), rel=1e-5)
-    assert load_file(found.state.checkpoint(6) / "student.safetensors").keys() <= weights(found).keys()
+    assert load_file(found.state.checkpoint(6) / "weights.safetensors").keys() <= weights(found).keys()
 
 
 def test_the_loss_on_held_out_text_knows_the_projection(made, run):
     job = evolve(run.job, section__parallelism__micro_batch_size=10)
     batch = next(heldout_batches(Reader.of(job, "heldout"), job, 0))[0]["input_ids"]
-    student, teacher = Watched(run.student()), Watched(folders.load_model(made["teacher"]))
-    projection = load_file(run.state.checkpoint(6) / "student.safetensors")[PROJECTION]
+    student, teacher = Watched(student_of(run)), Watched(folders.load_model(made["teacher"]))
+    projection = load_file(run.state.checkpoint(6) / "weights.safetensors")[PROJECTION]
     with torch.no_grad():
         mine, its = (model(input_ids=batch).logits[..., :320] for model in (student, teacher))
         expected = forward(mine, its) + 3 * error(student.states[0] @ projection.T, teacher.states[1])
@@ -155,10 +156,10 @@ def test_a_batch_in_parts_teaches_the_same(made, tmp_path, run, size):
 def test_a_run_goes_on_exactly_with_its_projection(made, tmp_path, run):
     distilled(section(hidden_states=HIDDEN), made, tmp_path, checkpoint_interval=4)
     (folder,) = tmp_path.glob("*/checkpoints")
-    artifacts.write_text(folder / "6" / "student.safetensors", "damaged")
+    artifacts.write_text(folder / "6" / "weights.safetensors", "damaged")
     resumed = distilled(section(hidden_states=HIDDEN), made, tmp_path, checkpoint_interval=4)
     assert resumed.metrics == run.metrics
-    for file in ("student.safetensors", "optimizer.safetensors"):
+    for file in ("weights.safetensors", "optimizer.safetensors"):
         digests = {artifacts.file_digest(each.state.checkpoint(6) / file) for each in (resumed, run)}
         assert len(digests) == 1
 
@@ -175,9 +176,9 @@ def test_a_narrower_student_comes_to_compute_what_its_teacher_does_and_is_saved_
     # As if it handed on nothing, it would be 1.
     assert before > 1e4
     assert after < 0.8e4
-    saving.save(found.student(), tmp_path / "model")
+    saving.save(student_of(found), tmp_path / "model")
     names = load_file(tmp_path / "model" / "model.safetensors").keys()
-    assert names == LlamaForCausalLM(found.student().config).state_dict().keys()
+    assert names == LlamaForCausalLM(student_of(found).config).state_dict().keys()
 
 
 def test_a_model_without_layers_in_a_list_is_refused(made):

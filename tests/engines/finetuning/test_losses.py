@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from llmrecipe.engines.finetuning import losses
-from llmrecipe.engines.finetuning.losses import summed_loss
+from llmrecipe.engines.finetuning.distillation import losses
+from llmrecipe.engines.finetuning.distillation.losses import summed_loss
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.distil import ForwardKL, JensenShannon, ReverseKL
 from llmrecipe.recipe.kinds import Divergence

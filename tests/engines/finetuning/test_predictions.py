@@ -10,10 +10,10 @@ from tiny_distillation import SMALLER, column, distilled, make_masked, section, 
 
 from llmrecipe import artifacts, cards, distil
 from llmrecipe.cards import PredictionsCard
-from llmrecipe.engines.finetuning import losses, predictions, worker
-from llmrecipe.engines.finetuning.batches import Reader, training_batches
-from llmrecipe.engines.finetuning.losses import summed_loss
-from llmrecipe.engines.finetuning.predictions import classes, top
+from llmrecipe.engines.finetuning.distillation import losses, predictions, worker
+from llmrecipe.engines.finetuning.distillation.batches import Reader, training_batches
+from llmrecipe.engines.finetuning.distillation.losses import summed_loss
+from llmrecipe.engines.finetuning.distillation.predictions import classes, top
 from llmrecipe.engines.models import folders
 from llmrecipe.errors import RecipeError, StageError
 from llmrecipe.sections import PredictSection
@@ -162,10 +162,10 @@ def test_a_student_learns_from_a_part_and_goes_on_exactly(made, live, tmp_path, 
     assert column(parts, "loss") == pytest.approx(column(found, "loss"), rel=1e-5)
     distilled(stored(16), inputs, tmp_path / "again", checkpoint_interval=4)
     (folder,) = (tmp_path / "again").glob("*/checkpoints")
-    artifacts.write_text(folder / "6" / "student.safetensors", "damaged")
+    artifacts.write_text(folder / "6" / "weights.safetensors", "damaged")
     resumed = distilled(stored(16), inputs, tmp_path / "again", checkpoint_interval=4)
     assert resumed.metrics == found.metrics
-    digests = {artifacts.file_digest(run.state.checkpoint(6) / "student.safetensors") for run in (found, resumed)}
+    digests = {artifacts.file_digest(run.state.checkpoint(6) / "weights.safetensors") for run in (found, resumed)}
     assert len(digests) == 1
 
 

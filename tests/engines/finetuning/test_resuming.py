@@ -15,7 +15,7 @@ from llmrecipe.recipe.optimizer import SGD, AdamW
 
 pytestmark = pytest.mark.slow
 
-STATE = ("student.safetensors", "optimizer.safetensors")
+STATE = ("weights.safetensors", "optimizer.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_run_goes_on_after_its_newest_whole_checkpoint(made, tmp_path, optimiz
     whole = distilled(what, made, tmp_path / "whole")
     distilled(what, made, tmp_path / "again", checkpoint_interval=2, keep_checkpoints=3)
     (folder,) = (tmp_path / "again").glob("*/checkpoints")
-    damaged = folder / "6" / "student.safetensors"
+    damaged = folder / "6" / "weights.safetensors"
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
@@ -93,7 +93,7 @@ def test_ranks_learn_a_projection_together(made, tmp_path, zero_stage):
     together = agree(
         section(data=2, micro_batch_size=2, hidden_states=hidden, zero_stage=zero_stage), made, tmp_path, alone
     )
-    one, other = (load_file(run.state.checkpoint(6) / "student.safetensors") for run in (alone, together))
+    one, other = (load_file(run.state.checkpoint(6) / "weights.safetensors") for run in (alone, together))
     torch.testing.assert_close(other, one, rtol=0, atol=3e-4)
     assert one.keys() - weights(alone).keys() == {"hidden_states_projection.weight"}
 
@@ -119,7 +119,7 @@ def agree(what, made, tmp_path, straight):
     # As if it had been killed after step 4.
     distilled(what, made, tmp_path / "again", ranks=True, checkpoint_interval=4)
     (folder,) = (tmp_path / "again").glob("*/checkpoints")
-    artifacts.write_text(folder / "6" / "student.safetensors", "damaged")
+    artifacts.write_text(folder / "6" / "weights.safetensors", "damaged")
     assert_same(distilled(what, made, tmp_path / "again", ranks=True), together)
     return together
 

@@ -10,7 +10,7 @@ from llmrecipe import Steps, artifacts, cards, evolve
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.finetuning import sharing
-from llmrecipe.engines.finetuning.models import first_student
+from llmrecipe.engines.finetuning.distillation.models import first_student
 from llmrecipe.engines.models import folders
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.optimizer import SGD

@@ -13,8 +13,10 @@ from llmrecipe import Steps, artifacts, cards, distil, evolve
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import quantization
 from llmrecipe.engines.compression.saving import save_and_verify
-from llmrecipe.engines.finetuning import saving
-from llmrecipe.engines.finetuning.models import first_student, learning, scaled_layers, straight
+from llmrecipe.engines.finetuning.distillation import saving
+from llmrecipe.engines.finetuning.distillation.launcher import student_of
+from llmrecipe.engines.finetuning.distillation.models import first_student
+from llmrecipe.engines.finetuning.learning import learning, scaled_layers, straight
 from llmrecipe.engines.finetuning.optimizing import optimizer_of
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tokenizing.folders import copy_files
@@ -96,7 +98,7 @@ def test_rounded_weights_come_nearer_to_the_teacher_and_stay_rounded(made, tmp_p
     found = run(made, name, tmp_path)
     losses = column(found, "validation_loss")
     assert losses[-1] < 0.9 * losses[0]
-    student = found.student()
+    student = student_of(found)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     # A process of its own computes bit for bit what was trained, or this fails.
@@ -126,7 +128,7 @@ def test_what_rounds_more_than_weights_is_saved_as_it_was_trained(made, tmp_path
     found = one_step(made, name, tmp_path / "run")
     (tmp_path / "scratch").mkdir()
     save_and_verify(
-        found.student(),
+        student_of(found),
         saving.save,
         tmp_path / "model",
         cards.read(made[name], ModelCard),
@@ -214,10 +216,10 @@ def test_a_rounded_student_goes_on_exactly(made, tmp_path, hidden_states):
     straight_on = distilled(what, inputs, tmp_path / "straight")
     distilled(what, inputs, tmp_path / "again", checkpoint_interval=4)
     (folder,) = (tmp_path / "again").glob("*/checkpoints")
-    artifacts.write_text(folder / "6" / "student.safetensors", "damaged")
+    artifacts.write_text(folder / "6" / "weights.safetensors", "damaged")
     resumed = distilled(what, inputs, tmp_path / "again", checkpoint_interval=4)
     assert resumed.metrics == straight_on.metrics
-    files = {artifacts.file_digest(run.state.checkpoint(6) / "student.safetensors") for run in (straight_on, resumed)}
+    files = {artifacts.file_digest(run.state.checkpoint(6) / "weights.safetensors") for run in (straight_on, resumed)}
     assert len(files) == 1
 
 

@@ -24,8 +24,9 @@ from transformers import AutoModelForMaskedLM, LlamaForCausalLM
 from llmrecipe import Epochs, FillInTheMiddle, Steps, artifacts, cards, distil, evolve
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression.saving import save_and_verify
-from llmrecipe.engines.finetuning import launcher, saving
-from llmrecipe.engines.finetuning.batches import Reader, heldout_batches, training_batches
+from llmrecipe.engines.finetuning.distillation import launcher, saving
+from llmrecipe.engines.finetuning.distillation.batches import Reader, heldout_batches, training_batches
+from llmrecipe.engines.finetuning.distillation.launcher import student_of
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tokens.masking import mask
 from llmrecipe.errors import RecipeError, StageError
@@ -113,7 +114,7 @@ def test_a_network_begins_with_the_weights_that_its_seed_draws(made, tmp_path):
     inputs = {role: made[role] for role in ("teacher", "tokens")}
     found = distilled(section(training=evolve(TRAINING, duration=Steps(3))), inputs, tmp_path)
     torch.manual_seed(TRAINING.seed)
-    student = LlamaForCausalLM(found.student().config)
+    student = LlamaForCausalLM(student_of(found).config)
     expected = plain_losses(student, folders.load_model(made["teacher"]), made["tokens"], forward, steps=3)
     assert column(found, "loss") == pytest.approx(expected, rel=1e-5)
     # Of the teacher's 384 rows, 320 are tokens.
@@ -131,7 +132,7 @@ def test_the_loss_on_held_out_text_is_that_of_its_first_sequences(made, run):
     files = artifacts.read_json(made["tokens"] / "card.json")["splits"]["heldout"]["files"]
     row = np.fromfile(made["tokens"] / files[0], "<u2").astype(np.int64)
     batch = torch.from_numpy(np.stack([row[start * LENGTH :][:LENGTH] for start in range(10)]))
-    student, teacher = run.student(), folders.load_model(made["teacher"])
+    student, teacher = student_of(run), folders.load_model(made["teacher"])
     with torch.no_grad():
         logits = [model(input_ids=batch).logits[..., :320] for model in (student, teacher)]
     assert [row["step"] for row in run.metrics if "validation_loss" in row] == [3, 6]
@@ -335,7 +336,7 @@ def test_an_encoder_is_saved_as_one_with_the_dropout_that_it_was_published_with(
     found = distilled(section(network=None), masked, tmp_path)
     # A process of its own computes the same, or this fails.
     save_and_verify(
-        found.student(),
+        student_of(found),
         saving.save,
         tmp_path / "model",
         cards.read(masked["student"], ModelCard),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from llmrecipe.errors import StageError
+from llmrecipe.engines.finetuning.learning import layers_of
 
 _PROJECTION = "hidden_states_projection"
 
@@ -98,19 +98,3 @@ def kept(layers: Sequence[nn.Module]) -> Iterator[list[torch.Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The list of a model's layers.
-
-    Raises:
-        StageError: it has none.
-    """
-    count = model.config.num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise StageError(
-        f"{type(model).__name__} has no list of its {count} layers, which hidden_states and zero_stage = 3 look for; "
-        "leave them out"
-    )

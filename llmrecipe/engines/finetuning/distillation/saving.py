@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from llmrecipe.engines.compression.quantization import save_compressed
 from llmrecipe.engines.compression.saving import save_plain
-from llmrecipe.engines.finetuning.models import is_quantized, straight
+from llmrecipe.engines.finetuning.learning import is_quantized, straight
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tokens.inputs import Tokens
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from llmrecipe.engines.finetuning.predictions import classes
+from llmrecipe.engines.finetuning.distillation.predictions import classes
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.distil import ForwardKL, JensenShannon, ReverseKL
 from llmrecipe.recipe.kinds import Divergence

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from llmrecipe import artifacts, cards, identity
 from llmrecipe.cards import ModelCard, PredictionsCard
-from llmrecipe.engines.finetuning.batches import UNLABELLED, Reader, Sample
-from llmrecipe.engines.finetuning.models import load_teacher
-from llmrecipe.engines.finetuning.predictions import StoredPredictions, sequences_a_file, top
+from llmrecipe.engines.finetuning.distillation.batches import UNLABELLED, Reader, Sample
+from llmrecipe.engines.finetuning.distillation.models import load_teacher
+from llmrecipe.engines.finetuning.distillation.predictions import StoredPredictions, sequences_a_file, top
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import StageError
 from llmrecipe.progress import told

@@ -1,20 +1,15 @@
 """Students as they are at the start, and their teachers."""
 
-import importlib
-import os
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
 
-from llmrecipe.engines.finetuning.job import Job
+from llmrecipe.engines.finetuning.distillation.job import Job
+from llmrecipe.engines.finetuning.learning import is_quantized, straight
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
-
-Zeros = list[tuple[torch.nn.Linear, torch.Tensor]]
-"""Layers with where their weights are zero."""
 
 
 def first_student(job: Job) -> PreTrainedModel:
@@ -40,17 +35,6 @@ def first_student(job: Job) -> PreTrainedModel:
     return student
 
 
-def is_quantized(model: PreTrainedModel) -> bool:
-    """Whether some of its layers are quantized."""
-    return hasattr(model.config, "quantization_config")
-
-
-def straight() -> ModuleType:
-    """What lets quantized students learn; it imports llmcompressor, which would say that it found no accelerator."""
-    os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")
-    return importlib.import_module("llmrecipe.engines.finetuning.straight")
-
-
 def load_teacher(directory: Path) -> PreTrainedModel:
     """The teacher, in float32, without gradients.
 
@@ -69,36 +53,3 @@ def _in_float32(directory: Path) -> PreTrainedModel:
         if parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
     return model
-
-
-def learning(student: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters that learn, by name; those that are tied once."""
-    scales = {id(layer.weight_scale) for layer in scaled_layers(student)}
-    return {
-        name: parameter
-        for name, parameter in student.named_parameters()
-        if parameter.requires_grad or id(parameter) in scales
-    }
-
-
-def scaled_layers(student: torch.nn.Module) -> list[torch.nn.Module]:
-    """Quantized layers whose weights have scales that can take any value, and so learn; not those of blocks, of which
-    the last may have fewer rows than the others."""
-
-    def learns(module: Any) -> bool:
-        scheme = getattr(module, "quantization_scheme", None)
-        return (
-            scheme is not None
-            and getattr(getattr(module, "weight_scale", None), "dtype", None) == torch.float32
-            and not hasattr(module, "weight_global_scale")
-            and scheme.weights.strategy != "block"
-        )
-
-    return [module for module in student.modules() if learns(module)]
-
-
-def zeros_of(student: torch.nn.Module) -> Zeros:
-    """Where the weights of its linear layers are zero."""
-    return [
-        (module, module.weight.detach() == 0) for module in student.modules() if isinstance(module, torch.nn.Linear)
-    ]

@@ -4,27 +4,23 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import attrs
-
-from llmrecipe import artifacts, cards, codec, identity, memory
+from llmrecipe import artifacts, cards, codec, memory
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression.oneshot import ours
 from llmrecipe.engines.device import check_precision, set_up
-from llmrecipe.engines.finetuning import predicting, states
-from llmrecipe.engines.finetuning.job import Job
-from llmrecipe.engines.finetuning.models import first_student, is_quantized
+from llmrecipe.engines.finetuning import states
+from llmrecipe.engines.finetuning.distillation import predicting, worker
+from llmrecipe.engines.finetuning.distillation.job import Job
+from llmrecipe.engines.finetuning.distillation.models import first_student
+from llmrecipe.engines.finetuning.learning import is_quantized
+from llmrecipe.engines.finetuning.running import FinishedRun, finish, state_of
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.vocabulary import check_tokenizer
-from llmrecipe.engines.runs import jobs, metrics
-from llmrecipe.engines.runs.events import complete, refuse_missing
-from llmrecipe.engines.runs.metrics import Row
-from llmrecipe.engines.runs.state import StateFolder
+from llmrecipe.engines.runs.events import refuse_missing
 from llmrecipe.engines.tokens.enough import refuse_small_corpora
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import RecipeError, StageError, Violation
 from llmrecipe.extensions import modules_of
-from llmrecipe.launch.lock import wait_until_free
-from llmrecipe.launch.torchrun import run_ranks
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.distilled_checks import length_findings, objective_findings
 from llmrecipe.recipe.evolve import evolve
@@ -34,32 +30,13 @@ from llmrecipe.sections import DistilSection
 log = logging.getLogger(__name__)
 
 
-@attrs.frozen(kw_only=True)
-class FinishedRun:
-    """What a run left that has come to its end."""
-
-    job: Job
-    """The run."""
-
-    state: StateFolder
-    """Its state, with the checkpoint of its last step."""
-
-    metrics: list[Row]
-    """A row a step: step, tokens, learning_rate, grad_norm, loss, and where it is measured validation_loss."""
-
-    timings: list[Row]
-    """A row a step that this machine ran: step, seconds."""
-
-    measurements: dict[str, Any]
-    """`peak_memory_mb`: the most memory that each rank held."""
-
-    def student(self) -> Any:
-        """The student with what it has learned, on the CPU; of groups of weights, scales have 16 bits."""
-        student = first_student(self.job)
-        states.load_student(self.state.checkpoint(self.job.num_steps), student)
-        if is_quantized(student):
-            ours("scales").make_narrow(student)
-        return student
+def student_of(run: FinishedRun[Job]) -> Any:
+    """The student with what it has learned, on the CPU; of groups of weights, scales have 16 bits."""
+    student = first_student(run.job)
+    states.put(states.load(run.state.checkpoint(run.job.num_steps), states.WEIGHTS), student)
+    if is_quantized(student):
+        ours("scales").make_narrow(student)
+    return student
 
 
 def distil(
@@ -73,7 +50,7 @@ def distil(
     machine: Machine,
     scratch: Path,
     events: Path,
-) -> FinishedRun:
+) -> FinishedRun[Job]:
     """Train a student to predict what its teacher does, or finish that.
 
     Args:
@@ -162,32 +139,11 @@ def distil(
     if too_large is not None:
         raise StageError(f"{name}: {too_large.reason}")
     inputs = [*tokens.directories.values(), teacher, *(path for path in (student, predictions) if path is not None)]
-    state = StateFolder(_work_folder(section, tokens.shares, inputs, scratch))
-    # A rank whose launcher was killed follows it within moments.
-    wait_until_free(state.lock, seconds=30)
+    decides = {"section": codec.unstructure(section), "shares": list(tokens.shares)}
+    state = state_of(scratch, inputs, decides)
     epochs = job.num_steps * training.global_batch_size / files.num_windows(length)
     log.info("%s steps of %s tokens, %.2f epochs", f"{job.num_steps:,}", f"{job.tokens_per_step:,}", epochs)
-    step = states.newest(state)
-    if step > 0:
-        log.info("resumes after step %d of %d", step, job.num_steps)
-    if step < job.num_steps:
-        job = evolve(job, state=str(state.root), resumed=step)
-        _start(job, state)
-        step = states.newest(state)
-    if step != job.num_steps:
-        raise StageError(
-            f"{name}: the run has ended, and its newest whole checkpoint is that of step {step} of {job.num_steps}; "
-            "`dvc repro` resumes from there"
-        )
-    logged = metrics.read(state.metrics)
-    complete(machine.events, events, name, logged)
-    return FinishedRun(
-        job=job,
-        state=state,
-        metrics=logged,
-        timings=metrics.read(state.timings),
-        measurements=artifacts.read_json(state.measurements) if state.measurements.exists() else {},
-    )
+    return finish(job, worker.__name__, state)
 
 
 def _refuse_other_tokens(teacher: Path, student: Path) -> None:
@@ -202,34 +158,3 @@ def _refuse_other_tokens(teacher: Path, student: Path) -> None:
             f"{teacher}: the teacher knows {len(its):,} tokens and the student in {student} {len(mine):,}, and "
             f"{len(differing):,} differ, such as {differing[0]!r}; what the one predicts means nothing to the other"
         )
-
-
-def _work_folder(section: DistilSection, shares: tuple[float, ...], inputs: list[Path], scratch: Path) -> Path:
-    """The folder for the state of this very run, layout included, which decides how sums are rounded."""
-    decides = {
-        "inputs": [identity.of_artifact(path) for path in inputs],
-        "section": codec.unstructure(section),
-        "shares": list(shares),
-    }
-    folder = identity.work_folder(scratch, decides)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _start(job: Job, state: StateFolder) -> None:
-    state.rewind(job.resumed)
-    jobs.write(job, state.job)
-    run_ranks(
-        job.name,
-        "llmrecipe.engines.finetuning.worker",
-        [str(state.job)],
-        ranks=job.parallelism.world_size,
-        threads_per_rank=job.parallelism.threads_per_rank,
-        device=job.machine.device,
-        environment=_environment(job.machine),
-    )
-
-
-def _environment(machine: Machine) -> dict[str, str]:
-    # Else cuBLAS may add up a product's parts in any order.
-    return {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if machine.device == "cuda" and machine.deterministic else {}

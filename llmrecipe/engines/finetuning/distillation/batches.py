@@ -8,23 +8,15 @@ import attrs
 import numpy as np
 import torch
 
-from llmrecipe.engines.finetuning.job import Job
-from llmrecipe.engines.finetuning.predictions import StoredPredictions, sequences_a_file
+from llmrecipe.engines.finetuning.distillation.job import Job
+from llmrecipe.engines.finetuning.distillation.predictions import StoredPredictions, sequences_a_file
+from llmrecipe.engines.finetuning.trainer import UNLABELLED, Batch
 from llmrecipe.engines.tokens.fill_in_the_middle import Rearrangement
 from llmrecipe.engines.tokens.masking import MaskedVocabulary, mask
 from llmrecipe.engines.tokens.mixture import TokenMixture
 from llmrecipe.engines.tokens.packing import PackedDocuments
 from llmrecipe.recipe.kinds import Objective
 from llmrecipe.recipe.objective import CausalLM, MaskedLM, MultiMaskLM
-
-UNLABELLED = -100
-"""In the place of a label where nothing is predicted, as in transformers."""
-
-Batch = dict[str, torch.Tensor]
-"""`input_ids` and `labels` `int64[sequences, length]`; `position_ids` too where documents are read by themselves.
-
-A label is what is predicted at its own place: that of a decoder is the next token. Where they are stored, the
-teacher's predictions are there as well (`StoredPredictions.read`)."""
 
 Sample = tuple[int, int]
 """A window and its epoch."""
@@ -92,7 +84,11 @@ class Reader:
         return {} if self.predictions is None else self.predictions.read(first, count)
 
     def read(self, samples: Sequence[Sample]) -> Batch:
-        """Samples, each a window and its epoch."""
+        """Samples, each a window and its epoch: `input_ids` and `labels` `int64[sequences, length]`; `position_ids` too
+        where documents are read by themselves.
+
+        A label is what is predicted at its own place: that of a decoder is the next token.
+        """
         rows = [self._row(window, epoch) for window, epoch in samples]
         inputs, labels = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         batch = {"input_ids": inputs, "labels": labels}

@@ -1,0 +1,1 @@
+"""A student that learns what its teacher predicts."""

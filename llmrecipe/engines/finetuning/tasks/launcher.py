@@ -1,0 +1,127 @@
+"""A fine-tuning from its section to its last step."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmrecipe import artifacts, cards, codec
+from llmrecipe.cards import ModelCard
+from llmrecipe.engines.device import check_precision, set_up
+from llmrecipe.engines.finetuning import states
+from llmrecipe.engines.finetuning.running import FinishedRun, finish, state_of
+from llmrecipe.engines.finetuning.tasks import worker
+from llmrecipe.engines.finetuning.tasks.job import Job
+from llmrecipe.engines.finetuning.tasks.stopping import best_step, last_step
+from llmrecipe.engines.finetuning.tasks.trainer import AVERAGE, BEST
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.runs.events import refuse_missing
+from llmrecipe.engines.runs.metrics import Row
+from llmrecipe.engines.tasks import examples as folder
+from llmrecipe.engines.tasks.heads import card_of, with_head, work_of
+from llmrecipe.errors import RecipeError, StageError, Violation
+from llmrecipe.extensions import modules_of
+from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.training_checks import phase_findings
+from llmrecipe.sections import FineTuneSection
+
+log = logging.getLogger(__name__)
+
+
+def fine_tune(
+    section: FineTuneSection,
+    *,
+    name: str,
+    start: Path,
+    examples: Path,
+    machine: Machine,
+    scratch: Path,
+    events: Path,
+) -> FinishedRun[Job]:
+    """Teach a model a task, or finish that.
+
+    Args:
+        section: the run.
+        name: the stage's, for messages.
+        start: the model.
+        examples: what it learns from.
+        machine: what it runs on.
+        scratch: a folder for the resumable states of runs.
+        events: a folder for the event files that the machine asks for.
+
+    Raises:
+        RecipeError: the section can't work with the model.
+        StageError: the examples are another task's, ranks of an earlier launch are alive, a package of the machine's
+            events is missing, or a rank failed.
+    """
+    refuse_missing(machine.events, name)
+    artifacts.open_artifact(start, "model")
+    known, found = cards.read(start, ModelCard), folder.card_of(examples)
+    if found.task != section.task.tag:
+        raise StageError(f"{examples}: are examples of {found.task}, and {name} learns {section.task.tag}")
+    # Again, since of a model from elsewhere this may only be known now.
+    unfit = [Violation(f"{name}.{path}", reason) for path, reason in section.task.misfits(known.network)]
+    if section.task.max_length > known.network.max_position_embeddings:
+        reason = f"{section.task.max_length}, and the model reads at most {known.network.max_position_embeddings}"
+        unfit.append(Violation(f"{name}.task.max_length", f"{reason}; use at most that"))
+    if unfit:
+        raise RecipeError(unfit)
+    device = set_up(machine)
+    check_precision(section.training.precision, device)
+    task = card_of(section.task, found.labels)
+    items, cut = work_of(task, folders.load_tokenizer(start)).items(folder.read(examples, "train"))
+    if cut:
+        log.warning(
+            "%s of %s training examples have more than max_length = %d tokens; the rest of %s",
+            f"{cut:,}",
+            f"{found.examples['train']:,}",
+            task.max_length,
+            "a sentence is read by itself" if items[0].places else "a text is left out",
+        )
+    job = Job(
+        section=section,
+        task=task,
+        machine=evolve(machine, device=device.type),
+        name=name,
+        modules=tuple(sorted(modules_of(section))),
+        start=str(start),
+        examples=str(examples),
+        sequences=len(items),
+        tokens=sum(item.length for item in items),
+        keep_zeros=known.sparse,
+        state="",
+        events=str(events),
+    )
+    unfit = [Violation(f"{name}.{path}", reason) for path, reason in phase_findings(job.training, job.sequence_length)]
+    if unfit:
+        raise RecipeError(unfit)
+    state = state_of(scratch, [start, examples], {"section": codec.unstructure(section)})
+    each = job.training.validation_interval
+    log.info("%s steps, %s an epoch of %s sequences", f"{job.num_steps:,}", f"{each:,}", f"{len(items):,}")
+    return finish(job, worker.__name__, state, lambda rows: last_step(rows, job.tuning.early_stopping))
+
+
+def model_of(run: FinishedRun[Job]) -> tuple[Any, int]:
+    """The model with what it has learned, on the CPU, and the step whose weights it has."""
+    job = run.job
+    model = with_head(Path(job.start), job.work(), seed=job.training.seed, dropout=job.tuning.dropout)
+    last = int(run.metrics[-1]["step"])
+    part, step = _handed_on(job, run.metrics, last)
+    states.put(states.load(run.state.checkpoint(last), part), model)
+    return model, step
+
+
+def probe(job: Job) -> torch.Tensor:
+    """A sequence to compare what models compute by: `int64[1, length]`."""
+    return torch.tensor([job.work().items(folder.read(Path(job.examples), "train"))[0][0].input_ids])
+
+
+def _handed_on(job: Job, rows: Sequence[Row], last: int) -> tuple[str, int]:
+    """Which part of the last checkpoint it is, and its step."""
+    best = best_step(rows)
+    if job.tuning.select == "best" and best is not None:
+        return BEST, best
+    return (states.WEIGHTS if job.tuning.average_decay is None else AVERAGE), last

@@ -1,0 +1,31 @@
+"""When a fine-tuning was at its best, and when it ends early, by its rows."""
+
+from collections.abc import Sequence
+
+from llmrecipe.engines.runs.metrics import Row
+
+SCORE = "validation_score"
+"""What a row has of the validation examples: the higher, the better."""
+
+
+def best_step(rows: Sequence[Row]) -> int | None:
+    """The step with the best measurement, the first of them; None before the first."""
+    measured = [(-row[SCORE], row["step"]) for row in rows if SCORE in row]
+    return min(measured)[1] if measured else None
+
+
+def last_step(rows: Sequence[Row], patience: int | None) -> int | None:
+    """The step after which a run ends because so many measurements were no better than an earlier one; None if none."""
+    if patience is None:
+        return None
+    best, waited = None, 0
+    for row in rows:
+        if SCORE not in row:
+            continue
+        if best is None or row[SCORE] > best:
+            best, waited = row[SCORE], 0
+        else:
+            waited += 1
+        if waited == patience:
+            return int(row["step"])
+    return None

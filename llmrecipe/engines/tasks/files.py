@@ -1,0 +1,104 @@
+"""Files of examples, as they lie there: rows with the line each is at."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmrecipe.errors import StageError
+
+_SHOWN = 20
+"""Of what is wrong with a file, how much is said."""
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+
+Row = tuple[int, dict[str, Any]]
+"""A line's number and what it holds."""
+
+
+class Faults:
+    """What is wrong with a file, all of which is said at once."""
+
+    def __init__(self, path: str) -> None:
+        """Collect what is wrong with the file at `path`."""
+        self._path = path
+        self._found: list[str] = []
+
+    def add(self, line: int, reason: str) -> None:
+        """Something is wrong at a line."""
+        self._found.append(f"{self._path}, line {line}: {reason}")
+
+    def refuse(self) -> None:
+        """Raise what was found.
+
+        Raises:
+            StageError: something was.
+        """
+        if self._found:
+            more = len(self._found) - _SHOWN
+            rest = [f"and {more:,} more in {self._path}"] if more > 0 else []
+            raise StageError("\n".join([*self._found[:_SHOWN], *rest]))
+
+
+def lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text with their numbers, from 1, without their ends.
+
+    Raises:
+        StageError: it is no UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yield from enumerate((line.rstrip("\r\n") for line in file), 1)
+    except UnicodeDecodeError as error:
+        reason = f"is no UTF-8 ({error.reason} at byte {error.start}); convert it, as by iconv"
+        raise StageError(f"{name}: {reason}") from None
+
+
+def rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
+    """The rows of a table or of JSON lines.
+
+    Args:
+        path: the file.
+        name: what it is called in messages.
+        faults: gets what is wrong with it.
+
+    Raises:
+        StageError: it is no UTF-8, or of another kind.
+    """
+    if path.suffix == ".jsonl":
+        yield from _json_rows(path, name, faults)
+    elif path.suffix in _DELIMITERS:
+        yield from _table_rows(path, name, faults)
+    else:
+        known = ", ".join(["'.jsonl'", *map(repr, _DELIMITERS)])
+        raise StageError(f"{name}: a file that ends in {path.suffix!r} is none of {known}; rename or convert it")
+
+
+def _json_rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
+    for number, line in lines(path, name):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            faults.add(number, f"is no JSON: {error}")
+            continue
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            faults.add(number, 'holds no object; write {"text": …}')
+
+
+def _table_rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
+    texts = (line + "\n" for _, line in lines(path, name))
+    reader = csv.DictReader(texts, delimiter=_DELIMITERS[path.suffix], strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                count = len(reader.fieldnames or ())
+                faults.add(reader.line_num, f"has another number of columns than the header, which has {count}")
+            else:
+                yield reader.line_num, row
+    except csv.Error as error:
+        faults.add(reader.line_num, str(error))

@@ -1,0 +1,100 @@
+"""Models with the head of a task."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrecipe.cards import TaskCard
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.tasks.classification import ClassificationWork
+from llmrecipe.engines.tasks.named_entities import NamedEntitiesWork
+from llmrecipe.engines.tasks.work import Work
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.kinds import Task
+from llmrecipe.recipe.task import CASES
+
+_WORKS: dict[str, type[Work]] = {each.tag: each for each in (NamedEntitiesWork, ClassificationWork)}
+
+_POOLER = "pooler."
+"""What some encoders have below the head and leave out where they predict text."""
+
+
+def card_of(task: Task, labels: tuple[str, ...]) -> TaskCard:
+    """What a model's card says of a task that it learns."""
+    return TaskCard(
+        task=task.tag,
+        labels=labels,
+        max_length=task.max_length,
+        case_as_token_types=bool(getattr(task, "case_as_token_types", False)),
+        several=getattr(task, "answer", "") == "several",
+    )
+
+
+def work_of(card: TaskCard, tokenizer: PreTrainedTokenizerBase) -> Work:
+    """A task, for a model with this card and tokenizer.
+
+    Raises:
+        StageError: nothing knows the task.
+    """
+    if card.task not in _WORKS:
+        raise StageError(f"nothing does the task {card.task!r}; known: {', '.join(_WORKS)}")
+    return _WORKS[card.task](card, tokenizer)
+
+
+def with_head(start: Path, work: Work, *, seed: int, dropout: float | None) -> PreTrainedModel:
+    """The model in `start` with a new head for a task, in float32, on the CPU.
+
+    What both have is the start's; a head, and the pooler of an encoder below it, are drawn.
+
+    Raises:
+        StageError: transformers has no such head for this network.
+    """
+    source = folders.load_model(start)
+    config = _config(start, work, dropout)
+    auto = getattr(transformers, f"AutoModelFor{work.head}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            drawn: Any = auto.from_config(config, dtype=torch.float32)
+        except ValueError as error:
+            raise StageError(f"{start}: transformers has no {work.head} for this network: {error}") from error
+    weights = {name: weight.float() for name, weight in source.base_model.state_dict().items()}
+    found = drawn.base_model.load_state_dict(weights, strict=False)
+    missing = [name for name in found.missing_keys if not name.startswith(_POOLER)]
+    strange = [name for name in found.unexpected_keys if not name.startswith(_POOLER)]
+    if missing or strange:
+        raise StageError(f"{start}: {type(drawn).__name__} has other weights: missing {missing}, unexpected {strange}")
+    model = cast(PreTrainedModel, drawn.eval())
+    if work.card.case_as_token_types:
+        _tell_case(model)
+    return model
+
+
+def _config(start: Path, work: Work, dropout: float | None) -> PretrainedConfig:
+    config = AutoConfig.from_pretrained(start, local_files_only=True)
+    labels = work.card.labels or ("score",)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: number for number, label in enumerate(labels)}
+    config.pad_token_id = work.fill_id
+    if not work.card.labels:
+        config.problem_type = "regression"
+    elif work.head == "SequenceClassification":
+        config.problem_type = "multi_label_classification" if work.card.several else "single_label_classification"
+    if dropout is not None:
+        for name, value in config.to_dict().items():
+            if "dropout" in name and isinstance(value, int | float | None) and not isinstance(value, bool):
+                setattr(config, name, dropout)
+    return config
+
+
+def _tell_case(model: PreTrainedModel) -> None:
+    """Give a model a token type for each way to write a word, all of them as what it has for the first of its own."""
+    embeddings: Any = model.base_model.embeddings
+    known = embeddings.token_type_embeddings.weight.detach()
+    table = torch.nn.Embedding(len(CASES), known.shape[1])
+    table.weight.data.copy_(known[:1].expand(len(CASES), -1))
+    embeddings.token_type_embeddings = table
+    model.config.type_vocab_size = len(CASES)

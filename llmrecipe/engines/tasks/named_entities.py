@@ -1,0 +1,290 @@
+"""Names in a text: a tag for each word, predicted at the first of its tokens."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrecipe import cards
+from llmrecipe.cards import ModelCard, TaskCard
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.tasks.counting import Counts, report
+from llmrecipe.engines.tasks.examples import Example
+from llmrecipe.engines.tasks.items import UNLABELLED, Batch, Item, Padding
+from llmrecipe.engines.tasks.tags import OUTSIDE, entities
+from llmrecipe.engines.tasks.viterbi import likeliest
+from llmrecipe.engines.tasks.work import Score, Verdict, Work, balanced
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.task import CASES, NamedEntities
+
+_LOWER, _CAPITALIZED, _UPPER, _MIXED = range(len(CASES))
+
+Piece = tuple[list[int], int, int, int]
+"""Tokens of a word, its label, and the example and word that it is."""
+
+
+def case_of(word: str) -> int:
+    """How a word is written, as a token type: see `recipe.task.CASES`."""
+    letters = [letter for letter in word if letter.isalpha()]
+    if not any(letter.isupper() for letter in letters):
+        return _LOWER
+    if len(letters) > 1 and all(letter.isupper() for letter in letters):
+        return _UPPER
+    is_first = letters[0].isupper() and not any(letter.isupper() for letter in letters[1:])
+    return _CAPITALIZED if is_first else _MIXED
+
+
+class NamedEntitiesWork(Work):
+    """Tags of words."""
+
+    tag: ClassVar[str] = NamedEntities.tag
+
+    head: ClassVar[str] = "TokenClassification"
+
+    def __init__(self, card: TaskCard, tokenizer: PreTrainedTokenizerBase) -> None:
+        """For a model with this card and tokenizer."""
+        super().__init__(card, tokenizer)
+        self._around = _around(tokenizer)
+        self._numbers = {label: number for number, label in enumerate(card.labels)}
+
+    @property
+    def padding(self) -> Padding:
+        """A label for each token."""
+        return Padding(token_id=self.fill_id, has_labels_by_token=True)
+
+    def items(self, examples: Sequence[Example]) -> tuple[list[Item], int]:
+        """Windows of whole sentences, of one document if documents are known, with a label at each first token.
+
+        A sentence is cut only where it alone is too long.
+        """
+        room = self.card.max_length - sum(map(len, self._around))
+        found: list[Item] = []
+        window: list[Piece] = []
+        document, too_long = None, 0
+        for sentence, own in zip(self._pieces(examples), examples, strict=True):
+            size = sum(len(piece[0]) for piece in sentence)
+            too_long += size > room
+            is_same = "document" in own and own["document"] == document
+            if window and (not is_same or size + sum(len(piece[0]) for piece in window) > room):
+                found.append(self._item(window, examples))
+                window = []
+            document = own.get("document")
+            for piece in sentence:
+                if window and len(piece[0]) + sum(len(other[0]) for other in window) > room:
+                    found.append(self._item(window, examples))
+                    window = []
+                window.append((piece[0][:room], *piece[1:]))
+        found.append(self._item(window, examples))
+        return found, too_long
+
+    def _pieces(self, examples: Sequence[Example]) -> Iterator[list[Piece]]:
+        """The words of each sentence."""
+        texts = [example["words"] for example in examples]
+        unknown = self.tokenizer.unk_token_id
+        encoded = self.tokenizer(texts, is_split_into_words=True, add_special_tokens=False)
+        for index, example in enumerate(examples):
+            tokens: list[list[int]] = [[] for _ in example["words"]]
+            for token, word in zip(encoded["input_ids"][index], encoded.word_ids(index), strict=True):
+                tokens[word].append(token)
+            # Signs that a tokenizer leaves out are words as well.
+            filled = [each or [self.fill_id if unknown is None else unknown] for each in tokens]
+            own = example.get("tags", [OUTSIDE] * len(filled))
+            yield [
+                (each, self._numbers[tag], index, word)
+                for word, (each, tag) in enumerate(zip(filled, own, strict=True))
+            ]
+
+    def _item(self, window: Sequence[Piece], examples: Sequence[Example]) -> Item:
+        before, after = self._around
+        input_ids, labels, places = list(before), [UNLABELLED] * len(before), []
+        types = [_LOWER] * len(before)
+        for tokens, label, example, word in window:
+            places.append((len(input_ids), example, word))
+            input_ids += tokens
+            labels += [label, *[UNLABELLED] * (len(tokens) - 1)]
+            types += [case_of(examples[example]["words"][word])] * len(tokens)
+        return Item(
+            input_ids=[*input_ids, *after],
+            labels=[*labels, *[UNLABELLED] * len(after)],
+            token_types=[*types, *[_LOWER] * len(after)] if self.card.case_as_token_types else None,
+            places=tuple(places),
+        )
+
+    def loss(self, logits: torch.Tensor, batch: Batch, weights: torch.Tensor | None) -> torch.Tensor:
+        """Cross-entropy, added up over words."""
+        labels = batch["labels"].masked_fill(~batch["counts"][:, None], UNLABELLED)
+        return functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), weight=weights, reduction="sum")
+
+    def weights(self, items: Sequence[Item]) -> torch.Tensor:
+        """By words."""
+        return balanced([label for item in items for label in item.labels if label >= 0], len(self.card.labels))
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        """How many words count."""
+        return ((batch["labels"] != UNLABELLED) & batch["counts"][:, None]).sum()
+
+    def answered(self, logits: torch.Tensor, batch: Batch, items: Sequence[Item]) -> list[tuple[int, int, list[float]]]:
+        """The logarithms of the probabilities of each word's tags."""
+        rows = [row for row, item in enumerate(items) for _ in item.places]
+        places = [place for item in items for place, *_ in item.places]
+        logs = logits[rows, places].log_softmax(-1).cpu().tolist()
+        known = [(example, word) for item in items for _, example, word in item.places]
+        return [(*each, own) for each, own in zip(known, logs, strict=True)]
+
+    def tags_of(
+        self, examples: Sequence[Example], answers: Mapping[tuple[int, int], list[float]], *, free: bool = False
+    ) -> list[list[str]]:
+        """The likeliest tags of each sentence: of all that are allowed, or, if `free`, of each word by itself."""
+        found = []
+        for index, example in enumerate(examples):
+            logs = np.array([answers[index, word] for word in range(len(example["words"]))])
+            path = logs.argmax(axis=1).tolist() if free else likeliest(logs, self.card.labels)
+            found.append([self.card.labels[number] for number in path])
+        return found
+
+    def verdict(self, examples: Sequence[Example], answers: Mapping[tuple[int, int], list[float]]) -> Verdict:
+        """Reports on entities and on tags of words."""
+        said = self.tags_of(examples, answers)
+        own = [example["tags"] for example in examples]
+        sums = [sum(_entity_counts(*pair).values(), Counts()) for pair in zip(own, said, strict=True)]
+        entity_f1 = Score(
+            better="higher",
+            above=[2.0 * each.right for each in sums],
+            below=[float(each.said + each.there) for each in sums],
+        )
+        right = [sum(one == other for one, other in zip(*pair, strict=True)) for pair in zip(own, said, strict=True)]
+        accuracy = Score(better="higher", above=list(map(float, right)), below=[float(len(each)) for each in own])
+        return Verdict(
+            numbers=self._numbers_of(own, said),
+            scores={"entity_f1": entity_f1, "word_micro_f1": accuracy},
+            pairs=_pairs(own, said, self.card.labels),
+            errors=self._errors(examples, answers, own, said),
+        )
+
+    def _numbers_of(self, own: Sequence[Sequence[str]], said: Sequence[Sequence[str]]) -> dict[str, Any]:
+        kinds = sorted({label.partition("-")[2] for label in self.card.labels} - {""})
+        by_sentence = [_entity_counts(*pair) for pair in zip(own, said, strict=True)]
+        of_entities = report(
+            {kind: sum((each.get(kind, Counts()) for each in by_sentence), Counts()) for kind in kinds}
+        )
+        of_words = report(_word_counts(own, said, self.card.labels))
+        return {
+            "entity_f1": of_entities["micro"]["f1"],
+            "entity_macro_f1": of_entities["macro"]["f1"],
+            "word_micro_f1": of_words["micro"]["f1"],
+            "word_macro_f1": of_words["macro"]["f1"],
+            "entities": of_entities,
+            "words": of_words,
+        }
+
+    def plain(self, model: PreTrainedModel, items: Sequence[Item], examples: Sequence[Example]) -> dict[str, Any]:
+        """The means where every word is read as a lower one, and gets the likeliest tag by itself."""
+        untold = [attrs.evolve(item, token_types=None) for item in items]
+        said = self.tags_of(examples, self.answers(model, untold), free=True)
+        numbers = self._numbers_of([example["tags"] for example in examples], said)
+        return {name: number for name, number in numbers.items() if isinstance(number, float)}
+
+    def _errors(
+        self, examples: Sequence[Example], answers: Mapping[tuple[int, int], list[float]], own: Any, said: Any
+    ) -> list[dict[str, Any]]:
+        """Sentences with wrong tags, by how unlikely their own were held."""
+        found = []
+        for index, example in enumerate(examples):
+            if own[index] == said[index]:
+                continue
+            surprise = -sum(answers[index, word][self._numbers[tag]] for word, tag in enumerate(own[index]))
+            found.append(
+                {
+                    "id": example["id"],
+                    "surprise": surprise,
+                    "expected": _marked(example["words"], own[index]),
+                    "answered": _marked(example["words"], said[index]),
+                }
+            )
+        return sorted(found, key=lambda error: (-error["surprise"], error["id"]))
+
+
+def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that a tokenizer puts before and behind a text."""
+    empty = list(tokenizer("")["input_ids"])
+    return empty[: (len(empty) + 1) // 2], empty[(len(empty) + 1) // 2 :]
+
+
+def _entity_counts(own: Sequence[str], said: Sequence[str]) -> dict[str, Counts]:
+    there, found = entities(own), entities(said)
+    return {
+        kind: Counts(
+            right=len({each for each in found if each.kind == kind} & set(there)),
+            said=sum(each.kind == kind for each in found),
+            there=sum(each.kind == kind for each in there),
+        )
+        for kind in {each.kind for each in (*there, *found)}
+    }
+
+
+def _word_counts(
+    own: Sequence[Sequence[str]], said: Sequence[Sequence[str]], labels: Sequence[str]
+) -> dict[str, Counts]:
+    pairs = [pair for row in zip(own, said, strict=True) for pair in zip(*row, strict=True)]
+    return {
+        label: Counts(
+            right=sum(one == other == label for one, other in pairs),
+            said=sum(other == label for _, other in pairs),
+            there=sum(one == label for one, _ in pairs),
+        )
+        for label in labels
+    }
+
+
+def _pairs(
+    own: Sequence[Sequence[str]], said: Sequence[Sequence[str]], labels: Sequence[str]
+) -> list[tuple[str, str, int]]:
+    counts: dict[tuple[str, str], int] = {}
+    for row in zip(own, said, strict=True):
+        for pair in zip(*row, strict=True):
+            counts[pair] = counts.get(pair, 0) + 1
+    return [(one, other, counts.get((one, other), 0)) for one in labels for other in labels]
+
+
+def _marked(words: Sequence[str], given: Sequence[str]) -> str:
+    """A sentence with its entities in brackets: `[PER Ada] writes`."""
+    found = {each.first: each for each in entities(given)}
+    ends = {each.end for each in found.values()}
+    parts = []
+    for index, word in enumerate(words):
+        opened = f"[{found[index].kind} {word}" if index in found else word
+        parts.append(f"{opened}]" if index + 1 in ends else opened)
+    return " ".join(parts)
+
+
+class Tagger:
+    """A model that was fine-tuned for `NamedEntities`, for programs: it knows how words are written, and of tags only
+    sequences that IOB2 allows.
+
+    The model in the same folder works with transformers' own `AutoModelForTokenClassification` as well, which reads
+    every word as a lower one and takes the likeliest tag of each.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        """Load the model in `directory`.
+
+        Raises:
+            StageError: there is none that was fine-tuned for this.
+        """
+        folder = Path(directory)
+        self._model: PreTrainedModel = folders.load_model(folder)
+        card = cards.read(folder, ModelCard).task
+        if card is None or card.task != NamedEntities.tag:
+            raise StageError(f"{folder}: this model wasn't fine-tuned for NamedEntities")
+        self._work = NamedEntitiesWork(card, folders.load_tokenizer(folder))
+
+    def __call__(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
+        """The tags of the words of each sentence, such as `[["Ada", "writes"]]`; each is read by itself."""
+        examples = [{"words": list(words)} for words in sentences]
+        items, _ = self._work.items(examples)
+        return self._work.tags_of(examples, self._work.answers(self._model, items))

@@ -1,0 +1,157 @@
+"""Rules about what learns which task, and how."""
+
+from typing import Any
+
+from llmrecipe.recipe.augment import models
+from llmrecipe.recipe.distilled import Distilled
+from llmrecipe.recipe.fine_tuned import FineTuned
+from llmrecipe.recipe.kinds import SPLITS, Augmenter, Model, Task
+from llmrecipe.recipe.model import Trained
+from llmrecipe.recipe.optimizer import SGD, AdamW
+from llmrecipe.recipe.parallelism import Parallelism
+from llmrecipe.recipe.quantity import Fraction
+from llmrecipe.recipe.rules import Findings, Rules
+from llmrecipe.recipe.task import NamedEntities
+from llmrecipe.recipe.training_checks import share_findings
+
+rules = Rules()
+
+
+@rules.add("train", "validation", "test", of=Task)
+def _splits(task: Task) -> Findings:
+    shares = {split: share for split in SPLITS[1:] if isinstance(share := getattr(task, split), Fraction)}
+    for split, share in shares.items():
+        if share.of_total in (0, 1):
+            yield split, f"{share} leaves it or the training examples empty; use some of them, such as Fraction(0.1)"
+    if sum(share.of_total for share in shares.values()) >= 1:
+        together = " and ".join(f"{split} = {share}" for split, share in shares.items())
+        yield "validation", f"{together} leave nothing to learn from; use less, such as Fraction(0.1)"
+    files: dict[str, str] = {}
+    for split in SPLITS:
+        file = getattr(task, split)
+        if not isinstance(file, str):
+            continue
+        if file in files:
+            why = "what is learned from says nothing of what was learned" if files[file] == "train" else "one decides"
+            reason = f"{file!r} is the file of {files[file]} as well, and {why}; give it one of its own, or a share"
+            yield split, reason
+        files.setdefault(file, split)
+
+
+@rules.add("words_field", "tags_field", of=NamedEntities)
+def _one_field(task: NamedEntities) -> Findings:
+    if task.words_field == task.tags_field:
+        yield "tags_field", f"{task.tags_field!r} is words_field as well; name the key of the tags"
+
+
+@rules.add("task", "start.network", of=FineTuned)
+def _unfit(model: FineTuned) -> Findings:
+    yield from model.task.misfits(model.start.network)
+
+
+@rules.add("task.max_length", "start.network.max_position_embeddings", of=FineTuned)
+def _too_long(model: FineTuned) -> Findings:
+    length, longest = model.task.max_length, model.start.network.max_position_embeddings
+    if length > longest:
+        yield (
+            "task.max_length",
+            f"{length}, and {model.start.name} reads at most {longest} tokens (max_position_embeddings); use at most "
+            f"{longest}",
+        )
+
+
+@rules.add("start", of=FineTuned)
+def _rounded(model: FineTuned) -> Findings:
+    if model.start.is_rounded:
+        yield (
+            "start",
+            f"{model.start.name} is {type(model.start).__name__}: its weights are rounded, and can't be trained; start "
+            f"from what it was made of, and quantize what comes of it",
+        )
+
+
+@rules.add("objective", of=FineTuned)
+def _foreign_objective(model: FineTuned) -> Findings:
+    if model.objective.module:
+        yield (
+            "start",
+            f"{model.start.name} was trained by {type(model.objective).__name__}, which nanotron alone computes; start "
+            "from a model trained by MaskedLM or CausalLM",
+        )
+
+
+@rules.add("start", of=Trained)
+def _trained_further(model: Trained) -> Findings:
+    if isinstance(model.start, Model) and model.start.task is not None:
+        yield "start", f"{model.start.name} has learned {_forgotten(model.start)}; start from what it was made of"
+
+
+@rules.add("student", "teacher", of=Distilled)
+def _distilled(model: Distilled) -> Findings:
+    for path in ("student", "teacher"):
+        parent = getattr(model, path)
+        if isinstance(parent, Model) and parent.task is not None:
+            yield (
+                path,
+                f"{parent.name} has learned {_forgotten(parent)}; distil what it was made of, and fine-tune what comes "
+                "of that",
+            )
+
+
+def _forgotten(model: Model) -> str:
+    return f"{model.task.name}, and predicts no text any more" if model.task else ""
+
+
+# Only a fine-tuning has this field, be it a model's or that of a stage's section.
+@rules.add("average_decay", "optimizer")
+def _optimizer(training: Any) -> Findings:
+    if not isinstance(training.optimizer, AdamW | SGD):
+        name = type(training.optimizer).__name__
+        yield "optimizer", f"{name} is for models that nanotron trains; a task is learned by AdamW or SGD"
+
+
+@rules.add("task", "training.schedule")
+def _phases(run: Any) -> Findings:
+    yield from share_findings(run.training.schedule)
+
+
+@rules.add(of=Augmenter)
+def _writes_no_text(augmenter: Augmenter) -> Findings:
+    for path, model in models(augmenter).items():
+        if isinstance(model, Model) and model.task is not None:
+            yield path, f"{model.name} has learned {_forgotten(model)}; use what it was made of"
+
+
+@rules.add("task", "training.class_weights")
+def _no_classes(run: Any) -> Findings:
+    if run.training.class_weights is not None and not run.task.has_classes:
+        yield "training.class_weights", f"{run.training.class_weights!r}, and a score is of no class; leave it out"
+
+
+@rules.add("task", "training", "parallelism")
+def _layout(run: Any) -> Findings:
+    yield from layout_findings(run.parallelism)
+
+
+def layout_findings(parallelism: Parallelism) -> Findings:
+    """Which layouts transformers' Trainer, as it is used here, can't have."""
+    for name in ("tensor", "pipeline"):
+        ranks = getattr(parallelism, name)
+        if ranks > 1:
+            yield (
+                f"parallelism.{name}",
+                f"{ranks} ranks would compute a replica's layers together, and here each computes all of them; use "
+                f"{name} = 1, and data = {ranks * parallelism.data} for as many ranks, with "
+                "zero_stage = 3 if they are too large for one",
+            )
+    if parallelism.zero_stage == 1:
+        yield (
+            "parallelism.zero_stage",
+            "1, which shares the optimizer's state alone, is for models that nanotron trains; use 3, which shares the "
+            "weights as well, or 0",
+        )
+    if parallelism.recompute_activations:
+        yield (
+            "parallelism.recompute_activations",
+            "True is for models that nanotron trains; use False, and a smaller micro_batch_size if memory is short",
+        )

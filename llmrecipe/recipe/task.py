@@ -1,0 +1,87 @@
+"""What a pretrained model learns to do for somebody."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import attrs
+
+from llmrecipe.recipe.kinds import Task
+from llmrecipe.recipe.networks.network import Network
+from llmrecipe.recipe.schema import define
+from llmrecipe.recipe.validators import not_empty
+
+__all__ = [
+    "Classification",
+    "NamedEntities",
+]
+
+CASES = ("lower", "capitalized", "upper", "mixed")
+"""How a word is written, by the token type that says so: `word` or `7`, `Word`, `WORD`, `woRd`."""
+
+
+@define("named_entities")
+class NamedEntities(Task):
+    """The names of persons, places and the like in a text: every word gets a tag, `B-PER`, `I-PER` or `O`.
+
+    Files that end in `.jsonl` hold a sentence a line, its words and their tags as lists. All others hold a word a
+    line, its tag in the last column, and a blank line behind each sentence (CoNLL); a line `-DOCSTART-` begins a
+    document. Tags may be IOB (IOB1), IOB2 or IOBES (BIOES, BILOU); they are read as IOB2. Where documents are marked,
+    a model reads as many sentences of one at once as `max_length` has room for, so that each has its context.
+
+    The tag of a word is predicted at the first of its tokens. Of all sequences of tags that IOB2 allows, the likeliest
+    is taken (Viterbi).
+    """
+
+    words_field: str = attrs.field(default="tokens", validator=not_empty)
+    """In JSON lines, the key of the words."""
+
+    tags_field: str = attrs.field(default="tags", validator=not_empty)
+    """In JSON lines, the key of the tags."""
+
+    case_as_token_types: bool = False
+    """Whether an encoder whose tokenizer lowers all letters is told how a word is written: lower, Capitalized, UPPER,
+    or mixed, as four kinds of token types. Names are known by their case. Only for networks that have token types, as
+    `Bert`; a program that uses the model without that (`Tagger` has it) reads every word as a lower one."""
+
+    @property
+    def token_types(self) -> int | None:
+        """Four, one for each way to write a word, if it is told."""
+        return len(CASES) if self.case_as_token_types else None
+
+    def misfits(self, network: Network) -> Iterator[tuple[str, str]]:
+        """Why such a network can't learn it, and what can."""
+        if not network.reads_both_sides:
+            yield (
+                "start",
+                f"{type(network).__name__} reads a word before what comes after it, which names depend on; use an "
+                "encoder, such as Bert or ModernBert",
+            )
+        elif self.case_as_token_types and not network.has_token_types:
+            yield "task.case_as_token_types", f"True, and {type(network).__name__} has no token types; leave it out"
+
+
+@define("classification")
+class Classification(Task):
+    """What kind of text this is: one label of several, several at once, or a score.
+
+    Files are tables with a header line (`.csv`, or `.tsv` and `.tab` with tabs) or JSON lines (`.jsonl`), one text
+    a row.
+    """
+
+    text_field: str = attrs.field(default="text", validator=not_empty)
+    """The column or key of the text."""
+
+    second_text_field: str | None = attrs.field(default=None, validator=attrs.validators.optional(not_empty))
+    """That of another text, where two are compared; None for one text alone."""
+
+    label_field: str = attrs.field(default="label", validator=not_empty)
+    """That of the label."""
+
+    answer: Literal["one", "several", "score"] = "one"
+    """What a text has: one label; any number of labels, as a list in JSON, and separated by `|` in a table; or a
+    number."""
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether it is no score."""
+        return self.answer != "score"

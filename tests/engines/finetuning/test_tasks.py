@@ -1,0 +1,265 @@
+"""A run that learns a task: what it computes, that it goes on with the same bytes, that ranks learn what one does."""
+
+import math
+import signal
+
+import pytest
+import tiny_tasks
+import torch
+from safetensors.torch import load_file
+from tiny_tasks import TONES, TUNING, killed, make, section, tuned
+from torch.nn import functional
+from transformers import AutoModelForTokenClassification
+
+from llmrecipe import Steps, artifacts, evolve
+from llmrecipe.engines.finetuning.tasks.launcher import model_of
+from llmrecipe.engines.finetuning.tasks.stopping import best_step, last_step
+from llmrecipe.engines.finetuning.tasks.trainer import AVERAGE, BEST
+from llmrecipe.engines.models import folders
+from llmrecipe.engines.runs.checkpoints import checkpoints
+from llmrecipe.engines.tasks import examples
+from llmrecipe.engines.tasks.heads import card_of, with_head, work_of
+from llmrecipe.engines.tasks.items import steps as read
+from llmrecipe.recipe.optimizer import AdamW
+from llmrecipe.recipe.schedule import Constant
+
+pytestmark = pytest.mark.slow
+
+LAST = 12
+"""The last step: two epochs of 48 sentences, 8 a step."""
+
+FILES = ("weights", "optimizer", "average", "best")
+
+EXACT = evolve(TUNING, dropout=0.0, average_decay=None)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return tiny_tasks.stage_inputs(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module")
+def straight(made, tmp_path_factory):
+    return tuned(section(), made, tmp_path_factory.mktemp("straight"), ranks=True)
+
+
+def column(run, name):
+    return [row[name] for row in run.metrics if name in row]
+
+
+def digests(run):
+    folder = run.state.checkpoint(LAST)
+    return {file: artifacts.file_digest(folder / f"{file}.safetensors") for file in FILES}
+
+
+def test_it_learns(straight):
+    losses, scores = column(straight, "loss"), column(straight, "validation_score")
+    assert len(losses) == LAST
+    assert losses[-1] < 0.7 * losses[0]
+    assert len(scores) == 2
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(made, tmp_path, straight):
+    """One run, killed again each time that it has been continued, with dropout, a mean of weights and a best step."""
+    moments = [
+        ("open", r"\.2\.tmp/\.manifest.json.tmp", []),
+        ("os.rename", r"/checkpoints/4$", [2]),
+        # After an epoch, whose weights were the best.
+        ("os.rename", r"/checkpoints/8$", [4, 6]),
+        ("shutil.rmtree", r"/checkpoints/8$", [8, 10, 12]),
+    ]
+    for event, path, left in moments:
+        assert killed(section(), made, tmp_path, event, path) == -signal.SIGKILL
+        (folder,) = tmp_path.glob("*/checkpoints")
+        assert sorted(step for step, _ in checkpoints(folder)) == left
+    resumed = tuned(section(), made, tmp_path, checkpoint_interval=2)
+    assert resumed.metrics == straight.metrics
+    assert digests(resumed) == digests(straight)
+
+
+def plain_losses(made, training, steps):
+    """Of a plain loop with torch's AdamW over the same items."""
+    what = tiny_tasks.NAMES
+    known = examples.card_of(made["examples"])
+    work = work_of(card_of(what, known.labels), folders.load_tokenizer(made["start"]))
+    items, _ = work.items(examples.read(made["examples"], "train"))
+    model = with_head(made["start"], work, seed=training.seed, dropout=0.0).train()
+    decayed = [weight for weight in model.parameters() if weight.dim() == 2]
+    others = [weight for weight in model.parameters() if weight.dim() == 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    stepper = torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.95), eps=1e-8)
+    losses = []
+    for step, chosen in zip(range(steps), read(items, 8, training.seed, by_length=True, first=0), strict=False):
+        total, count = 0.0, 0
+        for item in chosen:
+            logits = model(input_ids=torch.tensor([item.input_ids])).logits[0]
+            labels = torch.tensor(item.labels)
+            total = total + functional.cross_entropy(logits, labels, reduction="sum")
+            count += int((labels >= 0).sum())
+        loss = total / count
+        stepper.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in stepper.param_groups:
+            group["lr"] = 3e-3 * min(1, (step + 1) / 2)
+        stepper.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_losses_are_those_of_a_plain_loop(made, tmp_path):
+    run = tuned(section(training=EXACT), made, tmp_path)
+    assert column(run, "loss")[:6] == pytest.approx(plain_losses(made, EXACT, 6), rel=1e-4)
+
+
+def test_two_ranks_learn_what_one_does(made, tmp_path):
+    alone = tuned(section(training=EXACT), made, tmp_path / "alone")
+    together = tuned(section(training=EXACT, data=2), made, tmp_path / "together", ranks=True)
+    assert column(together, "loss") == pytest.approx(column(alone, "loss"), rel=1e-4)
+    assert column(together, "validation_score") == pytest.approx(column(alone, "validation_score"))
+
+
+def test_ranks_that_share_weights_learn_what_one_does(made, tmp_path):
+    alone = tuned(section(), made, tmp_path / "alone")
+    what = section(data=2, zero_stage=3, training=EXACT)
+    together = tuned(what, made, tmp_path / "together", ranks=True)
+    exact = tuned(section(training=EXACT), made, tmp_path / "exact")
+    assert column(together, "loss") == pytest.approx(column(exact, "loss"), rel=1e-4)
+    averaged = tuned(section(data=2, zero_stage=3), made, tmp_path / "averaged", ranks=True)
+    shapes = [
+        {name: tensor.shape for name, tensor in load_file(run.state.checkpoint(LAST) / f"{part}.safetensors").items()}
+        for run in (alone, averaged)
+        for part in (AVERAGE, BEST)
+    ]
+    assert all(shape == shapes[0] for shape in shapes)
+
+
+def test_an_epoch_whose_last_step_is_short_counts_each_example_once(made, tmp_path):
+    """48 sentences: 20, 20 and 8 at a step, of which one rank has but a filler in the end. Nothing is learned."""
+    frozen = {"optimizer": AdamW(learning_rate=1e-30), "schedule": Constant(warmup=Steps(0))}
+    training = evolve(EXACT, global_batch_size=20, group_by_length=False, **frozen)
+    run = tuned(section(training=training, data=2, micro_batch_size=5), made, tmp_path, ranks=True)
+    alone = tuned(section(training=training, data=1, micro_batch_size=20), made, tmp_path / "alone")
+    assert len(column(run, "loss")) == 6
+    assert column(run, "loss") == pytest.approx(column(alone, "loss"), rel=1e-5)
+
+
+def test_the_mean_of_weights_is_that_of_its_definition(made, tmp_path):
+    training = evolve(TUNING, dropout=0.0, average_decay=0.5, epochs=0.5)
+    run = tuned(section(training=training), made, tmp_path, checkpoint_interval=1, keep_checkpoints=3)
+    weights = [load_file(run.state.checkpoint(step) / "weights.safetensors") for step in (2, 3)]
+    average = [load_file(run.state.checkpoint(step) / "average.safetensors") for step in (2, 3)]
+    share = 1 - min(0.5, (1 + 3) / (10 + 3))
+    for name, weight in weights[1].items():
+        expected = average[0][name] * (1 - share) + weight * share
+        torch.testing.assert_close(average[1][name], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_layers_nearer_to_the_text_change_less(made, tmp_path):
+    def moved(decay):
+        training = evolve(
+            EXACT,
+            layer_decay=decay,
+            epochs=0.17,
+            schedule=Constant(warmup=Steps(0)),
+            optimizer=AdamW(learning_rate=1e-3, weight_decay=0.0),
+        )
+        run = tuned(section(training=training), made, tmp_path / str(decay))
+        job = run.job
+        first = with_head(made["start"], job.work(), seed=job.training.seed, dropout=0.0).state_dict()
+        after = load_file(run.state.checkpoint(1) / "weights.safetensors")
+        return {name: (after[name] - first[name]).abs().max().item() for name in after}
+
+    whole, less = moved(1.0), moved(0.5)
+    for name, depth in (
+        ("classifier.weight", 0),
+        ("bert.encoder.layer.1.output.dense.weight", 1),
+        ("bert.encoder.layer.0.output.dense.weight", 2),
+        ("bert.embeddings.word_embeddings.weight", 3),
+    ):
+        assert less[name] == pytest.approx(whole[name] * 0.5**depth, rel=1e-3)
+
+
+def test_the_best_epoch_is_handed_on(made, tmp_path):
+    training = evolve(TUNING, epochs=6, optimizer=AdamW(learning_rate=0.3), average_decay=None)
+    run = tuned(section(training=training), made, tmp_path)
+    model, step = model_of(run)
+    assert step == best_step(run.metrics)
+    best = load_file(run.state.checkpoint(run.metrics[-1]["step"]) / "best.safetensors")
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, best[name])
+    last, its = model_of(tuned(section(training=evolve(training, select="last")), made, tmp_path / "last"))
+    assert its == run.metrics[-1]["step"]
+    assert any(not torch.equal(weight, best[name]) for name, weight in last.named_parameters()) or step == its
+
+
+def test_a_run_ends_early_where_nothing_gets_better_and_ends_there_again(made, tmp_path):
+    training = evolve(EXACT, epochs=50, early_stopping=2, optimizer=AdamW(learning_rate=1e-30))
+    run = tuned(section(training=training), made, tmp_path)
+    assert run.metrics[-1]["step"] == 18
+    assert tuned(section(training=training), made, tmp_path).metrics == run.metrics
+
+
+ROWS = [{"step": step, "validation_score": score} for step, score in ((1, 0.1), (2, 0.3), (3, 0.3), (4, 0.2), (5, 0.4))]
+
+
+@pytest.mark.parametrize(("patience", "last"), [(None, None), (1, 3), (2, 4), (3, None)])
+def test_when_a_run_ends_by_hand(patience, last):
+    assert last_step([{"step": 0}, *ROWS], patience) == last
+
+
+def test_the_best_step_is_the_first_of_the_best():
+    assert best_step(ROWS[:3]) == 2
+    assert best_step([{"step": 1}]) is None
+
+
+def test_balanced_classes_weigh_as_much_together(made, tmp_path):
+    training = evolve(EXACT, class_weights="balanced", epochs=0.17)
+    run = tuned(section(training=training), made, tmp_path)
+    work = run.job.work()
+    weights = work.weights(work.items(examples.read(made["examples"], "train"))[0])
+    tags = [tag for row in examples.read(made["examples"], "train") for tag in row["tags"]]
+    for label, weight in zip(run.job.task.labels, weights.tolist(), strict=True):
+        if label in tags:
+            assert weight * tags.count(label) == pytest.approx(len(tags) / len(run.job.task.labels))
+
+
+ANSWERS = {
+    "one": ["good" if index % 3 else "bad" for index in range(60)],
+    "several": [["a"] if index % 2 else ["a", "b"] if index % 3 else [] for index in range(60)],
+    "score": [index / 60 for index in range(60)],
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_texts_of_every_kind_are_learned(made, tmp_path, answer):
+    what = evolve(TONES, answer=answer)
+    key = {"one": "label", "several": "labels", "score": "score"}[answer]
+    rows = [
+        [{"id": str(index), "text": f"{given} and more", key: given}] for index, given in enumerate(ANSWERS[answer])
+    ]
+    inputs = {"start": made["start"], "examples": make(tmp_path, what, {"train": rows})}
+    run = tuned(section(what, evolve(EXACT, epochs=4, optimizer=AdamW(learning_rate=3e-3))), inputs, tmp_path / "run")
+    losses = column(run, "loss")
+    assert losses[-1] < 0.8 * losses[0]
+    work = run.job.work()
+    split = examples.read(inputs["examples"], "validation")
+    model, _ = model_of(run)
+    verdict = work.verdict(split, work.answers(model, work.items(split)[0]))
+    first = next(iter(verdict.scores.values()))
+    best = max(column(run, "validation_score"))
+    assert (first.value if first.better == "higher" else -first.value) == pytest.approx(best, rel=1e-5)
+    assert math.isfinite(first.value)
+
+
+def test_a_plain_program_gets_the_logits_of_a_model_with_types_of_case(made, tmp_path):
+    what = evolve(tiny_tasks.NAMES, case_as_token_types=True)
+    inputs = made | {"examples": tiny_tasks.make_names(tmp_path / "names", what=what)}
+    model, _ = model_of(tuned(section(what), inputs, tmp_path / "run"))
+    model.save_pretrained(tmp_path / "saved")
+    plain = AutoModelForTokenClassification.from_pretrained(tmp_path / "saved")
+    assert plain.config.type_vocab_size == 4
+    read = {"input_ids": torch.tensor([[5, 6, 7]])}
+    types = torch.tensor([[0, 1, 3]])
+    assert torch.equal(plain(**read, token_type_ids=types).logits, model(**read, token_type_ids=types).logits)
+    assert not torch.equal(plain(**read).logits, plain(**read, token_type_ids=types).logits)
