@@ -15,6 +15,7 @@ from llmrecipe.cli import compared, diagnosis, outdated, revisions
 from llmrecipe.cli.listing import one
 from llmrecipe.cli.render import show_warning
 from llmrecipe.cli.table import recoveries, table
+from llmrecipe.cli.tasks import reports
 from llmrecipe.errors import LLMRecipeError, StageError, Violation
 from llmrecipe.foreign import foreign
 from llmrecipe.loader import find
@@ -37,6 +38,8 @@ from llmrecipe.sections import (
 SHOWN_SAMPLES = 3
 
 SAMPLES = "samples.json"
+
+_OF_TEXT = ("perplexity", "masked_perplexity", "pseudo_perplexity")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -148,6 +151,7 @@ def report(recipe: Recipe) -> str:
         f"{recipe.name}: {models[final]}",
         _table(metrics, models),
         recoveries({name: metrics[name] for name in models}),
+        reports({name: metrics[name] for name in models}),
         _released(pipeline),
         "\n".join(_diagnoses(pipeline)),
         "\n".join(_notes(models)),
@@ -229,7 +233,8 @@ def _there(stage: Stage, name: str) -> Path:
 def _table(metrics: dict[str, dict[str, Any]], models: dict[str, Path]) -> str:
     rows = [(name, metrics[name], str(path)) for name, path in models.items()]
     rows += _unigrams({name: metrics[name] for name in models})
-    return table("held-out text", rows)
+    reads_text = any(key in numbers for _, numbers, _ in rows for key in _OF_TEXT)
+    return table("held-out text" if reads_text else "model", rows)
 
 
 def _unigrams(metrics: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], str]]:

@@ -18,6 +18,15 @@ COLUMNS = {
     "training_seconds": ("training", "{:,.0f} s"),
     "tokens_per_second": ("speed", "{:,.0f} tokens/s"),
     "recovery_percent": ("recovery", "{:.1f} %"),
+    "entity_f1": ("entity F1", "{:.4f}"),
+    "entity_macro_f1": ("entity macro F1", "{:.4f}"),
+    "word_micro_f1": ("word micro F1", "{:.4f}"),
+    "word_macro_f1": ("word macro F1", "{:.4f}"),
+    "accuracy": ("accuracy", "{:.4f}"),
+    "micro_f1": ("micro F1", "{:.4f}"),
+    "macro_f1": ("macro F1", "{:.4f}"),
+    "examples": ("examples", "{:,}"),
+    "cut_examples": ("cut", "{:,}"),
     "text_lost_percent": ("text lost", "{:.1f} %"),
     "size_mb": ("size", "{:,.2f} MB"),
     "bits_per_weight": ("bits/weight", "{:.2f}"),
@@ -108,7 +117,7 @@ def table(title: str, rows: list[tuple[str, dict[str, Any], str]]) -> str:
     cells = [[title, *(column.title for column in columns), ""]]
     for name, numbers, remark in rows:
         cells.append([name, *(column.cell(numbers) for column in columns), remark])
-    return _aligned(cells)
+    return aligned(cells)
 
 
 def recoveries(models: Mapping[str, dict[str, Any]]) -> str:
@@ -136,7 +145,7 @@ def _by_corpus(group: str, models: Mapping[str, dict[str, Any]]) -> str:
         found = [models[name].get(corpus, {}) for corpus in corpora]
         if any("recovery_percent" in numbers for numbers in found):
             cells.append([name, *(Column("", "recovery_percent").cell(numbers) for numbers in found), ""])
-    return _aligned(cells) if len(cells) > 2 else ""
+    return aligned(cells) if len(cells) > 2 else ""
 
 
 def _perplexity(numbers: dict[str, Any]) -> str:
@@ -144,7 +153,7 @@ def _perplexity(numbers: dict[str, Any]) -> str:
     return "" if key is None else Column("", key).cell(numbers)
 
 
-def _aligned(cells: list[list[str]]) -> str:
+def aligned(cells: list[list[str]]) -> str:
     """Rows of a name, numbers and a remark."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []

@@ -1,0 +1,209 @@
+"""What a recipe is refused for that fine-tunes a model, and what of it is planned."""
+
+import attrs
+import pytest
+from strategies import SMALL, SMALL_MODEL
+
+from llmrecipe import (
+    Bert,
+    Corpus,
+    Distilled,
+    Epochs,
+    FineTuned,
+    FineTuning,
+    Fraction,
+    MaskedLM,
+    ModernBert,
+    Parallelism,
+    PretrainedModel,
+    Quantized,
+    Recipe,
+    Steps,
+    Trained,
+    augment,
+    evolve,
+    measure,
+    optimizer,
+    preflight,
+    schedule,
+    scheme,
+    source,
+    task,
+)
+from llmrecipe.plan.planner import plan
+from llmrecipe.recipe import checks
+
+ENCODER = PretrainedModel(
+    name="encoder",
+    path="models/encoder",
+    network=Bert(hidden_size=64, num_layers=2, num_attention_heads=4),
+    objective=MaskedLM(sequence_length=64),
+)
+NAMES = task.NamedEntities(name="names", train="data/train.txt", validation="data/dev.txt", test="data/test.txt")
+TUNED = FineTuned(name="tuned", start=ENCODER, task=NAMES)
+
+
+def recipe(model, *measures):
+    return Recipe(name="small", models=(model,), measures=measures or (measure.Task(),))
+
+
+def found(model, *measures):
+    violations = checks.violations(recipe(model, *measures))
+    return {each.path.removeprefix("small.").removeprefix("models[0]."): each.reason for each in violations}
+
+
+def test_a_recipe_that_is_right_is_taken():
+    assert found(TUNED) == {}
+    assert found(evolve(TUNED, parallelism=Parallelism(data=2, micro_batch_size=8, zero_stage=3))) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "reason"),
+    [
+        ({"start": SMALL_MODEL}, "start", "Llama reads a word before what comes after it, which names depend on"),
+        ({"task__max_length": 513}, "task.max_length", "513, and encoder reads at most 512 tokens"),
+        ({"task__test": "data/train.txt"}, "task.test", "'data/train.txt' is the file of train as well"),
+        ({"task__test": "data/dev.txt"}, "task.test", "'data/dev.txt' is the file of validation as well"),
+        ({"task__test": Fraction(0.0)}, "task.test", "leaves it or the training examples empty"),
+        ({"task__test": Fraction(0.5), "task__validation": Fraction(0.5)}, "task.validation", "leave nothing to learn"),
+        ({"task__tags_field": "tokens"}, "task.tags_field", "'tokens' is words_field as well"),
+        ({"task__name": "a b"}, "task.name", "use 'a-b'"),
+        ({"task__train": ""}, "task.train", "must not be empty"),
+        ({"training__optimizer": optimizer.Muon(learning_rate=1.0)}, "training.optimizer", "Muon is for models that"),
+        ({"training__epochs": 0.0}, "training.epochs", "must be greater than 0"),
+        ({"training__layer_decay": 1.5}, "training.layer_decay", "must be at most 1"),
+        ({"training__average_decay": 1.0}, "training.average_decay", "less than 1"),
+        ({"training__global_batch_size": 12}, "training.global_batch_size", "is not a multiple of data × micro"),
+        ({"training__schedule": schedule.Linear(warmup=Fraction(1.0))}, "training.schedule.warmup", "is the whole run"),
+        ({"parallelism": Parallelism(tensor=2, micro_batch_size=8)}, "parallelism.tensor", "each computes all of them"),
+        ({"parallelism": Parallelism(zero_stage=1, micro_batch_size=8)}, "parallelism.zero_stage", "use 3"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_refused_with_what_would(changes, path, reason):
+    with attrs.validators.disabled():
+        changed = evolve(TUNED, **changes)
+    refused = found(changed)
+    assert reason in refused[path]
+    assert len(refused) == 1
+
+
+def test_types_of_tokens_are_for_networks_that_have_them():
+    cased = evolve(TUNED, task__case_as_token_types=True)
+    assert found(cased) == {}
+    assert cased.network.type_vocab_size == 4
+    other = evolve(
+        cased, start=evolve(ENCODER, network=ModernBert(hidden_size=64, num_layers=2, num_attention_heads=4))
+    )
+    assert "ModernBert has no token types" in found(other)["task.case_as_token_types"]
+
+
+def test_a_score_has_no_classes_to_balance():
+    scores = task.Classification(name="scores", train="data/a.csv", answer="score")
+    model = evolve(TUNED, task=scores, training=FineTuning(class_weights="balanced"))
+    assert "a score is of no class" in found(model)["training.class_weights"]
+
+
+def test_what_is_rounded_is_not_fine_tuned():
+    rounded = Quantized(model=ENCODER, scheme=scheme.W8A16(), text=SMALL_MODEL.text)
+    assert "its weights are rounded" in found(evolve(TUNED, start=rounded))["start"]
+
+
+TEXT = Corpus(name="more", source=source.TextFiles(paths=("data/more.txt",)))
+
+
+def test_what_has_a_task_is_not_trained_on_text_again():
+    again = Trained(
+        name="again", start=TUNED, text=TEXT, objective=MaskedLM(sequence_length=64), training=SMALL_MODEL.training
+    )
+    assert "tuned has learned names, and predicts no text any more" in found(again, measure.Perplexity())["start"]
+
+
+def test_what_has_a_task_neither_teaches_nor_is_taught():
+    training = evolve(SMALL_MODEL.training, duration=Epochs(1.0))
+    taught = Distilled(name="taught", student=ENCODER, teacher=TUNED, text=TEXT, training=training)
+    assert "tuned has learned names" in found(taught, measure.Perplexity())["teacher"]
+    learner = evolve(taught, student=TUNED, teacher=ENCODER)
+    assert "tuned has learned names" in found(learner, measure.Perplexity())["student"]
+
+
+def test_what_has_a_task_writes_no_text():
+    writer = FineTuned(name="writer", start=SMALL_MODEL, task=task.Classification(name="c", train="data/c.csv"))
+    corpus = evolve(TEXT, augment=(augment.Paraphrase(model=writer),))
+    refused = checks.violations(evolve(SMALL, models=(evolve(SMALL_MODEL, name="other", text=corpus),)))
+    assert any("writer has learned c" in each.reason and each.path.endswith(".model") for each in refused)
+
+
+def test_a_task_has_to_be_measured():
+    refused = found(TUNED, measure.Perplexity(text=TEXT))
+    assert "hold no Task, which says how well tuned does what it was taught; add measure.Task()" in refused["measures"]
+    assert "all models have forgotten that for a task; remove it" in refused["measures[0]"]
+
+
+def test_a_measure_of_tasks_needs_one():
+    refused = checks.violations(evolve(SMALL, measures=(*SMALL.measures, measure.Task())))
+    assert ["none is FineTuned; remove it, or add one" in each.reason for each in refused] == [True]
+
+
+def test_measures_are_of_the_models_that_they_fit():
+    both = Recipe(
+        name="both",
+        models=(TUNED, SMALL_MODEL),
+        measures=(measure.Task(), measure.Perplexity()),
+    )
+    assert checks.violations(both) == []
+    names = [stage.name for stage in plan([both]).stages]
+    assert "tuned-task" in names
+    assert "small-model-perplexity" in names
+    assert "tuned-perplexity" not in names
+    assert "small-model-task" not in names
+
+
+def test_examples_are_read_once_for_all_models_and_what_becomes_of_them():
+    other = evolve(TUNED, name="other", training__seed=7)
+    rounded = Quantized(model=TUNED, scheme=scheme.W8A16(), text=TEXT)
+    stages = {stage.name: stage for stage in plan([evolve(recipe(TUNED), models=(TUNED, other, rounded))]).stages}
+    assert [name for name in stages if name.endswith("-examples")] == ["names-examples"]
+    made = "artifacts/names/examples/examples"
+    for name in ("tuned-finetune", "other-finetune", "tuned-task", "other-task", "tuned-w8a16-task"):
+        assert stages[name].inputs["examples"] == made
+    assert stages["names-examples"].inputs == {
+        "train": "data/train.txt",
+        "validation": "data/dev.txt",
+        "test": "data/test.txt",
+    }
+
+
+def test_where_examples_come_from_is_nothing_of_what_is_learned():
+    def section(model):
+        (found,) = (stage.section for stage in plan([recipe(model)]).stages if stage.kind == "finetune")
+        return found
+
+    moved = evolve(TUNED, task__name="others", task__train="data/b.txt", task__test=Fraction(0.2), task__seed=9)
+    assert section(moved) == section(TUNED)
+    assert section(evolve(TUNED, task__max_length=64)) != section(TUNED)
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ("data/none.txt", "there is no file 'data/none.txt'; 'data' holds train.txt"),
+        ("../train.txt", "leads out of the project"),
+        ("https://host/train.txt", "is a URL, and examples are files of the project"),
+    ],
+)
+def test_files_of_examples_have_to_be_there(tmp_path, file, reason):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.txt").write_text("a O\n")
+    what = task.NamedEntities(name="n", train="data/train.txt", validation=file)
+    refused = preflight.violations(recipe(evolve(TUNED, task=what)), tmp_path)
+    (said,) = [each for each in refused if ".task." in each.path]
+    assert said.path == "small.models[0].task.validation"
+    assert reason in said.reason
+
+
+def test_a_run_is_as_long_as_its_epochs():
+    training = FineTuning(epochs=2.5, global_batch_size=8)
+    run = training.of(20)
+    assert run.duration == Steps(8)
+    assert run.validation_interval == training.steps_per_epoch(20) == 3
