@@ -248,6 +248,17 @@ class Task(Word):
         return evolve(self, name="examples", seed=0, **{split: f"{split}.jsonl" for split in SPLITS})
 
     @property
+    @abstractmethod
+    def scores(self) -> tuple[str, ...]:
+        """The numbers that each example has a part in, so that recoveries of them can be asked; the first decides which
+        step is the best."""
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """What else is measured of all examples together."""
+        return ()
+
+    @property
     def has_classes(self) -> bool:
         """Whether what is predicted is one of some classes."""
         return True

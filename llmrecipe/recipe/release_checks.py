@@ -12,6 +12,7 @@ from llmrecipe.recipe.measure import (
     Perplexity,
     PseudoPerplexity,
     Samples,
+    Task,
     TokenMeasure,
 )
 from llmrecipe.recipe.recipe import Recipe
@@ -67,7 +68,7 @@ def _of_gate(
         what = f"{gate.measure!r} is {type(measure).__name__}, whose tokens aren't counted"
         yield "measure", f"{what}; {_instead(TokenMeasure, measures)}"
     elif isinstance(gate, Recovery):
-        reasons = list(_no_recovery(gate, measure, measures))
+        reasons = list(_no_recovery(gate, measure, measures, recipe.models[0]))
         yield from reasons or _not_taken(measure, (recipe.models[0], *candidates), fields)
         if isinstance(measure, TokenMeasure):
             yield from _incomparable(recipe.models[0], candidates, fields)
@@ -81,7 +82,7 @@ def _instead(cls: type[Measure], measures: Mapping[str, Measure]) -> str:
     return f"use {' or '.join(map(repr, named))}" if named else "add Perplexity() to measures"
 
 
-def _no_recovery(gate: Recovery, measure: Measure, measures: Mapping[str, Measure]) -> Findings:
+def _no_recovery(gate: Recovery, measure: Measure, measures: Mapping[str, Measure], reference: Model) -> Findings:
     """Why there is no recovery with an interval of what a gate asks for."""
     match measure:
         case Perplexity() if gate.number is not None:
@@ -89,8 +90,10 @@ def _no_recovery(gate: Recovery, measure: Measure, measures: Mapping[str, Measur
             yield "number", f"is {gate.number!r}, {reason}, or use gate.Score"
         case Perplexity():
             return
-        case PseudoPerplexity() | CustomScores():
-            known = ["pseudo_perplexity"] if isinstance(measure, PseudoPerplexity) else list(measure.better)
+        case PseudoPerplexity() | CustomScores() | Task():
+            known = _scores(measure, reference)
+            if not known:
+                return
             if gate.number is None:
                 says = " or ".join(f"number={name!r}" for name in known)
                 yield "number", f"is missing, and {gate.measure!r} is {type(measure).__name__}; add {says}"
@@ -101,6 +104,13 @@ def _no_recovery(gate: Recovery, measure: Measure, measures: Mapping[str, Measur
             what = f"{gate.measure!r} is {type(measure).__name__}, which measures no documents one by one"
             unsure = "so nothing says how sure a recovery would be"
             yield "measure", f"{what}, {unsure}; use gate.Score for a number of it, or {_instead(Perplexity, measures)}"
+
+
+def _scores(measure: PseudoPerplexity | CustomScores | Task, model: Model) -> list[str]:
+    """The numbers that a measure gives of each document of a model; none if that isn't known."""
+    if isinstance(measure, Task):
+        return list(model.task.scores) if model.task is not None else []
+    return ["pseudo_perplexity"] if isinstance(measure, PseudoPerplexity) else list(measure.better)
 
 
 def _not_taken(measure: Measure, models: Sequence[Model], fields: Fields) -> Findings:
@@ -155,6 +165,8 @@ def _numbers(measure: Measure, model: Model) -> tuple[str, ...] | None:
             return ("perplexity", "bits_per_byte")
         case CustomScores():
             return tuple(measure.better)
+        case Task() if model.task is not None:
+            return (*model.task.scores, *model.task.numbers)
         case LayerErrors():
             return ("layer_error_percent", "worst_layer_error_percent")
         case Samples():

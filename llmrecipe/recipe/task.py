@@ -44,6 +44,16 @@ class NamedEntities(Task):
     `Bert`; a program that uses the model without that (`Tagger` has it) reads every word as a lower one."""
 
     @property
+    def scores(self) -> tuple[str, ...]:
+        """F1 of entities, and the share of the words whose tag is right."""
+        return ("entity_f1", "word_micro_f1")
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The means over classes."""
+        return ("entity_macro_f1", "word_macro_f1")
+
+    @property
     def token_types(self) -> int | None:
         """Four, one for each way to write a word, if it is told."""
         return len(CASES) if self.case_as_token_types else None
@@ -80,6 +90,17 @@ class Classification(Task):
     answer: Literal["one", "several", "score"] = "one"
     """What a text has: one label; any number of labels, as a list in JSON, and separated by `|` in a table; or a
     number."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """What counts of an answer."""
+        known = {"one": ("accuracy",), "several": ("micro_f1", "accuracy"), "score": ("mean_squared_error",)}
+        return known[self.answer]
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The mean over classes, or the correlation."""
+        return {"one": ("macro_f1", "loss"), "several": ("macro_f1",), "score": ("pearson",)}[self.answer]
 
     @property
     def has_classes(self) -> bool:

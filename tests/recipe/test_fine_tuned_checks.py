@@ -18,10 +18,12 @@ from llmrecipe import (
     PretrainedModel,
     Quantized,
     Recipe,
+    Release,
     Steps,
     Trained,
     augment,
     evolve,
+    gate,
     measure,
     optimizer,
     preflight,
@@ -200,6 +202,24 @@ def test_files_of_examples_have_to_be_there(tmp_path, file, reason):
     (said,) = [each for each in refused if ".task." in each.path]
     assert said.path == "small.models[0].task.validation"
     assert reason in said.reason
+
+
+def gated(*gates):
+    rounded = Quantized(model=TUNED, scheme=scheme.W8A16(), text=TEXT)
+    release = Release(candidates=(rounded,), gates=gates)
+    whole = Recipe(name="small", models=(TUNED, rounded), measures=(measure.Task(),), release=release)
+    return [each.reason for each in checks.violations(whole)]
+
+
+def test_gates_ask_for_numbers_of_a_task():
+    assert gated(gate.Recovery(at_least=0.98, measure="task", number="entity_f1")) == []
+    assert gated(gate.Score(measure="task", number="word_macro_f1", at_least=0.8)) == []
+    (said,) = gated(gate.Recovery(at_least=0.98, measure="task"))
+    assert "is missing, and 'task' is Task; add number='entity_f1' or number='word_micro_f1'" in said
+    (said,) = gated(gate.Recovery(at_least=0.98, measure="task", number="entity_macro_f1"))
+    assert "is no number that Task gives of each document" in said
+    (said,) = gated(gate.Score(measure="task", number="accuracy", at_least=0.8))
+    assert "is no number that Task gives of tuned-w8a16" in said
 
 
 def test_a_run_is_as_long_as_its_epochs():

@@ -250,6 +250,11 @@ def test_texts_of_every_kind_are_learned(made, tmp_path, answer):
     best = max(column(run, "validation_score"))
     assert (first.value if first.better == "higher" else -first.value) == pytest.approx(best, rel=1e-5)
     assert math.isfinite(first.value)
+    assert tuple(verdict.scores) == what.scores
+    assert {name for name, number in verdict.numbers.items() if isinstance(number, float)} == {
+        *what.scores,
+        *what.numbers,
+    }
 
 
 def test_a_plain_program_gets_the_logits_of_a_model_with_types_of_case(made, tmp_path):
