@@ -10,6 +10,7 @@ import tiny_distillation
 import tiny_model
 import tiny_tasks
 import torch
+from safetensors.torch import load_file
 from seqeval.metrics import f1_score
 from sklearn.metrics import classification_report
 from transformers import AutoModelForTokenClassification, AutoTokenizer
@@ -173,6 +174,8 @@ def test_a_quantized_tagger_is_measured_with_what_it_recovers(made, measured, tm
     inputs = {"model": made["model"], "tokens": tokens}
     quantize.run(tiny_model.stage_context(section, inputs, tmp_path / "rounded", device="cpu"))
     rounded = tmp_path / "rounded" / "model"
+    heads = [load_file(each / "model.safetensors")["classifier.weight"] for each in (rounded, made["model"])]
+    assert torch.equal(*heads)
     card = cards.read(rounded, ModelCard)
     assert card.task == cards.read(made["model"], ModelCard).task
     out = run_measure(measure.Task(), made | {"model": rounded}, tmp_path / "out")

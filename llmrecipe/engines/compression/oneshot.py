@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _MOST_SEQUENCES, _MOST_TOKENS = 8, 2048
 """In a batch that calibrates: the activations of many long ones need more memory than the weights."""
 
+_HEADS = ("classifier", "score")
+"""What transformers calls the output layers of models that classify."""
+
 
 def compress(
     model: PreTrainedModel,
@@ -93,9 +96,15 @@ def ours(name: str) -> ModuleType:
     return importlib.import_module(f"llmrecipe.engines.compression.{name}")
 
 
+def output_layer(model: PreTrainedModel) -> Any:
+    """The layer that decides: over tokens, or over what a task is to tell apart; None if it has none."""
+    found = (getattr(model, name, None) for name in _HEADS)
+    return model.get_output_embeddings() or next((head for head in found if head is not None), None)
+
+
 def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
     """Its linear layers by name, all but the output layer."""
-    output = model.get_output_embeddings()
+    output = output_layer(model)
     return {
         name: module
         for name, module in model.named_modules()
