@@ -1,6 +1,6 @@
 """The peer of a fine-tuning for named entities: a plain script with transformers' Trainer, with a process of its own.
 
-usage: python plain_ner.py MODEL TRAIN VALIDATION LEARNING_RATE EPOCHS BATCH SEED
+usage: python plain_ner.py MODEL TRAIN MEASURED LEARNING_RATE EPOCHS BATCH SEED [by-length]
 The files are in CoNLL's format. Prints what it took and what it reached, as JSON.
 """
 
@@ -38,7 +38,7 @@ def sentences(path: str) -> list[tuple[list[str], list[str]]]:
 
 def main() -> None:
     """Train, measure, and print what it took."""
-    directory, train, validation, rate, epochs, batch, seed = sys.argv[1:]
+    directory, train, validation, rate, epochs, batch, seed, *order = sys.argv[1:]
     torch.set_num_threads(1)
     set_seed(int(seed))
     splits = {"train": sentences(train), "validation": sentences(validation)}
@@ -66,6 +66,7 @@ def main() -> None:
                 per_device_eval_batch_size=32,
                 seed=int(seed),
                 save_strategy="epoch",
+                train_sampling_strategy="group_by_length" if order == ["by-length"] else "random",
                 use_cpu=True,
                 report_to=[],
                 disable_tqdm=True,

@@ -9,6 +9,8 @@ from llmrecipe.pretrained.rows import rows_for
 from llmrecipe.recipe import checks, names
 from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.fine_tuned import FineTuned
+from llmrecipe.recipe.fine_tuning import FineTuning
 from llmrecipe.recipe.kinds import Model, Objective
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.model import Trained
@@ -17,7 +19,7 @@ from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.recipe.rules import Fields
 from llmrecipe.recipe.training import Training
-from llmrecipe.sections import DistilSection, TrainSection
+from llmrecipe.sections import DistilSection, FineTuneSection, TrainSection
 
 
 def rank_bytes(network: Network, training: Training, parallelism: Parallelism, vocab_size: int) -> int:
@@ -119,6 +121,32 @@ def refusal(
     return Violation("student" if is_taught else "start", reason)
 
 
+def fine_tuning_refusal(
+    network: Network, training: FineTuning, parallelism: Parallelism, machine: Machine, rows: int = 0
+) -> str | None:
+    """Why a fine-tuning can't fit the machine, or this one where that names no memory; None if it may fit.
+
+    Weights, gradients, the optimizer's states and the running mean are float32 whatever it computes in; of the best
+    step the first rank has the weights in the machine's memory as well.
+    """
+    is_on_gpus = machine.device == "cuda" or (machine.device == "auto" and hardware.num_gpus() > 0)
+    here = hardware.gpu_memory() if is_on_gpus else hardware.memory()
+    has = here if machine.memory_gb is None else round(machine.memory_gb * 1e9)
+    weights = network.num_parameters(network.padded_vocab_size(rows))
+    copies = 2 + training.optimizer.states_per_weight + (training.average_decay is not None)
+    needs = _shared(4 * weights * copies, parallelism) * (1 if is_on_gpus else parallelism.world_size)
+    needs += 0 if is_on_gpus or training.select == "last" else 4 * weights
+    if has is None or needs <= has:
+        return None
+    where = "this machine" if machine.memory_gb is None else "the machine that it is planned for"
+    return (
+        f"its {weights:,} weights take with their gradients and the optimizer's states {_gb(needs)} "
+        f"{'on each GPU ' if is_on_gpus else ''}on data = {parallelism.data} ranks, and {where} has {_gb(has)}; use a "
+        f"smaller model, zero_stage = 3 on more ranks, or plan it for a larger machine by `--machine`: one with "
+        f"memory_gb = {-(-needs // 10**9)}"
+    )
+
+
 def _batch_refusal(
     objective: Objective, parallelism: Parallelism, sequence: int, needs: int, has: int, where: str
 ) -> Violation | None:
@@ -148,6 +176,13 @@ def too_large(recipe: Recipe, machines: Machines, root: Path) -> tuple[list[Viol
     fields = Fields()
     for path, word in names.words(recipe, checks.path_of(recipe)):
         facts = ("network", "objective", "training", "parallelism")
+        if isinstance(word, FineTuned) and all(fields.has(word, fact) for fact in (*facts, "task")):
+            machine = machines.find(f"{word.name}-{FineTuneSection.tag}", word.name) or Machine()
+            refused = fine_tuning_refusal(word.network, word.training, word.parallelism, machine)
+            if refused is not None:
+                found = here if machine.memory_gb is None else planned
+                found.append(Violation(f"{path}.start", refused))
+            continue
         if not isinstance(word, Trained | Distilled) or not all(fields.has(word, fact) for fact in facts):
             continue
         teacher, tag, is_stored = None, TrainSection.tag, False

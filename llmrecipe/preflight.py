@@ -97,7 +97,7 @@ def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:
     for path, word in names.words(recipe, recipe.name):
         if isinstance(word, Trained | Distilled | FineTuned):
             found.extend(_layout_warnings(path, word.parallelism, on_cpu, gpus))
-        if isinstance(word, Trained):
+        if isinstance(word, Trained | FineTuned):
             reasons = _precision(word.training.precision, on_cpu)
             found.extend(Violation(f"{path}.training.precision", reason) for reason in reasons)
     return found

@@ -27,6 +27,7 @@ from llmrecipe.pretrained.completed import completed
 from llmrecipe.recipe.measure import LAYERS
 from llmrecipe.recipe.recipe import Recipe
 from llmrecipe.sections import (
+    FineTuneSection,
     MeasureSection,
     QuantizeSection,
     ReleaseSection,
@@ -254,7 +255,7 @@ def _unigrams(metrics: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[st
 def _speeds(pipeline: Pipeline) -> Iterator[str]:
     """A line for each model that is trained."""
     for stage in pipeline.stages:
-        if isinstance(stage.section, TrainSection):
+        if isinstance(stage.section, TrainSection | FineTuneSection):
             yield f"training of {stage.owner}: {_speed(stage)}"
 
 

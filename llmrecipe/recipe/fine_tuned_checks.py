@@ -1,5 +1,6 @@
 """Rules about what learns which task, and how."""
 
+import posixpath
 from typing import Any
 
 from llmrecipe.recipe.augment import models
@@ -9,9 +10,10 @@ from llmrecipe.recipe.kinds import SPLITS, Augmenter, Model, Task
 from llmrecipe.recipe.model import Trained
 from llmrecipe.recipe.optimizer import SGD, AdamW
 from llmrecipe.recipe.parallelism import Parallelism
+from llmrecipe.recipe.pruned import Pruned
 from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.rules import Findings, Rules
-from llmrecipe.recipe.task import NamedEntities
+from llmrecipe.recipe.task import TABLES, Classification, NamedEntities
 from llmrecipe.recipe.training_checks import share_findings
 
 rules = Rules()
@@ -31,11 +33,20 @@ def _splits(task: Task) -> Findings:
         file = getattr(task, split)
         if not isinstance(file, str):
             continue
+        file = posixpath.normpath(file)
         if file in files:
             why = "what is learned from says nothing of what was learned" if files[file] == "train" else "one decides"
             reason = f"{file!r} is the file of {files[file]} as well, and {why}; give it one of its own, or a share"
             yield split, reason
         files.setdefault(file, split)
+
+
+@rules.add("train", "validation", "test", of=Classification)
+def _tables(task: Classification) -> Findings:
+    for split in SPLITS:
+        file = getattr(task, split)
+        if isinstance(file, str) and not file.endswith(TABLES):
+            yield split, f"{file!r} ends in none of {', '.join(map(repr, TABLES))}; rename or convert it"
 
 
 @rules.add("words_field", "tags_field", of=NamedEntities)
@@ -113,6 +124,17 @@ def _optimizer(training: Any) -> Findings:
 @rules.add("task", "training.schedule")
 def _phases(run: Any) -> Findings:
     yield from share_findings(run.training.schedule)
+
+
+@rules.add("model", "method", of=Pruned)
+def _cut_below_a_head(model: Pruned) -> Findings:
+    if model.model.task is not None and not model.method.is_sparse:
+        what = type(model.method).__name__
+        yield (
+            "method",
+            f"prune.{what} makes another network, and {model.model.name} has learned {_forgotten(model.model)}; prune "
+            "what it was made of, and fine-tune what comes of that",
+        )
 
 
 @rules.add(of=Augmenter)

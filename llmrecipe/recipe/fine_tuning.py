@@ -5,6 +5,7 @@ from typing import Literal
 
 import attrs
 
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Optimizer, Schedule
 from llmrecipe.recipe.optimizer import AdamW
 from llmrecipe.recipe.quantity import Fraction, Steps
@@ -70,11 +71,14 @@ class FineTuning(Word):
     def of(self, examples: int) -> Training:
         """The run that this is with so many examples; it is measured after each epoch."""
         each = self.steps_per_epoch(examples)
+        steps, warmup = max(round(self.epochs * each), 1), self.schedule.warmup
+        # Rounded up, a share of so few steps is all of them.
+        is_short = isinstance(warmup, Fraction) and math.ceil(warmup.of_total * steps) >= steps
         return Training(
-            duration=Steps(max(round(self.epochs * each), 1)),
+            duration=Steps(steps),
             global_batch_size=self.global_batch_size,
             optimizer=self.optimizer,
-            schedule=self.schedule,
+            schedule=evolve(self.schedule, warmup=Steps(0)) if is_short else self.schedule,
             seed=self.seed,
             clip_grad_norm=self.clip_grad_norm,
             precision=self.precision,

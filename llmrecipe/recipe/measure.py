@@ -272,8 +272,8 @@ class CustomMeasure(Measure):
     """A measure of your own: derive from it in a module next to the recipes, and define `measure`."""
 
     def is_of(self, model: Model) -> bool:
-        """Every model: it knows best."""
-        return True
+        """Whether it is taken of a model at all; what that has been taught is no reason not to."""
+        return not self.reads_parent or model.compares_by_layer
 
     revision: int = attrs.field(default=1, validator=between(1, 10**9))
     """Raise it when the code of `measure` gives other numbers: the code itself is not part of what is compared."""
@@ -299,8 +299,8 @@ class CustomScores(Measure):
     """Which scores are better, by the name of each: `{"accuracy": "higher"}`."""
 
     def is_of(self, model: Model) -> bool:
-        """Every model: it knows best."""
-        return True
+        """Whether it is taken of a model at all; what that has been taught is no reason not to."""
+        return not self.reads_parent or model.compares_by_layer
 
     revision: int = attrs.field(default=1, validator=between(1, 10**9))
     """Raise it when the code of `scores` gives other numbers: the code itself is not part of what is compared."""

@@ -70,11 +70,24 @@ def _of_gate(
     elif isinstance(gate, Recovery):
         reasons = list(_no_recovery(gate, measure, measures, recipe.models[0]))
         yield from reasons or _not_taken(measure, (recipe.models[0], *candidates), fields)
+        if isinstance(measure, Task):
+            yield from _other_tasks(recipe.models[0], candidates)
         if isinstance(measure, TokenMeasure):
             yield from _incomparable(recipe.models[0], candidates, fields)
     elif isinstance(gate, Score):
         yield from _not_taken(measure, candidates, fields)
         yield from _unknown_number(gate, measure, candidates, fields)
+
+
+def _other_tasks(reference: Model, candidates: tuple[Model, ...]) -> Findings:
+    """Recoveries are of the same examples."""
+    for candidate in candidates:
+        if candidate.task is not None and reference.task is not None and candidate.task != reference.task:
+            yield (
+                "measure",
+                f"{candidate.name} has learned {candidate.task.name}, and {reference.name}, the first of the models, "
+                f"{reference.task.name}: what the one keeps of the other can't be said; use gate.Score",
+            )
 
 
 def _instead(cls: type[Measure], measures: Mapping[str, Measure]) -> str:

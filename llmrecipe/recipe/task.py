@@ -15,6 +15,9 @@ __all__ = [
     "NamedEntities",
 ]
 
+TABLES = (".jsonl", ".csv", ".tsv", ".tab")
+"""How files of texts with their labels end."""
+
 CASES = ("lower", "capitalized", "upper", "mixed")
 """How a word is written, by the token type that says so: `word` or `7`, `Word`, `WORD`, `woRd`."""
 
@@ -90,6 +93,15 @@ class Classification(Task):
     answer: Literal["one", "several", "score"] = "one"
     """What a text has: one label; any number of labels, as a list in JSON, and separated by `|` in a table; or a
     number."""
+
+    def misfits(self, network: Network) -> Iterator[tuple[str, str]]:
+        """Why such a network can't learn it, and what can."""
+        if self.second_text_field is not None and getattr(network, "type_vocab_size", 2) < 2:
+            yield (
+                "task.second_text_field",
+                f"{self.second_text_field!r}, and the network has one type of tokens (type_vocab_size), so it can't "
+                "tell both texts apart; use one with two",
+            )
 
     @property
     def scores(self) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """What a recipe is refused for that fine-tunes a model, and what of it is planned."""
 
+from pathlib import Path
+
 import attrs
 import pytest
 from strategies import SMALL, SMALL_MODEL
@@ -16,6 +18,7 @@ from llmrecipe import (
     ModernBert,
     Parallelism,
     PretrainedModel,
+    Pruned,
     Quantized,
     Recipe,
     Release,
@@ -25,13 +28,16 @@ from llmrecipe import (
     evolve,
     gate,
     measure,
+    memory,
     optimizer,
     preflight,
+    prune,
     schedule,
     scheme,
     source,
     task,
 )
+from llmrecipe.machines import Machines
 from llmrecipe.plan.planner import plan
 from llmrecipe.recipe import checks
 
@@ -65,6 +71,7 @@ def test_a_recipe_that_is_right_is_taken():
         ({"start": SMALL_MODEL}, "start", "Llama reads a word before what comes after it, which names depend on"),
         ({"task__max_length": 513}, "task.max_length", "513, and encoder reads at most 512 tokens"),
         ({"task__test": "data/train.txt"}, "task.test", "'data/train.txt' is the file of train as well"),
+        ({"task__test": "./data/train.txt"}, "task.test", "'data/train.txt' is the file of train as well"),
         ({"task__test": "data/dev.txt"}, "task.test", "'data/dev.txt' is the file of validation as well"),
         ({"task__test": Fraction(0.0)}, "task.test", "leaves it or the training examples empty"),
         ({"task__test": Fraction(0.5), "task__validation": Fraction(0.5)}, "task.validation", "leave nothing to learn"),
@@ -211,6 +218,43 @@ def gated(*gates):
     return [each.reason for each in checks.violations(whole)]
 
 
+def test_a_recovery_is_of_one_task():
+    other = evolve(TUNED, name="other", task__name="others", task__train="data/b.txt")
+    release = Release(candidates=(other,), gates=(gate.Recovery(at_least=0.9, measure="task", number="entity_f1"),))
+    whole = Recipe(name="small", models=(TUNED, other), measures=(measure.Task(),), release=release)
+    (said,) = checks.violations(whole)
+    assert said.path == "small.release.gates[0].measure"
+    assert "other has learned others, and tuned, the first of the models, names" in said.reason
+
+
+def test_what_has_a_task_is_cut_no_smaller():
+    writer = FineTuned(name="writer", start=SMALL_MODEL, task=task.Classification(name="c", train="data/c.csv"))
+    cut = Pruned(model=writer, method=prune.Layers(num_layers=1))
+    assert "prune what it was made of, and fine-tune what comes of that" in found(cut)["method"]
+    assert found(Pruned(model=writer, method=prune.Wanda(sparsity=0.5))) == {}
+
+
+def test_texts_are_in_tables_or_json_lines():
+    what = task.Classification(name="c", train="data/a.txt", test="data/b.csv")
+    refused = found(evolve(TUNED, task=what))
+    assert "'data/a.txt' ends in none of '.jsonl', '.csv', '.tsv', '.tab'" in refused["task.train"]
+
+
+def test_two_texts_need_two_types():
+    what = task.Classification(name="c", train="data/a.csv", second_text_field="b")
+    assert found(evolve(TUNED, task=what)) == {}
+    single = evolve(TUNED, task=what, start=evolve(ENCODER, network=evolve(ENCODER.network, type_vocab_size=1)))
+    assert "the network has one type of tokens" in found(single)["task.second_text_field"]
+
+
+def test_a_model_that_is_larger_than_the_machine_is_refused():
+    machines = Machines({"default": {"device": "cpu", "memory_gb": 0.001}}, "here")
+    (refused,), here = memory.too_large(recipe(TUNED), machines, Path())
+    assert refused.path == "small.models[0].start"
+    assert "memory_gb = 1" in refused.reason
+    assert here == []
+
+
 def test_gates_ask_for_numbers_of_a_task():
     assert gated(gate.Recovery(at_least=0.98, measure="task", number="entity_f1")) == []
     assert gated(gate.Score(measure="task", number="word_macro_f1", at_least=0.8)) == []
@@ -220,6 +264,11 @@ def test_gates_ask_for_numbers_of_a_task():
     assert "is no number that Task gives of each document" in said
     (said,) = gated(gate.Score(measure="task", number="accuracy", at_least=0.8))
     assert "is no number that Task gives of tuned-w8a16" in said
+
+
+def test_a_short_run_has_no_warm_up():
+    assert FineTuning(epochs=1).of(20).warmup_steps(1) == 0
+    assert FineTuning(epochs=4).of(40).warmup_steps(1) == 1
 
 
 def test_a_run_is_as_long_as_its_epochs():

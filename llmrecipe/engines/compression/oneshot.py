@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 _MOST_SEQUENCES, _MOST_TOKENS = 8, 2048
 """In a batch that calibrates: the activations of many long ones need more memory than the weights."""
 
-_HEADS = ("classifier", "score")
-"""What transformers calls the output layers of models that classify."""
-
 
 def compress(
     model: PreTrainedModel,
@@ -96,20 +93,28 @@ def ours(name: str) -> ModuleType:
     return importlib.import_module(f"llmrecipe.engines.compression.{name}")
 
 
-def output_layer(model: PreTrainedModel) -> Any:
-    """The layer that decides: over tokens, or over what a task is to tell apart; None if it has none."""
-    found = (getattr(model, name, None) for name in _HEADS)
-    return model.get_output_embeddings() or next((head for head in found if head is not None), None)
+def output_layers(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
+    """The linear layers by name that decide: over tokens, or over what a task is to tell apart.
+
+    Of a model that classifies, these are all above its body, pooler included: what they read is one state a text, for
+    which formats that scale the activations of each token would have one scale for all texts of a batch.
+    """
+    output = model.get_output_embeddings()
+    if output is not None:
+        return {name: module for name, module in _linears(model).items() if module is output}
+    if model.base_model is model:
+        return {}
+    body = {id(module) for name, module in _linears(model.base_model).items() if not name.startswith("pooler.")}
+    return {name: module for name, module in _linears(model).items() if id(module) not in body}
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
-    """Its linear layers by name, all but the output layer."""
-    output = output_layer(model)
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not output
-    }
+    """Its linear layers by name, all but the output layers."""
+    return {name: module for name, module in _linears(model).items() if name not in output_layers(model)}
+
+
+def _linears(model: torch.nn.Module) -> dict[str, torch.nn.Linear]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
 
 
 def layers_of(model: PreTrainedModel) -> list[torch.nn.Module]:

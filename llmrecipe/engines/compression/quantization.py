@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import HessiansCard, ModelCard
 from llmrecipe.engines.compression.calibration import CalibrationText
-from llmrecipe.engines.compression.oneshot import compress, linear_layers, ours, output_layer
+from llmrecipe.engines.compression.oneshot import compress, linear_layers, ours, output_layers
 from llmrecipe.engines.compression.report import Report, bits_per_weight
 from llmrecipe.engines.compression.saving import save_and_verify
 from llmrecipe.engines.compression.zeros import kept_by_gptq, refuse_lost
@@ -200,9 +200,8 @@ def save_compressed(model: PreTrainedModel, directory: Path) -> None:
 
 
 def _modifiers(section: QuantizeSection, model: PreTrainedModel) -> list[Any]:
-    """What is done to the model; its output layer, if it has one, stays as it is."""
-    output = output_layer(model)
-    ignore = [name for name, module in model.named_modules() if module is output]
+    """What is done to the model; its output layers stay as they are."""
+    ignore = list(output_layers(model))
     made: list[Any] = ours("modifiers").modifiers(section, linear_layers(model), ignore, model.config.hidden_size)
     return made
 

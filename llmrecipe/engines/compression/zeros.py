@@ -39,16 +39,20 @@ def refuse_lost(source: Path, directory: Path) -> None:
 
     Args:
         source: a sparse model artifact.
-        directory: a model artifact that was made from it, with the same layers.
+        directory: a model artifact that was made from it, with the same layers but for what is above the body, if it
+            predicts something else.
 
     Raises:
         StageError: there is such a weight in a linear layer other than the output layer.
     """
-    made = linear_layers(folders.load_model(directory))
+    both: list[Any] = [folders.load_model(each) for each in (source, directory)]
+    if type(both[0]) is not type(both[1]):
+        both = [model.base_model for model in both]
+    before, made = (linear_layers(model) for model in both)
     lost = {
         name: count
-        for name, layer in linear_layers(folders.load_model(source)).items()
-        if (count := int((made[name].weight[layer.weight == 0] != 0).sum()))
+        for name, layer in before.items()
+        if name in made and (count := int((made[name].weight[layer.weight == 0] != 0).sum()))
     }
     if lost:
         name, count = next(iter(lost.items()))

@@ -51,7 +51,8 @@ def measured(
     log.info("answers %s examples", f"{len(rows):,}")
     verdict = work.verdict(rows, work.answers(model, items, lambda batches: told(batches, "measuring")))
     found = {name: _with_interval(score) for name, score in verdict.scores.items()}
-    artifacts.write_json(output / SCORES, {name: _written(score) for name, score in verdict.scores.items()})
+    of = artifacts.file_digest(examples / f"{asked.split}.jsonl")
+    artifacts.write_json(output / SCORES, {name: _written(score, of) for name, score in verdict.scores.items()})
     artifacts.write_jsonl(output / ERRORS, verdict.errors[:_MOST_ERRORS])
     artifacts.write_text(output / ANSWERS, _picture(verdict, asked.split))
     plain = work.plain(model, items, rows)
@@ -67,8 +68,8 @@ def _with_interval(score: Score) -> dict[str, float]:
     return {} if ends is None else {"low": ends[0], "high": ends[1]}
 
 
-def _written(score: Score) -> dict[str, Any]:
-    return {"better": score.better, "documents": score.above, "over": score.below}
+def _written(score: Score, of: str) -> dict[str, Any]:
+    return {"better": score.better, "documents": score.above, "over": score.below, "of": of}
 
 
 def _picture(verdict: Verdict, split: str) -> str:

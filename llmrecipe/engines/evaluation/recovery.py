@@ -131,7 +131,9 @@ def _of_scores(before: Mapping[str, Any], after: Mapping[str, Any]) -> Numbers:
     found = {}
     for name in (each for each in after if each in before):
         if "over" in after[name]:
-            found[name] = _of_quotients(before[name], after[name])
+            # Of other examples it says nothing.
+            if before[name]["of"] == after[name]["of"]:
+                found[name] = _of_quotients(before[name], after[name])
             continue
         pair = [np.array(scores[name]["documents"]) for scores in (before, after)]
         above, below = pair if after[name]["better"] == "lower" else reversed(pair)
@@ -156,11 +158,9 @@ def _of_quotients(before: Mapping[str, Any], after: Mapping[str, Any]) -> Number
     is_lower = after["better"] == "lower"
     sums = [[np.array(scores[part]) for part in ("documents", "over")] for scores in (before, after)]
     (above, over), (below, under) = sums if is_lower else reversed(sums)
-    if len(above) != len(below):
-        return {}
     numbers: Numbers = {"recovery_documents": len(above)}
     if not below.any():
-        return numbers | ({UNBOUNDED: True} if is_lower and above.any() else {})
+        return numbers | ({UNBOUNDED: True} if above.any() else {"recovery_percent": 100.0} if is_lower else {})
     numbers["recovery_percent"] = 100 * float(above.sum() / over.sum() / (below.sum() / under.sum()))
     ends = ratio(above, over, below, under) if len(above) >= LEAST_DOCUMENTS else None
     if ends is not None:

@@ -1,6 +1,7 @@
 """Labels of texts, or their scores."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -47,8 +48,13 @@ class ClassificationWork(Work):
         """One for each text, whose end is left out if it is too long."""
         texts = [example["text"] for example in examples]
         seconds = [example["second_text"] for example in examples] if "second_text" in examples[0] else None
-        encoded = self.tokenizer(texts, seconds, truncation=True, max_length=self.card.max_length)
-        whole = self.tokenizer(texts, seconds)["input_ids"]
+        if seconds is not None and self.tokenizer.num_special_tokens_to_add(pair=True) == 0:
+            # Nothing else would tell where the second begins.
+            texts, seconds = [f"{one}\n{other}" for one, other in zip(texts, seconds, strict=True)], None
+        # What looks like a special token in a text is none.
+        options = {"split_special_tokens": True, "verbose": False}
+        encoded = self.tokenizer(texts, seconds, truncation=True, max_length=self.card.max_length, **options)
+        whole = self.tokenizer(texts, seconds, **options)["input_ids"]
         rows = encoded["input_ids"]
         types = encoded.get("token_type_ids") or [None] * len(rows)
         found = [
@@ -86,7 +92,7 @@ class ClassificationWork(Work):
         if not self.card.several:
             return balanced([item.labels for item in items], len(self.card.labels))
         there = torch.tensor([item.labels for item in items]).sum(0)
-        return (len(items) - there) / there.clamp(min=1)
+        return (len(items) - there).clamp(min=1) / there.clamp(min=1)
 
     def count(self, batch: Batch) -> torch.Tensor:
         """How many texts count."""
@@ -113,7 +119,7 @@ class ClassificationWork(Work):
         labels = self.card.labels
         said = [labels[max(range(len(row)), key=row.__getitem__)] for row in rows]
         own = [example["label"] for example in examples]
-        found = report({label: _counts([{each} for each in own], [{each} for each in said], label) for label in labels})
+        found = report(_counts([{each} for each in own], [{each} for each in said], labels))
         right = [float(one == other) for one, other in zip(own, said, strict=True)]
         accuracy = Score(better="higher", above=right, below=[1.0] * len(right))
         numbers = {
@@ -122,11 +128,8 @@ class ClassificationWork(Work):
             "loss": -math.fsum(row[labels.index(one)] for row, one in zip(rows, own, strict=True)) / len(rows),
             "labels": found,
         }
-        pairs = [
-            (one, other, sum(pair == (one, other) for pair in zip(own, said, strict=True)))
-            for one in labels
-            for other in labels
-        ]
+        together = Counter(zip(own, said, strict=True))
+        pairs = [(one, other, together[one, other]) for one in labels for other in labels]
         surprises = [-row[labels.index(one)] for row, one in zip(rows, own, strict=True)]
         errors = _errors(examples, own, said, surprises)
         return Verdict(numbers=numbers, scores={"accuracy": accuracy}, pairs=pairs, errors=errors)
@@ -135,7 +138,7 @@ class ClassificationWork(Work):
         labels, half = self.card.labels, math.log(0.5)
         said = [{label for label, log in zip(labels, row, strict=True) if log > half} for row in rows]
         own = [set(example["labels"]) for example in examples]
-        found = report({label: _counts(own, said, label) for label in labels})
+        found = report(_counts(own, said, labels))
         f1 = Score(
             better="higher",
             above=[2.0 * len(one & other) for one, other in zip(own, said, strict=True)],
@@ -184,12 +187,10 @@ def _pearson(own: Sequence[float], said: Sequence[float]) -> float:
     return product / (sizes[0] * sizes[1]) if all(sizes) else 0.0
 
 
-def _counts(own: Sequence[set[str]], said: Sequence[set[str]], label: str) -> Counts:
-    return Counts(
-        right=sum(label in one and label in other for one, other in zip(own, said, strict=True)),
-        said=sum(label in other for other in said),
-        there=sum(label in one for one in own),
-    )
+def _counts(own: Sequence[set[str]], said: Sequence[set[str]], labels: Sequence[str]) -> dict[str, Counts]:
+    right = Counter(label for one, other in zip(own, said, strict=True) for label in one & other)
+    counts = [Counter(label for each in side for label in each) for side in (said, own)]
+    return {label: Counts(right[label], counts[0][label], counts[1][label]) for label in labels}
 
 
 def _errors(

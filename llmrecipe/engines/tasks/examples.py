@@ -16,7 +16,7 @@ KIND = "examples"
 """Of the artifact."""
 
 Example = dict[str, Any]
-"""`id` (its file and line) and what the task has of it: `words` and `tags`, `text` and `label` …"""
+"""`id` (its split and line) and what the task has of it: `words` and `tags`, `text` and `label` …"""
 
 
 def write(directory: Path, splits: Mapping[str, Sequence[Example]], task: str, labels: Sequence[str]) -> Path:
@@ -56,7 +56,12 @@ def divided(task: Task, found: Mapping[str, list[list[Example]]]) -> dict[str, l
     Raises:
         StageError: too few are left for a split.
     """
-    groups, splits = list(found["train"]), {split: _flat(found[split]) for split in found}
+    # Named by its split, since the name of a file is nothing of what is in it.
+    named = {
+        split: [[example | {"id": f"{split}:{example['id']}"} for example in group] for group in groups]
+        for split, groups in found.items()
+    }
+    groups, splits = named["train"], {split: _flat(named[split]) for split in named}
     drawn = list(range(len(groups)))
     random.Random(task.seed).shuffle(drawn)
     for split in SPLITS[1:]:

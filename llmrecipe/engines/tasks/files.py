@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,10 @@ def _json_rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
             continue
         try:
             row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            faults.add(number, "holds half of a surrogate pair, which is no character")
+            continue
         except ValueError as error:
             faults.add(number, f"is no JSON: {error}")
             continue
@@ -91,8 +96,12 @@ def _json_rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
 
 
 def _table_rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
+    delimiter = _DELIMITERS[path.suffix]
+    # Quotes are signs like others where tabs separate; and texts may be longer than 128 KB.
+    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    csv.field_size_limit(sys.maxsize)
     texts = (line + "\n" for _, line in lines(path, name))
-    reader = csv.DictReader(texts, delimiter=_DELIMITERS[path.suffix], strict=True)
+    reader = csv.DictReader(texts, delimiter=delimiter, quoting=quoting, strict=True)
     try:
         for row in reader:
             if None in row or None in row.values():
@@ -101,4 +110,5 @@ def _table_rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
             else:
                 yield reader.line_num, row
     except csv.Error as error:
-        faults.add(reader.line_num, str(error))
+        # `DictReader` counts a line once it has it whole.
+        faults.add(reader.reader.line_num, str(error))

@@ -1,5 +1,6 @@
 """Models with the head of a task."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -7,8 +8,10 @@ import torch
 import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrecipe.cards import TaskCard
+from llmrecipe import cards
+from llmrecipe.cards import ModelCard, TaskCard
 from llmrecipe.engines.models import folders
+from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.engines.tasks.classification import ClassificationWork
 from llmrecipe.engines.tasks.named_entities import NamedEntitiesWork
 from llmrecipe.engines.tasks.work import Work
@@ -18,8 +21,11 @@ from llmrecipe.recipe.task import CASES
 
 _WORKS: dict[str, type[Work]] = {each.tag: each for each in (NamedEntitiesWork, ClassificationWork)}
 
-_POOLER = "pooler."
+_POOLER = ".pooler."
 """What some encoders have below the head and leave out where they predict text."""
+
+_DECIDING = ("classifier.", "score.")
+"""What transformers calls the layer that decides."""
 
 
 def card_of(task: Task, labels: tuple[str, ...]) -> TaskCard:
@@ -47,12 +53,16 @@ def work_of(card: TaskCard, tokenizer: PreTrainedTokenizerBase) -> Work:
 def with_head(start: Path, work: Work, *, seed: int, dropout: float | None) -> PreTrainedModel:
     """The model in `start` with a new head for a task, in float32, on the CPU.
 
-    What both have is the start's; a head, and the pooler of an encoder below it, are drawn.
+    What both have is the start's, but for the layer that decides, which is drawn; so is the pooler of an encoder below
+    it, unless the start has one.
 
     Raises:
-        StageError: transformers has no such head for this network.
+        StageError: transformers has no such head for this network, or it is quantized.
     """
-    source = folders.load_model(start)
+    source, known = folders.load_model(start), cards.read(start, ModelCard)
+    check_embeddings(start, known, source)
+    if hasattr(source.config, "quantization_config"):
+        raise StageError(f"{start}: this model is quantized, and can't learn; start from the one that it was made from")
     config = _config(start, work, dropout)
     auto = getattr(transformers, f"AutoModelFor{work.head}")
     with torch.random.fork_rng(devices=[]):
@@ -61,16 +71,23 @@ def with_head(start: Path, work: Work, *, seed: int, dropout: float | None) -> P
             drawn: Any = auto.from_config(config, dtype=torch.float32)
         except ValueError as error:
             raise StageError(f"{start}: transformers has no {work.head} for this network: {error}") from error
-    weights = {name: weight.float() for name, weight in source.base_model.state_dict().items()}
-    found = drawn.base_model.load_state_dict(weights, strict=False)
-    missing = [name for name in found.missing_keys if not name.startswith(_POOLER)]
-    strange = [name for name in found.unexpected_keys if not name.startswith(_POOLER)]
-    if missing or strange:
-        raise StageError(f"{start}: {type(drawn).__name__} has other weights: missing {missing}, unexpected {strange}")
+    own, weights = drawn.state_dict(), source.state_dict()
+    taken = {name: weight.float() for name, weight in weights.items() if _is_kept(name, weight, own)}
+    body = drawn.base_model_prefix
+    missing = [name for name in own if name.startswith(f"{body}.") and _POOLER not in name and name not in taken]
+    if missing:
+        raise StageError(f"{start}: {type(drawn).__name__} has weights that it lacks: {', '.join(missing)}")
+    drawn.load_state_dict(taken, strict=False)
+    # Only now: an embedding that knows it learns nothing for the token that fills up, which ends texts as well.
+    drawn.config.pad_token_id = work.fill_id
     model = cast(PreTrainedModel, drawn.eval())
-    if work.card.case_as_token_types:
+    if work.card.case_as_token_types and not (known.task and known.task.case_as_token_types):
         _tell_case(model)
     return model
+
+
+def _is_kept(name: str, weight: torch.Tensor, own: Mapping[str, torch.Tensor]) -> bool:
+    return name in own and own[name].shape == weight.shape and not name.startswith(_DECIDING)
 
 
 def _config(start: Path, work: Work, dropout: float | None) -> PretrainedConfig:
@@ -78,7 +95,6 @@ def _config(start: Path, work: Work, dropout: float | None) -> PretrainedConfig:
     labels = work.card.labels or ("score",)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: number for number, label in enumerate(labels)}
-    config.pad_token_id = work.fill_id
     if not work.card.labels:
         config.problem_type = "regression"
     elif work.head == "SequenceClassification":

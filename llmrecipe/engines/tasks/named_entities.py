@@ -1,5 +1,7 @@
 """Names in a text: a tag for each word, predicted at the first of its tokens."""
 
+import bisect
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,18 +81,28 @@ class NamedEntitiesWork(Work):
                     found.append(self._item(window, examples))
                     window = []
                 window.append((piece[0][:room], *piece[1:]))
-        found.append(self._item(window, examples))
+        if window:
+            found.append(self._item(window, examples))
         return found, too_long
 
     def _pieces(self, examples: Sequence[Example]) -> Iterator[list[Piece]]:
-        """The words of each sentence."""
-        texts = [example["words"] for example in examples]
+        """The words of each sentence, as they are in a text: many tokenizers take the space before a word for its."""
+        if not examples:
+            return
         unknown = self.tokenizer.unk_token_id
-        encoded = self.tokenizer(texts, is_split_into_words=True, add_special_tokens=False)
+        encoded = self.tokenizer(
+            [" ".join(example["words"]) for example in examples],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            # A word that looks like a special token is none.
+            split_special_tokens=True,
+            verbose=False,
+        )
         for index, example in enumerate(examples):
             tokens: list[list[int]] = [[] for _ in example["words"]]
-            for token, word in zip(encoded["input_ids"][index], encoded.word_ids(index), strict=True):
-                tokens[word].append(token)
+            ends = [end - 1 for end in itertools.accumulate(len(word) + 1 for word in example["words"])]
+            for token, (_, end) in zip(encoded["input_ids"][index], encoded["offset_mapping"][index], strict=True):
+                tokens[min(bisect.bisect_left(ends, end), len(tokens) - 1)].append(token)
             # Signs that a tokenizer leaves out are words as well.
             filled = [each or [self.fill_id if unknown is None else unknown] for each in tokens]
             own = example.get("tags", [OUTSIDE] * len(filled))
@@ -140,8 +152,11 @@ class NamedEntitiesWork(Work):
         self, examples: Sequence[Example], answers: Mapping[tuple[int, int], list[float]], *, free: bool = False
     ) -> list[list[str]]:
         """The likeliest tags of each sentence: of all that are allowed, or, if `free`, of each word by itself."""
-        found = []
+        found: list[list[str]] = []
         for index, example in enumerate(examples):
+            if not example["words"]:
+                found.append([])
+                continue
             logs = np.array([answers[index, word] for word in range(len(example["words"]))])
             path = logs.argmax(axis=1).tolist() if free else likeliest(logs, self.card.labels)
             found.append([self.card.labels[number] for number in path])
@@ -212,7 +227,9 @@ class NamedEntitiesWork(Work):
 def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """The special tokens that a tokenizer puts before and behind a text."""
     empty = list(tokenizer("")["input_ids"])
-    return empty[: (len(empty) + 1) // 2], empty[(len(empty) + 1) // 2 :]
+    is_end = len(empty) == 1 and empty[0] in (tokenizer.eos_token_id, tokenizer.sep_token_id)
+    before = 0 if is_end else (len(empty) + 1) // 2
+    return empty[:before], empty[before:]
 
 
 def _entity_counts(own: Sequence[str], said: Sequence[str]) -> dict[str, Counts]:

@@ -37,7 +37,7 @@ def read(task: Task, path: Path, name: str) -> list[list[Example]]:
 def _(task: NamedEntities, path: Path, name: str) -> list[list[Example]]:
     faults = Faults(name)
     found = _json_sentences(task, path, name, faults) if path.suffix == ".jsonl" else _conll(path, name, faults)
-    groups = [[_checked(each, faults, name) for each in group] for group in found]
+    groups = [[_checked(each, faults) for each in group] for group in found]
     faults.refuse()
     groups = [group for group in groups if group]
     if not groups:
@@ -59,7 +59,8 @@ def _conll(path: Path, name: str, faults: Faults) -> list[list[Example]]:
             words.clear()
 
     for number, line in files.lines(path, name):
-        columns = line.split()
+        # A word may hold a space where tabs separate, and one of another kind where spaces do.
+        columns = [each for each in line.split("\t" if "\t" in line else " ") if each.strip(" ")]
         if not columns:
             end_sentence()
         elif columns[0] == _DOCUMENT:
@@ -94,20 +95,20 @@ def _json_sentences(task: NamedEntities, path: Path, name: str, faults: Faults) 
     return found
 
 
-def _checked(sentence: Example, faults: Faults, name: str) -> Example:
+def _checked(sentence: Example, faults: Faults) -> Example:
     """A sentence with its tags in IOB2."""
     wrong = [reason for reason in map(tags.fault, sentence["tags"]) if reason is not None]
     for reason in dict.fromkeys(wrong):
         faults.add(sentence["id"], f"the sentence that begins here: {reason}")
     made = sentence["tags"] if wrong else tags.iob2(sentence["tags"])
-    return sentence | {"id": f"{name}:{sentence['id']}", "tags": made}
+    return sentence | {"id": str(sentence["id"]), "tags": made}
 
 
 @read.register
 def _(task: Classification, path: Path, name: str) -> list[list[Example]]:
     faults, found = Faults(name), []
     for number, row in files.rows(path, name, faults):
-        example: Example = {"id": f"{name}:{number}"}
+        example: Example = {"id": str(number)}
         fields = {"text": task.text_field, "second_text": task.second_text_field}
         for key, field in fields.items():
             if field is None:
@@ -130,7 +131,7 @@ def _answer(task: Classification, given: Any, line: int, faults: Faults) -> Exam
     if task.answer == "score":
         try:
             score = float(given)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             score = math.nan
         if not math.isfinite(score):
             faults.add(line, f"{task.label_field!r} must be a number, got {given!r}")
@@ -140,13 +141,21 @@ def _answer(task: Classification, given: Any, line: int, faults: Faults) -> Exam
         if not isinstance(several, list):
             faults.add(line, f"{task.label_field!r} must be a list of labels, got {given!r}")
             return {}
-        return {"labels": sorted({str(each).strip() for each in several})}
-    label = given if isinstance(given, str) else json.dumps(given)
+        return {"labels": sorted({_label(each, task.label_field, line, faults) for each in several})}
     if isinstance(given, list | dict):
         faults.add(line, f"{task.label_field!r} must be one label, got {given!r}; use answer='several' for lists")
-    elif not label.strip():
-        faults.add(line, f"{task.label_field!r} is empty; give every text its label")
-    return {"label": label.strip()}
+        return {}
+    return {"label": _label(given, task.label_field, line, faults)}
+
+
+def _label(given: Any, field: str, line: int, faults: Faults) -> str:
+    """A label as a text, also where it is a number, or true or false."""
+    if not isinstance(given, str | int | float):
+        faults.add(line, f"{field!r} must be a label, got {given!r}")
+    label = given.strip() if isinstance(given, str) else json.dumps(given)
+    if not label:
+        faults.add(line, f"{field!r} is empty; give every text its label")
+    return label
 
 
 def _value(row: Mapping[str, Any], field: str, line: int, faults: Faults) -> Any:
@@ -171,8 +180,12 @@ def labels_of(task: Task, splits: Mapping[str, Sequence[Example]]) -> list[str]:
 @labels_of.register
 def _(task: NamedEntities, splits: Mapping[str, Sequence[Example]]) -> list[str]:
     kinds = _known(task, splits, lambda row: {entity.kind for entity in tags.entities(row["tags"])})
-    if not kinds:
-        raise StageError(f"{task.name}.train: no word has another tag than {tags.OUTSIDE}; there is nothing to learn")
+    for split, rows in splits.items():
+        if all(tag == tags.OUTSIDE for row in rows for tag in row["tags"]):
+            reason = (
+                "there is nothing to learn" if split == "train" else "so it says nothing; use other or more sentences"
+            )
+            raise StageError(f"{task.name}.{split}: no word has another tag than {tags.OUTSIDE}, {reason}")
     return tags.labels_of(kinds)
 
 

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmrecipe.cards import TaskCard
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import Batch, Item, Padding
-from llmrecipe.errors import StageError
 
 _TOKENS_AT_ONCE = 1 << 13
 
@@ -101,10 +100,10 @@ class Work(ABC):
     @property
     def fill_id(self) -> int:
         """The token that fills up a batch."""
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        raise StageError("the tokenizer has no token that fills up a batch; give it a padding token")
+        tokenizer = self.tokenizer
+        known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+        # Nothing reads it but for decoders, which look for the last token that is another.
+        return int(next((token for token in known if token is not None), 0))
 
     @torch.inference_mode()
     def answers(

@@ -4,14 +4,19 @@ import math
 import signal
 
 import pytest
+import tiny_distillation
+import tiny_model
 import tiny_tasks
 import torch
 from safetensors.torch import load_file
 from tiny_tasks import TONES, TUNING, killed, make, section, tuned
 from torch.nn import functional
-from transformers import AutoModelForTokenClassification
+from transformers import AutoModelForTokenClassification, ModernBertConfig, ModernBertForMaskedLM
 
-from llmrecipe import Steps, artifacts, evolve
+from llmrecipe import ModernBert, Steps, artifacts, cards, evolve
+from llmrecipe.cards import ModelCard
+from llmrecipe.engines.compression.zeros import refuse_lost
+from llmrecipe.engines.finetuning.learning import zeros_of
 from llmrecipe.engines.finetuning.tasks.launcher import model_of
 from llmrecipe.engines.finetuning.tasks.stopping import best_step, last_step
 from llmrecipe.engines.finetuning.tasks.trainer import AVERAGE, BEST
@@ -20,6 +25,7 @@ from llmrecipe.engines.runs.checkpoints import checkpoints
 from llmrecipe.engines.tasks import examples
 from llmrecipe.engines.tasks.heads import card_of, with_head, work_of
 from llmrecipe.engines.tasks.items import steps as read
+from llmrecipe.errors import StageError
 from llmrecipe.recipe.optimizer import AdamW
 from llmrecipe.recipe.schedule import Constant
 
@@ -200,7 +206,10 @@ def test_a_run_ends_early_where_nothing_gets_better_and_ends_there_again(made, t
     assert tuned(section(training=training), made, tmp_path).metrics == run.metrics
 
 
-ROWS = [{"step": step, "validation_score": score} for step, score in ((1, 0.1), (2, 0.3), (3, 0.3), (4, 0.2), (5, 0.4))]
+ROWS = [
+    {"step": step, "validation_score": score, "validation_loss": loss}
+    for step, score, loss in ((1, 0.1, 3.0), (2, 0.3, 2.0), (3, 0.3, 2.0), (4, 0.2, 1.0), (5, 0.4, 1.0))
+]
 
 
 @pytest.mark.parametrize(("patience", "last"), [(None, None), (1, 3), (2, 4), (3, None)])
@@ -208,8 +217,9 @@ def test_when_a_run_ends_by_hand(patience, last):
     assert last_step([{"step": 0}, *ROWS], patience) == last
 
 
-def test_the_best_step_is_the_first_of_the_best():
+def test_the_best_step_is_that_with_the_least_loss_of_the_best_and_of_these_the_first():
     assert best_step(ROWS[:3]) == 2
+    assert best_step([*ROWS[:3], {"step": 4, "validation_score": 0.3, "validation_loss": 1.5}]) == 4
     assert best_step([{"step": 1}]) is None
 
 
@@ -255,6 +265,71 @@ def test_texts_of_every_kind_are_learned(made, tmp_path, answer):
         *what.scores,
         *what.numbers,
     }
+
+
+def test_zeros_of_a_pruned_model_stay_zero(made, tmp_path):
+    model = folders.load_model(made["start"])
+    for layer, _ in zeros_of(model):
+        weight = layer.weight.data
+        weight[weight.abs() < weight.abs().median()] = 0
+    card = evolve(cards.read(made["start"], ModelCard), sparse=True)
+    folders.save_model(model, made["start"], tmp_path / "sparse")
+    cards.write(tmp_path / "sparse", card)
+    artifacts.seal(tmp_path / "sparse", "model")
+    run = tuned(section(), made | {"start": tmp_path / "sparse"}, tmp_path / "run")
+    learned, _ = model_of(run)
+    folders.save_model(learned, made["start"], tmp_path / "learned")
+    cards.write(tmp_path / "learned", card)
+    artifacts.seal(tmp_path / "learned", "model")
+    refuse_lost(tmp_path / "sparse", tmp_path / "learned")
+    zeros = [int((layer.weight == 0).sum()) for layer, _ in zeros_of(learned.base_model)]
+    assert min(zeros) > 100
+    # What it is compared by can fail.
+    learned.base_model.encoder.layer[0].attention.self.query.weight.data.fill_(1)
+    folders.save_model(learned, made["start"], tmp_path / "other")
+    cards.write(tmp_path / "other", card)
+    artifacts.seal(tmp_path / "other", "model")
+    with pytest.raises(StageError, match="zero in"):
+        refuse_lost(tmp_path / "sparse", tmp_path / "other")
+
+
+def test_a_second_task_begins_with_what_the_first_has_learned(made, tmp_path):
+    what = evolve(tiny_tasks.NAMES, case_as_token_types=True)
+    inputs = made | {"examples": tiny_tasks.make_names(tmp_path / "names", what=what)}
+    run = tuned(section(what), inputs, tmp_path / "run")
+    first, _ = model_of(run)
+    card = evolve(cards.read(made["start"], ModelCard), task=run.job.task)
+    folders.save_model(first, made["start"], tmp_path / "first")
+    cards.write(tmp_path / "first", card)
+    artifacts.seal(tmp_path / "first", "model")
+    second = with_head(tmp_path / "first", run.job.work(), seed=9, dropout=None)
+    weights, before = second.state_dict(), first.state_dict()
+    assert not torch.equal(weights["classifier.weight"], before["classifier.weight"])
+    for name in set(weights) - {"classifier.weight", "classifier.bias"}:
+        assert torch.equal(weights[name], before[name])
+
+
+def test_what_is_dropped_in_training_is_nothing_of_the_model(made, tmp_path):
+    published = folders.load_model(made["start"]).config.hidden_dropout_prob
+    model, _ = model_of(tuned(section(training=evolve(TUNING, dropout=0.3)), made, tmp_path))
+    assert model.config.hidden_dropout_prob == published != 0.3
+
+
+def test_a_modern_bert_keeps_its_own_head(tmp_path):
+    config = ModernBertConfig(
+        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
+    )
+    network = ModernBert(hidden_size=32, num_layers=2, num_attention_heads=2, intermediate_size=64)
+    tiny_model.write_tokenizer(tmp_path / "tokenizer")
+    theirs = ModernBertForMaskedLM(config)
+    start = tiny_model.write_model(
+        theirs, tmp_path / "tokenizer", tmp_path / "start", network=network, objective=tiny_distillation.MASKED
+    )
+    for what in (tiny_tasks.NAMES, TONES):
+        work = work_of(card_of(what, ("a", "b")), folders.load_tokenizer(start))
+        own, known = with_head(start, work, seed=0, dropout=None).state_dict(), theirs.state_dict()
+        assert torch.equal(own["head.dense.weight"], known["head.dense.weight"])
+        assert torch.equal(own["model.layers.0.mlp.Wi.weight"], known["model.layers.0.mlp.Wi.weight"])
 
 
 def test_a_plain_program_gets_the_logits_of_a_model_with_types_of_case(made, tmp_path):

@@ -53,8 +53,8 @@ def test_every_word_is_predicted_once_at_its_first_token(tokenizer, sentences):
         labelled = [place for place, label in enumerate(item.labels) if label != UNLABELLED]
         assert labelled == [place for place, *_ in item.places]
         for place, each, word in item.places:
-            first = tokenizer([[rows[each]["words"][word]]], is_split_into_words=True, add_special_tokens=False)
-            assert item.input_ids[place] == first["input_ids"][0][0]
+            first = tokenizer(" " * (word > 0) + rows[each]["words"][word])
+            assert item.input_ids[place] == first["input_ids"][0]
             assert LABELS[item.labels[place]] == rows[each]["tags"][word]
         assert len({rows[each].get("document") for _, each, _ in item.places}) == 1
 
@@ -86,20 +86,49 @@ def test_each_token_of_a_word_says_how_that_is_written(tokenizer):
     assert item.token_types == [0, *[1] * (second - first), 0, 0]
 
 
+def test_words_are_read_as_they_are_in_a_text(tokenizer):
+    """A byte-level tokenizer has other tokens for a word behind a space."""
+    (item,), _ = work(tokenizer, max_length=64).items([example(["the", "argument", "Action"])])
+    assert item.input_ids == tokenizer("the argument Action")["input_ids"]
+    starts = [place for place, *_ in item.places]
+    assert [
+        tokenizer.decode(item.input_ids[start:end]) for start, end in zip(starts, [*starts[1:], None], strict=True)
+    ] == [
+        "the",
+        " argument",
+        " Action",
+    ]
+
+
+def test_a_word_that_looks_like_a_special_token_is_none(tokenizer):
+    (item,), _ = work(tokenizer, max_length=64).items([example([tiny_model.END_OF_TEXT])])
+    assert tokenizer.eos_token_id not in item.input_ids
+    assert tokenizer.decode(item.input_ids) == tiny_model.END_OF_TEXT
+
+
 def test_a_word_that_a_tokenizer_leaves_out_is_predicted_all_the_same(tokenizer):
     class Deaf(Framed):
+        """It hears nothing of a word that is a space of no width."""
+
         def __call__(self, text, **options):
             if text == "":
                 return super().__call__(text)
-            found = self._tokenizer([[word for word in row if word != "\u200b"] for row in text], **options)
-            kept = [[index for index, word in enumerate(row) if word != "\u200b"] for row in text]
-
-            class Encoded(dict):
-                def word_ids(self, index):
-                    return [kept[index][word] for word in found.word_ids(index)]
-
-            return Encoded(found)
+            found = self._tokenizer(text, **options)
+            for index, row in enumerate(text):
+                kept = [
+                    pair
+                    for pair in zip(found["input_ids"][index], found["offset_mapping"][index], strict=True)
+                    if pair[1][1] <= row.index("\u200b") - 1
+                ]
+                found["input_ids"][index], found["offset_mapping"][index] = map(list, zip(*kept, strict=True))
+            return found
 
     (item,), _ = work(Deaf(tokenizer), max_length=64).items([{"id": "1", "words": ["a", "\u200b"], "tags": ["O", "O"]}])
     assert [word for *_, word in item.places] == [0, 1]
     assert item.input_ids[item.places[1][0]] == 7
+
+
+def test_no_words_are_no_items_and_have_no_tags(tokenizer):
+    assert work(tokenizer).items([]) == ([], 0)
+    assert work(tokenizer).items([{"words": []}]) == ([], 0)
+    assert work(tokenizer).tags_of([{"words": []}], {}) == [[]]

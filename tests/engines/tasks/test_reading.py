@@ -30,8 +30,8 @@ def refusal(what, tmp_path, content, name):
 def test_sentences_are_separated_by_blank_lines_and_the_tag_is_the_last_column(tmp_path):
     found = read(NAMES, tmp_path, "EU NNP I-NP I-ORG\nrejects VBZ I-VP O\n\n \nGerman JJ I-NP I-MISC\n", "t.txt")
     assert found == [
-        [{"id": "data/t.txt:1", "words": ["EU", "rejects"], "tags": ["B-ORG", "O"]}],
-        [{"id": "data/t.txt:5", "words": ["German"], "tags": ["B-MISC"]}],
+        [{"id": "1", "words": ["EU", "rejects"], "tags": ["B-ORG", "O"]}],
+        [{"id": "5", "words": ["German"], "tags": ["B-MISC"]}],
     ]
 
 
@@ -40,6 +40,13 @@ def test_sentences_of_a_document_stay_together(tmp_path):
     assert [len(first), len(second)] == [3, 2]
     assert len({sentence["document"] for sentence in first}) == 1
     assert first[0]["document"] != second[0]["document"]
+
+
+def test_quotes_are_signs_where_tabs_separate_and_words_may_hold_spaces(tmp_path):
+    ((row,),) = read(TEXTS, tmp_path, 'text\tlabel\n"good" film\tpos\n', "t.tsv")
+    assert row["text"] == '"good" film'
+    ((sentence,),) = read(NAMES, tmp_path, "10 000\tB-NUM\nNew\u00a0York\tB-LOC\n", "t.conll")
+    assert sentence["words"] == ["10 000", "New\u00a0York"]
 
 
 def test_windows_line_ends_and_a_byte_order_mark_are_no_part_of_words(tmp_path):
@@ -101,6 +108,11 @@ def test_several_labels_and_scores_are_read_from_both(tmp_path):
         (TEXTS, "text,tone\na,good\n", "t.csv", "has no 'label'; it has 'text', 'tone'"),
         (TEXTS, "text,label\na,b,c\n", "t.csv", "has another number of columns than the header, which has 2"),
         (TEXTS, '{"text": "a", "label": ["x"]}', "t.jsonl", "use answer='several' for lists"),
+        (evolve(TEXTS, answer="score"), '{"text": "a", "label": 1' + "0" * 400 + "}", "t.jsonl", "must be a number"),
+        (evolve(TEXTS, answer="several"), '{"text": "a", "label": [""]}', "t.jsonl", "'label' is empty"),
+        (evolve(TEXTS, answer="several"), '{"text": "a", "label": [null]}', "t.jsonl", "must be a label, got None"),
+        (TEXTS, '{"text": "\\ud800", "label": "a"}', "t.jsonl", "half of a surrogate pair"),
+        (TEXTS, 'text,label\n"a"b,c\nd,e\n', "t.csv", "line 2"),
         (evolve(TEXTS, answer="score"), "text,label\na,high\n", "t.csv", "'label' must be a number, got 'high'"),
         (evolve(TEXTS, answer="score"), "text,label\na,nan\n", "t.csv", "'label' must be a number, got 'nan'"),
         (evolve(TEXTS, answer="several"), '{"text": "a", "label": 3}', "t.jsonl", "must be a list of labels, got 3"),
@@ -131,10 +143,12 @@ def test_shares_are_taken_once_and_in_order(count, seed, validation, test):
     if found is None:
         return
     assert [len(found["validation"]), len(found["test"])] == [round(validation * count), round(test * count)]
-    every = [int(row["id"]) for split in found.values() for row in split]
+    every = [int(row["id"].partition(":")[2]) for split in found.values() for row in split]
     assert sorted(every) == list(range(count))
     for split in found.values():
-        assert [int(row["id"]) for row in split] == sorted(int(row["id"]) for row in split)
+        assert [int(row["id"].partition(":")[2]) for row in split] == sorted(
+            int(row["id"].partition(":")[2]) for row in split
+        )
     assert found == splits_of(what, count)
 
 
@@ -155,12 +169,18 @@ def test_a_label_that_is_in_no_training_example_is_refused():
     [
         (TEXTS, [{"label": "a"}, {"label": "a"}], "every text has the label 'a'"),
         (evolve(TEXTS, answer="several"), [{"labels": []}], "no text has a label"),
-        (NAMES, [{"tags": ["O"]}], "no word has another tag than O"),
+        (NAMES, [{"tags": ["O"]}], r"n\.train: no word has another tag than O, there is nothing to learn"),
     ],
 )
 def test_examples_with_nothing_to_tell_apart_are_refused(what, rows, said):
     with pytest.raises(StageError, match=said):
         reading.labels_of(what, {"train": rows})
+
+
+def test_a_split_without_names_says_nothing():
+    splits = {"train": [{"tags": ["B-A"]}], "validation": [{"tags": ["O"]}]}
+    with pytest.raises(StageError, match=r"n\.validation: no word has another tag than O, so it says nothing"):
+        reading.labels_of(NAMES, splits)
 
 
 def test_examples_that_say_what_a_training_example_says_are_counted():

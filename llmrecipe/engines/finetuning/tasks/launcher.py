@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from llmrecipe import artifacts, cards, codec
+from llmrecipe import artifacts, cards, codec, memory
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.device import check_precision, set_up
 from llmrecipe.engines.finetuning import states
@@ -69,6 +69,10 @@ def fine_tune(
         unfit.append(Violation(f"{name}.task.max_length", f"{reason}; use at most that"))
     if unfit:
         raise RecipeError(unfit)
+    here = evolve(machine, memory_gb=None)
+    too_large = memory.fine_tuning_refusal(known.network, section.training, section.parallelism, here, known.rows)
+    if too_large is not None:
+        raise StageError(f"{name}: {too_large}")
     device = set_up(machine)
     check_precision(section.training.precision, device)
     task = card_of(section.task, found.labels)
@@ -107,7 +111,8 @@ def fine_tune(
 def model_of(run: FinishedRun[Job]) -> tuple[Any, int]:
     """The model with what it has learned, on the CPU, and the step whose weights it has."""
     job = run.job
-    model = with_head(Path(job.start), job.work(), seed=job.training.seed, dropout=job.tuning.dropout)
+    # What it drops is the run's; whoever goes on from it has what the start was published with.
+    model = with_head(Path(job.start), job.work(), seed=job.training.seed, dropout=None)
     last = int(run.metrics[-1]["step"])
     part, step = _handed_on(job, run.metrics, last)
     states.put(states.load(run.state.checkpoint(last), part), model)

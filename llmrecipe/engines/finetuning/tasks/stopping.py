@@ -9,9 +9,9 @@ SCORE = "validation_score"
 
 
 def best_step(rows: Sequence[Row]) -> int | None:
-    """The step with the best measurement, the first of them; None before the first."""
-    measured = [(-row[SCORE], row["step"]) for row in rows if SCORE in row]
-    return min(measured)[1] if measured else None
+    """The step with the best measurement, of equal ones that with the least loss; None before the first."""
+    measured = [(-row[SCORE], row["validation_loss"], row["step"]) for row in rows if SCORE in row]
+    return min(measured)[2] if measured else None
 
 
 def last_step(rows: Sequence[Row], patience: int | None) -> int | None:
@@ -22,8 +22,9 @@ def last_step(rows: Sequence[Row], patience: int | None) -> int | None:
     for row in rows:
         if SCORE not in row:
             continue
-        if best is None or row[SCORE] > best:
-            best, waited = row[SCORE], 0
+        found = (-row[SCORE], row["validation_loss"])
+        if best is None or found < best:
+            best, waited = found, 0
         else:
             waited += 1
         if waited == patience:

@@ -1,0 +1,94 @@
+"""A fine-tuning against a plain script with transformers' Trainer on the same examples."""
+
+import json
+import random
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_model
+import torch
+from tokenizers import BertWordPieceTokenizer
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+
+from llmrecipe import Bert, MaskedLM, task
+from llmrecipe.engines.tasks import examples, reading
+
+ROUNDS = 3
+BATCH = 16
+SENTENCES = 480
+# That of a MiniLM of 22 million weights.
+NETWORK = Bert(hidden_size=384, num_layers=6, num_attention_heads=12, intermediate_size=1536)
+VOCAB_SIZE = 30_522
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[str, Path]:
+    """A model, and sentences of mixed lengths as a file and as examples."""
+    root = tmp_path_factory.mktemp("made")
+    draw = random.Random(0)
+    words = ["".join(draw.choices(string.ascii_lowercase, k=draw.randint(2, 9))) for _ in range(2_000)]
+    lines = []
+    for _ in range(SENTENCES):
+        # Most are short, some are long, as in messages.
+        for _ in range(min(int(draw.lognormvariate(2.5, 0.8)) + 1, 80)):
+            lines.append(f"{draw.choice(words)} {draw.choice(['O', 'O', 'O', 'B-A', 'B-B'])}")
+        lines.append("")
+    file = root / "train.conll"
+    file.write_text("\n".join(lines))
+    builder = BertWordPieceTokenizer()
+    builder.train_from_iterator([" ".join(words)] * 5, vocab_size=VOCAB_SIZE, show_progress=False)
+    builder.save_model(str(root))
+    BertTokenizerFast(vocab=str(root / "vocab.txt")).save_pretrained(root / "tokenizer")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+    objective = MaskedLM(sequence_length=128)
+    model = tiny_model.write_model(
+        BertForMaskedLM(config), root / "tokenizer", root / "model", network=NETWORK, objective=objective
+    )
+    what = task.NamedEntities(name="names", train="train.conll")
+    (first, *others) = reading.read(what, file, "train.conll")
+    splits = {
+        "train": [row for group in others for row in group],
+        "validation": first,
+        "test": first,
+    }
+    labels = reading.labels_of(what, {"train": splits["train"]})
+    return {"model": model, "file": file, "examples": examples.write(root / "examples", splits, what.tag, labels)}
+
+
+def printed(program: str, *arguments: object) -> dict[str, float]:
+    """What a process says that its work took."""
+    command = [sys.executable, Path(__file__).with_name(program), *map(str, arguments)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    numbers: dict[str, float] = json.loads(found.splitlines()[-1])
+    return numbers
+
+
+@pytest.mark.parametrize("order", ["as-drawn", "by-length"])
+def test_fine_tuning(benchmark, made, tmp_path, order):
+    """They take turns, since what others do on the machine is then the same for both."""
+    plain: list[float] = []
+    grouped: list[float] = []
+    ours: list[float] = []
+
+    def run_plain() -> None:
+        for found, how in ((plain, "as-drawn"), (grouped, "by-length")):
+            given = (made["model"], made["file"], made["file"], 5e-5, 1, BATCH, 1, how)
+            found.append(printed("plain_ner.py", *given)["tokens_per_second"])
+
+    def run_ours() -> None:
+        given = (made["model"], made["examples"], BATCH, 1, order, tmp_path / str(len(ours)))
+        ours.append(printed("tuned_run.py", *given)["tokens_per_second"])
+
+    benchmark.pedantic(run_ours, setup=run_plain, rounds=ROUNDS)
+    benchmark.extra_info |= {
+        "tokens/s": round(max(ours)),
+        "to a plain Trainer": round(max(ours) / max(plain), 3),
+        "to one that groups by length": round(max(ours) / max(grouped), 3),
+    }
+    print(f"\n{benchmark.name}: {benchmark.extra_info}")
