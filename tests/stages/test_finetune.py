@@ -97,8 +97,11 @@ def tags_by_hand(made, *, types):
     tokenizer = AutoTokenizer.from_pretrained(made["model"])
     own, said, allowed = [], [], []
     for row in examples.read(made["examples"], "test"):
-        encoded = tokenizer([row["words"]], is_split_into_words=True, add_special_tokens=False, return_tensors="pt")
-        words = encoded.word_ids(0)
+        text, ends = " ".join(row["words"]), []
+        for word in row["words"]:
+            ends.append(len(word) + (ends[-1] + 1 if ends else 0))
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, return_tensors="pt")
+        words = [next(index for index, end in enumerate(ends) if to <= end) for _, to in encoded["offset_mapping"][0]]
         cases = [0 if word.islower() or not word.isalpha() else 1 for word in row["words"]]
         kinds = torch.tensor([[cases[word] if types else 0 for word in words]])
         with torch.no_grad():

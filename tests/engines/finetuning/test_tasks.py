@@ -224,7 +224,7 @@ def test_the_best_step_is_that_with_the_least_loss_of_the_best_and_of_these_the_
 
 
 def test_balanced_classes_weigh_as_much_together(made, tmp_path):
-    training = evolve(EXACT, class_weights="balanced", epochs=0.17)
+    training = evolve(EXACT, class_weights="balanced", epochs=1)
     run = tuned(section(training=training), made, tmp_path)
     work = run.job.work()
     weights = work.weights(work.items(examples.read(made["examples"], "train"))[0])
@@ -317,7 +317,12 @@ def test_what_is_dropped_in_training_is_nothing_of_the_model(made, tmp_path):
 
 def test_a_modern_bert_keeps_its_own_head(tmp_path):
     config = ModernBertConfig(
-        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        **dict.fromkeys(("pad_token_id", "eos_token_id", "bos_token_id", "cls_token_id", "sep_token_id"), 0),
     )
     network = ModernBert(hidden_size=32, num_layers=2, num_attention_heads=2, intermediate_size=64)
     tiny_model.write_tokenizer(tmp_path / "tokenizer")
