@@ -63,8 +63,8 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise StageError(
-        f"{type(model).__name__} has no list of its {count} layers, which zero_stage = 3 and what goes by layers look "
-        "for; leave that out"
+        f"{type(model).__name__} has no list of its {count} layers, which hidden_states, layer_decay and zero_stage = "
+        "3 look for; leave them out"
     )
 
 

@@ -75,7 +75,10 @@ class TaskTrainer(RunTrainer):
 
     def rate(self) -> Callable[[nn.Parameter], float]:
         """Less for what lies nearer to the text."""
-        decay, layers = self.job.tuning.layer_decay, layers_of(self.model)
+        decay = self.job.tuning.layer_decay
+        if decay == 1:
+            return super().rate()
+        layers = layers_of(self.model)
         depths = {id(weight): depth for depth, layer in enumerate(layers, 1) for weight in layer.parameters()}
         embeddings = {id(weight) for weight in self.model.base_model.parameters()} - depths.keys()
         # What is in the body and in no layer comes before the layers, but for the last norm and the pooler.
