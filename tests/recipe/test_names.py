@@ -20,7 +20,7 @@ from llmrecipe import (
     source,
 )
 from llmrecipe.recipe.hessians import Hessians
-from llmrecipe.recipe.kinds import Model, Text, Tokenizer
+from llmrecipe.recipe.kinds import Model, Task, Text, Tokenizer
 from llmrecipe.recipe.measurement import Measurement
 from llmrecipe.recipe.names import clashes, differences, named_values
 from llmrecipe.recipe.predictions import Predictions
@@ -167,13 +167,16 @@ def test_everything_that_has_a_name_is_among_the_named_values_after_what_it_is_m
         if isinstance(model, PretrainedModel):
             continue
         assert model.training_text is None or model.training_text in values
+        if model.task is not None:
+            assert model.task in values
+            continue
         assert any(isinstance(value, TokenizedText) and value.tokenizer == model.vocabulary for value in values)
     measurements = [value for value in values if isinstance(value, Measurement)]
     assert len(measurements) == sum(each.is_of(model) for model in recipe.models for each in recipe.measures)
     assert recipe in values
     stored = [Predictions.of(model) for model in models if isinstance(model, Distilled) and model.teacher_logits]
     assert all(values.index(each.teacher) < values.index(each) for each in stored)
-    known = (Recipe, Model, Text, Tokenizer, TokenizedText, Predictions, Hessians, Measurement)
+    known = (Recipe, Model, Task, Text, Tokenizer, TokenizedText, Predictions, Hessians, Measurement)
     assert all(isinstance(value, known) for value in values)
 
 

@@ -789,7 +789,7 @@ class World:
         )
 
     def new_pruned(self, model):
-        method = self.draw(prunings(model.network))
+        method = self.draw(prunings(model.network).filter(lambda each: model.task is None or each.is_sparse))
         needs_text = method.reads_text and model.training_text is None
         has_text = needs_text or (method.reads_text and self.draw(st.integers(0, 2)) == 0)
         return self.named(
@@ -855,17 +855,23 @@ class World:
         if network.reads_both_sides and draw(st.booleans()):
             cased = network.has_token_types and draw(st.booleans())
             return task.NamedEntities(words_field="words", case_as_token_types=cased, **shared)
+        of_tables = {
+            split: f"{file}{draw(st.sampled_from(['.csv', '.tab']))}"
+            for split in ("train", "validation", "test")
+            if isinstance(file := shared[split], str)
+        }
+        can_compare = getattr(network, "type_vocab_size", 2) > 1
         return task.Classification(
-            second_text_field=draw(st.none() | texts),
+            second_text_field=draw(st.none() | texts if can_compare else st.none()),
             label_field=draw(texts),
             answer=draw(st.sampled_from(["one", "several", "score"])),
-            **shared,
+            **shared | of_tables,
         )
 
     def new_fine_tuned(self, start):
         draw = self.draw
         known = [each for each in self.tasks if start.network.reads_both_sides or each.tag == "classification"]
-        known = [each for each in known if start.network.has_token_types or not each.token_types]
+        known = [each for each in known if not list(each.misfits(start.network))]
         what = self.one_of(known, lambda: self.new_task(start.network))
         self.tasks.append(what)
         data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4))
