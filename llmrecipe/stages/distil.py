@@ -1,26 +1,19 @@
 """A teacher's predictions to a student's weights, with the curves of the run."""
 
-import logging
-import shutil
-
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression.saving import save_and_verify
 from llmrecipe.engines.compression.zeros import refuse_lost
 from llmrecipe.engines.finetuning.distillation import saving
-from llmrecipe.engines.finetuning.distillation.job import Job
 from llmrecipe.engines.finetuning.distillation.launcher import distil, student_of
-from llmrecipe.engines.finetuning.running import FinishedRun
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.launch.process import return_freed_memory
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.sections import DistilSection
 from llmrecipe.stages.runner import StageContext
+from llmrecipe.stages.tuned import leave
 
-log = logging.getLogger(__name__)
-
-CURVES = ("step", "tokens", "loss", "learning_rate", "grad_norm")
 VALIDATION = ("step", "validation_loss")
 
 
@@ -71,10 +64,6 @@ def run(context: StageContext[DistilSection]) -> None:
     )
     if student is not None and source.sparse:
         refuse_lost(student, context.output / "model")
-    # Two files, since DVC draws an empty cell as 0.
-    for name, columns in (("curves.csv", CURVES), ("validation.csv", VALIDATION)):
-        rows = [{column: row[column] for column in columns} for row in finished.metrics if row.keys() >= set(columns)]
-        artifacts.write_csv(context.output / name, columns, rows)
     last = finished.metrics[-1]
     artifacts.write_json(
         context.output / "metrics.json",
@@ -87,18 +76,4 @@ def run(context: StageContext[DistilSection]) -> None:
         }
         | tokens.read(job.sequence_length, training.seed, job.num_steps * training.global_batch_size),
     )
-    _measure(context, finished)
-    # The name goes first: what a kill leaves of it must not pass for whole.
-    finished.state.root.rename(finished.state.root.with_name("done"))
-    shutil.rmtree(context.scratch)
-
-
-def _measure(context: StageContext[DistilSection], finished: FinishedRun[Job]) -> None:
-    each = finished.job.tokens_per_step
-    context.curves["throughput"] = [
-        {"step": row["step"], "tokens_per_second": round(each / row["seconds"], 1)} for row in finished.timings
-    ]
-    seconds = sum(row["seconds"] for row in finished.timings)
-    context.measured["tokens_per_second"] = round(each * len(finished.timings) / seconds, 1)
-    context.measured.update(finished.measurements)
-    context.measured["ranks"] = finished.job.parallelism.world_size
+    leave(context, finished, VALIDATION)

@@ -1,20 +1,16 @@
 """A model and the examples of a task to one that does it, with the curves of the run."""
 
-import shutil
-
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression.saving import save_and_verify, save_plain
 from llmrecipe.engines.compression.zeros import refuse_lost
-from llmrecipe.engines.finetuning.running import FinishedRun
-from llmrecipe.engines.finetuning.tasks.job import Job
 from llmrecipe.engines.finetuning.tasks.launcher import fine_tune, model_of, probe
 from llmrecipe.launch.process import return_freed_memory
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.sections import FineTuneSection
 from llmrecipe.stages.runner import StageContext
+from llmrecipe.stages.tuned import leave
 
-CURVES = ("step", "tokens", "loss", "learning_rate", "grad_norm")
 VALIDATION = ("step", "validation_loss", "validation_score")
 
 
@@ -65,10 +61,6 @@ def run(context: StageContext[FineTuneSection]) -> None:
     )
     if source.sparse:
         refuse_lost(start, context.output / "model")
-    # Two files, since DVC draws an empty cell as 0.
-    for name, columns in (("curves.csv", CURVES), ("validation.csv", VALIDATION)):
-        rows = [{column: row[column] for column in columns} for row in finished.metrics if row.keys() >= set(columns)]
-        artifacts.write_csv(context.output / name, columns, rows)
     chosen, last = finished.metrics[step - 1], finished.metrics[-1]
     artifacts.write_json(
         context.output / "metrics.json",
@@ -82,18 +74,4 @@ def run(context: StageContext[FineTuneSection]) -> None:
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
     )
-    _measure(context, finished)
-    # The name goes first: what a kill leaves of it must not pass for whole.
-    finished.state.root.rename(finished.state.root.with_name("done"))
-    shutil.rmtree(context.scratch)
-
-
-def _measure(context: StageContext[FineTuneSection], finished: FinishedRun[Job]) -> None:
-    each = finished.job.tokens_per_step
-    context.curves["throughput"] = [
-        {"step": row["step"], "tokens_per_second": round(each / row["seconds"], 1)} for row in finished.timings
-    ]
-    seconds = sum(row["seconds"] for row in finished.timings)
-    context.measured["tokens_per_second"] = round(each * len(finished.timings) / seconds, 1)
-    context.measured.update(finished.measurements)
-    context.measured["ranks"] = finished.job.parallelism.world_size
+    leave(context, finished, VALIDATION)

@@ -241,14 +241,17 @@ ANSWERS = {
 }
 
 
+def texts_of(answer):
+    """Training examples, each of whose texts says its answer."""
+    key = {"one": "label", "several": "labels", "score": "score"}[answer]
+    given = enumerate(ANSWERS[answer])
+    return {"train": [[{"id": str(index), "text": f"{each} and more", key: each}] for index, each in given]}
+
+
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_texts_of_every_kind_are_learned(made, tmp_path, answer):
     what = evolve(TONES, answer=answer)
-    key = {"one": "label", "several": "labels", "score": "score"}[answer]
-    rows = [
-        [{"id": str(index), "text": f"{given} and more", key: given}] for index, given in enumerate(ANSWERS[answer])
-    ]
-    inputs = {"start": made["start"], "examples": make(tmp_path, what, {"train": rows})}
+    inputs = {"start": made["start"], "examples": make(tmp_path, what, texts_of(answer))}
     run = tuned(section(what, evolve(EXACT, epochs=4, optimizer=AdamW(learning_rate=3e-3))), inputs, tmp_path / "run")
     losses = column(run, "loss")
     assert losses[-1] < 0.8 * losses[0]
@@ -335,6 +338,17 @@ def test_a_modern_bert_keeps_its_own_head(tmp_path):
         own, known = with_head(start, work, seed=0, dropout=None).state_dict(), theirs.state_dict()
         assert torch.equal(own["head.dense.weight"], known["head.dense.weight"])
         assert torch.equal(own["model.layers.0.mlp.Wi.weight"], known["model.layers.0.mlp.Wi.weight"])
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_texts_killed_on_the_way_end_with_the_same_bytes(made, tmp_path, answer):
+    what = section(evolve(TONES, answer=answer))
+    inputs = {"start": made["start"], "examples": make(tmp_path, evolve(TONES, answer=answer), texts_of(answer))}
+    whole = tuned(what, inputs, tmp_path / "whole")
+    assert killed(what, inputs, tmp_path / "killed", "os.rename", r"/checkpoints/8$") == -signal.SIGKILL
+    resumed = tuned(what, inputs, tmp_path / "killed", checkpoint_interval=2)
+    assert resumed.metrics == whole.metrics
+    assert digests(resumed) == digests(whole)
 
 
 def test_a_plain_program_gets_the_logits_of_a_model_with_types_of_case(made, tmp_path):
