@@ -1,8 +1,10 @@
 """What the strategies draw: every word that a user can write."""
 
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from strategies import (
     SMALL_MODEL,
+    cleaners,
     divergences,
     hidden_states,
     lineage,
@@ -10,6 +12,7 @@ from strategies import (
     prunings,
     recipe_sets,
     schemes,
+    sections,
     stored,
 )
 
@@ -26,7 +29,7 @@ def depth(model):
     return 1 + max(map(depth, model.parents), default=0)
 
 
-@settings(max_examples=160)
+@settings(max_examples=240)
 @given(recipe_sets(), machines)
 def collect(recipes, machine):
     for value in (*recipes, machine):
@@ -41,10 +44,10 @@ def collect(recipes, machine):
 
 
 @settings(max_examples=500)
-@given(schemes, divergences, prunings(SMALL_MODEL.network), hidden_states, stored)
-def collect_by_themselves(scheme, divergence, pruning, states, logits):
+@given(st.tuples(schemes, divergences, prunings(SMALL_MODEL.network), hidden_states, stored, sections), cleaners)
+def collect_by_themselves(others, clean):
     """As sections have them: few networks can have every scheme, and few recipes have a word of each room."""
-    for value in (scheme, divergence, pruning, states, logits):
+    for value in (*others, *clean):
         drawn.update(type(word).__name__ for _, word in words(value, ""))
 
 

@@ -898,8 +898,7 @@ class World:
             *["quantized"] * 4,
             *["pruned"] * 2,
             *["distilled"] * 2,
-            "tuned",
-            "tuned",
+            *["tuned"] * 3,
         ]
         made = self.draw(st.sampled_from(ways))
         # Zeros can't be trained, nor made again; only rounding keeps them.
