@@ -93,7 +93,7 @@ def _foreign_objective(model: FineTuned) -> Findings:
 
 @rules.add("start", of=Trained)
 def _trained_further(model: Trained) -> Findings:
-    if isinstance(model.start, Model) and model.start.task is not None:
+    if isinstance(model.start, Model) and not model.start.predicts_text:
         yield "start", f"{model.start.name} has learned {_forgotten(model.start)}; start from what it was made of"
 
 
@@ -101,7 +101,7 @@ def _trained_further(model: Trained) -> Findings:
 def _distilled(model: Distilled) -> Findings:
     for path in ("student", "teacher"):
         parent = getattr(model, path)
-        if isinstance(parent, Model) and parent.task is not None:
+        if isinstance(parent, Model) and not parent.predicts_text:
             yield (
                 path,
                 f"{parent.name} has learned {_forgotten(parent)}; distil what it was made of, and fine-tune what comes "
@@ -128,7 +128,7 @@ def _phases(run: Any) -> Findings:
 
 @rules.add("model", "method", of=Pruned)
 def _cut_below_a_head(model: Pruned) -> Findings:
-    if model.model.task is not None and not model.method.is_sparse:
+    if not model.model.predicts_text and not model.method.is_sparse:
         what = type(model.method).__name__
         yield (
             "method",
@@ -140,7 +140,7 @@ def _cut_below_a_head(model: Pruned) -> Findings:
 @rules.add(of=Augmenter)
 def _writes_no_text(augmenter: Augmenter) -> Findings:
     for path, model in models(augmenter).items():
-        if isinstance(model, Model) and model.task is not None:
+        if isinstance(model, Model) and not model.predicts_text:
             yield path, f"{model.name} has learned {_forgotten(model)}; use what it was made of"
 
 

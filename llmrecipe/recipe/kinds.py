@@ -160,8 +160,13 @@ class Model(Word):
 
     @property
     def task(self) -> "Task | None":
-        """What it was taught to do beside predicting text, which it has forgotten then; None if nothing."""
+        """What it was taught to do beside predicting text; None if nothing."""
         return None
+
+    @property
+    def predicts_text(self) -> bool:
+        """Whether it predicts text; what it was taught may have another head."""
+        return self.task is None or self.task.keeps_text
 
     @property
     def is_rounded(self) -> bool:
@@ -261,7 +266,10 @@ class Task(Word):
     @property
     def has_classes(self) -> bool:
         """Whether what is predicted is one of some classes."""
-        return True
+        return False
+
+    keeps_text: ClassVar[bool] = False
+    """Whether a model that has learned it predicts text still, by the head that it had."""
 
     @property
     def token_types(self) -> int | None:

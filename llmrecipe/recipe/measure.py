@@ -92,7 +92,7 @@ class Measure(Word):
 
     def is_of(self, model: Model) -> bool:
         """Whether it is taken of a model at all."""
-        if (model.task is not None) != self.reads_examples:
+        if not (model.task is not None if self.reads_examples else model.predicts_text):
             return False
         return not self.reads_parent or model.compares_by_layer
 
@@ -222,8 +222,10 @@ class Task(Measure):
     labels, and `accuracy`; of scores, the mean squared error and Pearson's correlation. Each with the ends of its 95 %
     interval, by drawing sentences or texts with replacement (Efron 1979).
 
-    `answers.svg` shows what was taken for what, `errors.jsonl` the examples that were most clearly taken for something
-    else, and `scores.json` what each example counts in the numbers that a recovery can be asked of.
+    `calibration_error` says how far the share of right answers is from how likely they were held (Guo et al. 2017).
+    `answers.svg` shows what was taken for what and how sure a model was, `errors.jsonl` the examples that were most
+    clearly taken for something else, and `scores.json` what each example counts in the numbers that a recovery can be
+    asked of.
     """
 
     reads_text: ClassVar[bool] = False

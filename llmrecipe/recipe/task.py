@@ -57,6 +57,11 @@ class NamedEntities(Task):
         return ("entity_macro_f1", "word_macro_f1")
 
     @property
+    def has_classes(self) -> bool:
+        """Tags are."""
+        return True
+
+    @property
     def token_types(self) -> int | None:
         """Four, one for each way to write a word, if it is told."""
         return len(CASES) if self.case_as_token_types else None

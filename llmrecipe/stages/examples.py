@@ -4,7 +4,8 @@ import logging
 from typing import Any
 
 from llmrecipe import artifacts
-from llmrecipe.engines.tasks import examples, reading
+from llmrecipe.engines.tasks import examples
+from llmrecipe.engines.tasks.reading.readers import reader_of
 from llmrecipe.recipe.kinds import SPLITS
 from llmrecipe.sections import ExamplesSection
 from llmrecipe.stages.runner import StageContext
@@ -22,11 +23,12 @@ def run(context: StageContext[ExamplesSection]) -> None:
         StageError: with everything that is wrong with a file; or a split is empty, or has a label of its own.
     """
     task = context.section.task
+    reader = reader_of(task)
     files = {split: getattr(task, split) for split in SPLITS if split in context.inputs}
-    found = {split: reading.read(task, context.inputs[split], name) for split, name in files.items()}
+    found = {split: reader.read(context.inputs[split], name) for split, name in files.items()}
     splits = examples.divided(task, found)
-    labels = reading.labels_of(task, splits)
-    again = examples.in_training_too(splits)
+    labels = reader.labels_of(splits)
+    again = examples.in_training_too(splits, reader.content)
     for split, count in again.items():
         if count:
             log.warning(
@@ -37,7 +39,8 @@ def run(context: StageContext[ExamplesSection]) -> None:
             )
     examples.write(context.output / "examples", splits, task.tag, labels)
     numbers: dict[str, Any] = {split: {"examples": len(rows)} for split, rows in splits.items()}
-    for split, counts in reading.counted(splits):
+    for split, rows in splits.items():
+        counts = reader.counted(rows)
         numbers[split] |= {"labels": counts} if counts else {}
     for split, count in again.items():
         numbers[split]["in_training_too"] = count

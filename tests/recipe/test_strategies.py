@@ -29,7 +29,7 @@ def depth(model):
     return 1 + max(map(depth, model.parents), default=0)
 
 
-@settings(max_examples=240)
+@settings(max_examples=500)
 @given(recipe_sets(), machines)
 def collect(recipes, machine):
     for value in (*recipes, machine):

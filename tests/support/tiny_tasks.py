@@ -22,7 +22,8 @@ from llmrecipe.engines.finetuning.running import FinishedRun
 from llmrecipe.engines.finetuning.tasks import launcher, worker
 from llmrecipe.engines.finetuning.tasks.job import Job
 from llmrecipe.engines.runs import jobs
-from llmrecipe.engines.tasks import examples, reading
+from llmrecipe.engines.tasks import examples
+from llmrecipe.engines.tasks.reading.readers import reader_of
 from llmrecipe.recipe.kinds import Task
 from llmrecipe.recipe.optimizer import AdamW
 from llmrecipe.recipe.schedule import Constant
@@ -64,13 +65,13 @@ def make_names(directory: Path, count: int = 60, what: Task = NAMES) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "train.conll"
     path.write_text(conll(count))
-    return make(directory, what, {"train": reading.read(what, path, "train.conll")})
+    return make(directory, what, {"train": reader_of(what).read(path, "train.conll")})
 
 
 def make(directory: Path, what: Task, found: dict[str, Any]) -> Path:
     """An examples artifact of what was read."""
     splits = examples.divided(what, found)
-    return examples.write(directory / "examples", splits, what.tag, reading.labels_of(what, splits))
+    return examples.write(directory / "examples", splits, what.tag, reader_of(what).labels_of(splits))
 
 
 def make_start(directory: Path) -> Path:

@@ -102,8 +102,6 @@ def output_layers(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
     output = model.get_output_embeddings()
     if output is not None:
         return {name: module for name, module in _linears(model).items() if module is output}
-    if model.base_model is model:
-        return {}
     body = {id(module) for name, module in _linears(model.base_model).items() if not name.startswith("pooler.")}
     return {name: module for name, module in _linears(model).items() if id(module) not in body}
 

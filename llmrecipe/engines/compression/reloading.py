@@ -14,6 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from llmrecipe.engines.compression.expanding import weights_on_disk
+from llmrecipe.engines.models import folders
 from llmrecipe.errors import StageError
 from llmrecipe.foreign import foreign
 from llmrecipe.launch.process import return_freed_memory
@@ -57,7 +58,7 @@ def plain_logits(directory: Path, token_ids: torch.Tensor) -> torch.Tensor:
     (name,) = transformers.AutoConfig.from_pretrained(directory, local_files_only=True).architectures
     model = getattr(transformers, name).from_pretrained(directory, dtype="auto", local_files_only=True)
     with torch.inference_mode():
-        logits: torch.Tensor = model.to(token_ids.device).eval()(input_ids=token_ids).logits
+        logits = folders.predicted(model.to(token_ids.device).eval()(input_ids=token_ids))
     return logits.float().cpu()
 
 

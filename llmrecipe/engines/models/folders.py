@@ -12,8 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     GenerationConfig,
@@ -23,8 +25,10 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -49,6 +53,8 @@ _HEADS = (
     (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES),
     (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
     (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+    (AutoModelForQuestionAnswering, MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES),
+    (AutoModel, MODEL_MAPPING_NAMES),
 )
 """transformers' classes by what they predict, but for the next token."""
 
@@ -187,7 +193,15 @@ def logits(model: PreTrainedModel, token_ids: torch.Tensor, documents: PackedDoc
     """
     # transformers keeps attention within what positions say is one document.
     positions = documents.positions if documents else None
-    return model(input_ids=token_ids, position_ids=positions, use_cache=False).logits.float()
+    return predicted(model(input_ids=token_ids, position_ids=positions, use_cache=False)).float()
+
+
+def predicted(outputs: Any) -> torch.Tensor:
+    """What a model of any head gives: its logits, those of beginnings and ends side by side, or its last states."""
+    if "start_logits" in outputs:
+        return torch.stack([outputs.start_logits, outputs.end_logits], -1)
+    found: torch.Tensor = outputs.logits if "logits" in outputs else outputs.last_hidden_state
+    return found
 
 
 def largest_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:

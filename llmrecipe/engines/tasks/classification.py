@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional
 from llmrecipe.engines.tasks.counting import Counts, report
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import Batch, Item, Padding
-from llmrecipe.engines.tasks.work import Score, Verdict, Work, balanced
+from llmrecipe.engines.tasks.work import Answers, Score, Verdict, Work, balanced
 from llmrecipe.recipe.task import Classification
 
 _SHOWN = 200
@@ -30,19 +30,21 @@ class ClassificationWork(Work):
 
     head: ClassVar[str] = "SequenceClassification"
 
+    when_too_long: ClassVar[str] = "the end of a text is left out"
+
     @property
     def _is_score(self) -> bool:
         return not self.card.labels
 
-    @property
-    def padding(self) -> Padding:
+    def batch(self, items: Sequence[Item], fillers: int = 0) -> Batch:
         """A label for each text, or a number for each of its labels."""
         is_number = self._is_score or self.card.several
-        return Padding(
+        padding = Padding(
             token_id=self.fill_id,
             has_labels_by_token=False,
             labels_type=torch.float32 if is_number else torch.int64,
         )
+        return padding.batch(items, fillers)
 
     def items(self, examples: Sequence[Example]) -> tuple[list[Item], int]:
         """One for each text, whose end is left out if it is too long."""
@@ -75,9 +77,9 @@ class ClassificationWork(Work):
             return [float(label in example.get("labels", ())) for label in self.card.labels]
         return self.card.labels.index(example.get("label", self.card.labels[0]))
 
-    def loss(self, logits: torch.Tensor, batch: Batch, weights: torch.Tensor | None) -> torch.Tensor:
+    def loss(self, outputs: Any, batch: Batch, weights: torch.Tensor | None) -> torch.Tensor:
         """Added up over texts: cross-entropy; of several labels the mean of theirs; of a score the squared error."""
-        labels, counts, logits = batch["labels"], batch["counts"], logits.float()
+        labels, counts, logits = batch["labels"], batch["counts"], outputs.logits.float()
         if self._is_score:
             each = (logits[:, 0] - labels).square()
         elif self.card.several:
@@ -98,15 +100,16 @@ class ClassificationWork(Work):
         """How many texts count."""
         return batch["counts"].sum()
 
-    def answered(self, logits: torch.Tensor, batch: Batch, items: Sequence[Item]) -> list[tuple[int, int, list[float]]]:
+    def answered(self, outputs: Any, batch: Batch, items: Sequence[Item]) -> list[tuple[int, int, list[float]]]:
         """The logarithms of the probabilities of each text's labels, or its score."""
+        logits = outputs.logits.float()
         if self._is_score:
             rows = logits[:, :1]
         else:
             rows = functional.logsigmoid(logits) if self.card.several else logits.log_softmax(-1)
         return [(item.example, 0, row) for item, row in zip(items, rows.cpu().tolist(), strict=True)]
 
-    def verdict(self, examples: Sequence[Example], answers: Mapping[tuple[int, int], list[float]]) -> Verdict:
+    def verdict(self, examples: Sequence[Example], answers: Answers) -> Verdict:
         """A report on labels, or on scores."""
         rows = [answers[index, 0] for index in range(len(examples))]
         if self._is_score:
@@ -132,7 +135,8 @@ class ClassificationWork(Work):
         pairs = [(one, other, together[one, other]) for one in labels for other in labels]
         surprises = [-row[labels.index(one)] for row, one in zip(rows, own, strict=True)]
         errors = _errors(examples, own, said, surprises)
-        return Verdict(numbers=numbers, scores={"accuracy": accuracy}, pairs=pairs, errors=errors)
+        sure = [(math.exp(max(row)), bool(hit)) for row, hit in zip(rows, right, strict=True)]
+        return Verdict(numbers=numbers, scores={"accuracy": accuracy}, errors=errors, pairs=pairs, sure=sure)
 
     def _of_several(self, examples: Sequence[Example], rows: Sequence[Sequence[float]]) -> Verdict:
         labels, half = self.card.labels, math.log(0.5)
@@ -162,7 +166,13 @@ class ClassificationWork(Work):
         ]
         mine, its = ([", ".join(sorted(each)) or _NONE for each in sets] for sets in (own, said))
         errors = _errors(examples, mine, its, surprises)
-        return Verdict(numbers=numbers, scores={"micro_f1": f1, "accuracy": exact}, pairs=pairs, errors=errors)
+        sure = [
+            (chance if chance > 0.5 else 1 - chance, (label in mine) == (chance > 0.5))
+            for row, mine in zip(rows, own, strict=True)
+            for label, chance in zip(labels, map(math.exp, row), strict=True)
+        ]
+        scores = {"micro_f1": f1, "accuracy": exact}
+        return Verdict(numbers=numbers, scores=scores, errors=errors, pairs=pairs, sure=sure)
 
 
 def _of_scores(examples: Sequence[Example], said: Sequence[float]) -> Verdict:
@@ -173,7 +183,6 @@ def _of_scores(examples: Sequence[Example], said: Sequence[float]) -> Verdict:
     return Verdict(
         numbers=numbers,
         scores={"mean_squared_error": mean_squared},
-        pairs=[],
         errors=_errors(examples, [f"{each:g}" for each in own], [f"{each:.4g}" for each in said], errors),
     )
 

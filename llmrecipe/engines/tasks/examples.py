@@ -84,12 +84,11 @@ def _flat(groups: list[list[Example]]) -> list[Example]:
     return [example for group in groups for example in group]
 
 
-def in_training_too(splits: Mapping[str, Sequence[Example]]) -> dict[str, int]:
-    """By split, how many of its examples say what a training example says."""
-    known = {_content(example) for example in splits["train"]}
-    return {split: sum(_content(each) in known for each in splits[split]) for split in SPLITS[1:]}
+def in_training_too(splits: Mapping[str, Sequence[Example]], content: Sequence[str]) -> dict[str, int]:
+    """By split, how many of its examples ask what a training example asks, by these keys."""
 
+    def asked(example: Example) -> str:
+        return json.dumps([example[key] for key in content if key in example])
 
-def _content(example: Example) -> str:
-    """What of an example a model reads."""
-    return json.dumps([example[key] for key in ("words", "text", "second_text") if key in example])
+    known = {asked(example) for example in splits["train"]}
+    return {split: sum(asked(each) in known for each in splits[split]) for split in SPLITS[1:]}

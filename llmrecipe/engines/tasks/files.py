@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +112,20 @@ def _table_rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
     except csv.Error as error:
         # `DictReader` counts a line once it has it whole.
         faults.add(reader.reader.line_num, str(error))
+
+
+def value(row: Mapping[str, Any], field: str, line: int, faults: Faults) -> Any:
+    """What a row has; None, and a fault, if it has it not."""
+    if field not in row or row[field] is None:
+        keys = ", ".join(map(repr, row))
+        faults.add(line, f"has no {field!r}; it has {keys or 'nothing'}")
+        return None
+    return row[field]
+
+
+def text(row: Mapping[str, Any], field: str, line: int, faults: Faults) -> str:
+    """The text that a row has; an empty one, and a fault, if it has none."""
+    found = value(row, field, line, faults)
+    if found is not None and not (isinstance(found, str) and found.strip()):
+        faults.add(line, f"{field!r} must be a text that isn't empty, got {found!r}")
+    return found if isinstance(found, str) else ""

@@ -51,10 +51,10 @@ def work_of(card: TaskCard, tokenizer: PreTrainedTokenizerBase) -> Work:
 
 
 def with_head(start: Path, work: Work, *, seed: int, dropout: float | None) -> PreTrainedModel:
-    """The model in `start` with a new head for a task, in float32, on the CPU.
+    """The model in `start` with the head for a task, in float32, on the CPU.
 
     What both have is the start's, but for the layer that decides, which is drawn; so is the pooler of an encoder below
-    it, unless the start has one.
+    it, unless the start has one. The head that predicts text is the start's, too.
 
     Raises:
         StageError: transformers has no such head for this network, or it is quantized.
@@ -64,22 +64,23 @@ def with_head(start: Path, work: Work, *, seed: int, dropout: float | None) -> P
     if hasattr(source.config, "quantization_config"):
         raise StageError(f"{start}: this model is quantized, and can't learn; start from the one that it was made from")
     config = _config(start, work, dropout)
-    auto = getattr(transformers, f"AutoModelFor{work.head}")
+    auto = getattr(transformers, f"AutoModelFor{work.head}" if work.head else "AutoModel")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             drawn: Any = auto.from_config(config, dtype=torch.float32)
         except ValueError as error:
             raise StageError(f"{start}: transformers has no {work.head} for this network: {error}") from error
-    own, weights = drawn.state_dict(), source.state_dict()
+    own, weights = drawn.state_dict(), (source if work.head else source.base_model).state_dict()
     taken = {name: weight.float() for name, weight in weights.items() if _is_kept(name, weight, own)}
-    body = drawn.base_model_prefix
-    missing = [name for name in own if name.startswith(f"{body}.") and _POOLER not in name and name not in taken]
+    body = f"{drawn.base_model_prefix}." if work.head and not work.writes else ""
+    missing = [name for name in own if name.startswith(body) and _POOLER not in f".{name}" and name not in taken]
     if missing:
         raise StageError(f"{start}: {type(drawn).__name__} has weights that it lacks: {', '.join(missing)}")
     drawn.load_state_dict(taken, strict=False)
-    # Only now: an embedding that knows it learns nothing for the token that fills up, which ends texts as well.
-    drawn.config.pad_token_id = work.fill_id
+    if not work.writes:
+        # Only now: an embedding that knows it learns nothing for the token that fills up, which ends texts as well.
+        drawn.config.pad_token_id = work.fill_id
     model = cast(PreTrainedModel, drawn.eval())
     if work.card.case_as_token_types and not (known.task and known.task.case_as_token_types):
         _tell_case(model)
@@ -92,13 +93,13 @@ def _is_kept(name: str, weight: torch.Tensor, own: Mapping[str, torch.Tensor]) -
 
 def _config(start: Path, work: Work, dropout: float | None) -> PretrainedConfig:
     config = AutoConfig.from_pretrained(start, local_files_only=True)
-    labels = work.card.labels or ("score",)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: number for number, label in enumerate(labels)}
-    if not work.card.labels:
-        config.problem_type = "regression"
-    elif work.head == "SequenceClassification":
-        config.problem_type = "multi_label_classification" if work.card.several else "single_label_classification"
+    if work.head.endswith("Classification"):
+        labels = work.card.labels or ("score",)
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+    if work.head == "SequenceClassification":
+        kind = "multi_label_classification" if work.card.several else "single_label_classification"
+        config.problem_type = kind if work.card.labels else "regression"
     if dropout is not None:
         for name, value in config.to_dict().items():
             if "dropout" in name and isinstance(value, int | float | None) and not isinstance(value, bool):

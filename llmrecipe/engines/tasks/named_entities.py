@@ -2,7 +2,8 @@
 
 import bisect
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import UNLABELLED, Batch, Item, Padding
 from llmrecipe.engines.tasks.tags import OUTSIDE, entities
 from llmrecipe.engines.tasks.viterbi import likeliest
-from llmrecipe.engines.tasks.work import Score, Verdict, Work, balanced
+from llmrecipe.engines.tasks.work import Answers, Score, Verdict, Work, balanced
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.task import CASES, NamedEntities
 
@@ -48,16 +49,17 @@ class NamedEntitiesWork(Work):
 
     head: ClassVar[str] = "TokenClassification"
 
+    when_too_long: ClassVar[str] = "a sentence is cut into parts that are read by themselves"
+
     def __init__(self, card: TaskCard, tokenizer: PreTrainedTokenizerBase) -> None:
         """For a model with this card and tokenizer."""
         super().__init__(card, tokenizer)
         self._around = _around(tokenizer)
         self._numbers = {label: number for number, label in enumerate(card.labels)}
 
-    @property
-    def padding(self) -> Padding:
+    def batch(self, items: Sequence[Item], fillers: int = 0) -> Batch:
         """A label for each token."""
-        return Padding(token_id=self.fill_id, has_labels_by_token=True)
+        return Padding(token_id=self.fill_id, has_labels_by_token=True).batch(items, fillers)
 
     def items(self, examples: Sequence[Example]) -> tuple[list[Item], int]:
         """Windows of whole sentences, of one document if documents are known, with a label at each first token.
@@ -127,10 +129,11 @@ class NamedEntitiesWork(Work):
             places=tuple(places),
         )
 
-    def loss(self, logits: torch.Tensor, batch: Batch, weights: torch.Tensor | None) -> torch.Tensor:
+    def loss(self, outputs: Any, batch: Batch, weights: torch.Tensor | None) -> torch.Tensor:
         """Cross-entropy, added up over words."""
         labels = batch["labels"].masked_fill(~batch["counts"][:, None], UNLABELLED)
-        return functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), weight=weights, reduction="sum")
+        logits = outputs.logits.flatten(0, 1).float()
+        return functional.cross_entropy(logits, labels.flatten(), weight=weights, reduction="sum")
 
     def weights(self, items: Sequence[Item]) -> torch.Tensor:
         """By words."""
@@ -140,17 +143,15 @@ class NamedEntitiesWork(Work):
         """How many words count."""
         return ((batch["labels"] != UNLABELLED) & batch["counts"][:, None]).sum()
 
-    def answered(self, logits: torch.Tensor, batch: Batch, items: Sequence[Item]) -> list[tuple[int, int, list[float]]]:
+    def answered(self, outputs: Any, batch: Batch, items: Sequence[Item]) -> list[tuple[int, int, list[float]]]:
         """The logarithms of the probabilities of each word's tags."""
         rows = [row for row, item in enumerate(items) for _ in item.places]
         places = [place for item in items for place, *_ in item.places]
-        logs = logits[rows, places].log_softmax(-1).cpu().tolist()
+        logs = outputs.logits[rows, places].float().log_softmax(-1).cpu().tolist()
         known = [(example, word) for item in items for _, example, word in item.places]
         return [(*each, own) for each, own in zip(known, logs, strict=True)]
 
-    def tags_of(
-        self, examples: Sequence[Example], answers: Mapping[tuple[int, int], list[float]], *, free: bool = False
-    ) -> list[list[str]]:
+    def tags_of(self, examples: Sequence[Example], answers: Answers, *, free: bool = False) -> list[list[str]]:
         """The likeliest tags of each sentence: of all that are allowed, or, if `free`, of each word by itself."""
         found: list[list[str]] = []
         for index, example in enumerate(examples):
@@ -162,7 +163,7 @@ class NamedEntitiesWork(Work):
             found.append([self.card.labels[number] for number in path])
         return found
 
-    def verdict(self, examples: Sequence[Example], answers: Mapping[tuple[int, int], list[float]]) -> Verdict:
+    def verdict(self, examples: Sequence[Example], answers: Answers) -> Verdict:
         """Reports on entities and on tags of words."""
         said = self.tags_of(examples, answers)
         own = [example["tags"] for example in examples]
@@ -177,8 +178,13 @@ class NamedEntitiesWork(Work):
         return Verdict(
             numbers=self._numbers_of(own, said),
             scores={"entity_f1": entity_f1, "word_micro_f1": accuracy},
-            pairs=_pairs(own, said, self.card.labels),
             errors=self._errors(examples, answers, own, said),
+            pairs=_pairs(own, said, self.card.labels),
+            sure=[
+                (math.exp(answers[index, word][self._numbers[tag]]), tag == own[index][word])
+                for index, tags in enumerate(said)
+                for word, tag in enumerate(tags)
+            ],
         )
 
     def _numbers_of(self, own: Sequence[Sequence[str]], said: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -204,9 +210,7 @@ class NamedEntitiesWork(Work):
         numbers = self._numbers_of([example["tags"] for example in examples], said)
         return {name: number for name, number in numbers.items() if isinstance(number, float)}
 
-    def _errors(
-        self, examples: Sequence[Example], answers: Mapping[tuple[int, int], list[float]], own: Any, said: Any
-    ) -> list[dict[str, Any]]:
+    def _errors(self, examples: Sequence[Example], answers: Answers, own: Any, said: Any) -> list[dict[str, Any]]:
         """Sentences with wrong tags, by how unlikely their own were held."""
         found = []
         for index, example in enumerate(examples):

@@ -1,7 +1,7 @@
 """What is common to all tasks: from examples to what a model reads, from what it gives to answers and numbers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -10,9 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipe.cards import TaskCard
 from llmrecipe.engines.tasks.examples import Example
-from llmrecipe.engines.tasks.items import Batch, Item, Padding
+from llmrecipe.engines.tasks.items import Batch
+from llmrecipe.errors import StageError
 
 _TOKENS_AT_ONCE = 1 << 13
+
+_READ = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
 @attrs.frozen(kw_only=True)
@@ -44,11 +47,18 @@ class Verdict:
     scores: dict[str, Score]
     """Those of them by which models are compared, the first of which decides what is the best model."""
 
-    pairs: list[tuple[str, str, int]]
-    """Label, answer, and how often one was taken for the other; of a score, none."""
-
     errors: list[dict[str, Any]]
-    """Examples that were taken for something else, the clearest first."""
+    """Examples that were answered wrongly, the clearest first."""
+
+    pairs: list[tuple[str, str, int]] = attrs.field(factory=list)
+    """Label, answer, and how often one was taken for the other; none where there are no labels."""
+
+    sure: list[tuple[float, bool]] = attrs.field(factory=list)
+    """How likely each answer was held, and whether it is right; none where that isn't told."""
+
+
+Answers = dict[tuple[int, int], Any]
+"""What a model says, by example and place in it (a word, a part; 0 where there is one alone)."""
 
 
 class Work(ABC):
@@ -58,44 +68,57 @@ class Work(ABC):
     """That of the task."""
 
     head: ClassVar[str]
-    """The part of the name of transformers' classes that have the head: `TokenClassification`."""
+    """What the name of transformers' class ends in, `AutoModelForTokenClassification`; empty for a body alone."""
+
+    writes: ClassVar[bool] = False
+    """Whether it is the head that predicts text, which the start has."""
+
+    when_too_long: ClassVar[str]
+    """What happens to an example that is longer than what is read at once."""
 
     def __init__(self, card: TaskCard, tokenizer: PreTrainedTokenizerBase) -> None:
         """For a model with this card and tokenizer."""
         self.card, self.tokenizer = card, tokenizer
 
-    @property
     @abstractmethod
-    def padding(self) -> Padding:
-        """How its items are put together."""
+    def items(self, examples: Sequence[Example]) -> tuple[list[Any], int]:
+        """What a model reads of examples, each with its `length`, and how many of these are too long to be read."""
 
     @abstractmethod
-    def items(self, examples: Sequence[Example]) -> tuple[list[Item], int]:
-        """What a model reads of examples, and how many of these are too long to be read at once."""
+    def batch(self, items: Sequence[Any], fillers: int = 0) -> Batch:
+        """What a model reads of these, and what it is to say; the last `fillers` of them count for nothing."""
 
     @abstractmethod
-    def loss(self, logits: torch.Tensor, batch: Batch, weights: torch.Tensor | None) -> torch.Tensor:
+    def loss(self, outputs: Any, batch: Batch, weights: torch.Tensor | None) -> torch.Tensor:
         """The loss, added up over what counts; labels weigh as much as `weights` says."""
-
-    @abstractmethod
-    def weights(self, items: Sequence[Item]) -> torch.Tensor:
-        """What each label counts for, so that each has as much of the loss, `float32[labels]`."""
 
     @abstractmethod
     def count(self, batch: Batch) -> torch.Tensor:
         """How much counts."""
 
     @abstractmethod
-    def answered(self, logits: torch.Tensor, batch: Batch, items: Sequence[Item]) -> list[tuple[int, int, list[float]]]:
-        """What a model says: the example, the word (0 where there is none) and the logarithms of probabilities."""
+    def answered(self, outputs: Any, batch: Batch, items: Sequence[Any]) -> Iterable[tuple[int, int, Any]]:
+        """What a model says: the example, the place and what it says there."""
 
     @abstractmethod
-    def verdict(self, examples: Sequence[Example], answers: Mapping[tuple[int, int], list[float]]) -> Verdict:
-        """How good answers are, by example and word."""
+    def verdict(self, examples: Sequence[Example], answers: Answers) -> Verdict:
+        """How good answers are."""
 
-    def plain(self, model: PreTrainedModel, items: Sequence[Item], examples: Sequence[Example]) -> dict[str, Any]:
+    def weights(self, items: Sequence[Any]) -> torch.Tensor:
+        """What each label counts for, so that each has as much of the loss, `float32[labels]`.
+
+        Raises:
+            StageError: there are no labels.
+        """
+        raise StageError(f"{self.tag} has no classes; leave out class_weights")
+
+    def plain(self, model: PreTrainedModel, items: Sequence[Any], examples: Sequence[Example]) -> dict[str, Any]:
         """What a program gets of the model that knows of it what transformers does; nothing if that is all there is."""
         return {}
+
+    def probe(self, items: Sequence[Any]) -> torch.Tensor:
+        """Tokens to compare what models compute by, `int64[1, length]`."""
+        return torch.tensor([items[0].input_ids])
 
     @property
     def fill_id(self) -> int:
@@ -109,23 +132,26 @@ class Work(ABC):
     def answers(
         self,
         model: PreTrainedModel,
-        items: Sequence[Item],
+        items: Sequence[Any],
         told: Callable[[Any], Any] = lambda batches: batches,
-    ) -> dict[tuple[int, int], list[float]]:
-        """What a model says of items, by example and word."""
-        found: dict[tuple[int, int], list[float]] = {}
-        for chosen in told(_of_like_length(items)):
-            batch = {name: each.to(model.device) for name, each in self.padding.batch(chosen).items()}
-            read = {name: each for name, each in batch.items() if name not in ("labels", "counts")}
-            logits = model(**read).logits.float()
-            for example, word, logs in self.answered(logits, batch, chosen):
-                found[example, word] = logs
+    ) -> Answers:
+        """What a model says of items."""
+        found: Answers = {}
+        for chosen in told(of_like_length(items)):
+            batch = {name: each.to(model.device) for name, each in self.batch(chosen).items()}
+            for example, place, said in self.answered(model(**inputs(batch)), batch, chosen):
+                found[example, place] = said
         return found
 
 
-def _of_like_length(items: Sequence[Item]) -> list[list[Item]]:
+def inputs(batch: Batch) -> Batch:
+    """What of a batch a model reads."""
+    return {name: batch[name] for name in _READ if name in batch}
+
+
+def of_like_length(items: Sequence[Any]) -> list[list[Any]]:
     """The items in batches of about as many tokens."""
-    found: list[list[Item]] = []
+    found: list[list[Any]] = []
     for item in sorted(items, key=lambda each: each.length):
         if found and item.length * (len(found[-1]) + 1) <= _TOKENS_AT_ONCE:
             found[-1].append(item)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrecipe import Fraction, evolve, task
-from llmrecipe.engines.tasks import examples, reading
+from llmrecipe.engines.tasks import examples
+from llmrecipe.engines.tasks.reading.readers import reader_of
 from llmrecipe.errors import StageError
 
 NAMES = task.NamedEntities(name="n", train="t.conll")
@@ -18,7 +19,7 @@ TEXTS = task.Classification(name="c", train="t.csv")
 def read(what, tmp_path, content, name):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return reading.read(what, path, f"data/{name}")
+    return reader_of(what).read(path, f"data/{name}")
 
 
 def refusal(what, tmp_path, content, name):
@@ -161,7 +162,7 @@ def test_a_label_that_is_in_no_training_example_is_refused():
     splits = {split: [{"id": "1", "label": label}] for split, label in (("train", "a"), ("validation", "b"))}
     splits["train"].append({"id": "2", "label": "c"})
     with pytest.raises(StageError, match=r"c\.validation: 'b' is the label of 1 examples, and of none"):
-        reading.labels_of(TEXTS, splits)
+        reader_of(TEXTS).labels_of(splits)
 
 
 @pytest.mark.parametrize(
@@ -174,13 +175,13 @@ def test_a_label_that_is_in_no_training_example_is_refused():
 )
 def test_examples_with_nothing_to_tell_apart_are_refused(what, rows, said):
     with pytest.raises(StageError, match=said):
-        reading.labels_of(what, {"train": rows})
+        reader_of(what).labels_of({"train": rows})
 
 
 def test_a_split_without_names_says_nothing():
     splits = {"train": [{"tags": ["B-A"]}], "validation": [{"tags": ["O"]}]}
     with pytest.raises(StageError, match=r"n\.validation: no word has another tag than O, so it says nothing"):
-        reading.labels_of(NAMES, splits)
+        reader_of(NAMES).labels_of(splits)
 
 
 def test_examples_that_say_what_a_training_example_says_are_counted():
@@ -189,4 +190,4 @@ def test_examples_that_say_what_a_training_example_says_are_counted():
         "validation": [{"id": "2", "text": "a"}, {"id": "3", "text": "b"}],
         "test": [{"id": "4", "text": "b"}],
     }
-    assert examples.in_training_too(splits) == {"validation": 1, "test": 0}
+    assert examples.in_training_too(splits, ("text", "second_text")) == {"validation": 1, "test": 0}

@@ -76,14 +76,15 @@ def fine_tune(
     device = set_up(machine)
     check_precision(section.training.precision, device)
     task = card_of(section.task, found.labels)
-    items, cut = work_of(task, folders.load_tokenizer(start)).items(folder.read(examples, "train"))
+    work = work_of(task, folders.load_tokenizer(start))
+    items, cut = work.items(folder.read(examples, "train"))
     if cut:
         log.warning(
-            "%s of %s training examples have more than max_length = %d tokens; the rest of %s",
+            "%s of %s training examples have more than max_length = %d tokens: %s",
             f"{cut:,}",
             f"{found.examples['train']:,}",
             task.max_length,
-            "a sentence is read by itself" if items[0].places else "a text is left out",
+            work.when_too_long,
         )
     job = Job(
         section=section,
@@ -120,8 +121,9 @@ def model_of(run: FinishedRun[Job]) -> tuple[Any, int]:
 
 
 def probe(job: Job) -> torch.Tensor:
-    """A sequence to compare what models compute by: `int64[1, length]`."""
-    return torch.tensor([job.work().items(folder.read(Path(job.examples), "train"))[0][0].input_ids])
+    """Tokens to compare what models compute by: `int64[1, length]`."""
+    work = job.work()
+    return work.probe(work.items(folder.read(Path(job.examples), "train"))[0])
 
 
 def _handed_on(job: Job, rows: Sequence[Row], last: int) -> tuple[str, int]:

@@ -20,7 +20,8 @@ from llmrecipe.engines.finetuning.trainer import Batch, RunTrainer
 from llmrecipe.engines.runs import metrics
 from llmrecipe.engines.tasks import examples as folder
 from llmrecipe.engines.tasks.items import shared, steps
-from llmrecipe.engines.tasks.work import Verdict
+from llmrecipe.engines.tasks.work import Answers, Verdict
+from llmrecipe.engines.tasks.work import inputs as read_of
 
 AVERAGE, BEST = "average", "best"
 """Parts of a checkpoint: the running mean of the weights, and the weights that were best so far."""
@@ -71,7 +72,7 @@ class TaskTrainer(RunTrainer):
         rounds = job.parallelism.accumulation(job.training.global_batch_size)
         for items in read:
             for mine, fillers in shared(items, size, job.parallelism.data, self.args.process_index, rounds):
-                yield self.work.padding.batch(mine, fillers)
+                yield self.work.batch(mine, fillers)
 
     def rate(self) -> Callable[[nn.Parameter], float]:
         """Less for what lies nearer to the text."""
@@ -106,9 +107,8 @@ class TaskTrainer(RunTrainer):
 
     def summed_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
         """The loss of what counts."""
-        read = {name: tensor for name, tensor in inputs.items() if name not in ("labels", "counts")}
-        weights = None if self.weights is None else self.weights.to(inputs["labels"].device)
-        return self.work.loss(model(**read).logits, inputs, weights)
+        weights = None if self.weights is None else self.weights.to(self.args.device)
+        return self.work.loss(model(**read_of(inputs)), inputs, weights)
 
     @torch.no_grad()
     def after_update(self) -> None:
@@ -164,20 +164,20 @@ class TaskTrainer(RunTrainer):
         rounds = -(-len(items) // (size * ranks))
         ordered = sorted(items, key=lambda item: item.length)
         sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        found: dict[tuple[int, int], list[float]] = {}
+        found: Answers = {}
         for mine, fillers in shared(ordered, size, ranks, self.args.process_index, rounds):
-            batch = {name: each.to(self.args.device) for name, each in self.work.padding.batch(mine, fillers).items()}
-            read = {name: each for name, each in batch.items() if name not in ("labels", "counts")}
+            batch = {name: each.to(self.args.device) for name, each in self.work.batch(mine, fillers).items()}
             with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.is_half):
-                logits = self.model(**read).logits.float()
-            sums[0] += self.work.loss(logits, batch, None)
+                outputs = self.model(**read_of(batch))
+                sums[0] += self.work.loss(outputs, batch, None)
             sums[1] += self.work.count(batch)
             if not fillers:
-                found |= {(example, word): logs for example, word, logs in self.work.answered(logits, batch, mine)}
+                said = self.work.answered(outputs, batch, mine)
+                found |= {(example, place): answer for example, place, answer in said}
         if ranks > 1:
             each: list[Any] = [None] * ranks
             dist.all_gather_object(each, found)
-            found = {place: logs for part in each for place, logs in part.items()}
+            found = {place: answer for part in each for place, answer in part.items()}
         loss, count = self.summed(sums).tolist()
         return loss / max(count, 1), self.work.verdict(self.examples["validation"], found)
 

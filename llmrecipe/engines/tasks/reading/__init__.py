@@ -1,0 +1,1 @@
+"""Files of examples to examples, by task."""
