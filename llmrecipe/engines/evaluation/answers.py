@@ -14,7 +14,8 @@ from llmrecipe.engines.evaluation import bootstrap
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tasks import examples as folder
 from llmrecipe.engines.tasks.heads import work_of
-from llmrecipe.engines.tasks.work import Score, Verdict
+from llmrecipe.engines.tasks.score import Score
+from llmrecipe.engines.tasks.work import Verdict
 from llmrecipe.errors import StageError
 from llmrecipe.progress import told
 from llmrecipe.recipe.measure import ANSWERS, ERRORS, SCORES, Task
