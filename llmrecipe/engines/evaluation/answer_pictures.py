@@ -4,7 +4,8 @@ from collections import Counter
 from html import escape
 
 from llmrecipe.engines.evaluation.calibration import bins_of, calibration_error
-from llmrecipe.engines.tasks.work import Score, Verdict
+from llmrecipe.engines.tasks.score import Score
+from llmrecipe.engines.tasks.work import Verdict
 
 _CELL, _LEFT, _TOP = 46, 130, 96
 """Pixels of a square, and beside and above all of them."""

@@ -15,7 +15,7 @@ from llmrecipe.engines.evaluation.calibration import bins_of, calibration_error
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tasks import examples as folder
 from llmrecipe.engines.tasks.heads import work_of
-from llmrecipe.engines.tasks.work import Score
+from llmrecipe.engines.tasks.score import Score
 from llmrecipe.errors import StageError
 from llmrecipe.progress import told
 from llmrecipe.recipe.measure import ANSWERS, ERRORS, SCORES, Task

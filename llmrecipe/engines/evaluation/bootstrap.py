@@ -1,20 +1,12 @@
 """How sure a difference between two models is: what it is on texts drawn from the documents of the one there is."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import attrs
 import numpy as np
 
-_DRAWS = 4000
-
-_SEED = 0
-
-_AT_ONCE = 1 << 20
-"""Documents drawn at once."""
-
-_TAILS = (2.5, 97.5)
-"""Percentiles between which 95 % lie."""
+from llmrecipe.engines.tasks.resampling import drawn, ends, generator
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -56,11 +48,11 @@ def spread(corpora: Mapping[str, PairedCorpus]) -> tuple[float, float]:
     (Efron 1979). The documents of each corpus are drawn with replacement, as many as there are; a text has the losses
     of both models of a document, since both find the same ones hard.
     """
-    generator = np.random.default_rng(_SEED)
-    drawn = _differences({name: _sums(each, _drawn(each.size, generator)) for name, each in corpora.items()}, corpora)
+    of = generator()
+    samples = _differences({name: _sums(each, drawn(each.size, of)) for name, each in corpora.items()}, corpora)
     (here,) = _differences({name: _sums(each, [np.arange(each.size)[None]]) for name, each in corpora.items()}, corpora)
-    low, high = np.percentile(drawn, _TAILS) - here
-    return float(low), float(high)
+    low, high = ends(samples)
+    return low - float(here), high - float(here)
 
 
 def ratio(*scores: np.ndarray) -> tuple[float, float] | None:
@@ -69,22 +61,14 @@ def ratio(*scores: np.ndarray) -> tuple[float, float] | None:
     Of four scores, it is the ratio of the first two over that of the others. Documents are drawn as in `spread`. None
     if a text that was drawn leaves nothing to divide by.
     """
-    drawn = _drawn(len(scores[0]), np.random.default_rng(_SEED))
-    means = np.concatenate([np.stack([score[each].mean(axis=1) for score in scores]) for each in drawn], axis=1)
+    samples = drawn(len(scores[0]), generator())
+    means = np.concatenate([np.stack([score[each].mean(axis=1) for score in scores]) for each in samples], axis=1)
     if not means[1:].all():
         return None
     quotients = means[0] / means[1]
     if len(means) > 2:
         quotients = quotients / (means[2] / means[3])
-    low, high = np.percentile(quotients, _TAILS)
-    return float(low), float(high)
-
-
-def _drawn(count: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """Which documents are in each text, some texts at a time."""
-    at_once = max(1, _AT_ONCE // count)
-    for start in range(0, _DRAWS, at_once):
-        yield generator.integers(0, count, size=(min(at_once, _DRAWS - start), count))
+    return ends(quotients)
 
 
 def _sums(pair: PairedCorpus, texts: Iterable[np.ndarray]) -> np.ndarray:

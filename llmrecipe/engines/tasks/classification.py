@@ -11,7 +11,8 @@ from torch.nn import functional
 from llmrecipe.engines.tasks.counting import Counts, report
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import Batch, Item, Padding
-from llmrecipe.engines.tasks.work import Answers, Score, Verdict, Work, balanced
+from llmrecipe.engines.tasks.score import Score
+from llmrecipe.engines.tasks.work import Answers, Verdict, Work, balanced
 from llmrecipe.recipe.task import Classification
 
 _SHOWN = 200

@@ -19,9 +19,10 @@ from llmrecipe.engines.models import folders
 from llmrecipe.engines.tasks.counting import Counts, report
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import UNLABELLED, Batch, Item, Padding
+from llmrecipe.engines.tasks.score import Score
 from llmrecipe.engines.tasks.tags import OUTSIDE, entities
 from llmrecipe.engines.tasks.viterbi import likeliest
-from llmrecipe.engines.tasks.work import Answers, Score, Verdict, Work, balanced
+from llmrecipe.engines.tasks.work import Answers, Verdict, Work, balanced
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.task import CASES, NamedEntities
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -11,30 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmrecipe.cards import TaskCard
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import Batch
+from llmrecipe.engines.tasks.score import Score
 from llmrecipe.errors import StageError
 
 _TOKENS_AT_ONCE = 1 << 13
 
 _READ = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-
-
-@attrs.frozen(kw_only=True)
-class Score:
-    """A number that is a sum over examples divided by another, so that it can be had of any of them."""
-
-    better: Literal["higher", "lower"]
-
-    above: list[float]
-    """What each example adds to the number."""
-
-    below: list[float]
-    """What each adds to what that is divided by."""
-
-    @property
-    def value(self) -> float:
-        """The number for all examples; 0 where there is nothing to divide by."""
-        below = sum(self.below)
-        return sum(self.above) / below if below else 0.0
 
 
 @attrs.frozen(kw_only=True)

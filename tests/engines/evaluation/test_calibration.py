@@ -9,7 +9,8 @@ from sklearn.calibration import calibration_curve
 
 from llmrecipe.engines.evaluation.answer_pictures import answers_of
 from llmrecipe.engines.evaluation.calibration import bins_of, calibration_error
-from llmrecipe.engines.tasks.work import Score, Verdict
+from llmrecipe.engines.tasks.score import Score
+from llmrecipe.engines.tasks.work import Verdict
 
 
 def answers(count, seed=0):

@@ -1,0 +1,44 @@
+"""Examples drawn again: how far a number may be from what it is on the ones there are."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+_DRAWS = 4000
+
+_SEED = 0
+
+_AT_ONCE = 1 << 20
+"""Examples drawn at once."""
+
+_TAILS = (2.5, 97.5)
+"""Percentiles between which 95 % lie."""
+
+
+def generator() -> np.random.Generator:
+    """What draws, always the same."""
+    return np.random.default_rng(_SEED)
+
+
+def drawn(count: int, of: np.random.Generator) -> Iterator[np.ndarray]:
+    """Which of `count` examples are in each sample, as many as there are, `int64[samples, count]`, some at a time."""
+    at_once = max(1, _AT_ONCE // count)
+    for start in range(0, _DRAWS, at_once):
+        yield of.integers(0, count, size=(min(at_once, _DRAWS - start), count))
+
+
+def ends(values: np.ndarray) -> tuple[float, float]:
+    """Between which 95 % of the values of samples lie: the percentile method (Efron 1979)."""
+    low, high = np.percentile(values, _TAILS)
+    return float(low), float(high)
+
+
+def interval(counts: np.ndarray, number: Callable[[np.ndarray], float]) -> tuple[float, float]:
+    """The ends of the 95 % interval of a number of all examples together.
+
+    Args:
+        counts: what each example adds to sums, `[examples, sums]`.
+        number: the number, of the sums.
+    """
+    samples = (sample for some in drawn(len(counts), generator()) for sample in some)
+    return ends(np.array([number(counts[sample].sum(axis=0)) for sample in samples]))
