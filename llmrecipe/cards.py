@@ -173,6 +173,12 @@ class TaskCard(Word):
     several: bool = False
     """Whether a text can have several labels."""
 
+    plain_template: bool = False
+    """Whether chats become text by a plain template, and not by one that its start had."""
+
+    packing: bool = False
+    """Whether it has read several chats at once."""
+
 
 @define("model_card")
 class ModelCard(Word):

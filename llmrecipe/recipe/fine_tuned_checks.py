@@ -13,7 +13,8 @@ from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.pruned import Pruned
 from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.rules import Findings, Rules
-from llmrecipe.recipe.task import TABLES, Classification, NamedEntities
+from llmrecipe.recipe.task import TABLES, Classification, Instructions, NamedEntities
+from llmrecipe.recipe.tokenizer import TrainedTokenizer
 from llmrecipe.recipe.training_checks import share_findings
 
 rules = Rules()
@@ -43,10 +44,36 @@ def _splits(task: Task) -> Findings:
 
 @rules.add("train", "validation", "test", of=Classification)
 def _tables(task: Classification) -> Findings:
+    yield from _of_another_kind(task, TABLES)
+
+
+@rules.add("train", "validation", "test", of=Instructions)
+def _json_lines(task: Instructions) -> Findings:
+    yield from _of_another_kind(task, (".jsonl",))
+
+
+def _of_another_kind(task: Task, ends: tuple[str, ...]) -> Findings:
     for split in SPLITS:
         file = getattr(task, split)
-        if isinstance(file, str) and not file.endswith(TABLES):
-            yield split, f"{file!r} ends in none of {', '.join(map(repr, TABLES))}; rename or convert it"
+        if isinstance(file, str) and not file.endswith(ends):
+            yield split, f"{file!r} ends in {_none_of(ends)}; rename or convert it"
+
+
+def _none_of(ends: tuple[str, ...]) -> str:
+    return f"none of {', '.join(map(repr, ends))}" if len(ends) > 1 else f"another than {ends[0]!r}"
+
+
+@rules.add("messages_field", "tests_field", of=Instructions)
+def _one_key(task: Instructions) -> Findings:
+    if task.messages_field == task.tests_field:
+        yield "tests_field", f"{task.tests_field!r} is messages_field as well; name the key of the tests"
+
+
+@rules.add("task.template", "start", of=FineTuned)
+def _no_template(model: FineTuned) -> Findings:
+    task, tokenizer = model.task, model.vocabulary.origin
+    if isinstance(task, Instructions) and task.template == "own" and isinstance(tokenizer, TrainedTokenizer):
+        yield "task.template", f"'own', and {tokenizer.name}, which is trained here, has none; use 'plain'"
 
 
 @rules.add("words_field", "tags_field", of=NamedEntities)

@@ -9,7 +9,7 @@ import attrs
 
 from llmrecipe.recipe.kinds import Model, Objective, Text
 from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, define, kind
-from llmrecipe.recipe.validators import between, not_empty
+from llmrecipe.recipe.validators import between, greater_than, not_empty
 
 RECOVERY = ("recovery_percent", "recovery_by", "recovery_low_percent", "recovery_high_percent", "recovery_documents")
 """What a comparison says of how much of a reference's quality a model has."""
@@ -219,8 +219,10 @@ class Task(Measure):
 
     `NamedEntities`: precision, recall and F1 of whole entities (right if its words and its type are; equal to
     seqeval's) and of the tags of single words, by class and as micro and macro means. `Classification`: the same of
-    labels, and `accuracy`; of scores, the mean squared error and Pearson's correlation. Each with the ends of its 95 %
-    interval, by drawing sentences or texts with replacement (Efron 1979).
+    labels, and `accuracy`; of scores, the mean squared error and Pearson's correlation. `Instructions`: the loss by
+    token of known answers; of written ones ROUGE (Lin 2004), BLEU and chrF as sacrebleu has them, exact match and F1 of
+    words as in SQuAD (Rajpurkar et al. 2016), and pass@k (Chen et al. 2021). Each with the ends of its 95 % interval,
+    by drawing examples with replacement (Efron 1979).
 
     `calibration_error` says how far the share of right answers is from how likely they were held (Guo et al. 2017).
     `answers.svg` shows what was taken for what and how sure a model was, `errors.jsonl` the examples that were most
@@ -238,6 +240,20 @@ class Task(Measure):
 
     split: Literal["test", "validation"] = "test"
     """Which of the task's examples: `validation` for what is still being tuned."""
+
+    max_new_tokens: int = attrs.field(default=256, validator=between(1, 10**6))
+    """Where answers are written: tokens of one at most."""
+
+    samples: int = attrs.field(default=1, validator=between(1, 1_000))
+    """Answers that are written to each question. One has the likeliest token each time; several are drawn, for the
+    chance that one of them passes (pass@k); numbers other than that are of the first."""
+
+    temperature: float = attrs.field(default=0.8, validator=greater_than(0, 1_000))
+    """What logits are divided by where several answers are drawn."""
+
+    run_code: bool = False
+    """Whether answers are run as programs, with the tests that their examples have (`Instructions.tests_field`): in
+    processes of their own, with limits of time and memory, without network. Linux has to permit user namespaces."""
 
 
 class MeasuredModel(Protocol):

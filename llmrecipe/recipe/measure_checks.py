@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from llmrecipe.recipe.kinds import Model
-from llmrecipe.recipe.measure import TAKEN, CustomScores, Measure, Perplexity, Samples
+from llmrecipe.recipe.measure import TAKEN, CustomScores, Measure, Perplexity, Samples, Task
 from llmrecipe.recipe.model import Calibrated
 from llmrecipe.recipe.names import name_of
 from llmrecipe.recipe.recipe import Recipe
@@ -67,6 +67,12 @@ def _unread_text(measure: Measure) -> Findings:
         yield "text", f"{measure.text.name} is given, and {type(measure).__name__} reads no text; leave it out"
 
 
+@rules.add("samples", "run_code", of=Task)
+def _unused_samples(measure: Task) -> Findings:
+    if measure.samples > 1 and not measure.run_code:
+        yield "samples", f"{measure.samples} answers are for the chance that one passes; use run_code=True, or 1"
+
+
 def findings(recipe: Recipe, fields: Fields) -> Findings:
     """What is wrong with a recipe's measures, as far as fields are right."""
     if {"models", "measures"} & set(fields.wrong(recipe)):
@@ -89,6 +95,11 @@ def findings(recipe: Recipe, fields: Fields) -> Findings:
             yield path, f"is called {measure.name!r} like {first}; give it a name of its own, or remove it"
         if all(map(fields.is_right, models)) and not any(map(measure.is_of, models)):
             yield path, f"{type(measure).__name__} {_of_none(measure)}"
+        if isinstance(measure, Task) and measure.run_code:
+            untested = [each for each in tasked if "pass_at_1" not in getattr(each.task, "scores", ())]
+            if untested:
+                what = f"nothing tests what {name_of(untested[0])} writes"
+                yield f"{path}.run_code", f"True, and {what}; give its Instructions a tests_field, or leave it out"
         if isinstance(measure, CustomScores):
             yield from ((path, reason) for reason in _unsaid(measure))
         taught = [model for model in models if fields.has(model, "objective") and measure.is_of(model)]

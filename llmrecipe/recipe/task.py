@@ -1,17 +1,18 @@
 """What a pretrained model learns to do for somebody."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 
 from llmrecipe.recipe.kinds import Task
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.schema import define
-from llmrecipe.recipe.validators import not_empty
+from llmrecipe.recipe.validators import between, not_empty
 
 __all__ = [
     "Classification",
+    "Instructions",
     "NamedEntities",
 ]
 
@@ -123,3 +124,57 @@ class Classification(Task):
     def has_classes(self) -> bool:
         """Whether it is no score."""
         return self.answer != "score"
+
+
+@define("instructions")
+class Instructions(Task):
+    """What an assistant answers, learned from chats: to sum up, to translate, to talk, to write programs.
+
+    Files are JSON lines (`.jsonl`), a chat a line: its messages as a list of objects with a `role` (`system`, `user` or
+    `assistant`) and a `content`. The first may be the system's; then user and assistant take turns, and the assistant
+    has the last word. A chat template makes one text of them, of which only the answers are learned, each up to the
+    token that ends it.
+
+    A model that has learned it predicts text still, by the head that it had: it can be pruned, distilled and quantized
+    like any other, and measured on text as well.
+    """
+
+    keeps_text: ClassVar[bool] = True
+
+    max_length: int = attrs.field(default=512, validator=between(8, 10**6))
+    """Tokens that are read at once; the end of a longer chat is left out."""
+
+    messages_field: str = attrs.field(default="messages", validator=not_empty)
+    """The key of a chat's messages."""
+
+    tests_field: str | None = attrs.field(default=None, validator=attrs.validators.optional(not_empty))
+    """Where answers are Python programs, the key of what tests the last one: lines of Python that follow it."""
+
+    template: Literal["own", "plain"] = "own"
+    """The chat template: the `own` one of the tokenizer, or one that is `plain`, `User: …` and `Assistant: …` in lines,
+    for tokenizers without, which becomes the model's."""
+
+    packing: bool = True
+    """Whether chats are read several at once, as many as `max_length` has room for, so that nothing fills up: none
+    reads another. Each such sequence counts as one of `global_batch_size`."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The loss by token of answers, what written ones have in common with those of the chats, and whether they
+        pass."""
+        common = ("exact_match", "f1", "rouge1", "rouge2", "rougeL", "sentence_bleu", "sentence_chrf")
+        return ("loss", *common, *(() if self.tests_field is None else ("pass_at_1",)))
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Of all answers together."""
+        return ("perplexity", "bleu", "chrf")
+
+    def misfits(self, network: Network) -> Iterator[tuple[str, str]]:
+        """Why such a network can't learn it, and what can."""
+        if network.reads_both_sides:
+            yield (
+                "start",
+                f"{type(network).__name__} reads a token before it predicts it, so it can't write; use a decoder, such "
+                "as Llama or Qwen3",
+            )

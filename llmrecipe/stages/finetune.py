@@ -55,9 +55,10 @@ def run(context: StageContext[FineTuneSection]) -> None:
         context.output / "model",
         card,
         tokenizer=start,
-        generation=None,
+        generation=start if context.section.task.keeps_text else None,
         probe=probe(job).to(job.machine.device),
         scratch=context.scratch,
+        files=job.work().files(),
     )
     if source.sparse:
         refuse_lost(start, context.output / "model")

@@ -855,6 +855,18 @@ class World:
         if network.reads_both_sides and draw(st.booleans()):
             cased = network.has_token_types and draw(st.booleans())
             return task.NamedEntities(words_field="words", case_as_token_types=cased, **shared)
+        if not network.reads_both_sides and draw(st.booleans()):
+            rows = {
+                split: f"{file}.jsonl"
+                for split in ("train", "validation", "test")
+                if isinstance(file := shared[split], str)
+            }
+            return task.Instructions(
+                tests_field=draw(st.sampled_from([None, "tests"])),
+                template="plain",
+                packing=draw(st.booleans()),
+                **shared | rows,
+            )
         of_tables = {
             split: f"{file}{draw(st.sampled_from(['.csv', '.tab']))}"
             for split in ("train", "validation", "test")
@@ -870,8 +882,7 @@ class World:
 
     def new_fine_tuned(self, start):
         draw = self.draw
-        known = [each for each in self.tasks if start.network.reads_both_sides or each.tag == "classification"]
-        known = [each for each in known if not list(each.misfits(start.network))]
+        known = [each for each in self.tasks if not list(each.misfits(start.network))]
         what = self.one_of(known, lambda: self.new_task(start.network))
         self.tasks.append(what)
         data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4))
@@ -997,7 +1008,7 @@ def recipe_sets(draw, kinds=NETWORKS):
     return tuple(found)
 
 
-a_task = st.composite(lambda draw: World(draw, NETWORKS).new_task(draw(networks(Bert))))()
+a_task = st.composite(lambda draw: World(draw, NETWORKS).new_task(draw(networks(Bert) | networks(Llama))))()
 revisions = st.integers(1, 9)
 sections = st.one_of(
     st.builds(

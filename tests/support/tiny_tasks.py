@@ -1,5 +1,6 @@
 """Tasks of seconds: made examples, an encoder to learn them, and runs in this process or in ranks of their own."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -45,6 +46,8 @@ NAMES = task.NamedEntities(name="names", train="train.conll", max_length=32)
 
 TONES = task.Classification(name="tones", train="train.jsonl", max_length=32)
 
+CHATS = task.Instructions(name="chats", train="train.jsonl", max_length=96, template="plain", tests_field="tests")
+
 
 def conll(count: int, seed: int = 0, document: int = 0) -> str:
     """Sentences about people in places; a document begins before each `document` of them."""
@@ -72,6 +75,34 @@ def make(directory: Path, what: Task, found: dict[str, Any]) -> Path:
     """An examples artifact of what was read."""
     splits = examples.divided(what, found)
     return examples.write(directory / "examples", splits, what.tag, reader_of(what).labels_of(splits))
+
+
+def chats(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Sums to write as programs, some of which are asked twice."""
+    draw, rows = random.Random(seed), []
+    for _ in range(count):
+        one, other = draw.randint(1, 9), draw.randint(1, 9)
+        messages = [
+            {"role": "user", "content": f"add {one} to {other}"},
+            {"role": "assistant", "content": f"x = {one} + {other}"},
+        ]
+        again = [{"role": "user", "content": "once more"}, messages[1]] if draw.random() < 0.3 else []
+        rows.append({"messages": [*messages, *again], "tests": f"assert x == {one + other}"})
+    return rows
+
+
+def make_chats(directory: Path, count: int = 60, what: Task = CHATS) -> Path:
+    """An examples artifact of chats."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "train.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in chats(count)))
+    return make(directory, what, {"train": reader_of(what).read(path, "train.jsonl")})
+
+
+def make_writer(directory: Path) -> Path:
+    """A decoder with random weights."""
+    tiny_model.write_tokenizer(directory / "tokenizer")
+    return tiny_model.write_model(tiny_model.new_model(), directory / "tokenizer", directory / "model")
 
 
 def make_start(directory: Path) -> Path:

@@ -14,12 +14,11 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
-    TopPLogitsWarper,
 )
 
 from llmrecipe.engines.models import folders
+from llmrecipe.engines.models.drawing import Draw
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.augment import PLACEHOLDER, BeamSearch, HubModel, Pretrained, Sampling
 from llmrecipe.recipe.kinds import Decoding
@@ -35,24 +34,6 @@ _TOKENS = (
     "begin_suppress_tokens",
 )
 """What a model's generation_config.json says of its tokens: those that it begins and ends with, and never writes."""
-
-
-class Draw(LogitsProcessor):
-    """Makes the likeliest token one that is drawn: of logits with Gumbel noise, the largest is a sample (Gumbel 1954).
-
-    Every text has a generator of its own, where transformers' sampling draws for a batch as a whole.
-    """
-
-    def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
-        self._temperature = sampling.temperature
-        self._nucleus = TopPLogitsWarper(sampling.top_p)
-        self._generators = [np.random.default_rng(seed) for seed in seeds]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The logits `[batch, vocab_size]` of the next token; the largest of each row is a sample."""
-        scores = self._nucleus(input_ids, scores / self._temperature)
-        noise = np.stack([generator.gumbel(size=scores.shape[-1]) for generator in self._generators])
-        return scores + torch.from_numpy(noise).to(scores)
 
 
 class Writer:
@@ -159,7 +140,8 @@ class Writer:
         match self._decoding:
             case Sampling():
                 options["num_beams"] = 1
-                drawn = Draw(self._decoding, [seeds[index] for index in fitting])
+                generators = [np.random.default_rng(seeds[index]) for index in fitting]
+                drawn = Draw(generators, self._decoding.temperature, self._decoding.top_p)
                 options["logits_processor"] = LogitsProcessorList([drawn])
             case BeamSearch():
                 options["num_beams"] = self._decoding.beams

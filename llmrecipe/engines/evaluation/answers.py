@@ -47,8 +47,10 @@ def measured(
     work = work_of(own, folders.load_tokenizer(directory))
     items, cut = work.items(rows)
     log.info("answers %s examples", f"{len(rows):,}")
-    verdict = work.verdict(rows, work.answers(model, items, lambda batches: told(batches, "measuring")))
+    answers = work.answers(model, items, lambda batches: told(batches, "measuring"))
+    verdict = work.verdict(rows, answers | work.written(model, rows, asked, lambda batches: told(batches, "writing")))
     found = {name: _with_interval(score) for name, score in verdict.scores.items()}
+    found |= verdict.numbers.pop("intervals", {})
     of = artifacts.file_digest(examples / f"{asked.split}.jsonl")
     artifacts.write_json(output / SCORES, {name: _written(score, of) for name, score in verdict.scores.items()})
     artifacts.write_jsonl(output / ERRORS, verdict.errors[:_MOST_ERRORS])

@@ -68,7 +68,7 @@ def rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
         StageError: it is no UTF-8, or of another kind.
     """
     if path.suffix == ".jsonl":
-        yield from _json_rows(path, name, faults)
+        yield from json_rows(path, name, faults)
     elif path.suffix in _DELIMITERS:
         yield from _table_rows(path, name, faults)
     else:
@@ -76,7 +76,8 @@ def rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
         raise StageError(f"{name}: a file that ends in {path.suffix!r} is none of {known}; rename or convert it")
 
 
-def _json_rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
+def json_rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
+    """The objects of JSON lines; as `rows`."""
     for number, line in lines(path, name):
         if not line.strip():
             continue
@@ -92,7 +93,7 @@ def _json_rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
         if isinstance(row, dict):
             yield number, row
         else:
-            faults.add(number, 'holds no object; write {"text": …}')
+            faults.add(number, 'holds no object; write {"text": …} or the like')
 
 
 def _table_rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:

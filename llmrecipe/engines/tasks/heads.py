@@ -13,13 +13,14 @@ from llmrecipe.cards import ModelCard, TaskCard
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.engines.tasks.classification import ClassificationWork
+from llmrecipe.engines.tasks.instructions import InstructionsWork
 from llmrecipe.engines.tasks.named_entities import NamedEntitiesWork
 from llmrecipe.engines.tasks.work import Work
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Task
 from llmrecipe.recipe.task import CASES
 
-_WORKS: dict[str, type[Work]] = {each.tag: each for each in (NamedEntitiesWork, ClassificationWork)}
+_WORKS: dict[str, type[Work]] = {each.tag: each for each in (NamedEntitiesWork, ClassificationWork, InstructionsWork)}
 
 _POOLER = ".pooler."
 """What some encoders have below the head and leave out where they predict text."""
@@ -36,6 +37,8 @@ def card_of(task: Task, labels: tuple[str, ...]) -> TaskCard:
         max_length=task.max_length,
         case_as_token_types=bool(getattr(task, "case_as_token_types", False)),
         several=getattr(task, "answer", "") == "several",
+        plain_template=getattr(task, "template", "") == "plain",
+        packing=bool(getattr(task, "packing", False)),
     )
 
 

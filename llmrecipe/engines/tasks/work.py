@@ -13,6 +13,7 @@ from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import Batch
 from llmrecipe.engines.tasks.score import Score
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.measure import Task
 
 _TOKENS_AT_ONCE = 1 << 13
 
@@ -94,6 +95,16 @@ class Work(ABC):
         """
         raise StageError(f"{self.tag} has no classes; leave out class_weights")
 
+    def written(
+        self, model: PreTrainedModel, examples: Sequence[Example], asked: Task, told: Callable[[Any], Any]
+    ) -> Answers:
+        """What a model writes by itself, at places that `answered` leaves free; nothing where no answer is written."""
+        return {}
+
+    def files(self) -> dict[str, str]:
+        """By path in a model's folder, the texts that programs need beside its weights and tokenizer."""
+        return {}
+
     def plain(self, model: PreTrainedModel, items: Sequence[Any], examples: Sequence[Example]) -> dict[str, Any]:
         """What a program gets of the model that knows of it what transformers does; nothing if that is all there is."""
         return {}
@@ -126,9 +137,10 @@ class Work(ABC):
         return found
 
 
-def inputs(batch: Batch) -> Batch:
+def inputs(batch: Batch) -> dict[str, Any]:
     """What of a batch a model reads."""
-    return {name: batch[name] for name in _READ if name in batch}
+    # With a cache, transformers wouldn't see by positions where a sequence begins.
+    return {name: batch[name] for name in _READ if name in batch} | ({"use_cache": False} if "owners" in batch else {})
 
 
 def of_like_length(items: Sequence[Any]) -> list[list[Any]]:

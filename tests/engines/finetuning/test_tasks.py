@@ -9,7 +9,7 @@ import tiny_model
 import tiny_tasks
 import torch
 from safetensors.torch import load_file
-from tiny_tasks import TONES, TUNING, killed, make, section, tuned
+from tiny_tasks import CHATS, TONES, TUNING, killed, make, section, tuned
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification, ModernBertConfig, ModernBertForMaskedLM
 
@@ -54,7 +54,7 @@ def column(run, name):
 
 
 def digests(run):
-    folder = run.state.checkpoint(LAST)
+    folder = run.state.checkpoint(run.metrics[-1]["step"])
     return {file: artifacts.file_digest(folder / f"{file}.safetensors") for file in FILES}
 
 
@@ -349,6 +349,42 @@ def test_texts_killed_on_the_way_end_with_the_same_bytes(made, tmp_path, answer)
     resumed = tuned(what, inputs, tmp_path / "killed", checkpoint_interval=2)
     assert resumed.metrics == whole.metrics
     assert digests(resumed) == digests(whole)
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory):
+    root = tmp_path_factory.mktemp("chatting")
+    return {"start": tiny_tasks.make_writer(root / "start"), "examples": tiny_tasks.make_chats(root / "chats")}
+
+
+def test_answers_killed_on_the_way_end_with_the_same_bytes(chatting, tmp_path):
+    what = section(CHATS)
+    whole = tuned(what, chatting, tmp_path / "whole")
+    last = whole.metrics[-1]["step"]
+    assert (
+        killed(what, chatting, tmp_path / "killed", "os.rename", rf"/checkpoints/{last // 4 * 2}$") == -signal.SIGKILL
+    )
+    resumed = tuned(what, chatting, tmp_path / "killed", checkpoint_interval=2)
+    assert resumed.metrics == whole.metrics
+    assert digests(resumed) == digests(whole)
+
+
+def test_answers_are_learned_packed_as_by_themselves(chatting, tmp_path):
+    """All chats in one step: how they are packed makes no difference."""
+    training = evolve(EXACT, global_batch_size=64, epochs=4)
+    losses = {}
+    for packing in (True, False):
+        what = section(evolve(CHATS, packing=packing), training, micro_batch_size=8)
+        losses[packing] = column(tuned(what, chatting, tmp_path / str(packing)), "loss")
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+    assert losses[True][-1] < losses[True][0]
+
+
+def test_two_ranks_learn_the_answers_that_one_does(chatting, tmp_path):
+    alone = tuned(section(CHATS, EXACT), chatting, tmp_path / "alone")
+    together = tuned(section(CHATS, EXACT, data=2), chatting, tmp_path / "together", ranks=True)
+    assert column(together, "loss") == pytest.approx(column(alone, "loss"), rel=1e-4)
+    assert column(together, "validation_score") == pytest.approx(column(alone, "validation_score"), rel=1e-4)
 
 
 def test_a_plain_program_gets_the_logits_of_a_model_with_types_of_case(made, tmp_path):

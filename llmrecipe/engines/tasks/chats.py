@@ -1,0 +1,112 @@
+"""Chats as text, by a chat template, and which of its tokens are answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from llmrecipe.errors import StageError
+
+PLAIN = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + eos_token + '\\n' }}"
+    "{% else %}{{ message['role'] | capitalize + ': ' + message['content'] + '\\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""A chat template for tokenizers without: each message a line behind its role, and the end of text behind answers."""
+
+_BEGIN = "{{ bos_token }}"
+
+Messages = Sequence[dict[str, str]]
+
+_PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@attrs.frozen(kw_only=True)
+class Rendered:
+    """A chat in tokens."""
+
+    input_ids: list[int]
+
+    is_answer: list[bool]
+    """Of each token, whether it is learned."""
+
+
+class Template:
+    """A tokenizer's chat template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, is_plain: bool) -> None:
+        """Use the tokenizer's own, or give it the plain one.
+
+        Raises:
+            StageError: it has none, or nothing in it ends an answer.
+        """
+        if is_plain:
+            begins = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in tokenizer("")["input_ids"]
+            tokenizer.chat_template = _BEGIN * begins + PLAIN
+        elif tokenizer.chat_template is None:
+            raise StageError("the tokenizer has no chat template; use template='plain', which gives it one")
+        self._tokenizer = tokenizer
+        special = set(tokenizer.all_special_ids)
+        ids, is_answer = self._tokens(_PROBE, "a chat")
+        ends = [token for token, own in zip(ids, is_answer, strict=True) if own and token in special]
+        if not ends:
+            raise StageError(
+                "the tokenizer's chat template has no special token behind an answer, so a model wouldn't learn where "
+                "to stop; use template='plain'"
+            )
+        self.end: int = ends[-1]
+        """The token that ends an answer."""
+
+    def rendered(self, messages: Messages, name: str) -> Rendered:
+        """A chat, of which answers are learned up to the token that ends each.
+
+        Raises:
+            StageError: the template refuses it, or writes what came before otherwise when more follows.
+        """
+        ids, is_answer = self._tokens(messages, name)
+        last = None
+        # What follows the end of an answer, such as a line break, is written by no model.
+        for place in range(len(ids) - 1, -1, -1):
+            if not is_answer[place]:
+                last = None
+            elif last is None and ids[place] == self.end:
+                last = place
+            is_answer[place] = is_answer[place] and last is not None
+        return Rendered(input_ids=ids, is_answer=is_answer)
+
+    def prompt(self, messages: Messages, name: str) -> list[int]:
+        """The tokens that an answer to these messages follows."""
+        text = self._text(messages, name, asks=True)
+        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _tokens(self, messages: Messages, name: str) -> tuple[list[int], list[bool]]:
+        whole = self._text(messages, name)
+        spans = []
+        for index, message in enumerate(messages):
+            if message["role"] == "assistant":
+                before = self._text(messages[:index], name, asks=True)
+                through = self._text(messages[: index + 1], name)
+                if not (through.startswith(before) and whole.startswith(through)):
+                    raise StageError(
+                        f"{name}: the tokenizer's chat template writes a chat otherwise when more follows, so a model "
+                        "would learn what it is never asked; use template='plain', or chats of one question"
+                    )
+                spans.append((len(before), len(through)))
+        found = self._tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        is_answer = [
+            any(begin < last and first < end and last <= end for begin, end in spans)
+            for first, last in found["offset_mapping"]
+        ]
+        return list(found["input_ids"]), is_answer
+
+    def _text(self, messages: Messages, name: str, *, asks: bool = False) -> str:
+        asked: list[Any] = [dict(message) for message in messages]
+        try:
+            text: Any = self._tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=asks)
+        except (TemplateError, TypeError) as error:
+            raise StageError(f"{name}: the tokenizer's chat template refuses it: {error}") from error
+        return str(text)

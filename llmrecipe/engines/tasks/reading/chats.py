@@ -1,0 +1,77 @@
+"""Files of chats, a JSON line each."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from llmrecipe.engines.tasks import files
+from llmrecipe.engines.tasks.examples import Example
+from llmrecipe.engines.tasks.files import Faults
+from llmrecipe.engines.tasks.reading.reader import Reader
+from llmrecipe.errors import StageError
+from llmrecipe.recipe.task import Instructions
+
+ROLES = ("system", "user", "assistant")
+
+
+class ChatsReader(Reader[Instructions]):
+    """Messages that take turns, and what tests the last answer."""
+
+    tag: ClassVar[str] = Instructions.tag
+
+    content: ClassVar[tuple[str, ...]] = ("messages",)
+
+    def read(self, path: Path, name: str) -> list[list[Example]]:
+        """The chats, each by itself."""
+        faults, found = Faults(name), []
+        for number, row in files.json_rows(path, name, faults):
+            given = files.value(row, self.task.messages_field, number, faults)
+            example: Example = {"id": str(number), "messages": given}
+            if given is not None:
+                for reason in wrong_turns(given, self.task.messages_field):
+                    faults.add(number, reason)
+            if self.task.tests_field is not None:
+                example["tests"] = files.text(row, self.task.tests_field, number, faults)
+            found.append([example])
+        faults.refuse()
+        if not found:
+            raise StageError(f"{name}: holds no chat")
+        return [[each | {"messages": _bare(each["messages"])}] for (each,) in found]
+
+    def counted(self, rows: Sequence[Example]) -> dict[str, int]:
+        """How many messages there are of each role."""
+        return dict(sorted(Counter(message["role"] for row in rows for message in row["messages"]).items()))
+
+
+def wrong_turns(given: Any, field: str) -> list[str]:
+    """What is wrong with the messages of a chat."""
+    shape = 'a list of objects such as {"role": "user", "content": "…"}'
+    if not isinstance(given, list) or not given or not all(isinstance(each, dict) for each in given):
+        return [f"{field!r} must be {shape}"]
+    found = []
+    for place, message in enumerate(given, 1):
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            found.append(f"message {place} has the role {role!r}; known: {', '.join(ROLES)}")
+        if not isinstance(content, str) or not content.strip():
+            found.append(f"message {place} has the content {content!r}; it must be a text that isn't empty")
+    if found:
+        return found
+    roles = [message["role"] for message in given]
+    turns = roles[1:] if roles[0] == "system" else roles
+    if "assistant" not in turns:
+        return ["has no answer: no message is the assistant's; add one, or remove the chat"]
+    for place, role in enumerate(turns):
+        expected = ROLES[1 + place % 2]
+        if role != expected:
+            place += len(roles) - len(turns) + 1
+            return [f"message {place} is the {role}'s, where the {expected} has a turn; user and assistant alternate"]
+    if turns[-1] != "assistant":
+        return ["ends with a question; the last message must be the assistant's"]
+    return []
+
+
+def _bare(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The messages without what else they hold, of which no template here is told."""
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
