@@ -1,5 +1,6 @@
 """Programs that would do harm, or pass without being right."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -18,11 +19,11 @@ REFUSAL = "the kernel refuses to lock them in"
 @pytest.fixture(scope="module")
 def run():
     """`sandbox.run`; where the kernel doesn't allow it, what it says is checked in its place."""
-    try:
-        sandbox.refuse_forbidden()
-    except StageError:
+    # By another program that does the same.
+    namespaces = ["--user", "--map-root-user", "--mount", "--net", "--ipc", "--pid", "--fork"]
+    if subprocess.run(["unshare", *namespaces, "true"], check=False).returncode:
         with pytest.raises(StageError, match=REFUSAL) as refused:
-            sandbox.run("pass")
+            sandbox.refuse_forbidden()
         pytest.skip(str(refused.value))
     return lambda program, **limits: sandbox.run(program, Limits(**limits))
 
@@ -77,6 +78,12 @@ def test_one_that_forks_does_not_pass_by_the_half_that_does(run):
     assert run("import os\nif os.fork(): os.wait()").verdict == "passed"
 
 
+def test_it_is_over_after_its_last_line(run):
+    waiting = "import threading, time\nthreading.Thread(target=time.sleep, args=[99]).start()\n"
+    leaving = "import atexit\natexit.register(print, 'left')"
+    assert run(waiting + leaving) == sandbox.Outcome(verdict="passed", reason="", output="")
+
+
 def test_names_of_a_program_are_its_own(run):
     program = "assert __name__ == '__main__' and 'os' not in globals()\nimport sys\nassert len(sys.argv) == 1\n"
     redefined = "def read(): pass\ndef main(): pass\nos = sys = traceback = types = line = None\n"
@@ -91,7 +98,7 @@ def test_one_that_computes_for_ever_is_ended(run):
 
 
 def test_one_that_waits_for_ever_is_ended_with_its_children(run):
-    marker = "98765.4321"
+    marker = f"98765.{os.getpid()}4321"
     program = f"import os, time\nif os.fork() == 0: os.execv('/usr/bin/sleep', ['sleep', '{marker}'])\ntime.sleep(99)"
     outcome = run(program, seconds=1)
     assert (outcome.verdict, outcome.reason) == ("timed out", "4 seconds have passed by")
@@ -99,7 +106,7 @@ def test_one_that_waits_for_ever_is_ended_with_its_children(run):
 
 
 def test_children_end_with_their_program(run):
-    marker = "98765.1234"
+    marker = f"98765.{os.getpid()}1234"
     # In a session of its own, and of no parent that lives.
     program = f"""
 import os, time
@@ -119,7 +126,7 @@ assert os.waitpid(-1, 0)
 
 
 def test_a_program_ends_with_who_asked_for_it(run):
-    marker = "98765.5678"
+    marker = f"98765.{os.getpid()}5678"
     program = f"import os; os.execv('/usr/bin/sleep', ['sleep', '{marker}'])"
     asking = f"from llmrecipe.engines.tasks.sandbox import run; run({program!r})"
     with subprocess.Popen([sys.executable, "-c", asking]) as process:
