@@ -1,5 +1,6 @@
 """What is wrong with lm-eval's files is said before anything runs, and without lm-eval."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from strategies import SMALL
 
-from llmrecipe import evolve, gate, measure, preflight
+from llmrecipe import Machine, evolve, gate, measure, preflight
 from llmrecipe.recipe import checks
 from llmrecipe.recipe.release import Release
 from llmrecipe.taskfiles import TaskFiles
@@ -123,6 +124,17 @@ def test_files_that_dvc_keeps_are_to_be_pulled(project):
     (project / "evals/places.yaml.dvc").write_text("outs: [{path: places.yaml}]")
 
     assert "`dvc pull` brings that" in found(project)["folder"]
+
+
+def test_a_machine_without_lm_eval_is_told_of_the_extra(monkeypatch):
+    recipe = evolve(SMALL, measures=(*SMALL.measures, measure.LMEval(tasks=("places",), folder="evals")))
+    known = importlib.util.find_spec
+    assert preflight.warnings(recipe, Machine(device="cpu")) == preflight.warnings(SMALL, Machine(device="cpu"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "lm_eval" else known(name))
+
+    (warned,) = (each for each in preflight.warnings(recipe, Machine(device="cpu")) if "measures" in each.path)
+
+    assert warned.reason == "LMEval, and lm-eval isn't installed here; `pip install 'llmrecipe[lmeval]'`"
 
 
 def test_a_recovery_asks_for_a_number_of_a_task():

@@ -116,7 +116,8 @@ def _asked(asked: LMEval, model: Measured, tokenizer: PreTrainedTokenizerBase) -
             shots = asked.num_fewshot
         task.set_config("num_fewshot", shots or 0)
         task.set_fewshot_seed(asked.seed)
-    log.info("asks %s", ", ".join(f"{len(task.eval_docs):,} × {name}" for name, task in found["tasks"].items()))
+    read = {name: min(len(task.eval_docs), asked.limit or sys.maxsize) for name, task in found["tasks"].items()}
+    log.info("asks %s", ", ".join(f"{count:,} × {name}" for name, count in read.items()))
     network = model.transformers_model
     at_once = max(1, min(_MOST_AT_ONCE, _LOGITS_AT_ONCE // (model.sequence_length * network.config.vocab_size)))
     lm = HFLM(pretrained=network, tokenizer=tokenizer, backend="causal", batch_size=at_once)
