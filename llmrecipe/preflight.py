@@ -20,6 +20,7 @@ from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.fine_tuned import FineTuned
 from llmrecipe.recipe.kinds import SPLITS, Augmenter, Task
 from llmrecipe.recipe.machine import Machine
+from llmrecipe.recipe.measure import LMEval
 from llmrecipe.recipe.model import PretrainedModel, Trained
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.place import Place, Ray, Slurm
@@ -28,6 +29,7 @@ from llmrecipe.recipe.rules import Fields
 from llmrecipe.recipe.schema import Word
 from llmrecipe.recipe.source import CsvFiles, Files, JsonlFiles, PythonPackages, TextFiles
 from llmrecipe.recipe.tokenizer import PretrainedTokenizer
+from llmrecipe.taskfiles import SUFFIXES, TaskFiles
 
 CPU_FLAGS = Path("/proc/cpuinfo")
 
@@ -62,6 +64,8 @@ def violations(recipe: Recipe, root: Path, planned: Collection[str] = ()) -> lis
             found += _examples(path, word, root, planned)
         elif isinstance(word, Corpus):
             found += _shards(path, word, root)
+        elif isinstance(word, LMEval):
+            found += _task_files(path, word, root, planned)
         elif isinstance(word, PythonPackages):
             found += _packages(path, word.packages)
         elif isinstance(word, Augmenter):
@@ -97,6 +101,9 @@ def warnings(recipe: Recipe, machine: Machine) -> list[Violation]:
     for path, word in names.words(recipe, recipe.name):
         if isinstance(word, Trained | Distilled | FineTuned):
             found.extend(_layout_warnings(path, word.parallelism, on_cpu, gpus))
+        if isinstance(word, LMEval) and importlib.util.find_spec("lm_eval") is None:
+            reason = "LMEval, and lm-eval isn't installed here; `pip install 'llmrecipe[lmeval]'`"
+            found.append(Violation(path, reason))
         if isinstance(word, Trained | FineTuned):
             reasons = _precision(word.training.precision, on_cpu)
             found.extend(Violation(f"{path}.training.precision", reason) for reason in reasons)
@@ -178,6 +185,25 @@ def _examples(path: str, task: Task, root: Path, planned: Collection[str]) -> It
             reason = origins.unreadable(file, root)
         if reason:
             yield Violation(f"{path}.{split}", reason)
+
+
+def _task_files(path: str, asked: LMEval, root: Path, planned: Collection[str]) -> Iterator[Violation]:
+    """Whether the files of lm-eval's tasks are there, and have those that are asked for."""
+    folder = asked.folder
+    refused = origins.outside(folder) or origins.too_long(folder)
+    if refused:
+        yield Violation(f"{path}.folder", refused)
+    elif (root / folder).is_dir():
+        reason = next(origins.absent_in(folder, SUFFIXES, root), None)
+        if reason:
+            yield Violation(f"{path}.folder", reason)
+            return
+        files = TaskFiles.read(root / folder)
+        faults = ((index, files.fault(name)) for index, name in enumerate(asked.tasks))
+        yield from (Violation(f"{path}.tasks[{index}]", f"{folder!r}: {fault}") for index, fault in faults if fault)
+    elif not origins.is_made(folder, planned):
+        what = origins.not_pulled(folder, root) or "write files of tasks there, as lm-eval reads them"
+        yield Violation(f"{path}.folder", f"there is no folder {folder!r}; {what}")
 
 
 def _shards(path: str, corpus: Corpus, root: Path) -> Iterator[Violation]:

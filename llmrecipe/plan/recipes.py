@@ -1,10 +1,10 @@
 """Recipes to their stages: what is measured, and the comparison."""
 
+import posixpath
 from collections.abc import Mapping
 
 from llmrecipe.plan.draft import Draft, Products, plans
 from llmrecipe.plan.stage import Stage
-from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.gate import Speed
 from llmrecipe.recipe.measure import DOCUMENTS, SCORES
 from llmrecipe.recipe.measurement import Measurement
@@ -25,10 +25,11 @@ def measurement(draft: Draft, value: Measurement) -> Products:
         inputs |= draft.need(value.model.task).paths
     if value.text is not None:
         inputs |= draft.need(TokenizedText(text=value.text, tokenizer=value.model.vocabulary)).paths
+    inputs |= {role: posixpath.normpath(path) for role, path in value.measure.inputs.items()}
     stage = draft.stage(
         owner=value.model.name,
         label=value.measure.name,
-        section=MeasureSection(measure=evolve(value.measure, text=None, name=None)),
+        section=MeasureSection(measure=value.measure.on_inputs),
         inputs=inputs,
         outs=value.measure.files,
         metrics=("metrics.json",),

@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import attrs
 
+from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Model, Objective, Text
 from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, define, kind
-from llmrecipe.recipe.validators import between, greater_than, not_empty
+from llmrecipe.recipe.validators import at_least, between, greater_than, no_duplicates, not_empty
 
 RECOVERY = ("recovery_percent", "recovery_by", "recovery_low_percent", "recovery_high_percent", "recovery_documents")
 """What a comparison says of how much of a reference's quality a model has."""
@@ -41,6 +42,9 @@ that of each of the `documents` in turn."""
 ERRORS = "errors.jsonl"
 """What a measure of a task leaves of the worst answers."""
 
+TASK_FILES = "tasks"
+"""The role of the folder in which a measure finds tasks of lm-eval."""
+
 ANSWERS = "answers.svg"
 """The picture that it leaves."""
 
@@ -51,6 +55,7 @@ def _free(owner: object, attribute: attrs.Attribute, value: str | None) -> None:
 
 
 __all__ = [
+    "LMEval",
     "LayerErrors",
     "Perplexity",
     "PseudoPerplexity",
@@ -89,6 +94,16 @@ class Measure(Word):
     def name(self) -> str:
         """What it is called after the model's name."""
         return self.given_name or self.tag
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """What it reads of the project besides what stages make: paths by role."""
+        return {}
+
+    @property
+    def on_inputs(self) -> "Measure":
+        """This measure as its stage has it: its name, its text and where its inputs lie are nothing of it."""
+        return evolve(self, text=None, name=None)
 
     def is_of(self, model: Model) -> bool:
         """Whether it is taken of a model at all."""
@@ -254,6 +269,63 @@ class Task(Measure):
     run_code: bool = False
     """Whether answers are run as programs, with the tests that their examples have (`Instructions.tests_field`): in
     processes of their own, with limits of time and memory, without network. Linux has to permit user namespaces."""
+
+
+@define("lmeval")
+class LMEval(Measure):
+    """What lm-eval asks of a causal model: tasks from YAML files of your own, on your own data.
+
+    It needs `pip install 'llmrecipe[lmeval]'`. The numbers are those of lm-eval (`simple_evaluate`), named by task and
+    metric, `capitals_acc`; where a task has filters of its own, with the filter, `sums_exact_match_strict`. Means over
+    documents have the ends of their 95 % interval, by drawing documents with replacement (Efron 1979), and are scores
+    that a recovery can be asked of. Other numbers, such as `word_perplexity`, BLEU and those of groups, are as they
+    are.
+
+    Nothing is fetched: a task names files in the folder (`dataset_path: json`, `dataset_kwargs: {data_files: {test:
+    capitals.jsonl}}`), and a data set or a metric of the Hub is refused. Functions that a task names (`!function`) are
+    run: they are your own.
+
+    `errors.jsonl` shows what was answered wrongly: of a choice, the most clearly so first; of what the model writes,
+    in the order of the documents. `scores.json` holds what each document counts.
+    """
+
+    reads_text: ClassVar[bool] = False
+
+    files: ClassVar[tuple[str, ...]] = (SCORES, ERRORS)
+
+    tasks: tuple[str, ...] = attrs.field(validator=[not_empty, no_duplicates])
+    """Names of tasks, groups or tags, as the files have them."""
+
+    folder: str = attrs.field(validator=not_empty)
+    """The folder of the project that holds the YAML files, their data and their functions; paths in the files are meant
+    from there."""
+
+    num_fewshot: int | None = attrs.field(default=None, validator=between(0, 1000))
+    """Answered examples in front of each question; None for as many as the task says. A task that says 0 keeps to
+    it."""
+
+    limit: int | None = attrs.field(default=None, validator=between(1, 10**9))
+    """Documents of each task, from its start; None for all."""
+
+    seed: int = attrs.field(default=0, validator=at_least(0))
+    """Decides which examples are shown, and what is drawn where a task has the model draw."""
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """The folder."""
+        return {TASK_FILES: self.folder}
+
+    @property
+    def on_inputs(self) -> Measure:
+        """This measure as its stage has it."""
+        return evolve(super().on_inputs, folder=TASK_FILES)
+
+    def misfit(self, objective: Objective) -> str | None:
+        """Why it says nothing of a model with this objective, and what to do; None if it does."""
+        if not objective.is_masked:
+            return None
+        learned = type(objective).__name__
+        return f"LMEval asks how a text goes on, which {learned} doesn't learn; remove it"
 
 
 class MeasuredModel(Protocol):

@@ -8,6 +8,7 @@ from llmrecipe.recipe.kinds import Gate, Model
 from llmrecipe.recipe.measure import (
     CustomScores,
     LayerErrors,
+    LMEval,
     Measure,
     Perplexity,
     PseudoPerplexity,
@@ -102,6 +103,12 @@ def _no_recovery(gate: Recovery, measure: Measure, measures: Mapping[str, Measur
             reason = "and of Perplexity it is the perplexities that a recovery compares; leave number out"
             yield "number", f"is {gate.number!r}, {reason}, or use gate.Score"
         case Perplexity():
+            return
+        case LMEval() if gate.number is None:
+            what = f"{measure.tasks[0]}_acc"
+            yield "number", f"is missing, and {gate.measure!r} is LMEval; add one of a metric, such as number={what!r}"
+        case LMEval():
+            # Its files know the metrics.
             return
         case PseudoPerplexity() | CustomScores() | Task():
             known = _scores(measure, reference)

@@ -220,6 +220,15 @@ def test_a_measure_has_a_stage_for_each_model_and_its_section_names_neither_text
     assert {"tiny-w4a16-on-web", "tiny-w4a16-perplexity", "tiny-w4a16-samples"} <= set(stages)
 
 
+def test_tasks_of_lm_eval_are_an_input_wherever_their_folder_lies():
+    asked = measure.LMEval(tasks=("places",), folder="./data/evals/")
+    stage = by_name(evolve(RECIPE, measures=(*RECIPE.measures, asked)))["tiny-lmeval"]
+
+    assert stage.inputs["tasks"] == "data/evals"
+    assert stage.section.measure == evolve(asked, folder="tasks")
+    assert stage.outs == ("scores.json", "errors.jsonl")
+
+
 def test_without_measures_models_are_compared_all_the_same():
     stages = by_name(evolve(RECIPE, models=(BASE,), measures=()))
     assert "tiny-perplexity" not in stages

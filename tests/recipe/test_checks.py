@@ -871,6 +871,12 @@ def test_a_masked_model_is_asked_for_no_samples():
     assert "remove it" in found(recipe)["measures[1]"]
 
 
+def test_a_masked_model_is_asked_no_tasks_of_lm_eval():
+    asked = (measure.Perplexity(), measure.LMEval(tasks=("places",), folder="evals"))
+    said = found(evolve(SMALL, models=(MASKED,), measures=asked))["measures[1]"]
+    assert said == "LMEval asks how a text goes on, which MultiMaskLM doesn't learn; remove it"
+
+
 def test_models_of_a_recipe_are_measured_on_one_text():
     other = evolve(SMALL_MODEL, name="other", text__name="web")
     violations = found(evolve(SMALL, models=(SMALL_MODEL, other)))

@@ -122,6 +122,14 @@ def tuples(items, min_size=0):
 
 
 paths = tuples(texts, 1)
+evaluations = st.builds(
+    measure.LMEval,
+    tasks=st.lists(texts, min_size=1, unique=True).map(tuple),
+    folder=texts,
+    num_fewshot=st.none() | counts,
+    limit=st.none() | counts,
+    seed=seeds,
+)
 url_fields = st.just("") | texts
 sources = st.one_of(
     st.builds(source.PythonStdlib),
@@ -944,6 +952,8 @@ class World:
             measures.append(measure.PseudoPerplexity(text=text, max_tokens=self.draw(enough)))
         if not any(model.objective.is_masked for model in models) and self.draw(st.booleans()):
             measures.append(measure.Samples(prompts=self.draw(tuples(texts, 1)), max_new_tokens=self.draw(counts)))
+        if not any(model.objective.is_masked for model in models) and self.draw(st.booleans()):
+            measures.append(self.draw(evaluations))
         if any(model.compares_by_layer for model in models) and self.draw(st.booleans()):
             measures.append(measure.LayerErrors(text=text, max_tokens=self.draw(enough)))
         return tuple(map(self.named, measures))
@@ -1048,7 +1058,7 @@ sections = st.one_of(
         parallelism=st.builds(Parallelism, micro_batch_size=st.sampled_from([1, 2, 4])),
         revision=revisions,
     ),
-    st.builds(MeasureSection, measure=st.builds(measure.Perplexity, max_tokens=counts)),
+    st.builds(MeasureSection, measure=st.builds(measure.Perplexity, max_tokens=counts) | evaluations),
     st.builds(ReportSection, revision=revisions),
     st.builds(
         ReleaseSection,

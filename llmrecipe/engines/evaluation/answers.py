@@ -22,7 +22,7 @@ from llmrecipe.recipe.measure import ANSWERS, ERRORS, SCORES, Task
 
 log = logging.getLogger(__name__)
 
-_MOST_ERRORS = 100
+MOST_ERRORS = 100
 
 _FEW = 2
 """Examples of which no interval is taken."""
@@ -49,11 +49,11 @@ def measured(
     log.info("answers %s examples", f"{len(rows):,}")
     answers = work.answers(model, items, lambda batches: told(batches, "measuring"))
     verdict = work.verdict(rows, answers | work.written(model, rows, asked, lambda batches: told(batches, "writing")))
-    found = {name: _with_interval(score) for name, score in verdict.scores.items()}
+    found = {name: with_interval(score) for name, score in verdict.scores.items()}
     found |= verdict.numbers.pop("intervals", {})
     of = artifacts.file_digest(examples / f"{asked.split}.jsonl")
-    artifacts.write_json(output / SCORES, {name: _written(score, of) for name, score in verdict.scores.items()})
-    artifacts.write_jsonl(output / ERRORS, verdict.errors[:_MOST_ERRORS])
+    artifacts.write_json(output / SCORES, {name: written(score, of) for name, score in verdict.scores.items()})
+    artifacts.write_jsonl(output / ERRORS, verdict.errors[:MOST_ERRORS])
     artifacts.write_text(output / ANSWERS, answers_of(verdict, asked.split))
     plain = work.plain(model, items, rows)
     numbers = {**verdict.numbers, "intervals": found, "examples": len(rows), "cut_examples": cut}
@@ -62,7 +62,7 @@ def measured(
     return numbers | ({"plain": plain} if plain else {})
 
 
-def _with_interval(score: Score) -> dict[str, float]:
+def with_interval(score: Score) -> dict[str, float]:
     """The ends of its 95 % interval."""
     if len(score.above) < _FEW:
         return {}
@@ -70,5 +70,6 @@ def _with_interval(score: Score) -> dict[str, float]:
     return {} if ends is None else {"low": ends[0], "high": ends[1]}
 
 
-def _written(score: Score, of: str) -> dict[str, Any]:
+def written(score: Score, of: str) -> dict[str, Any]:
+    """It as `scores.json` holds it, `of` the digest of what was answered."""
     return {"better": score.better, "documents": score.above, "over": score.below, "of": of}

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipe import artifacts, cards, lost
 from llmrecipe.cards import ModelCard
-from llmrecipe.engines.evaluation import answers, layers, own
+from llmrecipe.engines.evaluation import answers, layers, lmeval, own
 from llmrecipe.engines.evaluation.documents import DocumentSums, Means
 from llmrecipe.engines.evaluation.heldout import HeldoutText, heldout_texts, heldout_token_rows
 from llmrecipe.engines.evaluation.scores import PseudoScore, Score, score_of
@@ -28,9 +28,11 @@ from llmrecipe.progress import told
 from llmrecipe.recipe.measure import (
     LAYERS,
     SCORES,
+    TASK_FILES,
     CustomMeasure,
     CustomScores,
     LayerErrors,
+    LMEval,
     Measure,
     Perplexity,
     PseudoPerplexity,
@@ -70,6 +72,9 @@ class LoadedModel:
     examples: Path | None = None
     """The examples of the task that it has learned; None for a measure that reads none."""
 
+    task_files: Path | None = None
+    """The tasks of lm-eval that it is asked; None for a measure that asks none."""
+
     parent: PreTrainedModel | None = None
     """The model that it was made from, on `device`; None for a measure that doesn't look at it."""
 
@@ -103,6 +108,7 @@ class LoadedModel:
             device=device,
             tokens=tokens,
             examples=inputs["examples"] if asked.reads_examples else None,
+            task_files=inputs[TASK_FILES] if TASK_FILES in asked.inputs else None,
             parent=parent,
         )
 
@@ -211,6 +217,13 @@ def _task(asked: Task, model: LoadedModel, output: Path) -> Numbers:
     if model.examples is None:
         raise StageError(f"{model.directory}: {asked.tag} reads the examples of a task, and has none")
     return answers.measured(asked, model.card, model.directory, model.transformers_model, model.examples, output)
+
+
+@measure.register
+def _lmeval(asked: LMEval, model: LoadedModel, output: Path) -> Numbers:
+    if model.task_files is None:
+        raise StageError(f"{model.directory}: {asked.tag} reads files of tasks, and has none")
+    return lmeval.measured(asked, model, model.task_files, output)
 
 
 @measure.register
