@@ -148,7 +148,8 @@ class Instructions(Task):
     """The key of a chat's messages."""
 
     tests_field: str | None = attrs.field(default=None, validator=attrs.validators.optional(not_empty))
-    """Where answers are Python programs, the key of what tests the last one: lines of Python that follow it."""
+    """Where answers are Python programs, the key of what tests the last one: lines of Python that follow it. Chats that
+    are only learned from need none."""
 
     template: Literal["own", "plain"] = "own"
     """The chat template: the `own` one of the tokenizer, or one that is `plain`, `User: …` and `Assistant: …` in lines,

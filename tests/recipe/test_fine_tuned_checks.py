@@ -154,6 +154,55 @@ def test_a_measure_of_tasks_needs_one():
     assert ["none is FineTuned; remove it, or add one" in each.reason for each in refused] == [True]
 
 
+CHATS = task.Instructions(name="chats", train="data/chats.jsonl", template="plain", tests_field="tests")
+WRITER = FineTuned(name="writer", start=SMALL_MODEL, task=CHATS)
+
+
+def test_answers_are_written_by_decoders():
+    assert found(WRITER) == {}
+    assert "Bert reads a token before it predicts it, so it can't write" in found(evolve(TUNED, task=CHATS))["start"]
+
+
+def test_what_learned_from_chats_predicts_text_still():
+    assert WRITER.predicts_text
+    assert not TUNED.predicts_text
+    assert found(WRITER, measure.Task(), measure.Perplexity(text=TEXT)) == {}
+    again = Trained(
+        name="again",
+        start=WRITER,
+        text=SMALL_MODEL.text,
+        objective=SMALL_MODEL.objective,
+        training=SMALL_MODEL.training,
+    )
+    assert found(again, measure.Perplexity()) == {}
+    assert found(Pruned(model=WRITER, method=prune.Layers(num_layers=1), text=TEXT), measure.Task()) == {}
+
+
+def test_a_tokenizer_trained_here_has_no_chat_template_of_its_own():
+    own = evolve(WRITER, task__template="own")
+    assert "has none; use 'plain'" in found(own)["task.template"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "said"),
+    [
+        ({"train": "data/chats.csv"}, "task.train", "'data/chats.csv' ends in another than '.jsonl'"),
+        ({"tests_field": "messages"}, "task.tests_field", "'messages' is messages_field as well"),
+        ({"max_length": 10**6}, "task.max_length", "(max_position_embeddings)"),
+    ],
+)
+def test_what_chats_cannot_be(changes, path, said):
+    assert said in found(evolve(WRITER, task=evolve(CHATS, **changes)))[path]
+
+
+def test_several_answers_are_for_programs_that_are_run():
+    assert "use run_code=True, or 1" in found(WRITER, measure.Task(samples=5))["measures[0].samples"]
+    assert found(WRITER, measure.Task(samples=5, run_code=True)) == {}
+    untested = evolve(WRITER, task__tests_field=None)
+    refused = found(untested, measure.Task(run_code=True))["measures[0].run_code"]
+    assert "nothing tests what writer writes; give its Instructions a tests_field" in refused
+
+
 def test_measures_are_of_the_models_that_they_fit():
     both = Recipe(
         name="both",

@@ -20,6 +20,7 @@ from llmrecipe.engines.tasks.programs import program_of
 from llmrecipe.engines.tasks.score import Score
 from llmrecipe.engines.tasks.work import Answers, Verdict, Work
 from llmrecipe.engines.tasks.writing import written
+from llmrecipe.errors import StageError
 from llmrecipe.recipe.measure import Task
 from llmrecipe.recipe.task import Instructions
 
@@ -94,6 +95,13 @@ class InstructionsWork(Work):
     ) -> Answers:
         """The last answer of each chat as the model writes it, and whether it passes; as many as are asked for."""
         if asked.run_code:
+            untested = [example["id"] for example in examples if "tests" not in example]
+            if untested:
+                shown = ", ".join(untested[:5])
+                raise StageError(
+                    f"{asked.tag}.run_code: {len(untested):,} of {len(examples):,} chats have nothing that tests what "
+                    f"a model writes, such as {shown}; give them a tests_field"
+                )
             sandbox.refuse_forbidden()
         prompts = [self._template.prompt(example["messages"][:-1], example["id"]) for example in examples]
         places = [(index, sample) for index in range(len(examples)) for sample in range(asked.samples)]

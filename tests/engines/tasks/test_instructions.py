@@ -85,10 +85,12 @@ def test_a_chat_without_turns_is_refused_with_its_line(tmp_path, messages, said)
     assert said in line
 
 
-def test_a_chat_without_messages_or_tests_is_refused(tmp_path):
-    said = refusal(tmp_path, {"text": "a"}, {"messages": [USER, SAYS]}, what=CHATS)
-    assert said[0] == "chats.jsonl, line 1: has no 'messages'; it has 'text'"
-    assert "chats.jsonl, line 2: has no 'tests'; it has 'messages'" in said
+def test_a_chat_without_messages_or_with_empty_tests_is_refused(tmp_path):
+    said = refusal(tmp_path, {"text": "a"}, {"messages": [USER, SAYS], "tests": " "}, what=CHATS)
+    assert said == [
+        "chats.jsonl, line 1: has no 'messages'; it has 'text'",
+        "chats.jsonl, line 2: 'tests' must be a text that isn't empty, got ' '",
+    ]
 
 
 def test_an_empty_file_of_chats_is_refused(tmp_path):
@@ -259,6 +261,12 @@ def test_programs_are_run_and_counted(tokenizer, model, monkeypatch):
     assert verdict.numbers["pass_at_1"] == 0.5
     assert verdict.numbers["pass_at_2"] == 1
     assert [error["outcome"] for error in verdict.errors] == ["failed"]
+
+
+def test_programs_that_nothing_tests_are_not_run(tokenizer, model):
+    rows = [{key: value for key, value in row.items() if key != "tests"} for row in examples(2)]
+    with pytest.raises(StageError, match=r"2 of 2 chats have nothing that tests .*, such as train:1, train:2"):
+        work(tokenizer).written(model, rows, measure.Task(run_code=True), lambda batches: batches)
 
 
 class Ran:

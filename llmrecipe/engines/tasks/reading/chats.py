@@ -31,7 +31,7 @@ class ChatsReader(Reader[Instructions]):
             if given is not None:
                 for reason in wrong_turns(given, self.task.messages_field):
                     faults.add(number, reason)
-            if self.task.tests_field is not None:
+            if self.task.tests_field in row:
                 example["tests"] = files.text(row, self.task.tests_field, number, faults)
             found.append([example])
         faults.refuse()
