@@ -1,4 +1,4 @@
-"""The floor of a fine-tuning on chats: what the start answers by itself, and what the nearest known question was answered.
+"""The floor of a fine-tuning on chats: what the start answers, and what the nearest known question was answered.
 
 usage: python untaught.py START EXAMPLES MAX_NEW_TOKENS [run-code]
 START is a model's folder, EXAMPLES that of the examples of a task. Prints the numbers of the test examples, as JSON.
