@@ -20,6 +20,7 @@ from llmrecipe.engines.finetuning.tasks.launcher import model_of, trained_parame
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.tasks import examples
+from llmrecipe.engines.tasks.classification import ClassificationWork
 from llmrecipe.engines.tasks.heads import card_of, with_head, work_of
 from llmrecipe.engines.tasks.items import steps as read
 from llmrecipe.errors import RecipeError, StageError
@@ -91,6 +92,29 @@ def test_a_body_learns_by_its_adapter_and_its_head_as_a_whole(starts, network, w
     assert sum(learning(model)[name].numel() for name in small) == what.num_parameters(network)
     whole = {name.replace(".modules_to_save.default", "") for name in learning(model).keys() - small}
     assert whole == {name for name in plain if name.startswith(("classifier.", "score.", "head.", "bert.pooler."))}
+
+
+class Bare(ClassificationWork):
+    """A task of a body without a head."""
+
+    head = ""
+
+
+class Writing(ClassificationWork):
+    """A task by the head that predicts text."""
+
+    head, writes = "CausalLM", True
+
+
+@pytest.mark.parametrize("kind", [Bare, Writing])
+def test_without_a_new_head_the_adapter_alone_learns(starts, kind):
+    start = starts["llama"]
+    work = kind(tones(start).card, folders.load_tokenizer(start))
+    model = with_head(start, work, seed=0, dropout=None)
+    # By the names of a model with a head, also of one without.
+    adapting.adapted(model, work, adapter.LoRA(layers=("model.layers.0.*",)), seed=0)
+    assert len(learning(model)) == 2 * 7
+    assert all(".lora_" in name and "layers.0." in name for name in learning(model))
 
 
 def test_of_layers_that_a_pattern_names_only_these_learn(starts):
