@@ -97,7 +97,8 @@ def test_fine_tuning(benchmark, made, tmp_path, order):
 
 
 def test_adapters(benchmark, made, tmp_path):
-    """The same with all weights and with an adapter; they take turns."""
+    """The same with all weights and with an adapter; they take turns. Of one thread the CPU's time says more than the
+    clock's, where others work on the machine."""
     found: dict[str, list[dict[str, float]]] = {"": [], "lora": [], "dora": []}
 
     def run(kind: str) -> None:
@@ -111,7 +112,7 @@ def test_adapters(benchmark, made, tmp_path):
 
     benchmark.pedantic(run_adapters, setup=lambda: run(""), rounds=ROUNDS)
     for kind, rows in found.items():
-        best = max(row["tokens_per_second"] for row in rows)
-        benchmark.extra_info[f"{kind or 'all weights'}, tokens/s"] = round(best)
+        best = max(row["tokens_per_cpu_second"] for row in rows)
+        benchmark.extra_info[f"{kind or 'all weights'}, tokens per CPU second"] = round(best)
         benchmark.extra_info[f"{kind or 'all weights'}, MB"] = min(row["peak_memory_mb"] for row in rows)
     print(f"\n{benchmark.name}: {benchmark.extra_info}")

@@ -27,13 +27,13 @@ ADAPTERS = {"lora": adapter.LoRA(), "dora": adapter.DoRA()}
 def main() -> None:
     """Train, and print what it took."""
     start, examples, batch, seed, by_length, folder, *adapted = sys.argv[1:]
-    took: list[float] = []
+    took: list[tuple[float, float]] = []
     train: Any = TaskTrainer.train
 
     def timed(trainer: TaskTrainer) -> None:
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         train(trainer)
-        took.append(time.perf_counter() - started)
+        took.append((time.perf_counter() - started, time.process_time() - worked))
 
     def run_ranks(name: str, module: str, arguments: list[str], **_: Any) -> None:
         # As a rank does.
@@ -64,8 +64,17 @@ def main() -> None:
         scratch=Path(folder),
         events=Path(folder),
     )
-    peak = run.measurements["peak_memory_mb"][0]
-    print(json.dumps({"seconds": took[0], "tokens_per_second": run.job.tokens / took[0], "peak_memory_mb": peak}))
+    (seconds, worked), tokens = took[0], run.job.tokens
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "tokens_per_second": tokens / seconds,
+                "tokens_per_cpu_second": tokens / worked,
+                "peak_memory_mb": run.measurements["peak_memory_mb"][0],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":
