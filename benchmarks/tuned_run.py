@@ -1,6 +1,6 @@
 """A fine-tuning for named entities as a process of its own, with one thread.
 
-usage: python tuned_run.py START EXAMPLES BATCH SEED BY_LENGTH FOLDER
+usage: python tuned_run.py START EXAMPLES BATCH SEED BY_LENGTH FOLDER [lora | dora]
 Prints what it took as JSON: of the training alone, with its checkpoint.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from llmrecipe import FineTuning, Machine, Parallelism, optimizer, task
+from llmrecipe import FineTuning, Machine, Parallelism, adapter, optimizer, task
 from llmrecipe.engines.finetuning import running
 from llmrecipe.engines.finetuning.tasks import launcher, worker
 from llmrecipe.engines.finetuning.tasks.job import Job
@@ -21,17 +21,19 @@ from llmrecipe.engines.runs import jobs
 from llmrecipe.launch.process import keep_freed_memory
 from llmrecipe.sections import FineTuneSection
 
+ADAPTERS = {"lora": adapter.LoRA(), "dora": adapter.DoRA()}
+
 
 def main() -> None:
     """Train, and print what it took."""
-    start, examples, batch, seed, by_length, folder = sys.argv[1:]
-    took: list[float] = []
+    start, examples, batch, seed, by_length, folder, *adapted = sys.argv[1:]
+    took: list[tuple[float, float]] = []
     train: Any = TaskTrainer.train
 
     def timed(trainer: TaskTrainer) -> None:
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         train(trainer)
-        took.append(time.perf_counter() - started)
+        took.append((time.perf_counter() - started, time.process_time() - worked))
 
     def run_ranks(name: str, module: str, arguments: list[str], **_: Any) -> None:
         # As a rank does.
@@ -49,6 +51,7 @@ def main() -> None:
             group_by_length=by_length == "by-length",
             select="last",
             seed=int(seed),
+            adapter=ADAPTERS[adapted[0]] if adapted else None,
         ),
         parallelism=Parallelism(micro_batch_size=int(batch)),
     )
@@ -61,7 +64,17 @@ def main() -> None:
         scratch=Path(folder),
         events=Path(folder),
     )
-    print(json.dumps({"seconds": took[0], "tokens_per_second": run.job.tokens / took[0]}))
+    (seconds, worked), tokens = took[0], run.job.tokens
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "tokens_per_second": tokens / seconds,
+                "tokens_per_cpu_second": tokens / worked,
+                "peak_memory_mb": run.measurements["peak_memory_mb"][0],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

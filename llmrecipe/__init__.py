@@ -4,6 +4,7 @@ Words of which there are many are in rooms, found by their dot: `clean.ExactDedu
 """
 
 from llmrecipe.recipe import (
+    adapter,
     augment,
     clean,
     distil,
@@ -80,6 +81,7 @@ __all__ = [
     "Training",
     "Unigram",
     "WordPiece",
+    "adapter",
     "augment",
     "clean",
     "distil",

@@ -127,23 +127,28 @@ def fine_tuning_refusal(
     """Why a fine-tuning can't fit the machine, or this one where that names no memory; None if it may fit.
 
     Weights, gradients, the optimizer's states and the running mean are float32 whatever it computes in; of the best
-    step the first rank has the weights in the machine's memory as well.
+    step the first rank has the weights in the machine's memory as well. With an adapter all but the weights are of that
+    alone; of a new head nothing is counted.
     """
     is_on_gpus = machine.device == "cuda" or (machine.device == "auto" and hardware.num_gpus() > 0)
     here = hardware.gpu_memory() if is_on_gpus else hardware.memory()
     has = here if machine.memory_gb is None else round(machine.memory_gb * 1e9)
     weights = network.num_parameters(network.padded_vocab_size(rows))
-    copies = 2 + training.optimizer.states_per_weight + (training.average_decay is not None)
-    needs = _shared(4 * weights * copies, parallelism) * (1 if is_on_gpus else parallelism.world_size)
-    needs += 0 if is_on_gpus or training.select == "last" else 4 * weights
+    small = training.adapter.num_parameters(network) if training.adapter else 0
+    learned = small if training.adapter else weights
+    copies = 1 + training.optimizer.states_per_weight + (training.average_decay is not None)
+    needs = _shared(4 * (weights + small + learned * copies), parallelism)
+    needs *= 1 if is_on_gpus else parallelism.world_size
+    needs += 0 if is_on_gpus or training.select == "last" else 4 * learned
     if has is None or needs <= has:
         return None
     where = "this machine" if machine.memory_gb is None else "the machine that it is planned for"
+    held = f"an adapter of {small:,} beside them" if training.adapter else "them"
     return (
-        f"its {weights:,} weights take with their gradients and the optimizer's states {_gb(needs)} "
+        f"its {weights:,} weights take with the gradients and the optimizer's states of {held} {_gb(needs)} "
         f"{'on each GPU ' if is_on_gpus else ''}on data = {parallelism.data} ranks, and {where} has {_gb(has)}; use a "
-        f"smaller model, zero_stage = 3 on more ranks, or plan it for a larger machine by `--machine`: one with "
-        f"memory_gb = {-(-needs // 10**9)}"
+        f"smaller model, {'' if training.adapter else 'an adapter, '}zero_stage = 3 on more ranks, or plan it for a "
+        f"larger machine by `--machine`: one with memory_gb = {-(-needs // 10**9)}"
     )
 
 

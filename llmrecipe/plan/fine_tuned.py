@@ -31,11 +31,12 @@ def fine_tuned(draft: Draft, value: FineTuned) -> Products:
     section = FineTuneSection(task=value.task.on_examples, training=value.training, parallelism=value.parallelism)
     folder = layout.folder(value.name, section.tag)
     score = Plot(title="validation score", curves={f"{folder}/validation.csv": "validation_score"})
+    adapter = value.training.adapter
     stage = draft.stage(
         owner=value.name,
         section=section,
         inputs={"start": draft.need(value.start).product("model"), **draft.need(value.task).paths},
-        outs=("model", "curves.csv", "validation.csv"),
+        outs=("model", *(["adapter"] if adapter and adapter.keep else []), "curves.csv", "validation.csv"),
         metrics=("metrics.json",),
         plots=(*training_plots(folder), score),
     )

@@ -13,7 +13,7 @@ from llmrecipe.recipe.validators import not_empty
 
 @define("fine_tuned")
 class FineTuned(Model):
-    """A model that learns a task from examples, by transformers' Trainer: all its weights, and a new head.
+    """A model that learns a task from examples, by transformers' Trainer: a new head, and all weights or an adapter.
 
     What was pruned stays so.
     """

@@ -108,6 +108,27 @@ def _rounded(model: FineTuned) -> Findings:
         )
 
 
+@rules.add("training.adapter", "start.network", of=FineTuned)
+def _unfit_adapter(model: FineTuned) -> Findings:
+    adapter = model.training.adapter
+    for field, reason in adapter.misfits(model.start.network) if adapter else ():
+        yield f"training.adapter.{field}", reason
+
+
+@rules.add("start", "training.adapter", of=FineTuned)
+def _adapted_zeros(model: FineTuned) -> Findings:
+    if model.training.adapter and model.start.is_sparse:
+        yield "training.adapter", adapted_zeros(model.start.name)
+
+
+def adapted_zeros(start: str) -> str:
+    """Why what has zeros learns by no adapter."""
+    return (
+        f"is given, and {start} has zeros, which an adapter fills when it is merged; use None, or fine-tune what "
+        "was pruned, and prune what comes of it"
+    )
+
+
 @rules.add("objective", of=FineTuned)
 def _foreign_objective(model: FineTuned) -> Findings:
     if model.objective.module:

@@ -6,7 +6,7 @@ from typing import Literal
 import attrs
 
 from llmrecipe.recipe.evolve import evolve
-from llmrecipe.recipe.kinds import Optimizer, Schedule
+from llmrecipe.recipe.kinds import Adapter, Optimizer, Schedule
 from llmrecipe.recipe.optimizer import AdamW
 from llmrecipe.recipe.quantity import Fraction, Steps
 from llmrecipe.recipe.schedule import Linear
@@ -30,6 +30,10 @@ class FineTuning(Word):
 
     schedule: Schedule = Linear(warmup=Fraction(0.1), final=Fraction(0.0))
     """How the learning rate moves over the run."""
+
+    adapter: Adapter | None = None
+    """Small weights that learn in the place of the model's own, and are merged into it in the end; of the rest, only
+    what is new learns: the head, and types of tokens. None has all weights learn."""
 
     layer_decay: float = attrs.field(default=1.0, validator=greater_than(0, 1))
     """What the learning rate is multiplied by from each layer to the one below it: below 1, what lies nearer to the

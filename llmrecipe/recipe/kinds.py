@@ -150,6 +150,22 @@ class Schedule(Word):
 
 
 @kind
+class Adapter(Word):
+    """Small weights that learn in the place of a model's own, into which they are merged in the end."""
+
+    keep: bool = False
+    """Whether they are kept by themselves as well, beside the model, in the format of peft."""
+
+    @abstractmethod
+    def num_parameters(self, network: "Network") -> int:
+        """Weights that it has beside such a network."""
+
+    @abstractmethod
+    def misfits(self, network: "Network") -> Iterator[tuple[str, str]]:
+        """Why such a network can't have it, and what can: its fields, each with the reason."""
+
+
+@kind
 class Masking(Word):
     """What is masked together."""
 

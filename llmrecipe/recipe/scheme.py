@@ -1,9 +1,8 @@
 """Number formats that a model is quantized to, and how its weights are rounded."""
 
-import re
-
 import attrs
 
+from llmrecipe.recipe import layer_names
 from llmrecipe.recipe.floats import FP8, MXFP4, MXFP4A16, MXFP8, MXFP8A16, NVFP4, NVFP4A16, FP8Block
 from llmrecipe.recipe.integers import W2A16, W3A16, W4A16, W4AFP8, W5A16, W6A16, W7A16, W8A8, W8A16
 from llmrecipe.recipe.kinds import Scheme
@@ -49,5 +48,4 @@ class Override(Word):
 
     def matches(self, name: str) -> bool:
         """Whether the layer of this name is one of them."""
-        pattern = ".*".join(map(re.escape, self.layers.split("*")))
-        return re.fullmatch(rf"(.*\.)?{pattern}", name) is not None
+        return layer_names.matches(self.layers, name)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+from llmrecipe.recipe import layer_names
 from llmrecipe.recipe.floats import NVFP4, NVFP4A16, FP8Block, Microscaled
 from llmrecipe.recipe.integers import W4AFP8, W8A8, WeightsOnly
 from llmrecipe.recipe.kinds import Rounding, Scheme
@@ -128,11 +129,7 @@ def _unmatched(override: Override, earlier: Sequence[Override], network: Network
         return (
             f"{override.layers!r} is given, and {type(network).__name__} names no layers; define its quantized_layers"
         )
-    ends = dict.fromkeys(name.rpartition(".")[2] for name in network.quantized_layers)
-    return (
-        f"{override.layers!r} matches no layer that is quantized; the first is {next(iter(network.quantized_layers))}, "
-        f"and names end in {', '.join(ends)}"
-    )
+    return f"{override.layers!r} matches no layer that is quantized; {layer_names.known(network.quantized_layers)}"
 
 
 def _goes_along(path: str, scheme: Scheme, rest: Scheme) -> Findings:

@@ -4,7 +4,7 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression.saving import save_and_verify, save_plain
 from llmrecipe.engines.compression.zeros import refuse_lost
-from llmrecipe.engines.finetuning.tasks.launcher import fine_tune, model_of, probe
+from llmrecipe.engines.finetuning.tasks.launcher import fine_tune, model_of, probe, trained_parameters
 from llmrecipe.launch.process import return_freed_memory
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.sections import FineTuneSection
@@ -16,6 +16,8 @@ VALIDATION = ("step", "validation_loss", "validation_score")
 
 def run(context: StageContext[FineTuneSection]) -> None:
     """Teach the input `start` the task of the input `examples`, into `model/`.
+
+    Its adapter goes into `adapter/` as well, if that is kept.
 
     `metrics.json` has the last step, the step whose weights are handed on, and what that scores on the validation
     examples.
@@ -37,7 +39,8 @@ def run(context: StageContext[FineTuneSection]) -> None:
         events=context.output.parent / "finetune.events",
     )
     job = finished.job
-    model, step = model_of(finished)
+    adapter = job.tuning.adapter
+    model, step = model_of(finished, context.output / "adapter" if adapter and adapter.keep else None)
     source = cards.read(start, ModelCard)
     types = job.section.task.token_types
     network = source.network if types is None else evolve(source.network, type_vocab_size=types)
@@ -73,6 +76,7 @@ def run(context: StageContext[FineTuneSection]) -> None:
             "validation_loss": chosen["validation_loss"],
             "validation_score": chosen["validation_score"],
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "trained_parameters": trained_parameters(finished),
         },
     )
     leave(context, finished, VALIDATION)

@@ -14,6 +14,7 @@ from llmrecipe import (
     FineTuned,
     FineTuning,
     Fraction,
+    Machine,
     MaskedLM,
     ModernBert,
     Parallelism,
@@ -24,6 +25,7 @@ from llmrecipe import (
     Release,
     Steps,
     Trained,
+    adapter,
     augment,
     evolve,
     gate,
@@ -79,6 +81,18 @@ def test_a_recipe_that_is_right_is_taken():
         ({"task__name": "a b"}, "task.name", "use 'a-b'"),
         ({"task__train": ""}, "task.train", "must not be empty"),
         ({"training__optimizer": optimizer.Muon(learning_rate=1.0)}, "training.optimizer", "Muon is for models that"),
+        (
+            {"training__adapter": adapter.LoRA(layers=("query", "v_proj"))},
+            "training.adapter.layers[1]",
+            "'v_proj' matches no layer; the first is bert.encoder.layer.0.attention.self.query, and names end in "
+            "query, key, value, dense",
+        ),
+        (
+            {"training__adapter": adapter.DoRA(rank=65)},
+            "training.adapter.rank",
+            "65, and bert.encoder.layer.0.attention.self.query has 64 rows and 64 columns, so no more of it can "
+            "differ; use at most 64",
+        ),
         ({"training__epochs": 0.0}, "training.epochs", "must be greater than 0"),
         ({"training__layer_decay": 1.5}, "training.layer_decay", "must be at most 1"),
         ({"training__average_decay": 1.0}, "training.average_decay", "less than 1"),
@@ -95,6 +109,46 @@ def test_what_cannot_work_is_refused_with_what_would(changes, path, reason):
     refused = found(changed)
     assert reason in refused[path]
     assert len(refused) == 1
+
+
+def test_what_has_zeros_learns_by_no_adapter():
+    sparse = Pruned(model=ENCODER, method=prune.Magnitude(sparsity=0.5))
+    assert found(evolve(TUNED, start=sparse)) == {}
+    refused = found(evolve(TUNED, start=sparse, training__adapter=adapter.LoRA()))
+    assert refused.keys() == {"training.adapter"}
+    assert "encoder-sparse50 has zeros, which an adapter fills when it is merged" in refused["training.adapter"]
+
+
+def test_an_adapter_of_a_network_that_names_no_layers_is_of_all(monkeypatch):
+    monkeypatch.setattr(Bert, "quantized_layers", {})
+    assert found(evolve(TUNED, training__adapter=adapter.LoRA())) == {}
+    some = evolve(TUNED, training__adapter=adapter.LoRA(layers=("query",)))
+    assert "Bert names no layers; define its inner_layers" in found(some)["training.adapter.layers"]
+
+
+def test_an_adapter_is_left_beside_the_model_if_it_is_kept():
+    def outs(**changes):
+        model = evolve(TUNED, training__adapter=adapter.LoRA(**changes))
+        return next(stage.outs for stage in plan([recipe(model)]).stages if stage.name == "tuned-finetune")
+
+    assert outs() == ("model", "curves.csv", "validation.csv")
+    assert outs(keep=True) == ("model", "adapter", "curves.csv", "validation.csv")
+
+
+def test_of_an_adapter_gradients_and_the_optimizer_take_little():
+    """By hand: 4 bytes of each weight, and of those of the adapter five times: a gradient, two means, the best."""
+    network, training = ENCODER.network, FineTuning(adapter=adapter.DoRA())
+    weights, small = network.num_parameters(0), training.adapter.num_parameters(network)
+
+    def refused(training, size):
+        machine = Machine(device="cpu", memory_gb=size / 1e9)
+        return memory.fine_tuning_refusal(network, training, TUNED.parallelism, machine)
+
+    needs = 4 * (weights + 5 * small)
+    assert refused(training, needs) is None
+    assert f"of an adapter of {small:,} beside them" in refused(training, needs - 1)
+    assert refused(FineTuning(), 4 * 5 * weights) is None
+    assert "use a smaller model, an adapter," in refused(FineTuning(), 4 * 5 * weights - 1)
 
 
 def test_types_of_tokens_are_for_networks_that_have_them():

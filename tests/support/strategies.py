@@ -44,6 +44,7 @@ from llmrecipe import (
     Training,
     Unigram,
     WordPiece,
+    adapter,
     augment,
     clean,
     distil,
@@ -470,9 +471,24 @@ def trainings(draw, global_batch_size, sequence_length, parameters="all"):
 
 
 @st.composite
-def fine_tunings(draw, global_batch_size):
-    """Fine-tunings of so many examples a step."""
+def adapters(draw, network):
+    """Adapters of some of the layers of such a network."""
+    shapes = network.inner_layers
+    names = sorted({name.rpartition(".")[2] for name in shapes})
+    return draw(st.sampled_from([adapter.LoRA, adapter.DoRA]))(
+        rank=draw(st.integers(1, min(map(min, shapes.values())))),
+        alpha=draw(st.floats(0.1, 100)),
+        dropout=draw(below_one),
+        layers=draw(st.just(("*",)) | st.lists(st.sampled_from(names), min_size=1, unique=True).map(tuple)),
+        keep=draw(st.booleans()),
+    )
+
+
+@st.composite
+def fine_tunings(draw, global_batch_size, network=None):
+    """Fine-tunings of so many examples a step, with adapters of a network."""
     return FineTuning(
+        adapter=None if network is None else draw(st.none() | adapters(network)),
         epochs=draw(st.floats(0.01, 100)),
         global_batch_size=global_batch_size,
         optimizer=draw(optimizers.filter(lambda each: not isinstance(each, optimizer.Muon))),
@@ -894,7 +910,8 @@ class World:
         what = self.one_of(known, lambda: self.new_task(start.network))
         self.tasks.append(what)
         data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-        training = draw(fine_tunings(data * micro * draw(counts)))
+        network = None if start.is_sparse else start.network
+        training = draw(fine_tunings(data * micro * draw(counts), network))
         return FineTuned(
             name=self.fresh(),
             start=start,
@@ -1054,7 +1071,7 @@ sections = st.one_of(
     st.builds(
         FineTuneSection,
         task=a_task.map(lambda each: each.on_examples),
-        training=fine_tunings(4),
+        training=fine_tunings(4, SMALL_MODEL.network),
         parallelism=st.builds(Parallelism, micro_batch_size=st.sampled_from([1, 2, 4])),
         revision=revisions,
     ),

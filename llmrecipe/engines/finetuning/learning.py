@@ -63,8 +63,8 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise StageError(
-        f"{type(model).__name__} has no list of its {count} layers, which hidden_states, layer_decay and zero_stage = "
-        "3 look for; leave them out"
+        f"{type(model).__name__} has no list of its {count} layers, which adapters, hidden_states, layer_decay and "
+        "zero_stage = 3 look for; leave them out"
     )
 
 

@@ -127,6 +127,18 @@ class Network(Word):
         return {}
 
     @property
+    def inner_layers(self) -> dict[str, tuple[int, int]]:
+        """Rows and columns of the linear layers in its layers, by their names in transformers; none of a head.
+
+        Raises:
+            NotImplementedError: it has no `weights`.
+        """
+        layers = self.quantized_layers
+        body = self.weights(1).body if layers else {}
+        shapes = {name: body[f"{name}.weight"] for name in layers if f"{name}.weight" in body}
+        return {name: (rows, columns) for name, (rows, columns) in shapes.items()}
+
+    @property
     def quantized_widths(self) -> dict[str, int]:
         """Columns of the linear layers, which groups of weights have to divide, by what says how many they are."""
         of_hidden_size, of_intermediate_size = self.linear_layers

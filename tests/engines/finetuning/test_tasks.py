@@ -13,7 +13,7 @@ from tiny_tasks import CHATS, TONES, TUNING, killed, make, section, tuned
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification, ModernBertConfig, ModernBertForMaskedLM
 
-from llmrecipe import ModernBert, Steps, artifacts, cards, evolve
+from llmrecipe import ModernBert, Steps, adapter, artifacts, cards, evolve
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression.zeros import refuse_lost
 from llmrecipe.engines.finetuning.learning import zeros_of
@@ -81,6 +81,18 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(made, tmp_path, straig
     resumed = tuned(section(), made, tmp_path, checkpoint_interval=2)
     assert resumed.metrics == straight.metrics
     assert digests(resumed) == digests(straight)
+
+
+@pytest.mark.parametrize("kind", [adapter.LoRA, adapter.DoRA])
+def test_an_adapter_killed_on_the_way_ends_with_the_same_bytes(made, tmp_path, kind):
+    training = evolve(TUNING, adapter=kind(rank=4, dropout=0.2), optimizer=AdamW(learning_rate=2e-2))
+    whole = tuned(section(training=training), made, tmp_path / "whole")
+    scratch = tmp_path / "killed"
+    for event, path in (("open", r"\.2\.tmp/\.manifest.json.tmp"), ("os.rename", r"/checkpoints/8$")):
+        assert killed(section(training=training), made, scratch, event, path) == -signal.SIGKILL
+    resumed = tuned(section(training=training), made, scratch, checkpoint_interval=2)
+    assert resumed.metrics == whole.metrics
+    assert digests(resumed) == digests(whole)
 
 
 def plain_losses(made, training, steps):

@@ -12,7 +12,7 @@ from llmrecipe.cards import ModelCard
 from llmrecipe.engines.device import check_precision, set_up
 from llmrecipe.engines.finetuning import states
 from llmrecipe.engines.finetuning.running import FinishedRun, finish, state_of
-from llmrecipe.engines.finetuning.tasks import worker
+from llmrecipe.engines.finetuning.tasks import adapting, worker
 from llmrecipe.engines.finetuning.tasks.job import Job
 from llmrecipe.engines.finetuning.tasks.stopping import best_step, last_step
 from llmrecipe.engines.finetuning.tasks.trainer import AVERAGE, BEST
@@ -24,6 +24,7 @@ from llmrecipe.engines.tasks.heads import card_of, with_head, work_of
 from llmrecipe.errors import RecipeError, StageError, Violation
 from llmrecipe.extensions import modules_of
 from llmrecipe.recipe.evolve import evolve
+from llmrecipe.recipe.fine_tuned_checks import adapted_zeros
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.training_checks import phase_findings
 from llmrecipe.sections import FineTuneSection
@@ -67,6 +68,11 @@ def fine_tune(
     if section.task.max_length > known.network.max_position_embeddings:
         reason = f"{section.task.max_length}, and the model reads at most {known.network.max_position_embeddings}"
         unfit.append(Violation(f"{name}.task.max_length", f"{reason}; use at most that"))
+    adapter = section.training.adapter
+    for path, reason in adapter.misfits(known.network) if adapter else ():
+        unfit.append(Violation(f"{name}.training.adapter.{path}", reason))
+    if adapter and known.sparse:
+        unfit.append(Violation(f"{name}.training.adapter", adapted_zeros("the model")))
     if unfit:
         raise RecipeError(unfit)
     here = evolve(machine, memory_gb=None)
@@ -109,15 +115,32 @@ def fine_tune(
     return finish(job, worker.__name__, state, lambda rows: last_step(rows, job.tuning.early_stopping))
 
 
-def model_of(run: FinishedRun[Job]) -> tuple[Any, int]:
-    """The model with what it has learned, on the CPU, and the step whose weights it has."""
+def model_of(run: FinishedRun[Job], adapter: Path | None = None) -> tuple[Any, int]:
+    """The model with what it has learned, on the CPU, and the step whose weights it has.
+
+    Args:
+        run: the run.
+        adapter: a new folder for the adapter by itself, before it is merged.
+    """
     job = run.job
+    work = job.work()
     # What it drops is the run's; whoever goes on from it has what the start was published with.
-    model = with_head(Path(job.start), job.work(), seed=job.training.seed, dropout=None)
+    model: Any = with_head(Path(job.start), work, seed=job.training.seed, dropout=None)
+    hand = adapting.adapted(model, work, job.tuning.adapter, job.training.seed) if job.tuning.adapter else None
     last = int(run.metrics[-1]["step"])
     part, step = _handed_on(job, run.metrics, last)
     states.put(states.load(run.state.checkpoint(last), part), model)
+    if hand is not None:
+        if adapter is not None:
+            adapting.save(hand, adapter)
+        model = adapting.merged(hand)
     return model, step
+
+
+def trained_parameters(run: FinishedRun[Job]) -> int:
+    """How many weights have learned."""
+    checkpoint = run.state.checkpoint(int(run.metrics[-1]["step"]))
+    return sum(weight.numel() for weight in states.load(checkpoint, states.WEIGHTS).values())
 
 
 def probe(job: Job) -> torch.Tensor:
