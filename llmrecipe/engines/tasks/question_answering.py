@@ -1,6 +1,7 @@
 """Questions on a text, answered by words of it: where an answer begins and where it ends, or that there is none."""
 
 import math
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -69,7 +70,8 @@ class QuestionAnsweringWork(Work):
         found: list[Window] = []
         too_long = 0
         for index, (example, question) in enumerate(zip(examples, asked, strict=True)):
-            context = list(zip(read["input_ids"][index], read["offset_mapping"][index], strict=True))
+            spans = [_whole(example["context"], *span) for span in read["offset_mapping"][index]]
+            context = list(zip(read["input_ids"][index], spans, strict=True))
             answer = _answer(example)
             own = list(self._windows.of(question, context, answer, index))
             is_lost = answer is not None and all(window.labels == [NOWHERE, NOWHERE] for window in own)
@@ -160,6 +162,13 @@ def _logits(outputs: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     fills = batch["attention_mask"] == 0
     starts, ends = (each.float().masked_fill(fills, -math.inf) for each in (outputs.start_logits, outputs.end_logits))
     return starts, ends
+
+
+def _whole(text: str, start: int, end: int) -> Span:
+    """What a token is of a text, with the marks of its last letter, which some tokenizers leave out."""
+    while end < len(text) and unicodedata.combining(text[end]):
+        end += 1
+    return start, end
 
 
 def _answer(example: Example) -> Span | None:

@@ -9,7 +9,7 @@ import tiny_model
 import tiny_tasks
 import torch
 from safetensors.torch import load_file
-from tiny_tasks import CHATS, TONES, TUNING, killed, make, section, tuned
+from tiny_tasks import CHATS, QUESTIONS, TONES, TUNING, killed, make, section, tuned
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification, ModernBertConfig, ModernBertForMaskedLM
 
@@ -333,7 +333,7 @@ def test_a_modern_bert_keeps_its_own_head(tmp_path):
     start = tiny_model.write_model(
         theirs, tmp_path / "tokenizer", tmp_path / "start", network=network, objective=tiny_distillation.MASKED
     )
-    for what in (tiny_tasks.NAMES, TONES):
+    for what in (tiny_tasks.NAMES, TONES, QUESTIONS):
         work = work_of(card_of(what, ("a", "b")), folders.load_tokenizer(start))
         own, known = with_head(start, work, seed=0, dropout=None).state_dict(), theirs.state_dict()
         assert torch.equal(own["head.dense.weight"], known["head.dense.weight"])
@@ -398,3 +398,64 @@ def test_a_plain_program_gets_the_logits_of_a_model_with_types_of_case(made, tmp
     types = torch.tensor([[0, 1, 3]])
     assert torch.equal(plain(**read, token_type_ids=types).logits, model(**read, token_type_ids=types).logits)
     assert not torch.equal(plain(**read).logits, plain(**read, token_type_ids=types).logits)
+
+
+@pytest.fixture(scope="module")
+def questions(made, tmp_path_factory):
+    return made | {"examples": tiny_tasks.make_questions(tmp_path_factory.mktemp("questions"))}
+
+
+def test_questions_are_learned(questions, tmp_path):
+    run = tuned(section(QUESTIONS, evolve(EXACT, epochs=10)), questions, tmp_path)
+    losses = column(run, "loss")
+    assert losses[-1] < 0.5 * losses[0]
+    work, split = run.job.work(), examples.read(questions["examples"], "validation")
+    model, _ = model_of(run)
+    verdict = work.verdict(split, work.answers(model, work.items(split)[0]))
+    assert verdict.numbers["f1"] == pytest.approx(max(column(run, "validation_score")), rel=1e-5)
+    assert verdict.numbers["f1"] > 0.6
+    assert tuple(verdict.scores) == QUESTIONS.scores
+    assert set(verdict.numbers) == {*QUESTIONS.scores, *QUESTIONS.numbers}
+
+
+def test_questions_killed_on_the_way_end_with_the_same_bytes(questions, tmp_path):
+    what = section(QUESTIONS)
+    whole = tuned(what, questions, tmp_path / "whole")
+    assert killed(what, questions, tmp_path / "killed", "os.rename", r"/checkpoints/8$") == -signal.SIGKILL
+    resumed = tuned(what, questions, tmp_path / "killed", checkpoint_interval=2)
+    assert resumed.metrics == whole.metrics
+    assert digests(resumed) == digests(whole)
+
+
+def test_two_ranks_learn_questions_as_one_does(questions, tmp_path):
+    alone = tuned(section(QUESTIONS, EXACT), questions, tmp_path / "alone")
+    together = tuned(section(QUESTIONS, EXACT, data=2), questions, tmp_path / "together", ranks=True)
+    for name in ("loss", "validation_loss", "validation_score"):
+        assert column(together, name) == pytest.approx(column(alone, name), rel=1e-4)
+
+
+def test_what_has_told_tags_apart_learns_where_answers_are(made, questions, tmp_path):
+    """Its configuration has as many labels as there are tags, and an answer has a beginning and an end."""
+    run = tuned(section(), made, tmp_path / "run")
+    tagger, _ = model_of(run)
+    folders.save_model(tagger, made["start"], tmp_path / "tagger")
+    cards.write(tmp_path / "tagger", evolve(cards.read(made["start"], ModelCard), task=run.job.task))
+    artifacts.seal(tmp_path / "tagger", "model")
+    training = evolve(EXACT, epochs=0.2)
+    model, _ = model_of(
+        tuned(section(QUESTIONS, training), questions | {"start": tmp_path / "tagger"}, tmp_path / "on")
+    )
+    assert type(model).__name__ == "BertForQuestionAnswering"
+    assert model.config.num_labels == 2
+    # What it has learned already decides anew.
+    again = tuned(section(QUESTIONS, EXACT), questions, tmp_path / "again")
+    known, _ = model_of(again)
+    folders.save_model(known, made["start"], tmp_path / "known")
+    cards.write(tmp_path / "known", evolve(cards.read(made["start"], ModelCard), task=again.job.task))
+    artifacts.seal(tmp_path / "known", "model")
+    second = with_head(tmp_path / "known", again.job.work(), seed=9, dropout=None)
+    own, before = second.state_dict(), known.state_dict()
+    assert {name for name in own if not torch.equal(own[name], before[name])} == {
+        "qa_outputs.weight",
+        "qa_outputs.bias",
+    }
