@@ -49,7 +49,7 @@ TONES = task.Classification(name="tones", train="train.jsonl", max_length=32)
 CHATS = task.Instructions(name="chats", train="train.jsonl", max_length=96, template="plain", tests_field="tests")
 
 QUESTIONS = task.QuestionAnswering(
-    name="questions", train="train.jsonl", max_length=32, doc_stride=8, max_answer_length=12, unanswerable=True
+    name="questions", train="train.jsonl", max_length=48, doc_stride=12, max_answer_length=12, unanswerable=True
 )
 
 

@@ -146,8 +146,10 @@ class QuestionAnsweringWork(Work):
         numbers: dict[str, Any] = {name: score.value for name, score in scores.items()}
         if self.card.unanswerable:
             pairs = list(zip(f1.above, own, strict=True))
-            numbers["has_answer_f1"] = mean([one for one, gold in pairs if gold]).value
-            numbers["no_answer_accuracy"] = mean([one for one, gold in pairs if not gold]).value
+            parts = {"has_answer_f1": [one for one, gold in pairs if gold]}
+            parts["no_answer_accuracy"] = [one for one, gold in pairs if not gold]
+            # Of none, nothing is said.
+            numbers |= {name: mean(values).value for name, values in parts.items() if values}
         is_right = [bool(one) for one in exact.above]
         return Verdict(
             numbers=numbers,

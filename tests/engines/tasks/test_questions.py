@@ -177,5 +177,6 @@ def test_a_split_without_answers_or_with_nothing_else_is_refused():
         reader_of(OPEN).labels_of({"train": [none]})
     with pytest.raises(StageError, match=r"q\.test: no question has an answer, so it says nothing"):
         reader_of(OPEN).labels_of({"train": [none, one], "test": [none]})
+    assert reader_of(OPEN).labels_of({"train": [none, one], "test": [one]}) == []
     with pytest.raises(StageError, match=r"q\.train: unanswerable is True, and every question has an answer"):
         reader_of(OPEN).labels_of({"train": [one]})

@@ -70,10 +70,10 @@ class QuestionsReader(Reader[QuestionAnswering]):
             if not with_answer:
                 reason = "there is nothing to learn" if split == "train" else "so it says nothing; use other ones"
                 raise StageError(f"{self.task.name}.{split}: no question has an answer, {reason}")
-            if self.task.unanswerable and with_answer == len(rows):
+            if split == "train" and self.task.unanswerable and with_answer == len(rows):
                 raise StageError(
-                    f"{self.task.name}.{split}: unanswerable is True, and every question has an answer; leave it out, "
-                    "or add some without"
+                    f"{self.task.name}.train: unanswerable is True, and every question has an answer; leave it out, or "
+                    "add some without"
                 )
         return []
 
