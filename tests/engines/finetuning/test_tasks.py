@@ -436,26 +436,21 @@ def test_two_ranks_learn_questions_as_one_does(questions, tmp_path):
 
 def test_what_has_told_tags_apart_learns_where_answers_are(made, questions, tmp_path):
     """Its configuration has as many labels as there are tags, and an answer has a beginning and an end."""
-    run = tuned(section(), made, tmp_path / "run")
-    tagger, _ = model_of(run)
-    folders.save_model(tagger, made["start"], tmp_path / "tagger")
-    cards.write(tmp_path / "tagger", evolve(cards.read(made["start"], ModelCard), task=run.job.task))
-    artifacts.seal(tmp_path / "tagger", "model")
-    training = evolve(EXACT, epochs=0.2)
-    model, _ = model_of(
-        tuned(section(QUESTIONS, training), questions | {"start": tmp_path / "tagger"}, tmp_path / "on")
-    )
-    assert type(model).__name__ == "BertForQuestionAnswering"
-    assert model.config.num_labels == 2
-    # What it has learned already decides anew.
-    again = tuned(section(QUESTIONS, EXACT), questions, tmp_path / "again")
-    known, _ = model_of(again)
-    folders.save_model(known, made["start"], tmp_path / "known")
-    cards.write(tmp_path / "known", evolve(cards.read(made["start"], ModelCard), task=again.job.task))
-    artifacts.seal(tmp_path / "known", "model")
-    second = with_head(tmp_path / "known", again.job.work(), seed=9, dropout=None)
-    own, before = second.state_dict(), known.state_dict()
-    assert {name for name in own if not torch.equal(own[name], before[name])} == {
-        "qa_outputs.weight",
-        "qa_outputs.bias",
-    }
+
+    def headed(start, what, examples_, seed, name):
+        task = card_of(what, examples.card_of(examples_).labels)
+        work = work_of(task, folders.load_tokenizer(start))
+        model = with_head(start, work, seed=seed, dropout=None)
+        folders.save_model(model, start, tmp_path / name)
+        cards.write(tmp_path / name, evolve(cards.read(start, ModelCard), task=task))
+        artifacts.seal(tmp_path / name, "model")
+        return model
+
+    headed(made["start"], tiny_tasks.NAMES, made["examples"], 0, "tagger")
+    first = headed(tmp_path / "tagger", QUESTIONS, questions["examples"], 0, "first")
+    assert type(first).__name__ == "BertForQuestionAnswering"
+    assert first(torch.tensor([[1, 2, 3]])).start_logits.shape == (1, 3)
+    # Where it has learned that already, what decides is drawn anew.
+    second = headed(tmp_path / "first", QUESTIONS, questions["examples"], 9, "second").state_dict()
+    changed = {name for name, weight in first.state_dict().items() if not torch.equal(weight, second[name])}
+    assert changed == {"qa_outputs.weight"}

@@ -108,6 +108,17 @@ def test_windows_have_the_whole_context_and_labels_are_the_answer(tokenizers, wh
             assert normalized(tokenizer.decode(tokens, clean_up_tokenization_spaces=False)) == normalized(text)
 
 
+@given(st.integers(0, 80), st.integers(0, 8))
+@settings(deadline=None)
+def test_windows_are_those_that_the_tokenizer_makes_itself(tokenizers, length, overlap):
+    tokenizer, context = tokenizers[1], "a " * length
+    windows, _ = work(tokenizer, doc_stride=overlap).items([example(context)])
+    options = {"truncation": "only_second", "max_length": 24, "stride": overlap, "return_overflowing_tokens": True}
+    theirs = tokenizer("Where?", context, **options)
+    assert [window.input_ids for window in windows] == theirs["input_ids"]
+    assert [window.token_types for window in windows] == theirs["token_type_ids"]
+
+
 def test_a_window_is_what_the_tokenizer_makes_of_both_texts(tokenizers):
     (window,), _ = work(tokenizers[1], max_length=64).items([example("Ada a London,", "London,")])
     theirs = tokenizers[1]("Where?", "Ada a London,")
