@@ -8,7 +8,7 @@ import attrs
 from llmrecipe.recipe.kinds import Task
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.schema import define
-from llmrecipe.recipe.validators import at_least, between, not_empty
+from llmrecipe.recipe.validators import between, not_empty
 
 __all__ = [
     "Classification",
@@ -212,7 +212,7 @@ class QuestionAnswering(Task):
     """Whether the context of some questions has no answer, as in SQuAD 2.0. Then none is given where the beginning of
     every window is a likelier place for it than any words are, by a threshold of 0."""
 
-    doc_stride: int = attrs.field(default=32, validator=at_least(0))
+    doc_stride: int = attrs.field(default=32, validator=between(0, 10**6))
     """Tokens that a window of a context has in common with the one before it; at least `max_answer_length`, if every
     answer is to be whole in one of them."""
 
