@@ -306,7 +306,7 @@ ASKED = task.QuestionAnswering(name="asked", train="data/a.json", test="data/b.j
         ({"task__question_field": "context"}, "task.question_field", "'context' is context_field as well"),
         ({"task__answers_field": "question"}, "task.answers_field", "'question' is question_field as well"),
         ({"task__doc_stride": 129}, "task.doc_stride", "use at most 128, a third of max_length"),
-        ({"task__doc_stride": -1}, "task.doc_stride", "must be between 0 and 1000000"),
+        ({"task__doc_stride": -1}, "task.doc_stride", "must be between 0 and 1,000,000"),
         ({"task__max_answer_length": 384}, "task.max_answer_length", "max_length = 384 tokens are read at once"),
         ({"start": SMALL_MODEL, "task__max_length": 96}, "start", "Llama reads a word before what comes after it"),
         ({"start__network__type_vocab_size": 1}, "start", "has one type of tokens (type_vocab_size)"),
