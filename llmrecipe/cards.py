@@ -179,6 +179,15 @@ class TaskCard(Word):
     packing: bool = False
     """Whether it has read several chats at once."""
 
+    unanswerable: bool = False
+    """Whether a question can have no answer."""
+
+    doc_stride: int = 0
+    """Tokens that a window of a long text has in common with the one before it."""
+
+    max_answer_length: int = 0
+    """Tokens that an answer has at most."""
+
 
 @define("model_card")
 class ModelCard(Word):

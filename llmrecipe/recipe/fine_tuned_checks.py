@@ -13,7 +13,7 @@ from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.pruned import Pruned
 from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.rules import Findings, Rules
-from llmrecipe.recipe.task import TABLES, Classification, Instructions, NamedEntities
+from llmrecipe.recipe.task import QUESTIONS, TABLES, Classification, Instructions, NamedEntities, QuestionAnswering
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
 from llmrecipe.recipe.training_checks import share_findings
 
@@ -80,6 +80,42 @@ def _no_template(model: FineTuned) -> Findings:
 def _one_field(task: NamedEntities) -> Findings:
     if task.words_field == task.tags_field:
         yield "tags_field", f"{task.tags_field!r} is words_field as well; name the key of the tags"
+
+
+@rules.add("train", "validation", "test", of=QuestionAnswering)
+def _questions(task: QuestionAnswering) -> Findings:
+    yield from _of_another_kind(task, QUESTIONS)
+
+
+@rules.add("context_field", "question_field", "answers_field", of=QuestionAnswering)
+def _own_fields(task: QuestionAnswering) -> Findings:
+    known: dict[str, str] = {}
+    for field in ("context_field", "question_field", "answers_field"):
+        key = getattr(task, field)
+        if key in known:
+            yield field, f"{key!r} is {known[key]} as well; name the key of its own"
+        known.setdefault(key, field)
+
+
+@rules.add("doc_stride", "max_length", of=QuestionAnswering)
+def _windows(task: QuestionAnswering) -> Findings:
+    most = task.max_length // 3
+    if task.doc_stride > most:
+        yield (
+            "doc_stride",
+            f"{task.doc_stride}, and of max_length = {task.max_length} tokens half may be the question, so windows of "
+            f"the context would hardly move on; use at most {most}, a third of max_length",
+        )
+
+
+@rules.add("max_answer_length", "max_length", of=QuestionAnswering)
+def _longest_answer(task: QuestionAnswering) -> Findings:
+    if task.max_answer_length >= task.max_length:
+        yield (
+            "max_answer_length",
+            f"{task.max_answer_length}, and max_length = {task.max_length} tokens are read at once, the question's "
+            "among them; use less",
+        )
 
 
 @rules.add("task", "start.network", of=FineTuned)
@@ -195,7 +231,10 @@ def _writes_no_text(augmenter: Augmenter) -> Findings:
 @rules.add("task", "training.class_weights")
 def _no_classes(run: Any) -> Findings:
     if run.training.class_weights is not None and not run.task.has_classes:
-        yield "training.class_weights", f"{run.training.class_weights!r}, and a score is of no class; leave it out"
+        yield (
+            "training.class_weights",
+            f"{run.training.class_weights!r}, and a score is of no class, nor is a text or a part of one; leave it out",
+        )
 
 
 @rules.add("task", "training", "parallelism")

@@ -257,8 +257,8 @@ class Task(Word):
     """The file of those that the finished model is measured on, or the share of the training examples that is."""
 
     max_length: int = attrs.field(default=128, validator=between(8, 10**6))
-    """Tokens that are read at once. What is longer is cut: of names, into parts; of other texts, the end is left
-    out."""
+    """Tokens that are read at once. What is longer is cut: of names and of contexts, into parts; of other texts, the
+    end is left out."""
 
     seed: int = attrs.field(default=0, validator=at_least(0))
     """Decides which examples are taken for a share."""

@@ -14,10 +14,14 @@ __all__ = [
     "Classification",
     "Instructions",
     "NamedEntities",
+    "QuestionAnswering",
 ]
 
 TABLES = (".jsonl", ".csv", ".tsv", ".tab")
 """How files of texts with their labels end."""
+
+QUESTIONS = (".json", ".jsonl")
+"""How files of questions end: SQuAD's, and a question a line."""
 
 CASES = ("lower", "capitalized", "upper", "mixed")
 """How a word is written, by the token type that says so: `word` or `7`, `Word`, `WORD`, `woRd`."""
@@ -178,4 +182,64 @@ class Instructions(Task):
                 "start",
                 f"{type(network).__name__} reads a token before it predicts it, so it can't write; use a decoder, such "
                 "as Llama or Qwen3",
+            )
+
+
+@define("question_answering")
+class QuestionAnswering(Task):
+    """The words of a text that answer a question, or that the text has no answer: extractive, as in SQuAD (Rajpurkar
+    et al. 2016 and 2018).
+
+    Files that end in `.json` are SQuAD's, of version 1.1 or 2.0. Those that end in `.jsonl` hold a question a line: its
+    context, the question, and its answers as `{"text": […], "answer_start": […]}`, counted in characters from 0, both
+    lists empty where there is no answer; an `id` and the `title` of the context's article if there is one. All
+    questions of an article, or of a context without a title, are learned from or none.
+
+    A context that is too long for `max_length` beside its question is read in windows. A question gets at most half of
+    `max_length`. Of the answers that are given for a question the first is learned.
+    """
+
+    context_field: str = attrs.field(default="context", validator=not_empty)
+    """In JSON lines, the key of the text that the answer is in."""
+
+    question_field: str = attrs.field(default="question", validator=not_empty)
+    """That of the question."""
+
+    answers_field: str = attrs.field(default="answers", validator=not_empty)
+    """That of the answers."""
+
+    unanswerable: bool = False
+    """Whether the context of some questions has no answer, as in SQuAD 2.0. Then none is given where the beginning of
+    every window is a likelier place for it than any words are, by a threshold of 0."""
+
+    doc_stride: int = attrs.field(default=32, validator=between(0, 10**6))
+    """Tokens that a window of a context has in common with the one before it; at least `max_answer_length`, if every
+    answer is to be whole in one of them."""
+
+    max_answer_length: int = attrs.field(default=30, validator=between(1, 10**6))
+    """Tokens that an answer has at most."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """F1 of the words that an answer shares with the right one, and whether it is that."""
+        return ("f1", "exact_match")
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """F1 of the questions that have an answer, and the share of the others to which none was given."""
+        return ("has_answer_f1", "no_answer_accuracy") if self.unanswerable else ()
+
+    def misfits(self, network: Network) -> Iterator[tuple[str, str]]:
+        """Why such a network can't learn it, and what can."""
+        if not network.reads_both_sides:
+            yield (
+                "start",
+                f"{type(network).__name__} reads a word before what comes after it, which says whether an answer "
+                "begins there; use an encoder, such as Bert or ModernBert",
+            )
+        elif getattr(network, "type_vocab_size", 2) < 2:
+            yield (
+                "start",
+                "the network has one type of tokens (type_vocab_size), so it can't tell a question from its context; "
+                "use one with two",
             )

@@ -350,6 +350,48 @@ def test_two_texts_need_two_types():
     assert "the network has one type of tokens" in found(single)["task.second_text_field"]
 
 
+ASKED = task.QuestionAnswering(name="asked", train="data/a.json", test="data/b.jsonl", max_length=384, doc_stride=128)
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "reason"),
+    [
+        ({"task__train": "data/a.csv"}, "task.train", "'data/a.csv' ends in none of '.json', '.jsonl'"),
+        ({"task__question_field": "context"}, "task.question_field", "'context' is context_field as well"),
+        ({"task__answers_field": "question"}, "task.answers_field", "'question' is question_field as well"),
+        ({"task__doc_stride": 129}, "task.doc_stride", "use at most 128, a third of max_length"),
+        ({"task__doc_stride": -1}, "task.doc_stride", "must be between 0 and 1,000,000"),
+        ({"task__max_answer_length": 384}, "task.max_answer_length", "max_length = 384 tokens are read at once"),
+        ({"start": SMALL_MODEL, "task__max_length": 96}, "start", "Llama reads a word before what comes after it"),
+        ({"start__network__type_vocab_size": 1}, "start", "has one type of tokens (type_vocab_size)"),
+        ({"training__class_weights": "balanced"}, "training.class_weights", "nor is a text or a part of one"),
+    ],
+    ids=str,
+)
+def test_questions_that_cannot_be_learned_are_refused_with_what_would(changes, path, reason):
+    with attrs.validators.disabled():
+        model = evolve(TUNED, task=ASKED)
+        assert found(model) == {}
+        changed = evolve(model, **changes)
+    refused = found(changed)
+    assert reason in refused[path]
+
+
+def test_an_encoder_without_types_learns_questions():
+    other = evolve(ENCODER, network=ModernBert(hidden_size=64, num_layers=2, num_attention_heads=4))
+    assert found(evolve(TUNED, task=ASKED, start=other)) == {}
+
+
+def test_gates_ask_for_numbers_of_questions_where_some_have_no_answer():
+    def refused(number, **changes):
+        tuned = evolve(TUNED, task=evolve(ASKED, **changes))
+        release = Release(candidates=(tuned,), gates=(gate.Score(measure="task", number=number, at_least=0.5),))
+        return checks.violations(Recipe(name="r", models=(tuned,), measures=(measure.Task(),), release=release))
+
+    assert refused("f1") == refused("exact_match") == refused("no_answer_accuracy", unanswerable=True) == []
+    assert "is no number that Task gives of tuned" in refused("no_answer_accuracy")[0].reason
+
+
 def test_a_model_that_is_larger_than_the_machine_is_refused():
     machines = Machines({"default": {"device": "cpu", "memory_gb": 0.001}}, "here")
     (refused,), here = memory.too_large(recipe(TUNED), machines, Path())

@@ -876,32 +876,37 @@ class World:
             "max_length": draw(st.integers(8, 512)),
             "seed": draw(seeds),
         }
+
+        def ending(ends):
+            return {
+                split: f"{file}{draw(st.sampled_from(ends))}"
+                for split in ("train", "validation", "test")
+                if isinstance(file := shared[split], str)
+            }
+
         if network.reads_both_sides and draw(st.booleans()):
             cased = network.has_token_types and draw(st.booleans())
             return task.NamedEntities(words_field="words", case_as_token_types=cased, **shared)
         if not network.reads_both_sides and draw(st.booleans()):
-            rows = {
-                split: f"{file}.jsonl"
-                for split in ("train", "validation", "test")
-                if isinstance(file := shared[split], str)
-            }
             return task.Instructions(
                 tests_field=draw(st.sampled_from([None, "tests"])),
                 template="plain",
                 packing=draw(st.booleans()),
-                **shared | rows,
+                **shared | ending([".jsonl"]),
             )
-        of_tables = {
-            split: f"{file}{draw(st.sampled_from(['.csv', '.tab']))}"
-            for split in ("train", "validation", "test")
-            if isinstance(file := shared[split], str)
-        }
         can_compare = getattr(network, "type_vocab_size", 2) > 1
+        if network.reads_both_sides and can_compare and draw(st.booleans()):
+            return task.QuestionAnswering(
+                unanswerable=draw(st.booleans()),
+                doc_stride=draw(st.integers(0, shared["max_length"] // 3)),
+                max_answer_length=draw(st.integers(1, shared["max_length"] - 1)),
+                **shared | ending([".json", ".jsonl"]),
+            )
         return task.Classification(
             second_text_field=draw(st.none() | texts if can_compare else st.none()),
             label_field=draw(texts),
             answer=draw(st.sampled_from(["one", "several", "score"])),
-            **shared | of_tables,
+            **shared | ending([".csv", ".tab"]),
         )
 
     def new_fine_tuned(self, start):

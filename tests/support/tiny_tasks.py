@@ -48,6 +48,10 @@ TONES = task.Classification(name="tones", train="train.jsonl", max_length=32)
 
 CHATS = task.Instructions(name="chats", train="train.jsonl", max_length=96, template="plain", tests_field="tests")
 
+QUESTIONS = task.QuestionAnswering(
+    name="questions", train="train.jsonl", max_length=48, doc_stride=12, max_answer_length=12, unanswerable=True
+)
+
 
 def conll(count: int, seed: int = 0, document: int = 0) -> str:
     """Sentences about people in places; a document begins before each `document` of them."""
@@ -69,6 +73,26 @@ def make_names(directory: Path, count: int = 60, what: Task = NAMES) -> Path:
     path = directory / "train.conll"
     path.write_text(conll(count))
     return make(directory, what, {"train": reader_of(what).read(path, "train.conll")})
+
+
+def asked(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Questions where people were seen, a third of which have no answer; some contexts are read in windows."""
+    draw, rows = random.Random(seed), []
+    for index in range(count):
+        place = draw.choice(PLACES) if index % 3 else ""
+        before = f"{index}: {'so, ' * draw.randrange(12)}{draw.choice(PEOPLE)} saw "
+        answers = {"text": [place], "answer_start": [len(before)]} if place else {"text": [], "answer_start": []}
+        context = f"{before}{place or 'nobody'} again."
+        rows.append({"id": f"q{index}", "context": context, "question": "Where?", "answers": answers})
+    return rows
+
+
+def make_questions(directory: Path, count: int = 60, what: Task = QUESTIONS) -> Path:
+    """An examples artifact of questions."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "train.jsonl"
+    path.write_text("\n".join(map(json.dumps, asked(count))))
+    return make(directory, what, {"train": reader_of(what).read(path, "train.jsonl")})
 
 
 def make(directory: Path, what: Task, found: dict[str, Any]) -> Path:

@@ -26,9 +26,10 @@ class Faults:
         self._path = path
         self._found: list[str] = []
 
-    def add(self, line: int, reason: str) -> None:
-        """Something is wrong at a line."""
-        self._found.append(f"{self._path}, line {line}: {reason}")
+    def add(self, place: int | str, reason: str) -> None:
+        """Something is wrong at a line, or at a place that has a name."""
+        where = f"line {place}" if isinstance(place, int) else place
+        self._found.append(f"{self._path}, {where}: {reason}")
 
     def refuse(self) -> None:
         """Raise what was found.
@@ -115,18 +116,18 @@ def _table_rows(path: Path, name: str, faults: Faults) -> Iterator[Row]:
         faults.add(reader.reader.line_num, str(error))
 
 
-def value(row: Mapping[str, Any], field: str, line: int, faults: Faults) -> Any:
+def value(row: Mapping[str, Any], field: str, place: int | str, faults: Faults) -> Any:
     """What a row has; None, and a fault, if it has it not."""
     if field not in row or row[field] is None:
         keys = ", ".join(map(repr, row))
-        faults.add(line, f"has no {field!r}; it has {keys or 'nothing'}")
+        faults.add(place, f"has no {field!r}; it has {keys or 'nothing'}")
         return None
     return row[field]
 
 
-def text(row: Mapping[str, Any], field: str, line: int, faults: Faults) -> str:
+def text(row: Mapping[str, Any], field: str, place: int | str, faults: Faults) -> str:
     """The text that a row has; an empty one, and a fault, if it has none."""
-    found = value(row, field, line, faults)
+    found = value(row, field, place, faults)
     if found is not None and not (isinstance(found, str) and found.strip()):
-        faults.add(line, f"{field!r} must be a text that isn't empty, got {found!r}")
+        faults.add(place, f"{field!r} must be a text that isn't empty, got {found!r}")
     return found if isinstance(found, str) else ""

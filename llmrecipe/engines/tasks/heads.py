@@ -15,17 +15,20 @@ from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.engines.tasks.classification import ClassificationWork
 from llmrecipe.engines.tasks.instructions import InstructionsWork
 from llmrecipe.engines.tasks.named_entities import NamedEntitiesWork
+from llmrecipe.engines.tasks.question_answering import QuestionAnsweringWork
 from llmrecipe.engines.tasks.work import Work
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Task
 from llmrecipe.recipe.task import CASES
 
-_WORKS: dict[str, type[Work]] = {each.tag: each for each in (NamedEntitiesWork, ClassificationWork, InstructionsWork)}
+_WORKS: dict[str, type[Work]] = {
+    each.tag: each for each in (NamedEntitiesWork, ClassificationWork, InstructionsWork, QuestionAnsweringWork)
+}
 
 _POOLER = ".pooler."
 """What some encoders have below the head and leave out where they predict text."""
 
-_DECIDING = ("classifier.", "score.")
+_DECIDING = ("classifier.", "score.", "qa_outputs.")
 """What transformers calls the layer that decides."""
 
 
@@ -39,6 +42,9 @@ def card_of(task: Task, labels: tuple[str, ...]) -> TaskCard:
         several=getattr(task, "answer", "") == "several",
         plain_template=getattr(task, "template", "") == "plain",
         packing=bool(getattr(task, "packing", False)),
+        unanswerable=bool(getattr(task, "unanswerable", False)),
+        doc_stride=int(getattr(task, "doc_stride", 0)),
+        max_answer_length=int(getattr(task, "max_answer_length", 0)),
     )
 
 
@@ -103,6 +109,9 @@ def _config(start: Path, work: Work, dropout: float | None) -> PretrainedConfig:
     if work.head == "SequenceClassification":
         kind = "multi_label_classification" if work.card.several else "single_label_classification"
         config.problem_type = kind if work.card.labels else "regression"
+    if work.head == "QuestionAnswering":
+        # Of beginnings and of ends; the start may have learned to tell more things apart.
+        config.num_labels = 2
     if dropout is not None:
         for name, value in config.to_dict().items():
             if "dropout" in name and isinstance(value, int | float | None) and not isinstance(value, bool):

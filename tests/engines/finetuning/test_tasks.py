@@ -9,7 +9,7 @@ import tiny_model
 import tiny_tasks
 import torch
 from safetensors.torch import load_file
-from tiny_tasks import CHATS, TONES, TUNING, killed, make, section, tuned
+from tiny_tasks import CHATS, QUESTIONS, TONES, TUNING, killed, make, section, tuned
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification, ModernBertConfig, ModernBertForMaskedLM
 
@@ -345,7 +345,7 @@ def test_a_modern_bert_keeps_its_own_head(tmp_path):
     start = tiny_model.write_model(
         theirs, tmp_path / "tokenizer", tmp_path / "start", network=network, objective=tiny_distillation.MASKED
     )
-    for what in (tiny_tasks.NAMES, TONES):
+    for what in (tiny_tasks.NAMES, TONES, QUESTIONS):
         work = work_of(card_of(what, ("a", "b")), folders.load_tokenizer(start))
         own, known = with_head(start, work, seed=0, dropout=None).state_dict(), theirs.state_dict()
         assert torch.equal(own["head.dense.weight"], known["head.dense.weight"])
@@ -410,3 +410,59 @@ def test_a_plain_program_gets_the_logits_of_a_model_with_types_of_case(made, tmp
     types = torch.tensor([[0, 1, 3]])
     assert torch.equal(plain(**read, token_type_ids=types).logits, model(**read, token_type_ids=types).logits)
     assert not torch.equal(plain(**read).logits, plain(**read, token_type_ids=types).logits)
+
+
+@pytest.fixture(scope="module")
+def questions(made, tmp_path_factory):
+    return made | {"examples": tiny_tasks.make_questions(tmp_path_factory.mktemp("questions"))}
+
+
+def test_questions_are_learned(questions, tmp_path):
+    run = tuned(section(QUESTIONS, evolve(EXACT, epochs=10)), questions, tmp_path)
+    losses = column(run, "loss")
+    assert losses[-1] < 0.5 * losses[0]
+    work, split = run.job.work(), examples.read(questions["examples"], "validation")
+    model, _ = model_of(run)
+    verdict = work.verdict(split, work.answers(model, work.items(split)[0]))
+    assert verdict.numbers["f1"] == pytest.approx(max(column(run, "validation_score")), rel=1e-5)
+    assert verdict.numbers["f1"] > 0.6
+    assert tuple(verdict.scores) == QUESTIONS.scores
+    assert set(verdict.numbers) == {*QUESTIONS.scores, *QUESTIONS.numbers}
+
+
+def test_questions_killed_on_the_way_end_with_the_same_bytes(questions, tmp_path):
+    what = section(QUESTIONS)
+    whole = tuned(what, questions, tmp_path / "whole")
+    assert killed(what, questions, tmp_path / "killed", "os.rename", r"/checkpoints/8$") == -signal.SIGKILL
+    resumed = tuned(what, questions, tmp_path / "killed", checkpoint_interval=2)
+    assert resumed.metrics == whole.metrics
+    assert digests(resumed) == digests(whole)
+
+
+def test_two_ranks_learn_questions_as_one_does(questions, tmp_path):
+    alone = tuned(section(QUESTIONS, EXACT), questions, tmp_path / "alone")
+    together = tuned(section(QUESTIONS, EXACT, data=2), questions, tmp_path / "together", ranks=True)
+    for name in ("loss", "validation_loss", "validation_score"):
+        assert column(together, name) == pytest.approx(column(alone, name), rel=1e-4)
+
+
+def test_what_has_told_tags_apart_learns_where_answers_are(made, questions, tmp_path):
+    """Its configuration has as many labels as there are tags, and an answer has a beginning and an end."""
+
+    def headed(start, what, examples_, seed, name):
+        task = card_of(what, examples.card_of(examples_).labels)
+        work = work_of(task, folders.load_tokenizer(start))
+        model = with_head(start, work, seed=seed, dropout=None)
+        folders.save_model(model, start, tmp_path / name)
+        cards.write(tmp_path / name, evolve(cards.read(start, ModelCard), task=task))
+        artifacts.seal(tmp_path / name, "model")
+        return model
+
+    headed(made["start"], tiny_tasks.NAMES, made["examples"], 0, "tagger")
+    first = headed(tmp_path / "tagger", QUESTIONS, questions["examples"], 0, "first")
+    assert type(first).__name__ == "BertForQuestionAnswering"
+    assert first(torch.tensor([[1, 2, 3]])).start_logits.shape == (1, 3)
+    # Where it has learned that already, what decides is drawn anew.
+    second = headed(tmp_path / "first", QUESTIONS, questions["examples"], 9, "second").state_dict()
+    changed = {name for name, weight in first.state_dict().items() if not torch.equal(weight, second[name])}
+    assert changed == {"qa_outputs.weight"}
