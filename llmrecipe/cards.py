@@ -173,6 +173,12 @@ class TaskCard(Word):
     several: bool = False
     """Whether a text can have several labels."""
 
+    pooling: Literal["mean", "last"] | None = None
+    """How the states of a text become its vector: their mean, or that of the last token."""
+
+    temperature: float = 1.0
+    """What the cosines of these are divided by in the loss."""
+
 
 @define("model_card")
 class ModelCard(Word):

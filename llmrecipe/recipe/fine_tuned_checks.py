@@ -13,7 +13,7 @@ from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.pruned import Pruned
 from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.rules import Findings, Rules
-from llmrecipe.recipe.task import TABLES, Classification, NamedEntities
+from llmrecipe.recipe.task import TABLES, Classification, Embeddings, NamedEntities
 from llmrecipe.recipe.training_checks import share_findings
 
 rules = Rules()
@@ -41,8 +41,8 @@ def _splits(task: Task) -> Findings:
         files.setdefault(file, split)
 
 
-@rules.add("train", "validation", "test", of=Classification)
-def _tables(task: Classification) -> Findings:
+@rules.add("train", "validation", "test", of=(Classification, Embeddings))
+def _tables(task: Task) -> Findings:
     for split in SPLITS:
         file = getattr(task, split)
         if isinstance(file, str) and not file.endswith(TABLES):
@@ -53,6 +53,14 @@ def _tables(task: Classification) -> Findings:
 def _one_field(task: NamedEntities) -> Findings:
     if task.words_field == task.tags_field:
         yield "tags_field", f"{task.tags_field!r} is words_field as well; name the key of the tags"
+
+
+@rules.add("query_field", "positive_field", "negative_field", of=Embeddings)
+def _fields_of_pairs(task: Embeddings) -> Findings:
+    if task.positive_field == task.query_field:
+        yield "positive_field", f"{task.positive_field!r} is query_field as well; name the field of what it looks for"
+    if task.negative_field in (task.query_field, task.positive_field):
+        yield "negative_field", f"{task.negative_field!r} is another field as well; name that of the negative"
 
 
 @rules.add("task", "start.network", of=FineTuned)
@@ -147,7 +155,18 @@ def _writes_no_text(augmenter: Augmenter) -> Findings:
 @rules.add("task", "training.class_weights")
 def _no_classes(run: Any) -> Findings:
     if run.training.class_weights is not None and not run.task.has_classes:
-        yield "training.class_weights", f"{run.training.class_weights!r}, and a score is of no class; leave it out"
+        what = "a vector" if isinstance(run.task, Embeddings) else "a score"
+        yield "training.class_weights", f"{run.training.class_weights!r}, and {what} is of no class; leave it out"
+
+
+@rules.add("task", "parallelism.micro_batch_size")
+def _nothing_to_contrast(run: Any) -> Findings:
+    if isinstance(run.task, Embeddings) and run.task.negative_field is None and run.parallelism.micro_batch_size == 1:
+        yield (
+            "parallelism.micro_batch_size",
+            "1, and a query learns to tell what it looks for from that of the other pairs which a rank reads with it; "
+            "use more, such as 32, or name a negative_field",
+        )
 
 
 @rules.add("task", "training", "parallelism")

@@ -11,6 +11,7 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import reloading
 from llmrecipe.engines.models import folders
+from llmrecipe.engines.tasks.heads import work_of
 from llmrecipe.engines.tokenizing.folders import copy_files
 from llmrecipe.errors import StageError
 
@@ -63,6 +64,10 @@ def save_and_verify(
     copy_files(tokenizer, directory)
     if generation is not None:
         folders.copy_generation(generation, directory)
+    if card.task is not None:
+        for name, content in work_of(card.task, folders.load_tokenizer(directory)).files(card.network).items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            artifacts.write_json(directory / name, content)
     cards.write(directory, card)
     artifacts.seal(directory, "model")
     found = reloading.logits_in_a_fresh_process(directory, probe, scratch)

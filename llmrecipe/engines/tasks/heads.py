@@ -13,13 +13,15 @@ from llmrecipe.cards import ModelCard, TaskCard
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.engines.tasks.classification import ClassificationWork
+from llmrecipe.engines.tasks.embeddings import EmbeddingsWork
 from llmrecipe.engines.tasks.named_entities import NamedEntitiesWork
 from llmrecipe.engines.tasks.work import Work
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Task
-from llmrecipe.recipe.task import CASES
+from llmrecipe.recipe.networks.network import Network
+from llmrecipe.recipe.task import CASES, Embeddings
 
-_WORKS: dict[str, type[Work]] = {each.tag: each for each in (NamedEntitiesWork, ClassificationWork)}
+_WORKS: dict[str, type[Work]] = {each.tag: each for each in (NamedEntitiesWork, ClassificationWork, EmbeddingsWork)}
 
 _POOLER = ".pooler."
 """What some encoders have below the head and leave out where they predict text."""
@@ -28,14 +30,16 @@ _DECIDING = ("classifier.", "score.")
 """What transformers calls the layer that decides."""
 
 
-def card_of(task: Task, labels: tuple[str, ...]) -> TaskCard:
-    """What a model's card says of a task that it learns."""
+def card_of(task: Task, labels: tuple[str, ...], network: Network | None = None) -> TaskCard:
+    """What a model's card says of a task that it learns; of vectors, how this network gives them."""
     return TaskCard(
         task=task.tag,
         labels=labels,
         max_length=task.max_length,
         case_as_token_types=bool(getattr(task, "case_as_token_types", False)),
         several=getattr(task, "answer", "") == "several",
+        pooling=task.pooling(network) if isinstance(task, Embeddings) and network is not None else None,
+        temperature=getattr(task, "temperature", 1.0),
     )
 
 
@@ -82,6 +86,10 @@ def with_head(start: Path, work: Work, *, seed: int, dropout: float | None) -> P
         # Only now: an embedding that knows it learns nothing for the token that fills up, which ends texts as well.
         drawn.config.pad_token_id = work.fill_id
     model = cast(PreTrainedModel, drawn.eval())
+    if not work.head:
+        # The body's classes have it, and nothing reads it.
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(_POOLER not in f".{name}")
     if work.card.case_as_token_types and not (known.task and known.task.case_as_token_types):
         _tell_case(model)
     return model

@@ -13,6 +13,7 @@ from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import Batch
 from llmrecipe.engines.tasks.score import Score
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.networks.network import Network
 
 _TOKENS_AT_ONCE = 1 << 13
 
@@ -96,6 +97,10 @@ class Work(ABC):
 
     def plain(self, model: PreTrainedModel, items: Sequence[Any], examples: Sequence[Example]) -> dict[str, Any]:
         """What a program gets of the model that knows of it what transformers does; nothing if that is all there is."""
+        return {}
+
+    def files(self, network: Network) -> dict[str, Any]:
+        """What another library than transformers reads beside a model to use it: JSON by the names of the files."""
         return {}
 
     def probe(self, items: Sequence[Any]) -> torch.Tensor:

@@ -3,12 +3,13 @@
 from typing import Any
 
 from llmrecipe.engines.tasks.reading.names import NamesReader
+from llmrecipe.engines.tasks.reading.pairs import PairsReader
 from llmrecipe.engines.tasks.reading.reader import Reader
 from llmrecipe.engines.tasks.reading.texts import TextsReader
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Task
 
-_READERS: dict[str, type[Reader[Any]]] = {each.tag: each for each in (NamesReader, TextsReader)}
+_READERS: dict[str, type[Reader[Any]]] = {each.tag: each for each in (NamesReader, TextsReader, PairsReader)}
 
 
 def reader_of(task: Task) -> Reader[Any]:
