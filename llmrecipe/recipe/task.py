@@ -8,7 +8,7 @@ import attrs
 from llmrecipe.recipe.kinds import Task
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.schema import define
-from llmrecipe.recipe.validators import greater_than, not_empty
+from llmrecipe.recipe.validators import between, not_empty
 
 __all__ = [
     "Classification",
@@ -153,7 +153,7 @@ class Embeddings(Task):
     """That of what it is easily taken for (a hard negative); all queries that are read with it learn from it. None for
     pairs alone."""
 
-    temperature: float = attrs.field(default=0.05, validator=greater_than(0, 1_000))
+    temperature: float = attrs.field(default=0.05, validator=between(0.001, 1_000))
     """What the cosines are divided by: the lower, the more the negatives count that are nearest. 0.05 is that of SimCSE
     (Gao et al. 2021)."""
 

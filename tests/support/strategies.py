@@ -860,6 +860,15 @@ class World:
             for split in ("train", "validation", "test")
             if isinstance(file := shared[split], str)
         }
+        if draw(st.booleans()):
+            fields = draw(st.lists(texts, min_size=3, max_size=3, unique=True))
+            return task.Embeddings(
+                query_field=fields[0],
+                positive_field=fields[1],
+                negative_field=draw(st.sampled_from([None, fields[2]])),
+                temperature=draw(st.floats(0.001, 1_000)),
+                **shared | of_tables,
+            )
         can_compare = getattr(network, "type_vocab_size", 2) > 1
         return task.Classification(
             second_text_field=draw(st.none() | texts if can_compare else st.none()),
@@ -870,11 +879,12 @@ class World:
 
     def new_fine_tuned(self, start):
         draw = self.draw
-        known = [each for each in self.tasks if start.network.reads_both_sides or each.tag == "classification"]
+        known = [each for each in self.tasks if start.network.reads_both_sides or each.tag != "named_entities"]
         known = [each for each in known if not list(each.misfits(start.network))]
         what = self.one_of(known, lambda: self.new_task(start.network))
         self.tasks.append(what)
-        data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+        is_alone = isinstance(what, task.Embeddings) and what.negative_field is None
+        data, micro = draw(st.integers(1, 4)), draw(st.integers(2 if is_alone else 1, 4))
         training = draw(fine_tunings(data * micro * draw(counts)))
         return FineTuned(
             name=self.fresh(),

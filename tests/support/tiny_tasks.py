@@ -45,6 +45,8 @@ NAMES = task.NamedEntities(name="names", train="train.conll", max_length=32)
 
 TONES = task.Classification(name="tones", train="train.jsonl", max_length=32)
 
+PAIRS = task.Embeddings(name="pairs", train="train.jsonl", max_length=32)
+
 
 def conll(count: int, seed: int = 0, document: int = 0) -> str:
     """Sentences about people in places; a document begins before each `document` of them."""
@@ -72,6 +74,23 @@ def make(directory: Path, what: Task, found: dict[str, Any]) -> Path:
     """An examples artifact of what was read."""
     splits = examples.divided(what, found)
     return examples.write(directory / "examples", splits, what.tag, reader_of(what).labels_of(splits))
+
+
+def pairs(count: int, seed: int = 0) -> list[list[dict[str, str]]]:
+    """Queries of two made words, with a text that has them the other way round, and one that has but one of them."""
+    draw = random.Random(seed)
+    words = ["".join(draw.choices("abdeiklmnorst", k=3)) for _ in range(40)]
+    found = []
+    for index in range(count):
+        one, other, third = draw.sample(words, 3)
+        texts = (f"{one} with {other}", f"the page on {other} and on {one}", f"the page on {other} and on {third}")
+        found.append([dict(zip(("query", "positive", "negative"), texts, strict=True)) | {"id": str(index)}])
+    return found
+
+
+def make_pairs(directory: Path, count: int = 80, what: Task = PAIRS) -> Path:
+    """An examples artifact of pairs."""
+    return make(directory, what, {"train": pairs(count)})
 
 
 def make_start(directory: Path) -> Path:
