@@ -219,8 +219,9 @@ class Task(Measure):
 
     `NamedEntities`: precision, recall and F1 of whole entities (right if its words and its type are; equal to
     seqeval's) and of the tags of single words, by class and as micro and macro means. `Classification`: the same of
-    labels, and `accuracy`; of scores, the mean squared error and Pearson's correlation. Each with the ends of its 95 %
-    interval, by drawing sentences or texts with replacement (Efron 1979).
+    labels, and `accuracy`; of scores, the mean squared error and Pearson's correlation. `Embeddings`: `ndcg_at_10`,
+    `recall_at_1`, `recall_at_10` and `mrr` of what is right for a query among all positives of the split. Each with the
+    ends of its 95 % interval, by drawing sentences, texts or queries with replacement (Efron 1979).
 
     `calibration_error` says how far the share of right answers is from how likely they were held (Guo et al. 2017).
     `answers.svg` shows what was taken for what and how sure a model was, `errors.jsonl` the examples that were most
