@@ -188,6 +188,12 @@ class TaskCard(Word):
     max_answer_length: int = 0
     """Tokens that an answer has at most."""
 
+    pooling: Literal["mean", "last"] | None = None
+    """How the states of a text become its vector: their mean, or that of the last token."""
+
+    temperature: float = 1.0
+    """What the cosines of these are divided by in the loss."""
+
 
 @define("model_card")
 class ModelCard(Word):

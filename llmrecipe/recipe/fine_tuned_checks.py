@@ -13,7 +13,15 @@ from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.pruned import Pruned
 from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.rules import Findings, Rules
-from llmrecipe.recipe.task import QUESTIONS, TABLES, Classification, Instructions, NamedEntities, QuestionAnswering
+from llmrecipe.recipe.task import (
+    QUESTIONS,
+    TABLES,
+    Classification,
+    Embeddings,
+    Instructions,
+    NamedEntities,
+    QuestionAnswering,
+)
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
 from llmrecipe.recipe.training_checks import share_findings
 
@@ -42,8 +50,8 @@ def _splits(task: Task) -> Findings:
         files.setdefault(file, split)
 
 
-@rules.add("train", "validation", "test", of=Classification)
-def _tables(task: Classification) -> Findings:
+@rules.add("train", "validation", "test", of=(Classification, Embeddings))
+def _tables(task: Task) -> Findings:
     yield from _of_another_kind(task, TABLES)
 
 
@@ -116,6 +124,14 @@ def _longest_answer(task: QuestionAnswering) -> Findings:
             f"{task.max_answer_length}, and max_length = {task.max_length} tokens are read at once, the question's "
             "among them; use less",
         )
+
+
+@rules.add("query_field", "positive_field", "negative_field", of=Embeddings)
+def _fields_of_pairs(task: Embeddings) -> Findings:
+    if task.positive_field == task.query_field:
+        yield "positive_field", f"{task.positive_field!r} is query_field as well; name the field of what it looks for"
+    if task.negative_field in (task.query_field, task.positive_field):
+        yield "negative_field", f"{task.negative_field!r} is another field as well; name that of the negative"
 
 
 @rules.add("task", "start.network", of=FineTuned)
@@ -231,9 +247,17 @@ def _writes_no_text(augmenter: Augmenter) -> Findings:
 @rules.add("task", "training.class_weights")
 def _no_classes(run: Any) -> Findings:
     if run.training.class_weights is not None and not run.task.has_classes:
+        reason = "what is predicted is of no class: it is a score, a text or a vector"
+        yield "training.class_weights", f"{run.training.class_weights!r}, and {reason}; leave it out"
+
+
+@rules.add("task", "parallelism.micro_batch_size")
+def _nothing_to_contrast(run: Any) -> Findings:
+    if isinstance(run.task, Embeddings) and run.task.negative_field is None and run.parallelism.micro_batch_size == 1:
         yield (
-            "training.class_weights",
-            f"{run.training.class_weights!r}, and a score is of no class, nor is a text or a part of one; leave it out",
+            "parallelism.micro_batch_size",
+            "1, and a query learns to tell what it looks for from that of the other pairs which a rank reads with it; "
+            "use more, such as 32, or name a negative_field",
         )
 
 

@@ -235,9 +235,10 @@ class Task(Measure):
     `NamedEntities`: precision, recall and F1 of whole entities (right if its words and its type are; equal to
     seqeval's) and of the tags of single words, by class and as micro and macro means. `Classification`: the same of
     labels, and `accuracy`; of scores, the mean squared error and Pearson's correlation. `QuestionAnswering`: exact
-    match and F1 of words as in SQuAD. `Instructions`: the loss by token of known answers; of written ones ROUGE (Lin
-    2004), BLEU and chrF as sacrebleu has them, exact match and F1 of words as in SQuAD (Rajpurkar et al. 2016), and
-    pass@k (Chen et al. 2021). Each with the ends of its 95 % interval, by drawing examples with replacement (Efron
+    match and F1 of words as in SQuAD (Rajpurkar et al. 2016). `Instructions`: the loss by token of known answers; of
+    written ones ROUGE (Lin 2004), BLEU and chrF as sacrebleu has them, exact match and F1 as in SQuAD, and pass@k (Chen
+    et al. 2021). `Embeddings`: `ndcg_at_10`, `recall_at_1`, `recall_at_10` and `mrr` of what is right for a query among
+    all positives of the split. Each with the ends of its 95 % interval, by drawing examples with replacement (Efron
     1979).
 
     `calibration_error` says how far the share of right answers is from how likely they were held (Guo et al. 2017).

@@ -12,6 +12,7 @@ from llmrecipe.recipe.validators import between, not_empty
 
 __all__ = [
     "Classification",
+    "Embeddings",
     "Instructions",
     "NamedEntities",
     "QuestionAnswering",
@@ -243,3 +244,44 @@ class QuestionAnswering(Task):
                 "the network has one type of tokens (type_vocab_size), so it can't tell a question from its context; "
                 "use one with two",
             )
+
+
+@define("embeddings")
+class Embeddings(Task):
+    """Which texts belong together: a vector for each, so that a query is near to what it looks for.
+
+    For retrieval (a question, and the page that answers it) and recommendation (what somebody has read, and what they
+    read next). Files are tables with a header line (`.csv`, or `.tsv` and `.tab` with tabs) or JSON lines (`.jsonl`),
+    one pair a row. A query may have several positives, in a row each.
+
+    Every query learns to tell its positive from those of the other pairs that a rank reads with it (InfoNCE, van den
+    Oord et al. 2018, with negatives in the batch, Henderson et al. 2017): the cross-entropy of the softmax over the
+    cosines of their vectors, divided by the temperature. So `parallelism.micro_batch_size` decides how many negatives
+    it has. What is known there to be a right answer to the query is none of them.
+
+    The vector of a text is the mean of the states of its tokens, of a decoder the state of the last one, which alone
+    has read them all; its length is 1.
+    """
+
+    query_field: str = attrs.field(default="query", validator=not_empty)
+    """The column or key of what looks for something."""
+
+    positive_field: str = attrs.field(default="positive", validator=not_empty)
+    """That of what it is to find."""
+
+    negative_field: str | None = attrs.field(default=None, validator=attrs.validators.optional(not_empty))
+    """That of what it is easily taken for (a hard negative); all queries that are read with it learn from it. None for
+    pairs alone."""
+
+    temperature: float = attrs.field(default=0.05, validator=between(0.001, 1_000))
+    """What the cosines are divided by: the lower, the more the negatives count that are nearest. 0.05 is that of SimCSE
+    (Gao et al. 2021)."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """How far up in the ranking what is right stands."""
+        return ("ndcg_at_10", "recall_at_1", "recall_at_10", "mrr")
+
+    def pooling(self, network: Network) -> Literal["mean", "last"]:
+        """How the states of a text's tokens become its vector."""
+        return "mean" if network.reads_both_sides else "last"

@@ -61,7 +61,6 @@ def run(context: StageContext[FineTuneSection]) -> None:
         generation=start if context.section.task.keeps_text else None,
         probe=probe(job).to(job.machine.device),
         scratch=context.scratch,
-        files=job.work().files(),
     )
     if source.sparse:
         refuse_lost(start, context.output / "model")

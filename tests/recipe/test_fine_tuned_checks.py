@@ -151,6 +151,41 @@ def test_of_an_adapter_gradients_and_the_optimizer_take_little():
     assert "use a smaller model, an adapter," in refused(FineTuning(), 4 * 5 * weights - 1)
 
 
+PAIRS = task.Embeddings(name="pairs", train="data/pairs.jsonl")
+NEAR = evolve(TUNED, name="near", task=PAIRS)
+
+
+def test_encoders_and_decoders_learn_vectors_by_their_own_pooling():
+    assert found(NEAR) == found(evolve(NEAR, start=SMALL_MODEL)) == {}
+    assert [PAIRS.pooling(model.network) for model in (ENCODER, SMALL_MODEL)] == ["mean", "last"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "reason"),
+    [
+        ({"parallelism": Parallelism(data=2, micro_batch_size=1)}, "parallelism.micro_batch_size", "use more, such as"),
+        ({"task__train": "data/pairs.txt"}, "task.train", "ends in none of '.jsonl', '.csv', '.tsv', '.tab'"),
+        ({"task__positive_field": "query"}, "task.positive_field", "'query' is query_field as well"),
+        ({"task__negative_field": "query"}, "task.negative_field", "'query' is another field as well"),
+        ({"task__negative_field": ""}, "task.negative_field", "must not be empty"),
+        ({"task__temperature": 0.0}, "task.temperature", "must be between 0.001 and 1,000"),
+        ({"training__class_weights": "balanced"}, "training.class_weights", "is of no class: it is a score, a text or a vector"),
+    ],
+    ids=str,
+)
+def test_pairs_that_teach_nothing_are_refused_with_what_would(changes, path, reason):
+    with attrs.validators.disabled():
+        changed = evolve(NEAR, **changes)
+    refused = found(changed)
+    assert reason in refused[path]
+    assert len(refused) == 1
+
+
+def test_a_pair_alone_learns_from_its_negative():
+    alone = evolve(NEAR, parallelism=Parallelism(micro_batch_size=1), task__negative_field="negative")
+    assert found(alone) == {}
+
+
 def test_types_of_tokens_are_for_networks_that_have_them():
     cased = evolve(TUNED, task__case_as_token_types=True)
     assert found(cased) == {}

@@ -894,6 +894,15 @@ class World:
                 packing=draw(st.booleans()),
                 **shared | ending([".jsonl"]),
             )
+        if draw(st.integers(0, 3)) == 0:
+            fields = draw(st.lists(texts, min_size=3, max_size=3, unique=True))
+            return task.Embeddings(
+                query_field=fields[0],
+                positive_field=fields[1],
+                negative_field=draw(st.sampled_from([None, fields[2]])),
+                temperature=draw(st.floats(0.001, 1_000)),
+                **shared | ending([".csv", ".tab"]),
+            )
         can_compare = getattr(network, "type_vocab_size", 2) > 1
         if network.reads_both_sides and can_compare and draw(st.booleans()):
             return task.QuestionAnswering(
@@ -914,7 +923,8 @@ class World:
         known = [each for each in self.tasks if not list(each.misfits(start.network))]
         what = self.one_of(known, lambda: self.new_task(start.network))
         self.tasks.append(what)
-        data, micro = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+        is_alone = isinstance(what, task.Embeddings) and what.negative_field is None
+        data, micro = draw(st.integers(1, 4)), draw(st.integers(2 if is_alone else 1, 4))
         network = None if start.is_sparse else start.network
         training = draw(fine_tunings(data * micro * draw(counts), network))
         return FineTuned(

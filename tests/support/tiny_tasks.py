@@ -52,6 +52,8 @@ QUESTIONS = task.QuestionAnswering(
     name="questions", train="train.jsonl", max_length=48, doc_stride=12, max_answer_length=12, unanswerable=True
 )
 
+PAIRS = task.Embeddings(name="pairs", train="train.jsonl", max_length=32)
+
 
 def conll(count: int, seed: int = 0, document: int = 0) -> str:
     """Sentences about people in places; a document begins before each `document` of them."""
@@ -127,6 +129,23 @@ def make_writer(directory: Path) -> Path:
     """A decoder with random weights."""
     tiny_model.write_tokenizer(directory / "tokenizer")
     return tiny_model.write_model(tiny_model.new_model(), directory / "tokenizer", directory / "model")
+
+
+def pairs(count: int, seed: int = 0) -> list[list[dict[str, str]]]:
+    """Queries of two made words, with a text that has them the other way round, and one that has but one of them."""
+    draw = random.Random(seed)
+    words = ["".join(draw.choices("abdeiklmnorst", k=3)) for _ in range(40)]
+    found = []
+    for index in range(count):
+        one, other, third = draw.sample(words, 3)
+        texts = (f"{one} with {other}", f"the page on {other} and on {one}", f"the page on {other} and on {third}")
+        found.append([dict(zip(("query", "positive", "negative"), texts, strict=True)) | {"id": str(index)}])
+    return found
+
+
+def make_pairs(directory: Path, count: int = 80, what: Task = PAIRS) -> Path:
+    """An examples artifact of pairs."""
+    return make(directory, what, {"train": pairs(count)})
 
 
 def make_start(directory: Path) -> Path:

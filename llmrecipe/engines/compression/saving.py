@@ -1,7 +1,7 @@
 """A compressed model to its folder, which a fresh process has to read as it was in memory."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from llmrecipe import artifacts, cards
 from llmrecipe.cards import ModelCard
 from llmrecipe.engines.compression import reloading
 from llmrecipe.engines.models import folders
+from llmrecipe.engines.tasks.heads import work_of
 from llmrecipe.engines.tokenizing.folders import copy_files
 from llmrecipe.errors import StageError
 
@@ -36,7 +37,6 @@ def save_and_verify(
     generation: Path | None,
     probe: torch.Tensor,
     scratch: Path,
-    files: Mapping[str, str] | None = None,
 ) -> None:
     """Write `model` to `directory` as an artifact, and check that what was saved computes the same.
 
@@ -49,7 +49,6 @@ def save_and_verify(
         generation: a folder that says how it writes, if one does.
         probe: token ids `int64[batch, length]` whose logits are compared, on the device that computes.
         scratch: a folder, as it was at the end.
-        files: texts that lie in the directory as well, by their paths.
 
     Raises:
         StageError: the model computes numbers that aren't finite, or the saved one isn't the one in memory.
@@ -65,9 +64,10 @@ def save_and_verify(
     copy_files(tokenizer, directory)
     if generation is not None:
         folders.copy_generation(generation, directory)
-    for path, text in (files or {}).items():
-        (directory / path).parent.mkdir(parents=True, exist_ok=True)
-        artifacts.write_text(directory / path, text)
+    if card.task is not None:
+        for name, text in work_of(card.task, folders.load_tokenizer(directory)).files(card.network).items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            artifacts.write_text(directory / name, text)
     cards.write(directory, card)
     artifacts.seal(directory, "model")
     found = reloading.logits_in_a_fresh_process(directory, probe, scratch)

@@ -13,16 +13,19 @@ from llmrecipe.cards import ModelCard, TaskCard
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.engines.tasks.classification import ClassificationWork
+from llmrecipe.engines.tasks.embeddings import EmbeddingsWork
 from llmrecipe.engines.tasks.instructions import InstructionsWork
 from llmrecipe.engines.tasks.named_entities import NamedEntitiesWork
 from llmrecipe.engines.tasks.question_answering import QuestionAnsweringWork
 from llmrecipe.engines.tasks.work import Work
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Task
-from llmrecipe.recipe.task import CASES
+from llmrecipe.recipe.networks.network import Network
+from llmrecipe.recipe.task import CASES, Embeddings
 
 _WORKS: dict[str, type[Work]] = {
-    each.tag: each for each in (NamedEntitiesWork, ClassificationWork, InstructionsWork, QuestionAnsweringWork)
+    each.tag: each
+    for each in (NamedEntitiesWork, ClassificationWork, InstructionsWork, QuestionAnsweringWork, EmbeddingsWork)
 }
 
 _POOLER = ".pooler."
@@ -32,8 +35,8 @@ _DECIDING = ("classifier.", "score.", "qa_outputs.")
 """What transformers calls the layer that decides."""
 
 
-def card_of(task: Task, labels: tuple[str, ...]) -> TaskCard:
-    """What a model's card says of a task that it learns."""
+def card_of(task: Task, labels: tuple[str, ...], network: Network | None = None) -> TaskCard:
+    """What a model's card says of a task that it learns; of vectors, how this network gives them."""
     return TaskCard(
         task=task.tag,
         labels=labels,
@@ -45,6 +48,8 @@ def card_of(task: Task, labels: tuple[str, ...]) -> TaskCard:
         unanswerable=bool(getattr(task, "unanswerable", False)),
         doc_stride=int(getattr(task, "doc_stride", 0)),
         max_answer_length=int(getattr(task, "max_answer_length", 0)),
+        pooling=task.pooling(network) if isinstance(task, Embeddings) and network is not None else None,
+        temperature=getattr(task, "temperature", 1.0),
     )
 
 
@@ -91,6 +96,10 @@ def with_head(start: Path, work: Work, *, seed: int, dropout: float | None) -> P
         # Only now: an embedding that knows it learns nothing for the token that fills up, which ends texts as well.
         drawn.config.pad_token_id = work.fill_id
     model = cast(PreTrainedModel, drawn.eval())
+    if not work.head:
+        # The body's classes have it, and nothing reads it.
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(_POOLER not in f".{name}")
     if work.card.case_as_token_types and not (known.task and known.task.case_as_token_types):
         _tell_case(model)
     return model

@@ -22,6 +22,7 @@ from llmrecipe.engines.tasks.work import Answers, Verdict, Work
 from llmrecipe.engines.tasks.writing import written
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.measure import Task
+from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.task import Instructions
 
 _SHOWN = 400
@@ -157,7 +158,7 @@ class InstructionsWork(Work):
             errors=_errors(examples, costs, said, scores["rougeL"].above),
         )
 
-    def files(self) -> dict[str, str]:
+    def files(self, network: Network) -> dict[str, str]:
         """The chat template, of a model whose start had another or none."""
         return {"chat_template.jinja": str(self.tokenizer.chat_template)} if self.card.plain_template else {}
 

@@ -14,6 +14,7 @@ from llmrecipe.engines.tasks.items import Batch
 from llmrecipe.engines.tasks.score import Score
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.measure import Task
+from llmrecipe.recipe.networks.network import Network
 
 _TOKENS_AT_ONCE = 1 << 13
 
@@ -101,12 +102,12 @@ class Work(ABC):
         """What a model writes by itself, at places that `answered` leaves free; nothing where no answer is written."""
         return {}
 
-    def files(self) -> dict[str, str]:
-        """By path in a model's folder, the texts that programs need beside its weights and tokenizer."""
-        return {}
-
     def plain(self, model: PreTrainedModel, items: Sequence[Any], examples: Sequence[Example]) -> dict[str, Any]:
         """What a program gets of the model that knows of it what transformers does; nothing if that is all there is."""
+        return {}
+
+    def files(self, network: Network) -> dict[str, str]:
+        """By path in a model's folder, the texts that programs need beside its weights and tokenizer."""
         return {}
 
     def probe(self, items: Sequence[Any]) -> torch.Tensor:

@@ -9,7 +9,7 @@ import tiny_model
 import tiny_tasks
 import torch
 from safetensors.torch import load_file
-from tiny_tasks import CHATS, QUESTIONS, TONES, TUNING, killed, make, section, tuned
+from tiny_tasks import CHATS, PAIRS, QUESTIONS, TONES, TUNING, killed, make, section, tuned
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification, ModernBertConfig, ModernBertForMaskedLM
 
@@ -466,3 +466,65 @@ def test_what_has_told_tags_apart_learns_where_answers_are(made, questions, tmp_
     second = headed(tmp_path / "first", QUESTIONS, questions["examples"], 9, "second").state_dict()
     changed = {name for name, weight in first.state_dict().items() if not torch.equal(weight, second[name])}
     assert changed == {"qa_outputs.weight"}
+
+
+def of_pairs(made, tmp_path, what=PAIRS):
+    return {"start": made["start"], "examples": make(tmp_path / "pairs", what, {"train": tiny_tasks.pairs(80)})}
+
+
+HARD = evolve(PAIRS, negative_field="negative")
+
+
+@pytest.mark.parametrize("what", [PAIRS, HARD], ids=["pairs", "negatives"])
+def test_queries_come_near_to_what_they_look_for(made, tmp_path, what):
+    inputs = of_pairs(made, tmp_path, what)
+    run = tuned(section(what, evolve(EXACT, epochs=6), micro_batch_size=8), inputs, tmp_path / "run")
+    work, split = run.job.work(), examples.read(inputs["examples"], "validation")
+    items = work.items(split)[0]
+    before = with_head(made["start"], work, seed=0, dropout=None)
+    (untaught, taught) = (work.verdict(split, work.answers(each, items)) for each in (before, model_of(run)[0]))
+    assert taught.numbers["recall_at_1"] > untaught.numbers["recall_at_1"] + 0.2
+    assert taught.scores["ndcg_at_10"].value == pytest.approx(max(column(run, "validation_score")), rel=1e-5)
+    # The last step of an epoch has fewer pairs.
+    assert all(math.isfinite(loss) for loss in column(run, "loss"))
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_ranks_learn_from_their_own_negatives_what_one_does_from_as_many(made, tmp_path, zero_stage):
+    inputs = of_pairs(made, tmp_path)
+    alone = tuned(section(PAIRS, EXACT), inputs, tmp_path / "alone")
+    what = section(PAIRS, EXACT, data=2, zero_stage=zero_stage)
+    together = tuned(what, inputs, tmp_path / "together", ranks=True)
+    assert column(together, "loss") == pytest.approx(column(alone, "loss"), rel=1e-3)
+    assert column(together, "validation_score") == pytest.approx(column(alone, "validation_score"))
+
+
+def test_more_negatives_are_harder(made, tmp_path):
+    inputs = of_pairs(made, tmp_path)
+    few, many = (
+        tuned(section(PAIRS, EXACT, micro_batch_size=size), inputs, tmp_path / str(size)).metrics[0]["loss"]
+        for size in (2, 8)
+    )
+    assert many > few + 0.5
+
+
+def test_pairs_killed_on_the_way_end_with_the_same_bytes(made, tmp_path):
+    what, inputs = section(HARD), of_pairs(made, tmp_path, HARD)
+    whole = tuned(what, inputs, tmp_path / "whole")
+    assert killed(what, inputs, tmp_path / "killed", "os.rename", r"/checkpoints/8$") == -signal.SIGKILL
+    resumed = tuned(what, inputs, tmp_path / "killed", checkpoint_interval=2)
+    assert resumed.metrics == whole.metrics
+    folders_of = [run.state.checkpoint(run.metrics[-1]["step"]) for run in (whole, resumed)]
+    for file in FILES:
+        one, other = (artifacts.file_digest(folder / f"{file}.safetensors") for folder in folders_of)
+        assert one == other
+
+
+def test_what_no_vector_is_made_of_stays_as_it_was_drawn(made, tmp_path):
+    """The pooler, which transformers' class of the body has."""
+    run = tuned(section(PAIRS), of_pairs(made, tmp_path), tmp_path / "run")
+    model, _ = model_of(run)
+    first = with_head(made["start"], run.job.work(), seed=TUNING.seed, dropout=None)
+    assert type(model).__name__ == "BertModel"
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, first.get_parameter(name)) == name.startswith("pooler.")

@@ -14,6 +14,8 @@ from llmrecipe.errors import StageError
 
 NAMES = task.NamedEntities(name="n", train="t.conll")
 TEXTS = task.Classification(name="c", train="t.csv")
+PAIRS = task.Embeddings(name="p", train="t.csv")
+HARD = evolve(PAIRS, negative_field="other")
 
 
 def read(what, tmp_path, content, name):
@@ -121,6 +123,11 @@ def test_several_labels_and_scores_are_read_from_both(tmp_path):
         (TEXTS, "a", "t.xlsx", "is none of '.jsonl', '.csv', '.tsv', '.tab'"),
         (TEXTS, b"text,label\n\xff,good\n", "t.csv", "is no UTF-8"),
         (NAMES, "\n\n", "t.conll", "holds no sentence"),
+        (PAIRS, "query,positive\n,a\n", "t.csv", "'query' must be a text that isn't empty, got ''"),
+        (PAIRS, "query,positive\na, \n", "t.csv", "'positive' must be a text that isn't empty, got ' '"),
+        (PAIRS, "query,text\na,b\n", "t.csv", "has no 'positive'; it has 'query', 'text'"),
+        (PAIRS, "query,positive\n", "t.csv", "holds no pair"),
+        (HARD, "query,positive,other\na,b,b\n", "t.csv", "'other' is 'positive' again; give another text"),
     ],
 )
 def test_what_a_file_lacks_is_said(tmp_path, what, content, name, said):
@@ -176,6 +183,35 @@ def test_a_label_that_is_in_no_training_example_is_refused():
 def test_examples_with_nothing_to_tell_apart_are_refused(what, rows, said):
     with pytest.raises(StageError, match=said):
         reader_of(what).labels_of({"train": rows})
+
+
+def test_pairs_of_a_query_stay_together_and_have_a_negative_where_one_is_named(tmp_path):
+    content = "query,positive,other\na,b,n\nc,d,n\na,e,n\n"
+    assert read(HARD, tmp_path, content, "t.csv") == [
+        [
+            {"id": "2", "query": "a", "positive": "b", "negative": "n"},
+            {"id": "4", "query": "a", "positive": "e", "negative": "n"},
+        ],
+        [{"id": "3", "query": "c", "positive": "d", "negative": "n"}],
+    ]
+    assert all("negative" not in row for group in read(PAIRS, tmp_path, content, "t.csv") for row in group)
+
+
+def test_pairs_with_one_positive_are_refused_unless_they_are_learned_with_negatives():
+    rows = [{"query": "a", "positive": "x"}, {"query": "b", "positive": "x"}]
+    more = [{"query": "a", "positive": "x"}, {"query": "b", "positive": "y"}]
+    with pytest.raises(StageError, match=r"p\.train: every pair has the positive 'x', and there is nothing to tell"):
+        reader_of(PAIRS).labels_of({"train": rows})
+    with pytest.raises(StageError, match=r"p\.test: every pair has the positive 'x'"):
+        reader_of(HARD).labels_of({"train": rows, "test": rows})
+    assert reader_of(HARD).labels_of({"train": rows, "test": more}) == []
+
+
+def test_pairs_that_are_there_twice_are_counted_and_said(caplog):
+    rows = [{"query": "a", "positive": "x"}] * 3 + [{"query": "a", "positive": "y"}]
+    assert reader_of(PAIRS).counted(rows) == {"queries": 1, "positives": 2, "repeated": 2}
+    reader_of(PAIRS).labels_of({"train": rows})
+    assert "2 of 4 train pairs are there already" in caplog.text
 
 
 def test_a_split_without_names_says_nothing():

@@ -81,7 +81,7 @@ def fine_tune(
         raise StageError(f"{name}: {too_large}")
     device = set_up(machine)
     check_precision(section.training.precision, device)
-    task = card_of(section.task, found.labels)
+    task = card_of(section.task, found.labels, known.network)
     work = work_of(task, folders.load_tokenizer(start))
     items, cut = work.items(folder.read(examples, "train"))
     if cut:
