@@ -179,6 +179,9 @@ class TaskCard(Word):
     packing: bool = False
     """Whether it has read several chats at once."""
 
+    beta: float = 0.0
+    """Of preferences, how near to its start it stays."""
+
 
 @define("model_card")
 class ModelCard(Word):

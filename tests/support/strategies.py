@@ -869,6 +869,8 @@ class World:
                 for split in ("train", "validation", "test")
                 if isinstance(file := shared[split], str)
             }
+            if draw(st.booleans()):
+                return task.Preferences(template="plain", beta=draw(st.floats(0.01, 10)), **shared | rows)
             return task.Instructions(
                 tests_field=draw(st.sampled_from([None, "tests"])),
                 template="plain",

@@ -48,6 +48,8 @@ TONES = task.Classification(name="tones", train="train.jsonl", max_length=32)
 
 CHATS = task.Instructions(name="chats", train="train.jsonl", max_length=96, template="plain", tests_field="tests")
 
+PAIRS = task.Preferences(name="pairs", train="train.jsonl", max_length=96, template="plain", beta=0.5)
+
 
 def conll(count: int, seed: int = 0, document: int = 0) -> str:
     """Sentences about people in places; a document begins before each `document` of them."""
@@ -96,6 +98,31 @@ def make_chats(directory: Path, count: int = 60, what: Task = CHATS) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "train.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in chats(count)))
+    return make(directory, what, {"train": reader_of(what).read(path, "train.jsonl")})
+
+
+def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Sums of which the answer that says please is preferred; some answers are the longer ones, some the shorter."""
+    draw, rows = random.Random(seed), []
+    for _ in range(count):
+        one, other = draw.randint(1, 9), draw.randint(1, 9)
+        said = f"x = {one} + {other}"
+        earlier = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}] * (draw.random() < 0.3)
+        rows.append(
+            {
+                "messages": [*earlier, {"role": "user", "content": f"add {one} to {other}"}],
+                "chosen": f"please {said}",
+                "rejected": f"{said} {draw.choice(['', 'and that was all of it'])}".strip(),
+            }
+        )
+    return rows
+
+
+def make_pairs(directory: Path, count: int = 60, what: Task = PAIRS) -> Path:
+    """An examples artifact of pairs."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "train.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in pairs(count)))
     return make(directory, what, {"train": reader_of(what).read(path, "train.jsonl")})
 
 

@@ -15,12 +15,15 @@ from llmrecipe.engines.models.vocabulary import check_embeddings
 from llmrecipe.engines.tasks.classification import ClassificationWork
 from llmrecipe.engines.tasks.instructions import InstructionsWork
 from llmrecipe.engines.tasks.named_entities import NamedEntitiesWork
+from llmrecipe.engines.tasks.preferences import PreferencesWork
 from llmrecipe.engines.tasks.work import Work
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Task
 from llmrecipe.recipe.task import CASES
 
-_WORKS: dict[str, type[Work]] = {each.tag: each for each in (NamedEntitiesWork, ClassificationWork, InstructionsWork)}
+_WORKS: dict[str, type[Work]] = {
+    each.tag: each for each in (NamedEntitiesWork, ClassificationWork, InstructionsWork, PreferencesWork)
+}
 
 _POOLER = ".pooler."
 """What some encoders have below the head and leave out where they predict text."""
@@ -39,6 +42,7 @@ def card_of(task: Task, labels: tuple[str, ...]) -> TaskCard:
         several=getattr(task, "answer", "") == "several",
         plain_template=getattr(task, "template", "") == "plain",
         packing=bool(getattr(task, "packing", False)),
+        beta=float(getattr(task, "beta", 0.0)),
     )
 
 

@@ -4,12 +4,15 @@ from typing import Any
 
 from llmrecipe.engines.tasks.reading.chats import ChatsReader
 from llmrecipe.engines.tasks.reading.names import NamesReader
+from llmrecipe.engines.tasks.reading.preferences import PreferencesReader
 from llmrecipe.engines.tasks.reading.reader import Reader
 from llmrecipe.engines.tasks.reading.texts import TextsReader
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Task
 
-_READERS: dict[str, type[Reader[Any]]] = {each.tag: each for each in (NamesReader, TextsReader, ChatsReader)}
+_READERS: dict[str, type[Reader[Any]]] = {
+    each.tag: each for each in (NamesReader, TextsReader, ChatsReader, PreferencesReader)
+}
 
 
 def reader_of(task: Task) -> Reader[Any]:
