@@ -236,8 +236,9 @@ class Task(Measure):
     seqeval's) and of the tags of single words, by class and as micro and macro means. `Classification`: the same of
     labels, and `accuracy`; of scores, the mean squared error and Pearson's correlation. `Instructions`: the loss by
     token of known answers; of written ones ROUGE (Lin 2004), BLEU and chrF as sacrebleu has them, exact match and F1 of
-    words as in SQuAD (Rajpurkar et al. 2016), and pass@k (Chen et al. 2021). Each with the ends of its 95 % interval,
-    by drawing examples with replacement (Efron 1979).
+    words as in SQuAD (Rajpurkar et al. 2016), and pass@k (Chen et al. 2021). `Preferences`: how often the chosen answer
+    is held likelier by token. Each with the ends of its 95 % interval, by drawing examples with replacement (Efron
+    1979).
 
     `calibration_error` says how far the share of right answers is from how likely they were held (Guo et al. 2017).
     `answers.svg` shows what was taken for what and how sure a model was, `errors.jsonl` the examples that were most

@@ -327,67 +327,49 @@ def test_a_run_is_as_long_as_its_epochs():
     assert run.validation_interval == training.steps_per_epoch(20) == 3
 
 
-CHATS = task.Instructions(name="chats", train="data/chats.jsonl", template="plain", max_length=32)
-
-PAIRS = task.Preferences(name="pairs", train="data/pairs.jsonl", template="plain", max_length=32)
-
-WRITER = FineTuned(name="writer", start=SMALL_MODEL, task=PAIRS)
+PREFERRING = FineTuned(
+    name="preferring", start=SMALL_MODEL, task=task.Preferences(name="pairs", train="data/p.jsonl", template="plain")
+)
 
 
-@pytest.mark.parametrize("what", [CHATS, PAIRS], ids=["instructions", "preferences"])
 @pytest.mark.parametrize(
     ("changes", "path", "reason"),
     [
-        ({}, None, ""),
-        ({"task__train": "data/chats.csv"}, "task.train", "'data/chats.csv' ends in another than '.jsonl'"),
+        ({"task__train": "data/p.csv"}, "task.train", "'data/p.csv' ends in another than '.jsonl'"),
         ({"start": ENCODER}, "start", "Bert reads a token before it predicts it, so it can't write; use a decoder"),
         ({"task__template": "own"}, "task.template", "which is trained here, has none; use 'plain'"),
-        ({"training__class_weights": "balanced"}, "training.class_weights", "leave it out"),
-    ],
-    ids=str,
-)
-def test_what_is_learned_from_chats(what, changes, path, reason):
-    refused = found(evolve(evolve(WRITER, task=what), **changes))
-    assert set(refused) == ({path} if path else set())
-    assert reason in refused.get(path, "")
-
-
-@pytest.mark.parametrize(
-    ("changes", "path", "reason"),
-    [
         ({"task__rejected_field": "chosen"}, "task.rejected_field", "'chosen' is chosen_field as well"),
         ({"task__chosen_field": "messages"}, "task.chosen_field", "'messages' is messages_field as well"),
         ({"task__beta": 0.0}, "task.beta", "must be greater than 0"),
     ],
     ids=str,
 )
-def test_pairs_have_keys_of_their_own_and_a_beta(changes, path, reason):
+def test_what_pairs_cannot_be(changes, path, reason):
     with attrs.validators.disabled():
-        changed = evolve(WRITER, **changes)
+        changed = evolve(PREFERRING, **changes)
     refused = found(changed)
     assert reason in refused[path]
     assert len(refused) == 1
 
 
 def test_what_has_learned_from_chats_has_a_template():
-    answers = evolve(WRITER, name="answers", task=CHATS)
-    own = evolve(WRITER, task__template="own", start=answers)
+    own = evolve(PREFERRING, task__template="own", start=WRITER)
     assert found(own) == {}
-    thin = Pruned(model=answers, method=prune.Wanda(sparsity=0.5))
-    assert found(evolve(own, start=thin)) == {}
+    assert found(evolve(own, start=Pruned(model=WRITER, method=prune.Wanda(sparsity=0.5)))) == {}
 
 
 def test_what_prefers_predicts_text_still():
-    both = Recipe(name="both", models=(WRITER,), measures=(measure.Task(), measure.Perplexity()))
-    assert checks.violations(both) == []
-    assert WRITER.predicts_text
+    assert found(PREFERRING, measure.Task(), measure.Perplexity(text=TEXT)) == {}
 
 
 def test_a_preference_gates_by_its_accuracy():
-    rounded = Quantized(model=WRITER, scheme=scheme.W8A16(), text=SMALL_MODEL.text)
-    for number, reasons in (("accuracy", 0), ("margin", 1)):
+    rounded = Quantized(model=PREFERRING, scheme=scheme.W8A16(), text=SMALL_MODEL.text)
+    for number, refusals in (("accuracy", 0), ("margin", 1)):
         wanted = gate.Recovery(at_least=0.9, measure="task", number=number)
-        release = Release(candidates=(rounded,), gates=(wanted,))
-        measures = (measure.Task(), measure.Perplexity())
-        whole = Recipe(name="small", models=(WRITER, rounded), measures=measures, release=release)
-        assert len(checks.violations(whole)) == reasons
+        whole = Recipe(
+            name="small",
+            models=(PREFERRING, rounded),
+            measures=(measure.Task(), measure.Perplexity()),
+            release=Release(candidates=(rounded,), gates=(wanted,)),
+        )
+        assert len(checks.violations(whole)) == refusals

@@ -1,4 +1,4 @@
-"""Pairs of answers: their files, what of them is learned, the loss beside the start, and how often the right one wins."""
+"""Pairs of answers: their files, what of them is learned, the loss beside the start, which answer is likelier."""
 
 import json
 import math
