@@ -21,15 +21,15 @@ pytestmark = pytest.mark.slow
 
 CHATS = evolve(tiny_tasks.CHATS, max_length=64)
 
-PAIRS = evolve(tiny_tasks.PAIRS, test=Fraction(0.3), template="own")
+CHOICES = evolve(tiny_tasks.CHOICES, test=Fraction(0.3), template="own")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A model that was fine-tuned by the stage, twice, and what it was made of, by role."""
     root = tmp_path_factory.mktemp("made")
-    (root / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in tiny_tasks.pairs(60)))
-    context = tiny_model.stage_context(ExamplesSection(task=PAIRS), {"train": root / "pairs.jsonl"}, root / "read")
+    (root / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in tiny_tasks.choices(60)))
+    context = tiny_model.stage_context(ExamplesSection(task=CHOICES), {"train": root / "pairs.jsonl"}, root / "read")
     examples_stage.run(context)
     start, chats = tiny_tasks.make_writer(root / "start"), tiny_tasks.make_chats(root / "chats")
     once = evolve(tiny_tasks.TUNING, epochs=1, dropout=None)
@@ -41,7 +41,7 @@ def made(tmp_path_factory):
         inputs = {"start": start, "examples": chats}
         finetune.run(tiny_tasks.stage_context(tiny_tasks.section(CHATS, once), inputs, root / "first"))
         inputs = {"start": root / "first" / "model", "examples": root / "read" / "examples"}
-        finetune.run(tiny_tasks.stage_context(tiny_tasks.section(PAIRS, once), inputs, root / "second"))
+        finetune.run(tiny_tasks.stage_context(tiny_tasks.section(CHOICES, once), inputs, root / "second"))
     return inputs | {"model": root / "second" / "model", "read": root / "read"}
 
 
@@ -99,8 +99,8 @@ def test_what_is_measured_is_what_a_plain_program_finds(made, measured):
 
 def test_numbers_are_those_that_the_task_names(measured):
     numbers, scores = artifacts.read_json(measured / "metrics.json"), artifacts.read_json(measured / SCORES)
-    assert tuple(scores) == PAIRS.scores
-    assert {name for name, number in numbers.items() if isinstance(number, float)} == {*PAIRS.scores, *PAIRS.numbers}
+    assert tuple(scores) == CHOICES.scores
+    assert {name for name, number in numbers.items() if isinstance(number, float)} == {*CHOICES.scores, *CHOICES.numbers}
     assert set(numbers["intervals"]) == {"accuracy"}
     assert (measured / ANSWERS).read_text().startswith("<svg")
 

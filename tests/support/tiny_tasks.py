@@ -48,7 +48,7 @@ TONES = task.Classification(name="tones", train="train.jsonl", max_length=32)
 
 CHATS = task.Instructions(name="chats", train="train.jsonl", max_length=96, template="plain", tests_field="tests")
 
-PAIRS = task.Preferences(name="pairs", train="train.jsonl", max_length=96, template="plain", beta=0.5)
+CHOICES = task.Preferences(name="pairs", train="train.jsonl", max_length=96, template="plain", beta=0.5)
 
 
 def conll(count: int, seed: int = 0, document: int = 0) -> str:
@@ -101,7 +101,7 @@ def make_chats(directory: Path, count: int = 60, what: Task = CHATS) -> Path:
     return make(directory, what, {"train": reader_of(what).read(path, "train.jsonl")})
 
 
-def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
+def choices(count: int, seed: int = 0) -> list[dict[str, Any]]:
     """Sums of which the answer that says please is preferred; some answers are the longer ones, some the shorter."""
     draw, rows = random.Random(seed), []
     for _ in range(count):
@@ -118,11 +118,11 @@ def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def make_pairs(directory: Path, count: int = 60, what: Task = PAIRS) -> Path:
+def make_choices(directory: Path, count: int = 60, what: Task = CHOICES) -> Path:
     """An examples artifact of pairs."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "train.jsonl"
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in pairs(count)))
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in choices(count)))
     return make(directory, what, {"train": reader_of(what).read(path, "train.jsonl")})
 
 

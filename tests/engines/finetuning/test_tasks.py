@@ -9,7 +9,7 @@ import tiny_model
 import tiny_tasks
 import torch
 from safetensors.torch import load_file
-from tiny_tasks import CHATS, PAIRS, TONES, TUNING, killed, make, section, tuned
+from tiny_tasks import CHATS, CHOICES, TONES, TUNING, killed, make, section, tuned
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification, ModernBertConfig, ModernBertForMaskedLM
 
@@ -390,11 +390,11 @@ def test_two_ranks_learn_the_answers_that_one_does(chatting, tmp_path):
 @pytest.fixture(scope="module")
 def preferring(tmp_path_factory):
     root = tmp_path_factory.mktemp("preferring")
-    return {"start": tiny_tasks.make_writer(root / "start"), "examples": tiny_tasks.make_pairs(root / "pairs")}
+    return {"start": tiny_tasks.make_writer(root / "start"), "examples": tiny_tasks.make_choices(root / "pairs")}
 
 
 def test_preferences_are_learned(preferring, tmp_path):
-    run = tuned(section(PAIRS, evolve(EXACT, optimizer=AdamW(learning_rate=1e-3))), preferring, tmp_path)
+    run = tuned(section(CHOICES, evolve(EXACT, optimizer=AdamW(learning_rate=1e-3))), preferring, tmp_path)
     work, (model, _) = run.job.work(), model_of(run)
     split = examples.read(preferring["examples"], "validation")
     items, _ = work.items(split)
@@ -411,14 +411,14 @@ def test_preferences_are_learned(preferring, tmp_path):
 
 def test_who_stays_at_the_start_has_the_loss_of_a_coin(preferring, tmp_path):
     training = evolve(EXACT, optimizer=AdamW(learning_rate=1e-30), schedule=Constant(warmup=Steps(0)), epochs=1)
-    run = tuned(section(PAIRS, training), preferring, tmp_path)
+    run = tuned(section(CHOICES, training), preferring, tmp_path)
     assert column(run, "loss") == pytest.approx([math.log(2)] * len(run.metrics), rel=1e-5)
     assert column(run, "validation_loss") == pytest.approx([math.log(2)], rel=1e-5)
 
 
 def test_preferences_killed_on_the_way_end_with_the_same_bytes(preferring, tmp_path):
     """What a resumed run compares with is the start, not the checkpoint."""
-    what = section(PAIRS)
+    what = section(CHOICES)
     whole = tuned(what, preferring, tmp_path / "whole")
     last = whole.metrics[-1]["step"]
     stopped = killed(what, preferring, tmp_path / "killed", "os.rename", rf"/checkpoints/{last // 4 * 2}$")
@@ -430,8 +430,8 @@ def test_preferences_killed_on_the_way_end_with_the_same_bytes(preferring, tmp_p
 
 @pytest.mark.parametrize("zero_stage", [0, 3])
 def test_two_ranks_learn_the_preferences_that_one_does(preferring, tmp_path, zero_stage):
-    alone = tuned(section(PAIRS, EXACT), preferring, tmp_path / "alone")
-    what = section(PAIRS, EXACT, data=2, zero_stage=zero_stage)
+    alone = tuned(section(CHOICES, EXACT), preferring, tmp_path / "alone")
+    what = section(CHOICES, EXACT, data=2, zero_stage=zero_stage)
     together = tuned(what, preferring, tmp_path / "together", ranks=True)
     assert column(together, "loss") == pytest.approx(column(alone, "loss"), rel=1e-4)
     assert column(together, "validation_score") == pytest.approx(column(alone, "validation_score"), rel=1e-4)
@@ -439,7 +439,7 @@ def test_two_ranks_learn_the_preferences_that_one_does(preferring, tmp_path, zer
 
 def test_examples_of_which_nothing_is_left_are_refused(preferring, tmp_path):
     with pytest.raises(StageError, match=r"t-finetune.task.max_length: of no train example anything is left within"):
-        tuned(section(evolve(PAIRS, max_length=8)), preferring, tmp_path)
+        tuned(section(evolve(CHOICES, max_length=8)), preferring, tmp_path)
 
 
 def test_a_plain_program_gets_the_logits_of_a_model_with_types_of_case(made, tmp_path):

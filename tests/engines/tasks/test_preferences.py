@@ -18,7 +18,7 @@ from llmrecipe.engines.tasks.reading.readers import reader_of
 from llmrecipe.engines.tasks.work import inputs
 from llmrecipe.errors import StageError
 
-PAIRS = tiny_tasks.PAIRS
+CHOICES = tiny_tasks.CHOICES
 
 USER, SAYS = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}
 
@@ -52,15 +52,15 @@ def moved():
     return made.eval()
 
 
-def work(tokenizer, what=PAIRS):
+def work(tokenizer, what=CHOICES):
     return PreferencesWork(card_of(what, ()), tokenizer)
 
 
 def examples(count=12):
-    return [row | {"id": f"train:{number}"} for number, row in enumerate(tiny_tasks.pairs(count), 1)]
+    return [row | {"id": f"train:{number}"} for number, row in enumerate(tiny_tasks.choices(count), 1)]
 
 
-def read(tmp_path, *rows, what=PAIRS):
+def read(tmp_path, *rows, what=CHOICES):
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows))
     return reader_of(what).read(path, "pairs.jsonl")
@@ -94,7 +94,7 @@ def test_an_empty_file_of_pairs_is_refused(tmp_path):
 
 
 def test_pairs_of_the_same_chat_stay_together(tmp_path):
-    what = evolve(PAIRS, messages_field="prompt", chosen_field="good", rejected_field="bad")
+    what = evolve(CHOICES, messages_field="prompt", chosen_field="good", rejected_field="bad")
     other = {"prompt": [USER, SAYS, USER], "good": "a", "bad": "b"}
     again = {"prompt": [USER | {"weight": 1}], "good": "hello", "bad": "what"}
     first = {"prompt": [USER], "good": "hello", "bad": "go away"}
@@ -106,7 +106,7 @@ def test_pairs_of_the_same_chat_stay_together(tmp_path):
 
 def test_it_is_counted_which_answers_are_longer():
     rows = [{"chosen": "abc", "rejected": "a"}, {"chosen": "a", "rejected": "ab"}, {"chosen": "a", "rejected": "b"}]
-    assert reader_of(PAIRS).counted(rows) == {"chosen_is_longer": 1, "rejected_is_longer": 1}
+    assert reader_of(CHOICES).counted(rows) == {"chosen_is_longer": 1, "rejected_is_longer": 1}
 
 
 def test_the_last_answer_alone_is_learned(tokenizer):
@@ -129,7 +129,7 @@ def test_a_template_that_forgets_earlier_thoughts_does(tokenizer):
         "{% else %}{{ 'Q:' + m['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'A:' }}{% endif %}"
     )
     row = {"id": "a", "messages": [USER, SAYS, USER], "chosen": "hello", "rejected": "go away"}
-    (pair,), _ = work(tokenizer, evolve(PAIRS, template="own")).items([row])
+    (pair,), _ = work(tokenizer, evolve(CHOICES, template="own")).items([row])
     said = tokenizer.decode([label for label in pair.chosen.labels if label != UNLABELLED])
     assert said == f"(thinks)hello{tiny_model.END_OF_TEXT}"
 
@@ -142,7 +142,7 @@ def test_pairs_that_differ_only_beyond_what_is_read_are_left_out(tokenizer):
         {"id": "c", "messages": [USER], "chosen": f"{same} a", "rejected": f"{same} b"},
         {"id": "d", "messages": [{"role": "user", "content": same * 3}], "chosen": "a", "rejected": "b"},
     ]
-    pairs, cut = work(tokenizer, evolve(PAIRS, max_length=64)).items(rows)
+    pairs, cut = work(tokenizer, evolve(CHOICES, max_length=64)).items(rows)
     assert [pair.example for pair in pairs] == [0, 1]
     assert cut == 2
 
@@ -166,7 +166,7 @@ def test_the_loss_is_that_of_the_paper(tokenizer, model, moved):
     for pair in pairs:
         (chosen, _), (rejected, _) = log_probability(moved, pair.chosen), log_probability(moved, pair.rejected)
         (before, _), (other, _) = log_probability(model, pair.chosen), log_probability(model, pair.rejected)
-        margin = PAIRS.beta * ((chosen - before) - (rejected - other))
+        margin = CHOICES.beta * ((chosen - before) - (rejected - other))
         expected.append(math.log1p(math.exp(-margin)))
     assert own.loss(outputs, batch, None).item() == pytest.approx(sum(expected), rel=1e-4)
     assert int(own.count(batch)) == len(pairs)
@@ -234,8 +234,8 @@ def test_answers_are_compared_by_token(tokenizer):
         "accuracy": pytest.approx(1 / 3),
         "margin": pytest.approx((1.0 - 1.0 - 1.0) / 3),
     }
-    assert set(verdict.numbers) == {*PAIRS.scores, *PAIRS.numbers}
-    assert tuple(verdict.scores) == PAIRS.scores
+    assert set(verdict.numbers) == {*CHOICES.scores, *CHOICES.numbers}
+    assert tuple(verdict.scores) == CHOICES.scores
     assert [(error["id"], error["margin"]) for error in verdict.errors] == [("train:2", -1.0), ("train:3", -1.0)]
     assert verdict.errors[0]["chosen"] == rows[1]["chosen"]
 
