@@ -194,6 +194,9 @@ class TaskCard(Word):
     temperature: float = 1.0
     """What the cosines of these are divided by in the loss."""
 
+    beta: float = 0.0
+    """Of preferences, how near to its start it stays."""
+
 
 @define("model_card")
 class ModelCard(Word):

@@ -16,10 +16,12 @@ from llmrecipe.recipe.rules import Findings, Rules
 from llmrecipe.recipe.task import (
     QUESTIONS,
     TABLES,
+    ChatTask,
     Classification,
     Embeddings,
     Instructions,
     NamedEntities,
+    Preferences,
     QuestionAnswering,
 )
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
@@ -55,8 +57,8 @@ def _tables(task: Task) -> Findings:
     yield from _of_another_kind(task, TABLES)
 
 
-@rules.add("train", "validation", "test", of=Instructions)
-def _json_lines(task: Instructions) -> Findings:
+@rules.add("train", "validation", "test", of=ChatTask)
+def _json_lines(task: ChatTask) -> Findings:
     yield from _of_another_kind(task, (".jsonl",))
 
 
@@ -77,11 +79,27 @@ def _one_key(task: Instructions) -> Findings:
         yield "tests_field", f"{task.tests_field!r} is messages_field as well; name the key of the tests"
 
 
+@rules.add("messages_field", "chosen_field", "rejected_field", of=Preferences)
+def _own_keys(task: Preferences) -> Findings:
+    known: dict[str, str] = {}
+    for field in ("messages_field", "chosen_field", "rejected_field"):
+        first = known.setdefault(getattr(task, field), field)
+        if first != field:
+            yield field, f"{getattr(task, field)!r} is {first} as well; name a key of its own"
+
+
 @rules.add("task.template", "start", of=FineTuned)
 def _no_template(model: FineTuned) -> Findings:
     task, tokenizer = model.task, model.vocabulary.origin
-    if isinstance(task, Instructions) and task.template == "own" and isinstance(tokenizer, TrainedTokenizer):
+    if not isinstance(task, ChatTask) or task.template == "plain" or _has_chatted(model.start):
+        return
+    if isinstance(tokenizer, TrainedTokenizer):
         yield "task.template", f"'own', and {tokenizer.name}, which is trained here, has none; use 'plain'"
+
+
+def _has_chatted(model: Model) -> bool:
+    """Whether it, or what it was made of, has learned from chats, and so has a template."""
+    return isinstance(model.task, ChatTask) or any(map(_has_chatted, model.parents))
 
 
 @rules.add("words_field", "tags_field", of=NamedEntities)

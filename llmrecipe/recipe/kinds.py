@@ -272,7 +272,7 @@ class Task(Word):
     @abstractmethod
     def scores(self) -> tuple[str, ...]:
         """The numbers that each example has a part in, so that recoveries of them can be asked; the first decides which
-        step is the best."""
+        step is the best, unless there is one that only a run knows."""
 
     @property
     def numbers(self) -> tuple[str, ...]:

@@ -237,8 +237,9 @@ class Task(Measure):
     labels, and `accuracy`; of scores, the mean squared error and Pearson's correlation. `QuestionAnswering`: exact
     match and F1 of words as in SQuAD (Rajpurkar et al. 2016). `Instructions`: the loss by token of known answers; of
     written ones ROUGE (Lin 2004), BLEU and chrF as sacrebleu has them, exact match and F1 as in SQuAD, and pass@k (Chen
-    et al. 2021). `Embeddings`: `ndcg_at_10`, `recall_at_1`, `recall_at_10` and `mrr` of what is right for a query among
-    all positives of the split. Each with the ends of its 95 % interval, by drawing examples with replacement (Efron
+    et al. 2021). `Preferences`: how often the chosen answer is held likelier by token. `Embeddings`: `ndcg_at_10`,
+    `recall_at_1`, `recall_at_10` and `mrr` of what is right for a query among all positives of the split. Each with the
+    ends of its 95 % interval, by drawing examples with replacement (Efron
     1979).
 
     `calibration_error` says how far the share of right answers is from how likely they were held (Guo et al. 2017).

@@ -169,7 +169,11 @@ def test_encoders_and_decoders_learn_vectors_by_their_own_pooling():
         ({"task__negative_field": "query"}, "task.negative_field", "'query' is another field as well"),
         ({"task__negative_field": ""}, "task.negative_field", "must not be empty"),
         ({"task__temperature": 0.0}, "task.temperature", "must be between 0.001 and 1,000"),
-        ({"training__class_weights": "balanced"}, "training.class_weights", "is of no class: it is a score, a text or a vector"),
+        (
+            {"training__class_weights": "balanced"},
+            "training.class_weights",
+            "is of no class: it is a score, a text or a vector",
+        ),
     ],
     ids=str,
 )
@@ -199,7 +203,7 @@ def test_types_of_tokens_are_for_networks_that_have_them():
 def test_a_score_has_no_classes_to_balance():
     scores = task.Classification(name="scores", train="data/a.csv", answer="score")
     model = evolve(TUNED, task=scores, training=FineTuning(class_weights="balanced"))
-    assert "a score is of no class" in found(model)["training.class_weights"]
+    assert "of no class" in found(model)["training.class_weights"]
 
 
 def test_what_is_rounded_is_not_fine_tuned():
@@ -399,7 +403,7 @@ ASKED = task.QuestionAnswering(name="asked", train="data/a.json", test="data/b.j
         ({"task__max_answer_length": 384}, "task.max_answer_length", "max_length = 384 tokens are read at once"),
         ({"start": SMALL_MODEL, "task__max_length": 96}, "start", "Llama reads a word before what comes after it"),
         ({"start__network__type_vocab_size": 1}, "start", "has one type of tokens (type_vocab_size)"),
-        ({"training__class_weights": "balanced"}, "training.class_weights", "nor is a text or a part of one"),
+        ({"training__class_weights": "balanced"}, "training.class_weights", "is of no class"),
     ],
     ids=str,
 )
@@ -456,3 +460,51 @@ def test_a_run_is_as_long_as_its_epochs():
     run = training.of(20)
     assert run.duration == Steps(8)
     assert run.validation_interval == training.steps_per_epoch(20) == 3
+
+
+PREFERRING = FineTuned(
+    name="preferring", start=SMALL_MODEL, task=task.Preferences(name="pairs", train="data/p.jsonl", template="plain")
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "reason"),
+    [
+        ({"task__train": "data/p.csv"}, "task.train", "'data/p.csv' ends in another than '.jsonl'"),
+        ({"start": ENCODER}, "start", "Bert reads a token before it predicts it, so it can't write; use a decoder"),
+        ({"task__template": "own"}, "task.template", "which is trained here, has none; use 'plain'"),
+        ({"task__rejected_field": "chosen"}, "task.rejected_field", "'chosen' is chosen_field as well"),
+        ({"task__chosen_field": "messages"}, "task.chosen_field", "'messages' is messages_field as well"),
+        ({"task__beta": 0.0}, "task.beta", "must be greater than 0"),
+    ],
+    ids=str,
+)
+def test_what_pairs_cannot_be(changes, path, reason):
+    with attrs.validators.disabled():
+        changed = evolve(PREFERRING, **changes)
+    refused = found(changed)
+    assert reason in refused[path]
+    assert len(refused) == 1
+
+
+def test_what_has_learned_from_chats_has_a_template():
+    own = evolve(PREFERRING, task__template="own", start=WRITER)
+    assert found(own) == {}
+    assert found(evolve(own, start=Pruned(model=WRITER, method=prune.Wanda(sparsity=0.5)))) == {}
+
+
+def test_what_prefers_predicts_text_still():
+    assert found(PREFERRING, measure.Task(), measure.Perplexity(text=TEXT)) == {}
+
+
+def test_a_preference_gates_by_its_accuracy():
+    rounded = Quantized(model=PREFERRING, scheme=scheme.W8A16(), text=SMALL_MODEL.text)
+    for number, refusals in (("accuracy", 0), ("margin", 1)):
+        wanted = gate.Recovery(at_least=0.9, measure="task", number=number)
+        whole = Recipe(
+            name="small",
+            models=(PREFERRING, rounded),
+            measures=(measure.Task(), measure.Perplexity()),
+            release=Release(candidates=(rounded,), gates=(wanted,)),
+        )
+        assert len(checks.violations(whole)) == refusals

@@ -888,6 +888,9 @@ class World:
             cased = network.has_token_types and draw(st.booleans())
             return task.NamedEntities(words_field="words", case_as_token_types=cased, **shared)
         if not network.reads_both_sides and draw(st.booleans()):
+            if draw(st.booleans()):
+                beta = draw(st.floats(0.01, 10))
+                return task.Preferences(template="plain", beta=beta, **shared | ending([".jsonl"]))
             return task.Instructions(
                 tests_field=draw(st.sampled_from([None, "tests"])),
                 template="plain",

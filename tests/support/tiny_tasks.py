@@ -54,6 +54,8 @@ QUESTIONS = task.QuestionAnswering(
 
 PAIRS = task.Embeddings(name="pairs", train="train.jsonl", max_length=32)
 
+CHOICES = task.Preferences(name="pairs", train="train.jsonl", max_length=96, template="plain", beta=0.5)
+
 
 def conll(count: int, seed: int = 0, document: int = 0) -> str:
     """Sentences about people in places; a document begins before each `document` of them."""
@@ -122,6 +124,31 @@ def make_chats(directory: Path, count: int = 60, what: Task = CHATS) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "train.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in chats(count)))
+    return make(directory, what, {"train": reader_of(what).read(path, "train.jsonl")})
+
+
+def choices(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Sums of which the answer that says please is preferred; some answers are the longer ones, some the shorter."""
+    draw, rows = random.Random(seed), []
+    for _ in range(count):
+        one, other = draw.randint(1, 9), draw.randint(1, 9)
+        said = f"x = {one} + {other}"
+        earlier = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}] * (draw.random() < 0.3)
+        rows.append(
+            {
+                "messages": [*earlier, {"role": "user", "content": f"add {one} to {other}"}],
+                "chosen": f"please {said}",
+                "rejected": f"{said} {draw.choice(['', 'and that was all of it'])}".strip(),
+            }
+        )
+    return rows
+
+
+def make_choices(directory: Path, count: int = 60, what: Task = CHOICES) -> Path:
+    """An examples artifact of pairs."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "train.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in choices(count)))
     return make(directory, what, {"train": reader_of(what).read(path, "train.jsonl")})
 
 

@@ -82,7 +82,7 @@ class RunTrainer(Trainer):
             parts: modules of `model` that compute outside of its own forward pass.
         """
         self.job, self.folder = job, StateFolder(Path(job.state))
-        arguments = _arguments(job)
+        arguments = arguments_of(job)
         self.is_half = job.training.precision == "bfloat16"
         if job.parallelism.shares_weights:
             share(model, arguments.device, *parts, is_half=self.is_half)
@@ -283,7 +283,8 @@ class _EndOfStep(TrainerCallback):
         self._trainer.end_step()
 
 
-def _arguments(job: Run) -> TrainingArguments:
+def arguments_of(job: Run) -> TrainingArguments:
+    """What the Trainer is told; its `device` is this rank's, and lets ranks hear each other."""
     training, parallelism = job.training, job.parallelism
     if parallelism.data == 1:
         # One rank exchanges nothing, and the Trainer needn't know that it has been launched.

@@ -1,13 +1,17 @@
 """Chats as text, by a chat template, and which of its tokens are answers."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from llmrecipe.cards import TaskCard
+from llmrecipe.engines.tasks.items import UNLABELLED, Item
+from llmrecipe.engines.tasks.work import Work
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.networks.network import Network
 
 PLAIN = (
     "{% for message in messages %}"
@@ -33,6 +37,16 @@ class Rendered:
 
     is_answer: list[bool]
     """Of each token, whether it is learned."""
+
+    def item(self, most: int, example: int) -> Item | None:
+        """Its first `most` tokens with a label at each that is learned; None if there is none among them."""
+        ids = self.input_ids[:most]
+        # The first token follows none.
+        known = zip(ids[1:], self.is_answer[1 : len(ids)], strict=True)
+        labels = [UNLABELLED, *(token if own else UNLABELLED for token, own in known)]
+        if all(label == UNLABELLED for label in labels):
+            return None
+        return Item(input_ids=ids, labels=labels, example=example)
 
 
 class Template:
@@ -61,13 +75,13 @@ class Template:
         self.end: int = ends[-1]
         """The token that ends an answer."""
 
-    def rendered(self, messages: Messages, name: str) -> Rendered:
-        """A chat, of which answers are learned up to the token that ends each.
+    def rendered(self, messages: Messages, name: str, *, last_alone: bool = False) -> Rendered:
+        """A chat, of which answers, or the last one alone, are learned up to the token that ends each.
 
         Raises:
             StageError: the template refuses it, or writes what came before otherwise when more follows.
         """
-        ids, is_answer = self._tokens(messages, name)
+        ids, is_answer = self._tokens(messages, name, len(messages) - 1 if last_alone else 0)
         last = None
         # What follows the end of an answer, such as a line break, is written by no model.
         for place in range(len(ids) - 1, -1, -1):
@@ -83,11 +97,12 @@ class Template:
         text = self._text(messages, name, asks=True)
         return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    def _tokens(self, messages: Messages, name: str) -> tuple[list[int], list[bool]]:
+    def _tokens(self, messages: Messages, name: str, first: int = 0) -> tuple[list[int], list[bool]]:
+        """The tokens of a chat, and which are of answers from message `first` on."""
         whole = self._text(messages, name)
         spans = []
         for index, message in enumerate(messages):
-            if message["role"] == "assistant":
+            if message["role"] == "assistant" and index >= first:
                 before = self._text(messages[:index], name, asks=True)
                 through = self._text(messages[: index + 1], name)
                 if not (through.startswith(before) and whole.startswith(through)):
@@ -110,3 +125,24 @@ class Template:
         except (TemplateError, TypeError) as error:
             raise StageError(f"{name}: the tokenizer's chat template refuses it: {error}") from error
         return str(text)
+
+
+class ChatWork(Work):
+    """A task that is learned from chats, by the head that predicts text."""
+
+    head: ClassVar[str] = "CausalLM"
+
+    writes: ClassVar[bool] = True
+
+    def __init__(self, card: TaskCard, tokenizer: PreTrainedTokenizerBase) -> None:
+        """For a model with this card and tokenizer.
+
+        Raises:
+            StageError: the tokenizer has no chat template that does.
+        """
+        super().__init__(card, tokenizer)
+        self._template = Template(tokenizer, is_plain=card.plain_template)
+
+    def files(self, network: Network) -> dict[str, str]:
+        """The chat template, of a model whose start had another or none."""
+        return {"chat_template.jinja": str(self.tokenizer.chat_template)} if self.card.plain_template else {}

@@ -16,6 +16,7 @@ from llmrecipe.engines.tasks.classification import ClassificationWork
 from llmrecipe.engines.tasks.embeddings import EmbeddingsWork
 from llmrecipe.engines.tasks.instructions import InstructionsWork
 from llmrecipe.engines.tasks.named_entities import NamedEntitiesWork
+from llmrecipe.engines.tasks.preferences import PreferencesWork
 from llmrecipe.engines.tasks.question_answering import QuestionAnsweringWork
 from llmrecipe.engines.tasks.work import Work
 from llmrecipe.errors import StageError
@@ -25,7 +26,14 @@ from llmrecipe.recipe.task import CASES, Embeddings
 
 _WORKS: dict[str, type[Work]] = {
     each.tag: each
-    for each in (NamedEntitiesWork, ClassificationWork, InstructionsWork, QuestionAnsweringWork, EmbeddingsWork)
+    for each in (
+        NamedEntitiesWork,
+        ClassificationWork,
+        InstructionsWork,
+        PreferencesWork,
+        QuestionAnsweringWork,
+        EmbeddingsWork,
+    )
 }
 
 _POOLER = ".pooler."
@@ -50,6 +58,7 @@ def card_of(task: Task, labels: tuple[str, ...], network: Network | None = None)
         max_answer_length=int(getattr(task, "max_answer_length", 0)),
         pooling=task.pooling(network) if isinstance(task, Embeddings) and network is not None else None,
         temperature=getattr(task, "temperature", 1.0),
+        beta=float(getattr(task, "beta", 0.0)),
     )
 
 

@@ -7,47 +7,32 @@ from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from llmrecipe.cards import TaskCard
 from llmrecipe.engines.tasks import sandbox, squad
-from llmrecipe.engines.tasks.chats import Template
+from llmrecipe.engines.tasks.chats import ChatWork
 from llmrecipe.engines.tasks.examples import Example
-from llmrecipe.engines.tasks.items import UNLABELLED, Batch, Item
+from llmrecipe.engines.tasks.items import UNLABELLED, Batch
 from llmrecipe.engines.tasks.packs import Pack, batch_of, packed
 from llmrecipe.engines.tasks.passing import pass_at
 from llmrecipe.engines.tasks.programs import program_of
 from llmrecipe.engines.tasks.score import Score
-from llmrecipe.engines.tasks.work import Answers, Verdict, Work
+from llmrecipe.engines.tasks.work import Answers, Verdict
 from llmrecipe.engines.tasks.writing import written
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.measure import Task
-from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.task import Instructions
 
 _SHOWN = 400
 """Characters of a text among the errors."""
 
 
-class InstructionsWork(Work):
+class InstructionsWork(ChatWork):
     """What the assistant says."""
 
     tag: ClassVar[str] = Instructions.tag
 
-    head: ClassVar[str] = "CausalLM"
-
-    writes: ClassVar[bool] = True
-
     when_too_long: ClassVar[str] = "the end of a chat is left out, and what has no answer then as a whole"
-
-    def __init__(self, card: TaskCard, tokenizer: PreTrainedTokenizerBase) -> None:
-        """For a model with this card and tokenizer.
-
-        Raises:
-            StageError: the tokenizer has no chat template that does.
-        """
-        super().__init__(card, tokenizer)
-        self._template = Template(tokenizer, is_plain=card.plain_template)
 
     def items(self, examples: Sequence[Example]) -> tuple[list[Pack], int]:
         """Packs of chats, with a label at each token of an answer."""
@@ -55,12 +40,9 @@ class InstructionsWork(Work):
         for index, example in enumerate(examples):
             chat = self._template.rendered(example["messages"], example["id"])
             too_long += len(chat.input_ids) > self.card.max_length
-            ids = chat.input_ids[: self.card.max_length]
-            # The first token follows none.
-            known = zip(ids[1:], chat.is_answer[1 : len(ids)], strict=True)
-            labels = [UNLABELLED, *(token if own else UNLABELLED for token, own in known)]
-            if any(label != UNLABELLED for label in labels):
-                found.append(Item(input_ids=ids, labels=labels, example=index))
+            item = chat.item(self.card.max_length, index)
+            if item is not None:
+                found.append(item)
         packs = packed(found, self.card.max_length) if self.card.packing else [Pack((item,)) for item in found]
         return packs, too_long
 
@@ -157,10 +139,6 @@ class InstructionsWork(Work):
             scores={"loss": loss, **scores},
             errors=_errors(examples, costs, said, scores["rougeL"].above),
         )
-
-    def files(self, network: Network) -> dict[str, str]:
-        """The chat template, of a model whose start had another or none."""
-        return {"chat_template.jinja": str(self.tokenizer.chat_template)} if self.card.plain_template else {}
 
     def probe(self, items: Sequence[Pack]) -> torch.Tensor:
         """The tokens of a chat."""

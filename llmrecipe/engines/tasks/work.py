@@ -96,6 +96,10 @@ class Work(ABC):
         """
         raise StageError(f"{self.tag} has no classes; leave out class_weights")
 
+    def prepared(self, items: Sequence[Any], says: Callable[[Sequence[Any]], Answers]) -> list[Any]:
+        """What a run learns from: items that know what the start `says` of them, where the loss compares with that."""
+        return list(items)
+
     def written(
         self, model: PreTrainedModel, examples: Sequence[Example], asked: Task, told: Callable[[Any], Any]
     ) -> Answers:

@@ -9,7 +9,7 @@ import tiny_model
 import tiny_tasks
 import torch
 from safetensors.torch import load_file
-from tiny_tasks import CHATS, PAIRS, QUESTIONS, TONES, TUNING, killed, make, section, tuned
+from tiny_tasks import CHATS, CHOICES, PAIRS, QUESTIONS, TONES, TUNING, killed, make, section, tuned
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification, ModernBertConfig, ModernBertForMaskedLM
 
@@ -397,6 +397,61 @@ def test_two_ranks_learn_the_answers_that_one_does(chatting, tmp_path):
     together = tuned(section(CHATS, EXACT, data=2), chatting, tmp_path / "together", ranks=True)
     assert column(together, "loss") == pytest.approx(column(alone, "loss"), rel=1e-4)
     assert column(together, "validation_score") == pytest.approx(column(alone, "validation_score"), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def preferring(tmp_path_factory):
+    root = tmp_path_factory.mktemp("preferring")
+    return {"start": tiny_tasks.make_writer(root / "start"), "examples": tiny_tasks.make_choices(root / "pairs")}
+
+
+def test_preferences_are_learned(preferring, tmp_path):
+    run = tuned(section(CHOICES, evolve(EXACT, optimizer=AdamW(learning_rate=1e-3))), preferring, tmp_path)
+    work, (model, _) = run.job.work(), model_of(run)
+    split = examples.read(preferring["examples"], "validation")
+    items, _ = work.items(split)
+    start = with_head(preferring["start"], work, seed=0, dropout=None)
+    before, after = (work.verdict(split, work.answers(each, items)).numbers for each in (start, model))
+    assert before["accuracy"] < 0.8 < after["accuracy"]
+    assert after["margin"] > before["margin"] + 0.1
+    # What decides is the loss beside the start, also of a model that is measured by itself.
+    beside = work.prepared(items, lambda each: work.answers(start, each))
+    (first, score), *_ = work.verdict(split, work.answers(model, beside)).scores.items()
+    assert (first, -score.value) == ("loss", pytest.approx(max(column(run, "validation_score")), rel=1e-4))
+    assert column(run, "validation_score") == pytest.approx([-loss for loss in column(run, "validation_loss")])
+
+
+def test_who_stays_at_the_start_has_the_loss_of_a_coin(preferring, tmp_path):
+    training = evolve(EXACT, optimizer=AdamW(learning_rate=1e-30), schedule=Constant(warmup=Steps(0)), epochs=1)
+    run = tuned(section(CHOICES, training), preferring, tmp_path)
+    assert column(run, "loss") == pytest.approx([math.log(2)] * len(run.metrics), rel=1e-5)
+    assert column(run, "validation_loss") == pytest.approx([math.log(2)], rel=1e-5)
+
+
+def test_preferences_killed_on_the_way_end_with_the_same_bytes(preferring, tmp_path):
+    """What a resumed run compares with is the start, not the checkpoint."""
+    what = section(CHOICES)
+    whole = tuned(what, preferring, tmp_path / "whole")
+    last = whole.metrics[-1]["step"]
+    stopped = killed(what, preferring, tmp_path / "killed", "os.rename", rf"/checkpoints/{last // 4 * 2}$")
+    assert stopped == -signal.SIGKILL
+    resumed = tuned(what, preferring, tmp_path / "killed", checkpoint_interval=2)
+    assert resumed.metrics == whole.metrics
+    assert digests(resumed) == digests(whole)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_two_ranks_learn_the_preferences_that_one_does(preferring, tmp_path, zero_stage):
+    alone = tuned(section(CHOICES, EXACT), preferring, tmp_path / "alone")
+    what = section(CHOICES, EXACT, data=2, zero_stage=zero_stage)
+    together = tuned(what, preferring, tmp_path / "together", ranks=True)
+    assert column(together, "loss") == pytest.approx(column(alone, "loss"), rel=1e-4)
+    assert column(together, "validation_score") == pytest.approx(column(alone, "validation_score"), rel=1e-4)
+
+
+def test_examples_of_which_nothing_is_left_are_refused(preferring, tmp_path):
+    with pytest.raises(StageError, match=r"t-finetune.task.max_length: of no train example anything is left within"):
+        tuned(section(evolve(CHOICES, max_length=8)), preferring, tmp_path)
 
 
 def test_a_plain_program_gets_the_logits_of_a_model_with_types_of_case(made, tmp_path):

@@ -25,6 +25,7 @@ from llmrecipe.errors import RecipeError, StageError, Violation
 from llmrecipe.extensions import modules_of
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.fine_tuned_checks import adapted_zeros
+from llmrecipe.recipe.kinds import SPLITS
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.training_checks import phase_findings
 from llmrecipe.sections import FineTuneSection
@@ -83,7 +84,12 @@ def fine_tune(
     check_precision(section.training.precision, device)
     task = card_of(section.task, found.labels, known.network)
     work = work_of(task, folders.load_tokenizer(start))
-    items, cut = work.items(folder.read(examples, "train"))
+    read = {split: work.items(folder.read(examples, split)) for split in SPLITS[:2]}
+    for split, (left, _) in read.items():
+        if not left:
+            reason = f"of no {split} example anything is left within max_length = {task.max_length} tokens"
+            raise StageError(f"{name}.task.max_length: {reason}; use more, or shorter examples")
+    items, cut = read["train"]
     if cut:
         log.warning(
             "%s of %s training examples have more than max_length = %d tokens: %s",

@@ -1,13 +1,12 @@
 """A run whose loss is that of a task's examples."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -15,6 +14,7 @@ from llmrecipe.engines.finetuning import states
 from llmrecipe.engines.finetuning.learning import Zeros, layers_of, learning, refill
 from llmrecipe.engines.finetuning.sharing import gather, placed_like
 from llmrecipe.engines.finetuning.tasks.job import Job
+from llmrecipe.engines.finetuning.tasks.saying import together
 from llmrecipe.engines.finetuning.tasks.stopping import SCORE, best_step, last_step
 from llmrecipe.engines.finetuning.trainer import Batch, RunTrainer
 from llmrecipe.engines.runs import metrics
@@ -32,19 +32,19 @@ class TaskTrainer(RunTrainer):
 
     job: Job
 
-    def __init__(self, job: Job, model: PreTrainedModel, zeros: Zeros) -> None:
+    def __init__(self, job: Job, model: PreTrainedModel, zeros: Zeros, items: Mapping[str, Sequence[Any]]) -> None:
         """Go on after the step that `job` resumes, whose weights the model has.
 
         Args:
             job: the run.
             model: what learns.
             zeros: weights that stay zero.
+            items: by split, what is read of the examples.
         """
         super().__init__(job, model)
         self.zeros = [(layer, placed_like(at, layer.weight)) for layer, at in zeros]
-        self.work = job.work()
-        self.examples = {split: folder.read(Path(job.examples), split) for split in ("train", "validation")}
-        self.items = {split: self.work.items(rows)[0] for split, rows in self.examples.items()}
+        self.work, self.items = job.work(), items
+        self.validation = folder.read(Path(job.examples), "validation")
         self.weights = self.work.weights(self.items["train"]) if job.tuning.class_weights else None
         checkpoint = self.folder.checkpoint(job.resumed)
         self.average: Mapping[str, torch.Tensor] = {}
@@ -174,12 +174,9 @@ class TaskTrainer(RunTrainer):
             if not fillers:
                 said = self.work.answered(outputs, batch, mine)
                 found |= {(example, place): answer for example, place, answer in said}
-        if ranks > 1:
-            each: list[Any] = [None] * ranks
-            dist.all_gather_object(each, found)
-            found = {place: answer for part in each for place, answer in part.items()}
+        found = together(found, ranks)
         loss, count = self.summed(sums).tolist()
-        return loss / max(count, 1), self.work.verdict(self.examples["validation"], found)
+        return loss / max(count, 1), self.work.verdict(self.validation, found)
 
     def parts(self) -> states.Parts:
         """What a checkpoint has."""

@@ -14,6 +14,9 @@ from llmrecipe.recipe.task import Instructions
 
 ROLES = ("system", "user", "assistant")
 
+_SAYS = {"user": "question", "assistant": "answer"}
+"""What a role's message is."""
+
 
 class ChatsReader(Reader[Instructions]):
     """Messages that take turns, and what tests the last answer."""
@@ -37,15 +40,15 @@ class ChatsReader(Reader[Instructions]):
         faults.refuse()
         if not found:
             raise StageError(f"{name}: holds no chat")
-        return [[each | {"messages": _bare(each["messages"])}] for (each,) in found]
+        return [[each | {"messages": bare(each["messages"])}] for (each,) in found]
 
     def counted(self, rows: Sequence[Example]) -> dict[str, int]:
         """How many messages there are of each role."""
         return dict(sorted(Counter(message["role"] for row in rows for message in row["messages"]).items()))
 
 
-def wrong_turns(given: Any, field: str) -> list[str]:
-    """What is wrong with the messages of a chat."""
+def wrong_turns(given: Any, field: str, last: str = "assistant") -> list[str]:
+    """What is wrong with the messages of a chat, in which one of this role has the last word."""
     shape = 'a list of objects such as {"role": "user", "content": "…"}'
     if not isinstance(given, list) or not given or not all(isinstance(each, dict) for each in given):
         return [f"{field!r} must be {shape}"]
@@ -60,18 +63,19 @@ def wrong_turns(given: Any, field: str) -> list[str]:
         return found
     roles = [message["role"] for message in given]
     turns = roles[1:] if roles[0] == "system" else roles
-    if "assistant" not in turns:
-        return ["has no answer: no message is the assistant's; add one, or remove the chat"]
+    if last not in turns:
+        return [f"has no {_SAYS[last]}: no message is the {last}'s; add one, or remove the chat"]
     for place, role in enumerate(turns):
         expected = ROLES[1 + place % 2]
         if role != expected:
             place += len(roles) - len(turns) + 1
             return [f"message {place} is the {role}'s, where the {expected} has a turn; user and assistant alternate"]
-    if turns[-1] != "assistant":
-        return ["ends with a question; the last message must be the assistant's"]
+    if turns[-1] != last:
+        article = "a question" if last == "assistant" else "an answer"
+        return [f"ends with {article}; the last message must be the {last}'s"]
     return []
 
 
-def _bare(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
+def bare(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
     """The messages without what else they hold, of which no template here is told."""
     return [{"role": message["role"], "content": message["content"]} for message in messages]

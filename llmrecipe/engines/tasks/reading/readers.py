@@ -5,6 +5,7 @@ from typing import Any
 from llmrecipe.engines.tasks.reading.chats import ChatsReader
 from llmrecipe.engines.tasks.reading.names import NamesReader
 from llmrecipe.engines.tasks.reading.pairs import PairsReader
+from llmrecipe.engines.tasks.reading.preferences import PreferencesReader
 from llmrecipe.engines.tasks.reading.questions import QuestionsReader
 from llmrecipe.engines.tasks.reading.reader import Reader
 from llmrecipe.engines.tasks.reading.texts import TextsReader
@@ -12,7 +13,7 @@ from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Task
 
 _READERS: dict[str, type[Reader[Any]]] = {
-    each.tag: each for each in (NamesReader, TextsReader, ChatsReader, QuestionsReader, PairsReader)
+    each.tag: each for each in (NamesReader, TextsReader, ChatsReader, PreferencesReader, QuestionsReader, PairsReader)
 }
 
 
