@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from llmrecipe import artifacts, codec
 from llmrecipe.errors import StageError
 from llmrecipe.lost import LostText
-from llmrecipe.recipe.kinds import Objective
+from llmrecipe.recipe.kinds import Objective, Task
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.schema import Word, define
 
@@ -158,44 +158,14 @@ class ExamplesCard(Word):
 class TaskCard(Word):
     """What a card says of the task that a model has learned."""
 
-    task: str
-    """Its tag: `named_entities`."""
+    task: Task
+    """The task, on examples that a stage has read."""
 
     labels: tuple[str, ...]
-    """What it predicts, in the order of its outputs; empty for a score."""
-
-    max_length: int
-    """Tokens that it has read at once."""
-
-    case_as_token_types: bool = False
-    """Whether token types say how words are written."""
-
-    several: bool = False
-    """Whether a text can have several labels."""
-
-    plain_template: bool = False
-    """Whether chats become text by a plain template, and not by one that its start had."""
-
-    packing: bool = False
-    """Whether it has read several chats at once."""
-
-    unanswerable: bool = False
-    """Whether a question can have no answer."""
-
-    doc_stride: int = 0
-    """Tokens that a window of a long text has in common with the one before it."""
-
-    max_answer_length: int = 0
-    """Tokens that an answer has at most."""
+    """What it predicts, in the order of its outputs; empty where that is no label."""
 
     pooling: Literal["mean", "last"] | None = None
-    """How the states of a text become its vector: their mean, or that of the last token."""
-
-    temperature: float = 1.0
-    """What the cosines of these are divided by in the loss."""
-
-    beta: float = 0.0
-    """Of preferences, how near to its start it stays."""
+    """How the states of a text become its vector, if it gives vectors: their mean, or that of the last token."""
 
 
 @define("model_card")

@@ -17,6 +17,7 @@ from llmrecipe.recipe import (
     pruning_checks,
     release_checks,
     scheme_checks,
+    task_checks,
     tokenizer_checks,
     training_checks,
 )
@@ -51,6 +52,7 @@ _BOOKS = (
     scheme_checks.rules,
     pruning_checks.rules,
     distilled_checks.rules,
+    task_checks.rules,
     fine_tuned_checks.rules,
     measure_checks.rules,
     release_checks.rules,

@@ -1,91 +1,22 @@
 """Rules about what learns which task, and how."""
 
-import posixpath
 from typing import Any
 
 from llmrecipe.recipe.augment import models
+from llmrecipe.recipe.chat_tasks import ChatTask
 from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.fine_tuned import FineTuned
-from llmrecipe.recipe.kinds import SPLITS, Augmenter, Model, Task
+from llmrecipe.recipe.kinds import Augmenter, Model
 from llmrecipe.recipe.model import Trained
 from llmrecipe.recipe.optimizer import SGD, AdamW
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.pruned import Pruned
-from llmrecipe.recipe.quantity import Fraction
 from llmrecipe.recipe.rules import Findings, Rules
-from llmrecipe.recipe.task import (
-    QUESTIONS,
-    TABLES,
-    ChatTask,
-    Classification,
-    Embeddings,
-    Instructions,
-    NamedEntities,
-    Preferences,
-    QuestionAnswering,
-)
+from llmrecipe.recipe.task import Embeddings
 from llmrecipe.recipe.tokenizer import TrainedTokenizer
 from llmrecipe.recipe.training_checks import share_findings
 
 rules = Rules()
-
-
-@rules.add("train", "validation", "test", of=Task)
-def _splits(task: Task) -> Findings:
-    shares = {split: share for split in SPLITS[1:] if isinstance(share := getattr(task, split), Fraction)}
-    for split, share in shares.items():
-        if share.of_total in (0, 1):
-            yield split, f"{share} leaves it or the training examples empty; use some of them, such as Fraction(0.1)"
-    if sum(share.of_total for share in shares.values()) >= 1:
-        together = " and ".join(f"{split} = {share}" for split, share in shares.items())
-        yield "validation", f"{together} leave nothing to learn from; use less, such as Fraction(0.1)"
-    files: dict[str, str] = {}
-    for split in SPLITS:
-        file = getattr(task, split)
-        if not isinstance(file, str):
-            continue
-        file = posixpath.normpath(file)
-        if file in files:
-            why = "what is learned from says nothing of what was learned" if files[file] == "train" else "one decides"
-            reason = f"{file!r} is the file of {files[file]} as well, and {why}; give it one of its own, or a share"
-            yield split, reason
-        files.setdefault(file, split)
-
-
-@rules.add("train", "validation", "test", of=(Classification, Embeddings))
-def _tables(task: Task) -> Findings:
-    yield from _of_another_kind(task, TABLES)
-
-
-@rules.add("train", "validation", "test", of=ChatTask)
-def _json_lines(task: ChatTask) -> Findings:
-    yield from _of_another_kind(task, (".jsonl",))
-
-
-def _of_another_kind(task: Task, ends: tuple[str, ...]) -> Findings:
-    for split in SPLITS:
-        file = getattr(task, split)
-        if isinstance(file, str) and not file.endswith(ends):
-            yield split, f"{file!r} ends in {_none_of(ends)}; rename or convert it"
-
-
-def _none_of(ends: tuple[str, ...]) -> str:
-    return f"none of {', '.join(map(repr, ends))}" if len(ends) > 1 else f"another than {ends[0]!r}"
-
-
-@rules.add("messages_field", "tests_field", of=Instructions)
-def _one_key(task: Instructions) -> Findings:
-    if task.messages_field == task.tests_field:
-        yield "tests_field", f"{task.tests_field!r} is messages_field as well; name the key of the tests"
-
-
-@rules.add("messages_field", "chosen_field", "rejected_field", of=Preferences)
-def _own_keys(task: Preferences) -> Findings:
-    known: dict[str, str] = {}
-    for field in ("messages_field", "chosen_field", "rejected_field"):
-        first = known.setdefault(getattr(task, field), field)
-        if first != field:
-            yield field, f"{getattr(task, field)!r} is {first} as well; name a key of its own"
 
 
 @rules.add("task.template", "start", of=FineTuned)
@@ -100,56 +31,6 @@ def _no_template(model: FineTuned) -> Findings:
 def _has_chatted(model: Model) -> bool:
     """Whether it, or what it was made of, has learned from chats, and so has a template."""
     return isinstance(model.task, ChatTask) or any(map(_has_chatted, model.parents))
-
-
-@rules.add("words_field", "tags_field", of=NamedEntities)
-def _one_field(task: NamedEntities) -> Findings:
-    if task.words_field == task.tags_field:
-        yield "tags_field", f"{task.tags_field!r} is words_field as well; name the key of the tags"
-
-
-@rules.add("train", "validation", "test", of=QuestionAnswering)
-def _questions(task: QuestionAnswering) -> Findings:
-    yield from _of_another_kind(task, QUESTIONS)
-
-
-@rules.add("context_field", "question_field", "answers_field", of=QuestionAnswering)
-def _own_fields(task: QuestionAnswering) -> Findings:
-    known: dict[str, str] = {}
-    for field in ("context_field", "question_field", "answers_field"):
-        key = getattr(task, field)
-        if key in known:
-            yield field, f"{key!r} is {known[key]} as well; name the key of its own"
-        known.setdefault(key, field)
-
-
-@rules.add("doc_stride", "max_length", of=QuestionAnswering)
-def _windows(task: QuestionAnswering) -> Findings:
-    most = task.max_length // 3
-    if task.doc_stride > most:
-        yield (
-            "doc_stride",
-            f"{task.doc_stride}, and of max_length = {task.max_length} tokens half may be the question, so windows of "
-            f"the context would hardly move on; use at most {most}, a third of max_length",
-        )
-
-
-@rules.add("max_answer_length", "max_length", of=QuestionAnswering)
-def _longest_answer(task: QuestionAnswering) -> Findings:
-    if task.max_answer_length >= task.max_length:
-        yield (
-            "max_answer_length",
-            f"{task.max_answer_length}, and max_length = {task.max_length} tokens are read at once, the question's "
-            "among them; use less",
-        )
-
-
-@rules.add("query_field", "positive_field", "negative_field", of=Embeddings)
-def _fields_of_pairs(task: Embeddings) -> Findings:
-    if task.positive_field == task.query_field:
-        yield "positive_field", f"{task.positive_field!r} is query_field as well; name the field of what it looks for"
-    if task.negative_field in (task.query_field, task.positive_field):
-        yield "negative_field", f"{task.negative_field!r} is another field as well; name that of the negative"
 
 
 @rules.add("task", "start.network", of=FineTuned)

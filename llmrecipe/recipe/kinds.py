@@ -284,6 +284,14 @@ class Task(Word):
         """Whether what is predicted is one of some classes."""
         return False
 
+    file_ends: ClassVar[tuple[str, ...]] = ()
+    """How its files may end; empty for however they do."""
+
+    @property
+    def key_fields(self) -> tuple[str, ...]:
+        """Its fields that name keys or columns of its files, no two of which are the same."""
+        return tuple(each.name for each in attrs.fields(type(self)) if each.name.endswith("_field"))
+
     keeps_text: ClassVar[bool] = False
     """Whether a model that has learned it predicts text still, by the head that it had."""
 

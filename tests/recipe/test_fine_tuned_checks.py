@@ -166,7 +166,7 @@ def test_encoders_and_decoders_learn_vectors_by_their_own_pooling():
         ({"parallelism": Parallelism(data=2, micro_batch_size=1)}, "parallelism.micro_batch_size", "use more, such as"),
         ({"task__train": "data/pairs.txt"}, "task.train", "ends in none of '.jsonl', '.csv', '.tsv', '.tab'"),
         ({"task__positive_field": "query"}, "task.positive_field", "'query' is query_field as well"),
-        ({"task__negative_field": "query"}, "task.negative_field", "'query' is another field as well"),
+        ({"task__negative_field": "query"}, "task.negative_field", "'query' is query_field as well"),
         ({"task__negative_field": ""}, "task.negative_field", "must not be empty"),
         ({"task__temperature": 0.0}, "task.temperature", "must be between 0.001 and 1,000"),
         (

@@ -80,7 +80,7 @@ def test_examples_are_sealed_with_their_labels_and_counts(made):
 
 def test_the_stage_leaves_a_model_with_its_card_curves_and_numbers(made):
     card = cards.read(made["model"], ModelCard)
-    assert (card.made_by, card.task.task, card.task.case_as_token_types) == ("finetune", "named_entities", True)
+    assert (card.made_by, card.task.task) == ("finetune", CASED.on_examples)
     assert card.network.type_vocab_size == 4
     numbers = artifacts.read_json(made["tuned"] / "metrics.json")
     with open(made["tuned"] / "validation.csv", encoding="utf-8") as file:

@@ -86,7 +86,7 @@ def test_a_plain_program_gets_the_template_and_answers_by_it(made, measured):
 
 def test_the_model_keeps_that_it_predicts_text(made):
     card = cards.read(made["model"], ModelCard)
-    assert (card.task.task, card.task.plain_template, card.task.labels) == ("instructions", True, ())
+    assert (card.task.task, card.task.labels) == (CHATS.on_examples, ())
     assert not (made["start"] / "chat_template.jinja").exists()
 
 

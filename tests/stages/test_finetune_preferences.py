@@ -71,7 +71,7 @@ def test_the_chat_template_of_the_start_is_kept(made):
     assert b"Assistant" in template
     assert (made["model"] / "chat_template.jinja").read_bytes() == template
     card = cards.read(made["model"], ModelCard)
-    assert (card.task.task, card.task.plain_template, card.task.beta) == ("preferences", False, 0.5)
+    assert card.task.task == CHOICES.on_examples
 
 
 def test_what_is_measured_is_what_a_plain_program_finds(made, measured):

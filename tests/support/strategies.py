@@ -914,9 +914,11 @@ class World:
                 max_answer_length=draw(st.integers(1, shared["max_length"] - 1)),
                 **shared | ending([".json", ".jsonl"]),
             )
+        fields = draw(st.lists(texts, min_size=3, max_size=3, unique=True))
         return task.Classification(
-            second_text_field=draw(st.none() | texts if can_compare else st.none()),
-            label_field=draw(texts),
+            text_field=fields[0],
+            second_text_field=draw(st.sampled_from([None, fields[1]])) if can_compare else None,
+            label_field=fields[2],
             answer=draw(st.sampled_from(["one", "several", "score"])),
             **shared | ending([".csv", ".tab"]),
         )

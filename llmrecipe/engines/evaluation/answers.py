@@ -37,8 +37,8 @@ def measured(
         StageError: the model has learned no task, or another one, or other labels.
     """
     known, own = folder.card_of(examples), card.task
-    if own is None or own.task != known.task or own.labels != known.labels:
-        has = "no task" if own is None else f"{own.task} of {', '.join(own.labels) or 'no labels'}"
+    if own is None or own.task.tag != known.task or own.labels != known.labels:
+        has = "no task" if own is None else f"{own.task.tag} of {', '.join(own.labels) or 'no labels'}"
         raise StageError(
             f"{directory}: has learned {has}, and the examples in {examples} are of {known.task} of "
             f"{', '.join(known.labels) or 'no labels'}; measure it on those that it has learned from"

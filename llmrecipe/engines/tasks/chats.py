@@ -1,7 +1,7 @@
 """Chats as text, by a chat template, and which of its tokens are answers."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 from jinja2 import TemplateError
@@ -11,6 +11,7 @@ from llmrecipe.cards import TaskCard
 from llmrecipe.engines.tasks.items import UNLABELLED, Item
 from llmrecipe.engines.tasks.work import Work
 from llmrecipe.errors import StageError
+from llmrecipe.recipe.chat_tasks import ChatTask
 from llmrecipe.recipe.networks.network import Network
 
 PLAIN = (
@@ -127,12 +128,13 @@ class Template:
         return str(text)
 
 
-class ChatWork(Work):
+C = TypeVar("C", bound=ChatTask)
+
+
+class ChatWork(Work[C]):
     """A task that is learned from chats, by the head that predicts text."""
 
     head: ClassVar[str] = "CausalLM"
-
-    writes: ClassVar[bool] = True
 
     def __init__(self, card: TaskCard, tokenizer: PreTrainedTokenizerBase) -> None:
         """For a model with this card and tokenizer.
@@ -141,8 +143,8 @@ class ChatWork(Work):
             StageError: the tokenizer has no chat template that does.
         """
         super().__init__(card, tokenizer)
-        self._template = Template(tokenizer, is_plain=card.plain_template)
+        self._template = Template(tokenizer, is_plain=self.task.template == "plain")
 
     def files(self, network: Network) -> dict[str, str]:
         """The chat template, of a model whose start had another or none."""
-        return {"chat_template.jinja": str(self.tokenizer.chat_template)} if self.card.plain_template else {}
+        return {"chat_template.jinja": str(self.tokenizer.chat_template)} if self.task.template == "plain" else {}

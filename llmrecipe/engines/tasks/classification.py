@@ -24,7 +24,7 @@ _NONE = "–"
 _ALMOST_SURE = 1 - 1e-12
 
 
-class ClassificationWork(Work):
+class ClassificationWork(Work[Classification]):
     """One label of a text, several, or a number."""
 
     tag: ClassVar[str] = Classification.tag
@@ -35,11 +35,15 @@ class ClassificationWork(Work):
 
     @property
     def _is_score(self) -> bool:
-        return not self.card.labels
+        return not self.task.has_classes
+
+    @property
+    def _are_several(self) -> bool:
+        return self.task.answer == "several"
 
     def batch(self, items: Sequence[Item], fillers: int = 0) -> Batch:
         """A label for each text, or a number for each of its labels."""
-        is_number = self._is_score or self.card.several
+        is_number = self._is_score or self._are_several
         padding = Padding(
             token_id=self.fill_id,
             has_labels_by_token=False,
@@ -56,7 +60,7 @@ class ClassificationWork(Work):
             texts, seconds = [f"{one}\n{other}" for one, other in zip(texts, seconds, strict=True)], None
         # What looks like a special token in a text is none.
         options = {"split_special_tokens": True, "verbose": False}
-        encoded = self.tokenizer(texts, seconds, truncation=True, max_length=self.card.max_length, **options)
+        encoded = self.tokenizer(texts, seconds, truncation=True, max_length=self.task.max_length, **options)
         whole = self.tokenizer(texts, seconds, **options)["input_ids"]
         rows = encoded["input_ids"]
         types = encoded.get("token_type_ids") or [None] * len(rows)
@@ -74,7 +78,7 @@ class ClassificationWork(Work):
     def _label(self, example: Example) -> Any:
         if self._is_score:
             return example.get("score", 0.0)
-        if self.card.several:
+        if self._are_several:
             return [float(label in example.get("labels", ())) for label in self.card.labels]
         return self.card.labels.index(example.get("label", self.card.labels[0]))
 
@@ -83,7 +87,7 @@ class ClassificationWork(Work):
         labels, counts, logits = batch["labels"], batch["counts"], outputs.logits.float()
         if self._is_score:
             each = (logits[:, 0] - labels).square()
-        elif self.card.several:
+        elif self._are_several:
             of_labels = functional.binary_cross_entropy_with_logits
             each = of_labels(logits, labels, pos_weight=weights, reduction="none").mean(-1)
         else:
@@ -92,7 +96,7 @@ class ClassificationWork(Work):
 
     def weights(self, items: Sequence[Item]) -> torch.Tensor:
         """By texts; of several labels, what a text that has one counts for beside those without."""
-        if not self.card.several:
+        if not self._are_several:
             return balanced([item.labels for item in items], len(self.card.labels))
         there = torch.tensor([item.labels for item in items]).sum(0)
         return (len(items) - there).clamp(min=1) / there.clamp(min=1)
@@ -107,7 +111,7 @@ class ClassificationWork(Work):
         if self._is_score:
             rows = logits[:, :1]
         else:
-            rows = functional.logsigmoid(logits) if self.card.several else logits.log_softmax(-1)
+            rows = functional.logsigmoid(logits) if self._are_several else logits.log_softmax(-1)
         return [(item.example, 0, row) for item, row in zip(items, rows.cpu().tolist(), strict=True)]
 
     def verdict(self, examples: Sequence[Example], answers: Answers) -> Verdict:
@@ -115,7 +119,7 @@ class ClassificationWork(Work):
         rows = [answers[index, 0] for index in range(len(examples))]
         if self._is_score:
             return _of_scores(examples, [row[0] for row in rows])
-        if self.card.several:
+        if self._are_several:
             return self._of_several(examples, rows)
         return self._of_one(examples, rows)
 

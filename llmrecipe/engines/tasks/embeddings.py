@@ -51,7 +51,7 @@ class Pair:
         return max(map(len, self.sequences))
 
 
-class EmbeddingsWork(Work):
+class EmbeddingsWork(Work[Embeddings]):
     """A vector for each text."""
 
     tag: ClassVar[str] = Embeddings.tag
@@ -83,7 +83,7 @@ class EmbeddingsWork(Work):
         """The tokens of texts, and which of these are too long."""
         # What looks like a special token in a text is none.
         options = {"split_special_tokens": True, "verbose": False}
-        rows = self.tokenizer(texts, truncation=True, max_length=self.card.max_length, **options)["input_ids"]
+        rows = self.tokenizer(texts, truncation=True, max_length=self.task.max_length, **options)["input_ids"]
         whole = self.tokenizer(texts, **options)["input_ids"]
         long = [index for index, (one, other) in enumerate(zip(rows, whole, strict=True)) if len(one) < len(other)]
         # A tokenizer may leave out all signs of a text.
@@ -119,7 +119,7 @@ class EmbeddingsWork(Work):
         counts, (queries, candidates) = batch["counts"], self._halves(self.vectors(outputs, batch), batch)
         # In bfloat16, near ones would be equal.
         with torch.autocast(queries.device.type, enabled=False):
-            logits = queries @ candidates.T / self.card.temperature
+            logits = queries @ candidates.T / self.task.temperature
         logits = logits.masked_fill(self._left_out(batch), -torch.inf)
         own = torch.arange(len(counts), device=logits.device)
         return functional.cross_entropy(logits, own, reduction="none")[counts].sum()
@@ -203,7 +203,7 @@ class EmbeddingsWork(Work):
                 {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
                 for index, (path, name) in enumerate(modules.items())
             ],
-            "sentence_bert_config.json": {"max_seq_length": self.card.max_length, "do_lower_case": False},
+            "sentence_bert_config.json": {"max_seq_length": self.task.max_length, "do_lower_case": False},
             "1_Pooling/config.json": {
                 "word_embedding_dimension": network.hidden_size,
                 "pooling_mode_cls_token": False,
@@ -252,7 +252,7 @@ class Embedder:
         folder = Path(directory)
         self._model: PreTrainedModel = folders.load_model(folder)
         card = cards.read(folder, ModelCard)
-        if card.task is None or card.task.task != Embeddings.tag:
+        if card.task is None or card.task.task.tag != Embeddings.tag:
             raise StageError(f"{folder}: this model wasn't fine-tuned for Embeddings")
         self._work, self._size = EmbeddingsWork(card.task, folders.load_tokenizer(folder)), card.network.hidden_size
 

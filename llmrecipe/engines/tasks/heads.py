@@ -22,9 +22,9 @@ from llmrecipe.engines.tasks.work import Work
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.kinds import Task
 from llmrecipe.recipe.networks.network import Network
-from llmrecipe.recipe.task import CASES, Embeddings
+from llmrecipe.recipe.task import CASES, Classification, Embeddings
 
-_WORKS: dict[str, type[Work]] = {
+_WORKS: dict[str, type[Work[Any]]] = {
     each.tag: each
     for each in (
         NamedEntitiesWork,
@@ -45,35 +45,23 @@ _DECIDING = ("classifier.", "score.", "qa_outputs.")
 
 def card_of(task: Task, labels: tuple[str, ...], network: Network | None = None) -> TaskCard:
     """What a model's card says of a task that it learns; of vectors, how this network gives them."""
-    return TaskCard(
-        task=task.tag,
-        labels=labels,
-        max_length=task.max_length,
-        case_as_token_types=bool(getattr(task, "case_as_token_types", False)),
-        several=getattr(task, "answer", "") == "several",
-        plain_template=getattr(task, "template", "") == "plain",
-        packing=bool(getattr(task, "packing", False)),
-        unanswerable=bool(getattr(task, "unanswerable", False)),
-        doc_stride=int(getattr(task, "doc_stride", 0)),
-        max_answer_length=int(getattr(task, "max_answer_length", 0)),
-        pooling=task.pooling(network) if isinstance(task, Embeddings) and network is not None else None,
-        temperature=getattr(task, "temperature", 1.0),
-        beta=float(getattr(task, "beta", 0.0)),
-    )
+    pooling = task.pooling(network) if isinstance(task, Embeddings) and network is not None else None
+    return TaskCard(task=task.on_examples, labels=labels, pooling=pooling)
 
 
-def work_of(card: TaskCard, tokenizer: PreTrainedTokenizerBase) -> Work:
+def work_of(card: TaskCard, tokenizer: PreTrainedTokenizerBase) -> Work[Any]:
     """A task, for a model with this card and tokenizer.
 
     Raises:
         StageError: nothing knows the task.
     """
-    if card.task not in _WORKS:
-        raise StageError(f"nothing does the task {card.task!r}; known: {', '.join(_WORKS)}")
-    return _WORKS[card.task](card, tokenizer)
+    tag = card.task.tag
+    if tag not in _WORKS:
+        raise StageError(f"nothing does the task {tag!r}; known: {', '.join(_WORKS)}")
+    return _WORKS[tag](card, tokenizer)
 
 
-def with_head(start: Path, work: Work, *, seed: int, dropout: float | None) -> PreTrainedModel:
+def with_head(start: Path, work: Work[Any], *, seed: int, dropout: float | None) -> PreTrainedModel:
     """The model in `start` with the head for a task, in float32, on the CPU.
 
     What both have is the start's, but for the layer that decides, which is drawn; so is the pooler of an encoder below
@@ -96,12 +84,12 @@ def with_head(start: Path, work: Work, *, seed: int, dropout: float | None) -> P
             raise StageError(f"{start}: transformers has no {work.head} for this network: {error}") from error
     own, weights = drawn.state_dict(), (source if work.head else source.base_model).state_dict()
     taken = {name: weight.float() for name, weight in weights.items() if _is_kept(name, weight, own)}
-    body = f"{drawn.base_model_prefix}." if work.head and not work.writes else ""
+    body = f"{drawn.base_model_prefix}." if work.head and not work.task.keeps_text else ""
     missing = [name for name in own if name.startswith(body) and _POOLER not in f".{name}" and name not in taken]
     if missing:
         raise StageError(f"{start}: {type(drawn).__name__} has weights that it lacks: {', '.join(missing)}")
     drawn.load_state_dict(taken, strict=False)
-    if not work.writes:
+    if not work.task.keeps_text:
         # Only now: an embedding that knows it learns nothing for the token that fills up, which ends texts as well.
         drawn.config.pad_token_id = work.fill_id
     model = cast(PreTrainedModel, drawn.eval())
@@ -109,7 +97,7 @@ def with_head(start: Path, work: Work, *, seed: int, dropout: float | None) -> P
         # The body's classes have it, and nothing reads it.
         for name, weight in model.named_parameters():
             weight.requires_grad_(_POOLER not in f".{name}")
-    if work.card.case_as_token_types and not (known.task and known.task.case_as_token_types):
+    if work.task.token_types is not None and (known.task is None or known.task.task.token_types is None):
         _tell_case(model)
     return model
 
@@ -118,14 +106,14 @@ def _is_kept(name: str, weight: torch.Tensor, own: Mapping[str, torch.Tensor]) -
     return name in own and own[name].shape == weight.shape and not name.startswith(_DECIDING)
 
 
-def _config(start: Path, work: Work, dropout: float | None) -> PretrainedConfig:
+def _config(start: Path, work: Work[Any], dropout: float | None) -> PretrainedConfig:
     config = AutoConfig.from_pretrained(start, local_files_only=True)
     if work.head.endswith("Classification"):
         labels = work.card.labels or ("score",)
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
-    if work.head == "SequenceClassification":
-        kind = "multi_label_classification" if work.card.several else "single_label_classification"
+    if isinstance(work.task, Classification):
+        kind = "multi_label_classification" if work.task.answer == "several" else "single_label_classification"
         config.problem_type = kind if work.card.labels else "regression"
     if work.head == "QuestionAnswering":
         # Of beginnings and of ends; the start may have learned to tell more things apart.

@@ -27,7 +27,7 @@ _SHOWN = 400
 """Characters of a text among the errors."""
 
 
-class InstructionsWork(ChatWork):
+class InstructionsWork(ChatWork[Instructions]):
     """What the assistant says."""
 
     tag: ClassVar[str] = Instructions.tag
@@ -39,11 +39,11 @@ class InstructionsWork(ChatWork):
         found, too_long = [], 0
         for index, example in enumerate(examples):
             chat = self._template.rendered(example["messages"], example["id"])
-            too_long += len(chat.input_ids) > self.card.max_length
-            item = chat.item(self.card.max_length, index)
+            too_long += len(chat.input_ids) > self.task.max_length
+            item = chat.item(self.task.max_length, index)
             if item is not None:
                 found.append(item)
-        packs = packed(found, self.card.max_length) if self.card.packing else [Pack((item,)) for item in found]
+        packs = packed(found, self.task.max_length) if self.task.packing else [Pack((item,)) for item in found]
         return packs, too_long
 
     def batch(self, items: Sequence[Pack], fillers: int = 0) -> Batch:

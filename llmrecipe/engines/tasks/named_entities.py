@@ -43,7 +43,7 @@ def case_of(word: str) -> int:
     return _CAPITALIZED if is_first else _MIXED
 
 
-class NamedEntitiesWork(Work):
+class NamedEntitiesWork(Work[NamedEntities]):
     """Tags of words."""
 
     tag: ClassVar[str] = NamedEntities.tag
@@ -67,7 +67,7 @@ class NamedEntitiesWork(Work):
 
         A sentence is cut only where it alone is too long.
         """
-        room = self.card.max_length - sum(map(len, self._around))
+        room = self.task.max_length - sum(map(len, self._around))
         found: list[Item] = []
         window: list[Piece] = []
         document, too_long = None, 0
@@ -126,7 +126,7 @@ class NamedEntitiesWork(Work):
         return Item(
             input_ids=[*input_ids, *after],
             labels=[*labels, *[UNLABELLED] * len(after)],
-            token_types=[*types, *[_LOWER] * len(after)] if self.card.case_as_token_types else None,
+            token_types=[*types, *[_LOWER] * len(after)] if self.task.case_as_token_types else None,
             places=tuple(places),
         )
 
@@ -301,7 +301,7 @@ class Tagger:
         folder = Path(directory)
         self._model: PreTrainedModel = folders.load_model(folder)
         card = cards.read(folder, ModelCard).task
-        if card is None or card.task != NamedEntities.tag:
+        if card is None or card.task.tag != NamedEntities.tag:
             raise StageError(f"{folder}: this model wasn't fine-tuned for NamedEntities")
         self._work = NamedEntitiesWork(card, folders.load_tokenizer(folder))
 

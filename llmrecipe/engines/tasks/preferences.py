@@ -61,7 +61,7 @@ class Held:
         return chosen - rejected
 
 
-class PreferencesWork(ChatWork):
+class PreferencesWork(ChatWork[Preferences]):
     """The answer that is preferred."""
 
     tag: ClassVar[str] = Preferences.tag
@@ -70,7 +70,7 @@ class PreferencesWork(ChatWork):
 
     def items(self, examples: Sequence[Example]) -> tuple[list[Pair], int]:
         """Pairs of sequences."""
-        pairs, too_long, most = [], 0, self.card.max_length
+        pairs, too_long, most = [], 0, self.task.max_length
         for index, example in enumerate(examples):
             chosen, rejected = (
                 self._template.rendered(
@@ -106,7 +106,7 @@ class PreferencesWork(ChatWork):
     def _losses(self, logs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """That of each pair."""
         chosen, rejected = logs - batch["start"]
-        return -functional.logsigmoid(self.card.beta * (chosen - rejected))
+        return -functional.logsigmoid(self.task.beta * (chosen - rejected))
 
     def count(self, batch: Batch) -> torch.Tensor:
         """How many pairs count."""

@@ -41,7 +41,7 @@ class Candidate:
     """The logits of its beginning and of its end, added up."""
 
 
-class QuestionAnsweringWork(Work):
+class QuestionAnsweringWork(Work[QuestionAnswering]):
     """Where answers begin and end."""
 
     tag: ClassVar[str] = QuestionAnswering.tag
@@ -55,7 +55,9 @@ class QuestionAnsweringWork(Work):
     def __init__(self, card: TaskCard, tokenizer: PreTrainedTokenizerBase) -> None:
         """For a model with this card and tokenizer."""
         super().__init__(card, tokenizer)
-        self._windows = Windows(frame=Frame.of(tokenizer), max_length=card.max_length, overlap=card.doc_stride)
+        self._windows = Windows(
+            frame=Frame.of(tokenizer), max_length=self.task.max_length, overlap=self.task.doc_stride
+        )
 
     def batch(self, items: Sequence[Window], fillers: int = 0) -> Batch:
         """Two labels for each window."""
@@ -99,7 +101,7 @@ class QuestionAnsweringWork(Work):
         for row, item in enumerate(items):
             outside[row, item.first : item.first + len(item.spans)] = False
         starts, ends = (each.masked_fill(outside, -math.inf) for each in (starts, ends))
-        most = min(self.card.max_answer_length, starts.shape[1])
+        most = min(self.task.max_answer_length, starts.shape[1])
         # Beside each beginning the ends that it may have: itself and those after it.
         after = functional.pad(ends, (0, most - 1), value=-math.inf).unfold(1, most, 1)
         best = (starts[:, :, None] + after).flatten(1).topk(min(_BEST, starts.shape[1] * most))
@@ -131,7 +133,7 @@ class QuestionAnsweringWork(Work):
             if text:
                 scores[text] = max(scores.get(text, -math.inf), each.score)
         found = sorted(scores.items(), key=lambda pair: -pair[1])[:_BEST]
-        if self.card.unanswerable or not found:
+        if self.task.unanswerable or not found:
             # Of equals, words come first.
             found = sorted([*found, ("", none)], key=lambda pair: -pair[1])
         logs = torch.tensor([score for _, score in found], dtype=torch.float64).log_softmax(0).tolist()
@@ -144,7 +146,7 @@ class QuestionAnsweringWork(Work):
         scores = squad.scores([best[0][0] for best in found], own)
         f1, exact = scores["f1"], scores["exact_match"]
         numbers: dict[str, Any] = {name: score.value for name, score in scores.items()}
-        if self.card.unanswerable:
+        if self.task.unanswerable:
             pairs = list(zip(f1.above, own, strict=True))
             parts = {"has_answer_f1": [one for one, gold in pairs if gold]}
             parts["no_answer_accuracy"] = [one for one, gold in pairs if not gold]
@@ -222,7 +224,7 @@ class Answerer:
         folder = Path(directory)
         self._model: PreTrainedModel = folders.load_model(folder)
         card = cards.read(folder, ModelCard).task
-        if card is None or card.task != QuestionAnswering.tag:
+        if card is None or card.task.tag != QuestionAnswering.tag:
             raise StageError(f"{folder}: this model wasn't fine-tuned for QuestionAnswering")
         self._work = QuestionAnsweringWork(card, folders.load_tokenizer(folder))
 

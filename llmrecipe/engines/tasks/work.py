@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import attrs
 import torch
@@ -13,8 +13,11 @@ from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import Batch
 from llmrecipe.engines.tasks.score import Score
 from llmrecipe.errors import StageError
+from llmrecipe.recipe import kinds
 from llmrecipe.recipe.measure import Task
 from llmrecipe.recipe.networks.network import Network
+
+T = TypeVar("T", bound=kinds.Task)
 
 _TOKENS_AT_ONCE = 1 << 13
 
@@ -45,8 +48,8 @@ Answers = dict[tuple[int, int], Any]
 """What a model says, by example and place in it (a word, a part; 0 where there is one alone)."""
 
 
-class Work(ABC):
-    """A task, for a model with these labels."""
+class Work(ABC, Generic[T]):
+    """A task, for a model that learns or has learned it."""
 
     tag: ClassVar[str]
     """That of the task."""
@@ -54,15 +57,13 @@ class Work(ABC):
     head: ClassVar[str]
     """What the name of transformers' class ends in, `AutoModelForTokenClassification`; empty for a body alone."""
 
-    writes: ClassVar[bool] = False
-    """Whether it is the head that predicts text, which the start has."""
-
     when_too_long: ClassVar[str]
     """What happens to an example that is longer than what is read at once."""
 
     def __init__(self, card: TaskCard, tokenizer: PreTrainedTokenizerBase) -> None:
         """For a model with this card and tokenizer."""
         self.card, self.tokenizer = card, tokenizer
+        self.task = cast(T, card.task)
 
     @abstractmethod
     def items(self, examples: Sequence[Example]) -> tuple[list[Any], int]:

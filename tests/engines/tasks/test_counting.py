@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from seqeval.metrics import classification_report as of_entities
 from sklearn.metrics import classification_report, precision_recall_fscore_support
 
+from llmrecipe import evolve, task
 from llmrecipe.cards import TaskCard
 from llmrecipe.engines.tasks import tags
 from llmrecipe.engines.tasks.classification import ClassificationWork, _pearson
@@ -43,8 +44,13 @@ class Words:
         return {"input_ids": []}
 
 
-def work(labels=LABELS, cls=NamedEntitiesWork, **changes):
-    return cls(TaskCard(task=cls.tag, labels=tuple(labels), max_length=16, **changes), Words())
+TAGGED = task.NamedEntities(name="n", train="n.conll", max_length=16)
+
+TEXTS = task.Classification(name="c", train="c.csv", max_length=16)
+
+
+def work(labels=LABELS, cls=NamedEntitiesWork, what=TAGGED):
+    return cls(TaskCard(task=what, labels=tuple(labels)), Words())
 
 
 def sure(pairs, labels=LABELS):
@@ -98,7 +104,7 @@ TONES = ("bad", "fair", "good")
 def test_a_report_on_one_label_is_that_of_scikit_learn(pairs):
     examples = [{"id": str(index), "text": "t", "label": own} for index, (own, _) in enumerate(pairs)]
     answers = {(index, 0): [0.0 if each == said else -9.0 for each in TONES] for index, (_, said) in enumerate(pairs)}
-    verdict = work(TONES, ClassificationWork).verdict(examples, answers)
+    verdict = work(TONES, ClassificationWork, TEXTS).verdict(examples, answers)
     own, said = zip(*pairs, strict=True)
     expected = classification_report(own, said, labels=TONES, output_dict=True, zero_division=0)
     assert_equal(verdict.numbers["labels"], {key: row for key, row in expected.items() if key != "micro avg"}, TONES)
@@ -115,7 +121,7 @@ sets = st.sets(st.sampled_from(TONES))
 def test_a_report_on_several_labels_is_that_of_scikit_learn(pairs):
     examples = [{"id": str(index), "text": "t", "labels": sorted(own)} for index, (own, _) in enumerate(pairs)]
     answers = {(index, 0): [-0.01 if each in said else -5.0 for each in TONES] for index, (_, said) in enumerate(pairs)}
-    verdict = work(TONES, ClassificationWork, several=True).verdict(examples, answers)
+    verdict = work(TONES, ClassificationWork, evolve(TEXTS, answer="several")).verdict(examples, answers)
     own, said = ([[label in each for label in TONES] for each in side] for side in zip(*pairs, strict=True))
     for mean in NAMES:
         expected = precision_recall_fscore_support(own, said, average=mean, zero_division=0)

@@ -5,6 +5,7 @@ import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmrecipe import task
 from llmrecipe.cards import TaskCard
 from llmrecipe.engines.tasks.items import UNLABELLED
 from llmrecipe.engines.tasks.named_entities import NamedEntitiesWork, case_of
@@ -29,7 +30,8 @@ class Framed:
 
 
 def work(tokenizer, **changes):
-    return NamedEntitiesWork(TaskCard(task="named_entities", labels=LABELS, **{"max_length": 16} | changes), tokenizer)
+    what = task.NamedEntities(name="n", train="n.conll", **{"max_length": 16} | changes)
+    return NamedEntitiesWork(TaskCard(task=what, labels=LABELS), tokenizer)
 
 
 def example(words, document=None):

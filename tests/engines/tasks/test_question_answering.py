@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokenizerFast
 from transformers.data.metrics.squad_metrics import squad_evaluate
 
+from llmrecipe import task
 from llmrecipe.cards import TaskCard
 from llmrecipe.engines.tasks.question_answering import Candidate, QuestionAnsweringWork
 from llmrecipe.engines.tasks.squad import normalized
@@ -57,7 +58,8 @@ def tokenizers(tmp_path_factory):
 
 def work(tokenizer, **changes):
     known = {"max_length": 24, "doc_stride": 6, "max_answer_length": 8} | changes
-    return QuestionAnsweringWork(TaskCard(task="question_answering", labels=(), **known), tokenizer)
+    what = task.QuestionAnswering(name="q", train="q.json", **known)
+    return QuestionAnsweringWork(TaskCard(task=what, labels=()), tokenizer)
 
 
 def example(context, *answers, question="Where?"):

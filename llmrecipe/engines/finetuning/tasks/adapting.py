@@ -23,7 +23,7 @@ _INSIDE = "base_model.model."
 """What peft's names of weights begin with."""
 
 
-def adapted(model: PreTrainedModel, work: Work, adapter: Adapter, seed: int) -> LoraModel:
+def adapted(model: PreTrainedModel, work: Work[Any], adapter: Adapter, seed: int) -> LoraModel:
     """peft's hand on a model that has an adapter now: that alone learns, and what no start has, as a whole.
 
     These are the head of a task and the pooler below it, and the types of tokens that tell how words are written.
@@ -88,12 +88,12 @@ def _linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
             yield name, f"{prefix}{name}"
 
 
-def _new_modules(model: PreTrainedModel, work: Work) -> list[str]:
+def _new_modules(model: PreTrainedModel, work: Work[Any]) -> list[str]:
     """Names of the modules that are the task's, and not the start's."""
     body, modules, found = model.base_model, dict(model.named_modules()), []
-    if body is not model and not work.writes:
+    if body is not model and not work.task.keeps_text:
         found += [name for name, child in model.named_children() if child is not body and list(child.parameters())]
         found += [name for name in modules if name.endswith(".pooler")]
-    if work.card.case_as_token_types:
+    if work.task.token_types is not None:
         found += [name for name in modules if name.endswith(".token_type_embeddings")]
     return found

@@ -1,6 +1,7 @@
 """What the launching process tells the ranks of a fine-tuning, as one JSON file."""
 
 from pathlib import Path
+from typing import Any
 
 from llmrecipe.cards import TaskCard
 from llmrecipe.engines.models import folders
@@ -75,7 +76,7 @@ class Job(Word):
     @property
     def sequence_length(self) -> int:
         """Tokens of a sequence at most."""
-        return self.task.max_length
+        return self.section.task.max_length
 
     @property
     def num_steps(self) -> int:
@@ -96,6 +97,6 @@ class Job(Word):
         is_due = step % self.machine.checkpoint_interval == 0 or step == self.num_steps
         return is_due or (self.tuning.early_stopping is not None and self.validates(step))
 
-    def work(self) -> Work:
+    def work(self) -> Work[Any]:
         """The task, for this model."""
         return work_of(self.task, folders.load_tokenizer(Path(self.start)))

@@ -87,7 +87,7 @@ def fine_tune(
     read = {split: work.items(folder.read(examples, split)) for split in SPLITS[:2]}
     for split, (left, _) in read.items():
         if not left:
-            reason = f"of no {split} example anything is left within max_length = {task.max_length} tokens"
+            reason = f"of no {split} example anything is left within max_length = {section.task.max_length} tokens"
             raise StageError(f"{name}.task.max_length: {reason}; use more, or shorter examples")
     items, cut = read["train"]
     if cut:
@@ -95,7 +95,7 @@ def fine_tune(
             "%s of %s training examples have more than max_length = %d tokens: %s",
             f"{cut:,}",
             f"{found.examples['train']:,}",
-            task.max_length,
+            section.task.max_length,
             work.when_too_long,
         )
     job = Job(

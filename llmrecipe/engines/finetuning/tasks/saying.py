@@ -12,7 +12,7 @@ from llmrecipe.engines.finetuning.trainer import arguments_of
 from llmrecipe.engines.tasks.work import Answers, Work
 
 
-def said(job: Job, work: Work, model: PreTrainedModel, items: Sequence[Any]) -> Answers:
+def said(job: Job, work: Work[Any], model: PreTrainedModel, items: Sequence[Any]) -> Answers:
     """What a model says of items, in the run's number format; on every rank the same, however many there are.
 
     Args:
