@@ -11,9 +11,10 @@ import pytest
 import tiny_model
 import torch
 from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, LlamaForCausalLM
 
-from llmrecipe import Bert, MaskedLM, task
+from llmrecipe import Bert, Llama, MaskedLM, task
+from llmrecipe.engines.models.architecture import architecture_of
 from llmrecipe.engines.tasks import examples
 from llmrecipe.engines.tasks.reading.readers import reader_of
 
@@ -96,15 +97,38 @@ def test_fine_tuning(benchmark, made, tmp_path, order):
     print(f"\n{benchmark.name}: {benchmark.extra_info}")
 
 
-def test_adapters(benchmark, made, tmp_path):
+@pytest.fixture(scope="module")
+def texts(made, tmp_path_factory) -> dict[str, Path]:
+    """A decoder of 135 million weights, and texts with labels, of as many tokens as are read at once."""
+    root = tmp_path_factory.mktemp("texts")
+    network = Llama(
+        hidden_size=576,
+        num_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
+        tie_word_embeddings=True,
+    )
+    config = architecture_of(network).transformers_config(network, 49_152, 0)
+    model = tiny_model.write_model(
+        LlamaForCausalLM(config), made["model"].parent / "tokenizer", root / "model", network=network
+    )
+    rows = [{"id": str(index), "text": "a b c d " * 32, "label": "xy"[index % 2]} for index in range(32)]
+    splits = {"train": rows, "validation": rows[:2], "test": rows[:2]}
+    return {"model": model, "examples": examples.write(root / "examples", splits, "classification", ("x", "y"))}
+
+
+@pytest.mark.parametrize(("given", "batch"), [("made", BATCH), ("texts", 4)])
+def test_adapters(benchmark, request, tmp_path, given, batch):
     """The same with all weights and with an adapter; they take turns. Of one thread the CPU's time says more than the
     clock's, where others work on the machine."""
+    inputs = request.getfixturevalue(given)
     found: dict[str, list[dict[str, float]]] = {"": [], "lora": [], "dora": []}
 
     def run(kind: str) -> None:
         folder = tmp_path / f"{kind}{len(found[kind])}"
-        given = (made["model"], made["examples"], BATCH, 1, "by-length", folder, *([kind] if kind else []))
-        found[kind].append(printed("tuned_run.py", *given))
+        told = (inputs["model"], inputs["examples"], batch, 1, "by-length", folder, *([kind] if kind else []))
+        found[kind].append(printed("tuned_run.py", *told))
 
     def run_adapters() -> None:
         run("lora")

@@ -1,4 +1,4 @@
-"""A fine-tuning for named entities as a process of its own, with one thread.
+"""A fine-tuning for named entities, or for labels of texts, as a process of its own, with one thread.
 
 usage: python tuned_run.py START EXAMPLES BATCH SEED BY_LENGTH FOLDER [lora | dora]
 Prints what it took as JSON: of the training alone, with its checkpoint.
@@ -18,8 +18,17 @@ from llmrecipe.engines.finetuning.tasks import launcher, worker
 from llmrecipe.engines.finetuning.tasks.job import Job
 from llmrecipe.engines.finetuning.tasks.trainer import TaskTrainer
 from llmrecipe.engines.runs import jobs
+from llmrecipe.engines.tasks.examples import card_of
 from llmrecipe.launch.process import keep_freed_memory
 from llmrecipe.sections import FineTuneSection
+
+TASKS = {
+    each.tag: each
+    for each in (
+        task.NamedEntities(name="examples", train="train.jsonl"),
+        task.Classification(name="examples", train="train.jsonl"),
+    )
+}
 
 ADAPTERS = {"lora": adapter.LoRA(), "dora": adapter.DoRA()}
 
@@ -43,7 +52,7 @@ def main() -> None:
 
     TaskTrainer.train, running.run_ranks = timed, run_ranks  # type: ignore[method-assign, assignment]
     section = FineTuneSection(
-        task=task.NamedEntities(name="examples", train="train.jsonl"),
+        task=TASKS[card_of(Path(examples)).task],
         training=FineTuning(
             epochs=1,
             global_batch_size=int(batch),
