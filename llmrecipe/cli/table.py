@@ -25,6 +25,7 @@ COLUMNS = {
     "accuracy": ("accuracy", "{:.4f}"),
     "micro_f1": ("micro F1", "{:.4f}"),
     "macro_f1": ("macro F1", "{:.4f}"),
+    "calibration_error": ("calibration error", "{:.4f}"),
     "examples": ("examples", "{:,}"),
     "cut_examples": ("cut", "{:,}"),
     "text_lost_percent": ("text lost", "{:.1f} %"),
@@ -80,9 +81,11 @@ class Column:
         if self.key not in found:
             return ""
         _, form = COLUMNS.get(self.key, (self.key, _OTHER))
-        more = _of_recovery(found) if self.key == "recovery_percent" else ""
         # A model that has diverged has numbers of hundreds of digits.
-        return (form if abs(found[self.key]) < _LONGEST else _OTHER).format(found[self.key]) + more
+        form = form if abs(found[self.key]) < _LONGEST else _OTHER
+        ends = found.get("intervals", {}).get(self.key)
+        more = f" ({form.format(ends['low'])}–{form.format(ends['high'])})" if ends else ""
+        return form.format(found[self.key]) + (_of_recovery(found) if self.key == "recovery_percent" else more)
 
 
 def _of_recovery(numbers: dict[str, Any]) -> str:

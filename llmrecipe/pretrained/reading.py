@@ -224,4 +224,4 @@ def _notes(model: PretrainedModel, contents: Contents, compared: Comparison, is_
     for what in compared.dropped:
         yield f"{what} was left out: nothing here reads it"
     if compared.lacks_head:
-        yield f"its output head was drawn, with the seed {model.seed}: it had learned nothing"
+        yield f"as published it had no output head for text: one was drawn, with the seed {model.seed}"

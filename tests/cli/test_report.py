@@ -216,6 +216,16 @@ def test_masked_metrics_are_shown_in_the_place_of_the_others(project, capsys):
     ]
 
 
+def test_numbers_of_a_task_are_shown_with_their_intervals(project, capsys):
+    write_recipe(project, models=1)
+    numbers = {"accuracy": 0.75, "calibration_error": 0.125, "intervals": {"accuracy": {"low": 0.7, "high": 0.80006}}}
+    write(project / "artifacts/mine/report/metrics.json", {"base": {**numbers, "macro_f1": 0.5, "size_mb": 4.5}})
+    assert table(capsys) == [
+        ["model", "accuracy", "macro F1", "calibration error", "size"],
+        ["base", "0.7500 (0.7000–0.8001)", "0.5000", "0.1250", "4.50 MB", MODELS["base"]],
+    ]
+
+
 def test_numbers_of_further_measures_have_columns_of_their_own(project, capsys):
     write_recipe(project, models=1)
     web = {"perplexity": 30.0, "recovery_percent": 98.0, "unigram": {"perplexity": 900.0}}

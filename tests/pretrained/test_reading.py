@@ -309,7 +309,7 @@ def test_a_missing_head_is_refused_unless_one_is_asked_for(tmp_path):
     assert found.missing_head
     assert found.notes == (
         "the pooler was left out: nothing here reads it",
-        "its output head was drawn, with the seed 3: it had learned nothing",
+        "as published it had no output head for text: one was drawn, with the seed 3",
     )
 
 

@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from llmrecipe.errors import StageError
 
 _SHOWN = 20
 """Of what is wrong with a file, how much is said."""
+
+_PLACES = 5
+"""Of the lines with which the same is wrong, how many are named."""
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
@@ -24,23 +27,31 @@ class Faults:
     def __init__(self, path: str) -> None:
         """Collect what is wrong with the file at `path`."""
         self._path = path
-        self._found: list[str] = []
+        self._found: dict[str, list[int | str]] = {}
 
     def add(self, place: int | str, reason: str) -> None:
         """Something is wrong at a line, or at a place that has a name."""
-        where = f"line {place}" if isinstance(place, int) else place
-        self._found.append(f"{self._path}, {where}: {reason}")
+        self._found.setdefault(reason, []).append(place)
 
     def refuse(self) -> None:
-        """Raise what was found.
+        """Raise what was found, once with the places of which it is true.
 
         Raises:
             StageError: something was.
         """
         if self._found:
-            more = len(self._found) - _SHOWN
+            said = [f"{self._path}, {_where(places)}: {reason}" for reason, places in self._found.items()]
+            more = len(said) - _SHOWN
             rest = [f"and {more:,} more in {self._path}"] if more > 0 else []
-            raise StageError("\n".join([*self._found[:_SHOWN], *rest]))
+            raise StageError("\n".join([*said[:_SHOWN], *rest]))
+
+
+def _where(places: Sequence[int | str]) -> str:
+    more = len(places) - _PLACES
+    named = ", ".join(map(str, places[:_PLACES])) + (f" and {more:,} more" if more > 0 else "")
+    if isinstance(places[0], str):
+        return named
+    return f"line {named}" if len(places) == 1 else f"lines {named}"
 
 
 def lines(path: Path, name: str) -> Iterator[tuple[int, str]]:

@@ -1,6 +1,7 @@
 """Files of examples: what is read of them, and what is wrong with them, all said at once."""
 
 import json
+import re
 
 import pytest
 import tiny_tasks
@@ -76,7 +77,7 @@ def test_everything_that_is_wrong_with_json_sentences_is_said_with_its_line(tmp_
     ]
     content = "\n".join([*map(json.dumps, rows), "[1]", "{"])
     lines = refusal(NAMES, tmp_path, content, "t.jsonl")
-    assert [line.split(": ")[0][-1] for line in lines] == list("1234567")
+    assert sorted(number for line in lines for number in re.findall(r"\d", line.split(": ")[0])) == list("1234567")
     assert lines[0].endswith("2 words in 'tokens', and 1 tags in 'tags'")
     assert lines[1].endswith("has no 'tags'; it has 'tokens', 'labels'")
 
@@ -135,9 +136,19 @@ def test_what_a_file_lacks_is_said(tmp_path, what, content, name, said):
 
 
 def test_no_more_is_said_of_a_file_than_helps(tmp_path):
-    lines = refusal(NAMES, tmp_path, "word\n" * 50, "t.conll")
+    lines = refusal(NAMES, tmp_path, "".join(f"word{number}\n" for number in range(50)), "t.conll")
     assert len(lines) == 21
     assert lines[-1] == "and 30 more in data/t.conll"
+
+
+def test_what_is_wrong_with_many_lines_is_said_once(tmp_path):
+    assert refusal(TEXTS, tmp_path, "text,tone\n" + "a,good\n" * 8, "t.csv") == [
+        "data/t.csv, lines 2, 3, 4, 5, 6 and 3 more: has no 'label'; it has 'text', 'tone'"
+    ]
+    assert refusal(TEXTS, tmp_path, "text,label\n,b\na,\n,b\n", "t.csv") == [
+        "data/t.csv, lines 2, 4: 'text' must be a text that isn't empty, got ''",
+        "data/t.csv, line 3: 'label' is empty; give every text its label",
+    ]
 
 
 def splits_of(what, count):
