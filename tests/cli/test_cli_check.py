@@ -36,6 +36,27 @@ def test_a_recipe_that_can_work_is_summed_up_in_a_line(capsys):
     assert err == ""
 
 
+def test_how_a_fine_tuning_learns_is_told(capsys, project):
+    recipe = project / "recipes/tuned.py"
+    recipe.write_text(
+        "from llmrecipe import FineTuned, FineTuning, Recipe, adapter, evolve, measure, task\n"
+        "from recipes.quickstart import quickstart\n"
+        "def tuned():\n"
+        "    base = evolve(quickstart().models[0], name='base')\n"
+        "    what = task.Classification(name='tones', train='data/tones.csv')\n"
+        "    learns = FineTuning(epochs=1, global_batch_size=8, adapter=adapter.LoRA(rank=1))\n"
+        "    model = FineTuned(name='toned', start=base, task=what, training=learns)\n"
+        "    return Recipe(name='tuned', models=(model,), measures=(measure.Task(),))\n"
+    )
+    (project / "data").mkdir()
+    (project / "data/tones.csv").touch()
+    assert main(["check", "tuned"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"toned: an adapter of \S+( [kM])? parameters to \S+ M parameters, 1 epoch in steps of 8 examples, 1 rank", out
+    )
+
+
 def test_the_size_of_hessians_is_told_before_they_are_gathered(capsys, project):
     recipe = project / "recipes/quickstart.py"
     recipe.write_text(
