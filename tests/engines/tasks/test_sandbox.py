@@ -93,8 +93,10 @@ def test_names_of_a_program_are_its_own(run):
 def test_one_that_computes_for_ever_is_ended(run):
     begin = time.monotonic()
     outcome = run("while True: pass", seconds=1)
-    assert (outcome.verdict, outcome.reason) == ("timed out", "has computed for 1 seconds")
-    assert time.monotonic() - begin < 5
+    assert outcome.verdict == "timed out"
+    # On a machine that has much else to do, it may have computed for less by then.
+    assert outcome.reason in ("has computed for 1 seconds", "4 seconds have passed by")
+    assert time.monotonic() - begin < 20
 
 
 def test_one_that_waits_for_ever_is_ended_with_its_children(run):
