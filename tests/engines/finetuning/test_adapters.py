@@ -159,6 +159,20 @@ def test_a_merged_model_is_the_plain_one_and_computes_the_same(starts, network, 
     torch.testing.assert_close(found(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_kept_adapter_names_every_layer_in_full(tmp_path):
+    """From twenty on, peft shortens them to what tells them apart in this model, which has no pooler."""
+    network = Bert(max_position_embeddings=16, **WIDTHS | {"num_layers": 4})
+    known = architecture_of(network)
+    tiny_model.write_tokenizer(tmp_path / "tokenizer")
+    model = known.transformers_class(known.transformers_config(network, 320, 0))
+    start = tiny_model.write_model(model, tmp_path / "tokenizer", tmp_path / "start", network=network)
+    work = work_of(card_of(NAMES, ("O", "B-X")), folders.load_tokenizer(start))
+    hand = adapting.adapted(with_head(start, work, seed=0, dropout=None), work, adapter.LoRA(), seed=0)
+    adapting.save(hand, tmp_path / "adapter")
+    config = artifacts.read_json(tmp_path / "adapter" / "adapter_config.json")
+    assert config["target_modules"] == sorted(network.inner_layers)
+
+
 def test_an_adapter_for_no_layer_is_refused(starts):
     model = with_head(starts["bert"], tones(starts["bert"]), seed=0, dropout=None)
     with pytest.raises(StageError, match=r"'q_proj',.* matches no linear layer of this model"):

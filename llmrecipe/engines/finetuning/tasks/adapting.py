@@ -65,18 +65,17 @@ def save(hand: LoraModel, folder: Path) -> None:
 
     That has to be loaded with transformers' class of the task.
     """
-    model, config = hand.model, hand.peft_config[_NAME]
-    weights = get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)
-    said = config.to_dict() | {"inference_mode": True}
+    weights = get_peft_model_state_dict(hand.model, adapter_name=_NAME, save_embedding_layers=False)
+    # peft keeps the shortest ends of names that tell them apart in this model; in another they may fit more.
+    layers = sorted(hand.targeted_module_names)
+    said = hand.peft_config[_NAME].to_dict() | {"inference_mode": True, "target_modules": layers}
     folder.mkdir()
     save_file(
         {f"{_INSIDE}{name}": weight.contiguous() for name, weight in weights.items()},
         folder / "adapter_model.safetensors",
         metadata={"format": "pt"},
     )
-    # peft has sets here, whose order differs from process to process.
-    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in said.items()}
-    artifacts.write_json(folder / "adapter_config.json", plain)
+    artifacts.write_json(folder / "adapter_config.json", said)
 
 
 def _linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
