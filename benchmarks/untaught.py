@@ -11,6 +11,8 @@ from typing import Any
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from llmrecipe import cards
+from llmrecipe.cards import ModelCard
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tasks import examples
 from llmrecipe.engines.tasks.heads import card_of, work_of
@@ -35,7 +37,7 @@ def main() -> None:
     asked = Task(max_new_tokens=tokens, run_code="run-code" in sys.argv)
     rows, known = (examples.read(folder, split) for split in ("test", "train"))
     task = Instructions(name="t", train="t.jsonl", packing=False)
-    work = work_of(card_of(task, ()), folders.load_tokenizer(start))
+    work = work_of(card_of(task, (), cards.read(start, ModelCard).network), folders.load_tokenizer(start))
     model = folders.load_model(start)
     costs = work.answers(model, work.items(rows)[0])
     found = {"start": work.verdict(rows, costs | work.written(model, rows, asked, lambda batches: batches))}

@@ -10,6 +10,9 @@ from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.schema import define, kind
 from llmrecipe.recipe.validators import between, greater_than, not_empty
 
+PASSED = "pass_at_1"
+"""The share of programs that pass, where some are run."""
+
 
 @kind
 class ChatTask(Task):
@@ -65,7 +68,7 @@ class Instructions(ChatTask):
         """The loss by token of answers, what written ones have in common with those of the chats, and whether they
         pass."""
         common = ("exact_match", "f1", "rouge1", "rouge2", "rougeL", "sentence_bleu", "sentence_chrf")
-        return ("loss", *common, *(() if self.tests_field is None else ("pass_at_1",)))
+        return ("loss", *common, *(() if self.tests_field is None else (PASSED,)))
 
     @property
     def numbers(self) -> tuple[str, ...]:

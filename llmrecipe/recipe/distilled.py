@@ -3,7 +3,7 @@
 import attrs
 
 from llmrecipe.recipe.distil import ForwardKL, HiddenStates, Stored
-from llmrecipe.recipe.kinds import Divergence, Model, Objective, Text, Tokenizer
+from llmrecipe.recipe.kinds import Divergence, Model, Objective, Task, Text, Tokenizer
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.parallelism import Parallelism
 from llmrecipe.recipe.schema import UNWRITTEN, define
@@ -65,6 +65,12 @@ class Distilled(Model):
     def is_sparse(self) -> bool:
         """Whether some of its weights have to stay zero: if those of the student have."""
         return isinstance(self.student, Model) and self.student.is_sparse
+
+    @property
+    def task(self) -> Task | None:
+        """What the student, or the teacher of a network, was taught, if that is to predict text."""
+        task = self.parents[0].task
+        return task if task is not None and task.keeps_text else None
 
     @property
     def parents(self) -> tuple[Model, ...]:

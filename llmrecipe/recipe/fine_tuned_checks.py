@@ -30,7 +30,9 @@ def _no_template(model: FineTuned) -> Findings:
 
 def _has_chatted(model: Model) -> bool:
     """Whether it, or what it was made of, has learned from chats, and so has a template."""
-    return isinstance(model.task, ChatTask) or any(map(_has_chatted, model.parents))
+    # What is trained on text has the tokenizer that was trained, without what a model had learned besides.
+    is_made = not isinstance(model, Trained) and model.parents
+    return isinstance(model.task, ChatTask) or bool(is_made and _has_chatted(model.parents[0]))
 
 
 @rules.add("task", "start.network", of=FineTuned)
@@ -88,6 +90,12 @@ def _foreign_objective(model: FineTuned) -> Findings:
             f"{model.start.name} was trained by {type(model.objective).__name__}, which nanotron alone computes; start "
             "from a model trained by MaskedLM or CausalLM",
         )
+
+
+@rules.add("task", "start", of=FineTuned)
+def _writes_no_more(model: FineTuned) -> Findings:
+    if model.task.keeps_text and not model.start.predicts_text:
+        yield "start", f"{model.start.name} has learned {_forgotten(model.start)}; start from what it was made of"
 
 
 @rules.add("start", of=Trained)

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import attrs
 
+from llmrecipe.recipe import kinds
+from llmrecipe.recipe.chat_tasks import PASSED
 from llmrecipe.recipe.evolve import evolve
 from llmrecipe.recipe.kinds import Model, Objective, Text
 from llmrecipe.recipe.schema import UNWRITTEN, FieldError, Word, define, kind
@@ -272,6 +274,11 @@ class Task(Measure):
     run_code: bool = False
     """Whether answers are run as programs, with the tests that their examples have (`Instructions.tests_field`): in
     processes of their own, with limits of time and memory, without network. Linux has to permit user namespaces."""
+
+    def scores_of(self, task: kinds.Task) -> tuple[str, ...]:
+        """The numbers that each example of a task has a part in."""
+        passing = tuple(f"pass_at_{k}" for k in sorted({1, self.samples})) if self.run_code else ()
+        return tuple(score for score in task.scores if score != PASSED) + (passing if PASSED in task.scores else ())
 
 
 @define("lmeval")

@@ -1,8 +1,9 @@
 """Rules about what a recipe measures: of which models, and on which text."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from llmrecipe.recipe.chat_tasks import Instructions
 from llmrecipe.recipe.kinds import Model
 from llmrecipe.recipe.measure import TAKEN, CustomScores, Measure, Perplexity, Samples, Task
 from llmrecipe.recipe.model import Calibrated
@@ -96,10 +97,9 @@ def findings(recipe: Recipe, fields: Fields) -> Findings:
         if all(map(fields.is_right, models)) and not any(map(measure.is_of, models)):
             yield path, f"{type(measure).__name__} {_of_none(measure)}"
         if isinstance(measure, Task) and measure.run_code:
-            untested = [each for each in tasked if "pass_at_1" not in getattr(each.task, "scores", ())]
-            if untested:
-                what = f"nothing tests what {name_of(untested[0])} writes"
-                yield f"{path}.run_code", f"True, and {what}; give its Instructions a tests_field, or leave it out"
+            yield from ((f"{path}.run_code", reason) for reason in _untested(tasked))
+        if isinstance(measure, Task):
+            yield from ((f"{path}.max_new_tokens", reason) for reason in _no_room(measure, tasked, fields))
         if isinstance(measure, CustomScores):
             yield from ((path, reason) for reason in _unsaid(measure))
         taught = [model for model in models if fields.has(model, "objective") and measure.is_of(model)]
@@ -108,6 +108,27 @@ def findings(recipe: Recipe, fields: Fields) -> Findings:
                 yield path, reason
         if measure.reads_text:
             yield from _text_findings(path, measure, models, fields)
+
+
+def _untested(models: Sequence[Model]) -> Iterator[str]:
+    """Why no program is run that such models write."""
+    writers = [model for model in models if isinstance(model.task, Instructions)]
+    untested = [model for model in writers if isinstance(model.task, Instructions) and model.task.tests_field is None]
+    if untested or not writers:
+        what = f"nothing tests what {name_of(untested[0])} writes" if untested else "no model writes programs"
+        yield f"True, and {what}; give its Instructions a tests_field, or leave it out"
+
+
+def _no_room(measure: Task, models: Sequence[Model], fields: Fields) -> Iterator[str]:
+    """Why a model has no place for the answers that it is to write."""
+    for model in models:
+        if isinstance(model.task, Instructions) and fields.has(model, "network"):
+            positions = model.network.max_position_embeddings
+            if measure.max_new_tokens >= positions:
+                yield (
+                    f"{measure.max_new_tokens}, and {name_of(model)} reads at most {positions} tokens "
+                    f"(max_position_embeddings), the question's among them; use at most {positions // 2}"
+                )
 
 
 def _of_none(measure: Measure) -> str:

@@ -129,7 +129,7 @@ def _no_recovery(gate: Recovery, measure: Measure, measures: Mapping[str, Measur
 def _scores(measure: PseudoPerplexity | CustomScores | Task, model: Model) -> list[str]:
     """The numbers that a measure gives of each document of a model; none if that isn't known."""
     if isinstance(measure, Task):
-        return list(model.task.scores) if model.task is not None else []
+        return list(measure.scores_of(model.task)) if model.task is not None else []
     return ["pseudo_perplexity"] if isinstance(measure, PseudoPerplexity) else list(measure.better)
 
 
@@ -186,7 +186,7 @@ def _numbers(measure: Measure, model: Model) -> tuple[str, ...] | None:
         case CustomScores():
             return tuple(measure.better)
         case Task() if model.task is not None:
-            return (*model.task.scores, *model.task.numbers)
+            return (*measure.scores_of(model.task), *model.task.numbers)
         case LayerErrors():
             return ("layer_error_percent", "worst_layer_error_percent")
         case Samples():

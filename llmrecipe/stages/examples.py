@@ -28,7 +28,7 @@ def run(context: StageContext[ExamplesSection]) -> None:
     found = {split: reader.read(context.inputs[split], name) for split, name in files.items()}
     splits = examples.divided(task, found)
     labels = reader.labels_of(splits)
-    again = examples.in_training_too(splits, reader.content)
+    again = examples.in_training_too(splits, reader.asked)
     for split, count in again.items():
         if count:
             log.warning(

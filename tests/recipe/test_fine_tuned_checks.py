@@ -288,6 +288,63 @@ def test_what_chats_cannot_be(changes, path, said):
     assert said in found(evolve(WRITER, task=evolve(CHATS, **changes)))[path]
 
 
+def test_what_predicts_no_text_learns_from_no_chats():
+    vectors = FineTuned(name="vectors", start=SMALL_MODEL, task=task.Embeddings(name="e", train="data/e.csv"))
+    assert "vectors has learned e, and predicts no text any more" in found(evolve(WRITER, start=vectors))["start"]
+
+
+def test_what_is_trained_again_has_no_chat_template_any_more():
+    again = Trained(
+        name="again",
+        start=WRITER,
+        text=SMALL_MODEL.text,
+        objective=SMALL_MODEL.objective,
+        training=SMALL_MODEL.training,
+    )
+    own = evolve(CHATS, name="more", template="own")
+    assert found(FineTuned(name="second", start=WRITER, task=own)) == {}
+    assert "has none; use 'plain'" in found(FineTuned(name="second", start=again, task=own))["task.template"]
+
+
+def test_a_distilled_writer_writes():
+    training = evolve(SMALL_MODEL.training, duration=Epochs(1.0))
+    small = Pruned(model=WRITER, method=prune.Layers(num_layers=1), text=TEXT)
+    healed = Distilled(name="healed", student=small, teacher=WRITER, text=TEXT, training=training)
+    assert healed.task == CHATS
+    both = Recipe(name="small", models=(WRITER, healed), measures=(measure.Task(), measure.Perplexity(text=TEXT)))
+    release = Release(candidates=(healed,), gates=(gate.Recovery(measure="task", number="rougeL", at_least=0.5),))
+    assert checks.violations(evolve(both, release=release)) == []
+
+
+@pytest.mark.parametrize(
+    ("measured", "number", "known"),
+    [
+        (measure.Task(), "pass_at_1", False),
+        (measure.Task(run_code=True), "pass_at_1", True),
+        (measure.Task(run_code=True), "pass_at_5", False),
+        (measure.Task(run_code=True, samples=5), "pass_at_5", True),
+    ],
+)
+def test_a_gate_knows_which_numbers_programs_have(measured, number, known):
+    release = Release(candidates=(WRITER,), gates=(gate.Score(measure="task", number=number, at_least=0.1),))
+    violations = checks.violations(evolve(recipe(WRITER, measured), release=release))
+    assert (violations == []) is known
+
+
+def test_an_answer_has_to_have_room():
+    positions = SMALL_MODEL.network.max_position_embeddings
+    refused = found(WRITER, measure.Task(max_new_tokens=positions))["measures[0].max_new_tokens"]
+    assert f"reads at most {positions} tokens" in refused
+    assert found(WRITER, measure.Task(max_new_tokens=positions - 1)) == {}
+
+
+def test_programs_are_run_beside_models_that_write_none():
+    likes = FineTuned(name="likes", start=WRITER, task=task.Preferences(name="p", train="data/p.jsonl"))
+    both = Recipe(name="small", models=(WRITER, likes), measures=(measure.Task(run_code=True),))
+    assert checks.violations(both) == []
+    assert "no model writes programs" in found(likes, measure.Task(run_code=True))["measures[0].run_code"]
+
+
 def test_several_answers_are_for_programs_that_are_run():
     assert "use run_code=True, or 1" in found(WRITER, measure.Task(samples=5))["measures[0].samples"]
     assert found(WRITER, measure.Task(samples=5, run_code=True)) == {}

@@ -65,7 +65,7 @@ def save_and_verify(
     if generation is not None:
         folders.copy_generation(generation, directory)
     if card.task is not None:
-        for name, text in work_of(card.task, folders.load_tokenizer(directory)).files(card.network).items():
+        for name, text in work_of(card.task, folders.load_tokenizer(directory)).files(directory, card.network).items():
             (directory / name).parent.mkdir(exist_ok=True)
             artifacts.write_text(directory / name, text)
     cards.write(directory, card)

@@ -15,6 +15,7 @@ from llmrecipe.engines.evaluation.calibration import bins_of, calibration_error
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tasks import examples as folder
 from llmrecipe.engines.tasks.heads import work_of
+from llmrecipe.engines.tasks.resampling import FEW
 from llmrecipe.engines.tasks.score import Score
 from llmrecipe.errors import StageError
 from llmrecipe.progress import told
@@ -23,9 +24,6 @@ from llmrecipe.recipe.measure import ANSWERS, ERRORS, SCORES, Task
 log = logging.getLogger(__name__)
 
 MOST_ERRORS = 100
-
-_FEW = 2
-"""Examples of which no interval is taken."""
 
 
 def measured(
@@ -46,13 +44,18 @@ def measured(
     rows = folder.read(examples, asked.split)
     work = work_of(own, folders.load_tokenizer(directory))
     items, cut = work.items(rows)
+    if not items:
+        raise StageError(
+            f"{directory}: of no {asked.split} example anything is left within max_length = {own.task.max_length} "
+            "tokens, so there is nothing to measure; use shorter examples, or a task with more"
+        )
     log.info("answers %s examples", f"{len(rows):,}")
     answers = work.answers(model, items, lambda batches: told(batches, "measuring"))
     verdict = work.verdict(rows, answers | work.written(model, rows, asked, lambda batches: told(batches, "writing")))
     found = {name: with_interval(score) for name, score in verdict.scores.items()}
     found |= verdict.numbers.pop("intervals", {})
     of = artifacts.file_digest(examples / f"{asked.split}.jsonl")
-    artifacts.write_json(output / SCORES, {name: written(score, of) for name, score in verdict.scores.items()})
+    artifacts.write_json(output / SCORES, {name: stored(score, of) for name, score in verdict.scores.items()})
     artifacts.write_jsonl(output / ERRORS, verdict.errors[:MOST_ERRORS])
     artifacts.write_text(output / ANSWERS, answers_of(verdict, asked.split))
     plain = work.plain(model, items, rows)
@@ -64,12 +67,12 @@ def measured(
 
 def with_interval(score: Score) -> dict[str, float]:
     """The ends of its 95 % interval."""
-    if len(score.above) < _FEW:
+    if len(score.above) < FEW:
         return {}
     ends = bootstrap.ratio(np.array(score.above), np.array(score.below))
     return {} if ends is None else {"low": ends[0], "high": ends[1]}
 
 
-def written(score: Score, of: str) -> dict[str, Any]:
+def stored(score: Score, of: str) -> dict[str, Any]:
     """It as `scores.json` holds it, `of` the digest of what was answered."""
     return {"better": score.better, "documents": score.above, "over": score.below, "of": of}

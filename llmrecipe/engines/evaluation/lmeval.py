@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrecipe import artifacts, identity
 from llmrecipe.engines.evaluation import own
-from llmrecipe.engines.evaluation.answers import MOST_ERRORS, with_interval, written
+from llmrecipe.engines.evaluation.answers import MOST_ERRORS, stored, with_interval
 from llmrecipe.engines.evaluation.own import Measured
-from llmrecipe.engines.tasks.work import Score
+from llmrecipe.engines.tasks.score import Score
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.measure import ERRORS, SCORES, LMEval
 from llmrecipe.taskfiles import Function, TaskFiles
@@ -75,7 +75,7 @@ def measured(asked: LMEval, model: Measured, folder: Path, output: Path) -> Numb
         for name, task in tasks.items()
         for number, score, of in _scores(name, task, results["samples"][name])
     }
-    artifacts.write_json(output / SCORES, {name: written(score, of) for name, (score, of) in scores.items()})
+    artifacts.write_json(output / SCORES, {name: stored(score, of) for name, (score, of) in scores.items()})
     artifacts.write_jsonl(output / ERRORS, errors)
     told = {
         name: {"examples": found["effective"], "fewshot": results["n-shot"][name]}

@@ -1,13 +1,17 @@
 """Chats as text, by a chat template, and which of its tokens are answers."""
 
+import datetime
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import attrs
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from llmrecipe import artifacts
 from llmrecipe.cards import TaskCard
+from llmrecipe.engines.models import folders
 from llmrecipe.engines.tasks.items import UNLABELLED, Item
 from llmrecipe.engines.tasks.work import Work
 from llmrecipe.errors import StageError
@@ -24,6 +28,9 @@ PLAIN = (
 """A chat template for tokenizers without: each message a line behind its role, and the end of text behind answers."""
 
 _BEGIN = "{{ bos_token }}"
+
+_DAY = datetime.date(2024, 7, 26)
+"""What day it is for a template: what those of Llama 3 take where they can't know it."""
 
 Messages = Sequence[dict[str, str]]
 
@@ -64,7 +71,7 @@ class Template:
             tokenizer.chat_template = _BEGIN * begins + PLAIN
         elif tokenizer.chat_template is None:
             raise StageError("the tokenizer has no chat template; use template='plain', which gives it one")
-        self._tokenizer = tokenizer
+        self._tokenizer, self._special = tokenizer, list(map(str, tokenizer.all_special_tokens))
         special = set(tokenizer.all_special_ids)
         ids, is_answer = self._tokens(_PROBE, "a chat")
         ends = [token for token, own in zip(ids, is_answer, strict=True) if own and token in special]
@@ -82,6 +89,7 @@ class Template:
         Raises:
             StageError: the template refuses it, or writes what came before otherwise when more follows.
         """
+        self._refuse_special(messages, name)
         ids, is_answer = self._tokens(messages, name, len(messages) - 1 if last_alone else 0)
         last = None
         # What follows the end of an answer, such as a line break, is written by no model.
@@ -94,9 +102,24 @@ class Template:
         return Rendered(input_ids=ids, is_answer=is_answer)
 
     def prompt(self, messages: Messages, name: str) -> list[int]:
-        """The tokens that an answer to these messages follows."""
+        """The tokens that an answer to these messages follows.
+
+        Raises:
+            StageError: as `rendered`.
+        """
+        self._refuse_special(messages, name)
         text = self._text(messages, name, asks=True)
         return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _refuse_special(self, messages: Messages, name: str) -> None:
+        """Else what somebody wrote would be read as the end of a message, or the beginning of another."""
+        for place, message in enumerate(messages, 1):
+            held = [token for token in self._special if token in message["content"]]
+            if held:
+                raise StageError(
+                    f"{name}: message {place} holds {held[0]!r}, which the tokenizer takes for a special token, as one "
+                    "that ends a message; take it out, or write it otherwise"
+                )
 
     def _tokens(self, messages: Messages, name: str, first: int = 0) -> tuple[list[int], list[bool]]:
         """The tokens of a chat, and which are of answers from message `first` on."""
@@ -121,8 +144,10 @@ class Template:
 
     def _text(self, messages: Messages, name: str, *, asks: bool = False) -> str:
         asked: list[Any] = [dict(message) for message in messages]
+        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": asks}
         try:
-            text: Any = self._tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=asks)
+            # Some templates write the day that it is, by which a run would depend on when it is made.
+            text: Any = self._tokenizer.apply_chat_template(asked, strftime_now=_DAY.strftime, **options)
         except (TemplateError, TypeError) as error:
             raise StageError(f"{name}: the tokenizer's chat template refuses it: {error}") from error
         return str(text)
@@ -145,6 +170,14 @@ class ChatWork(Work[C]):
         super().__init__(card, tokenizer)
         self._template = Template(tokenizer, is_plain=self.task.template == "plain")
 
-    def files(self, network: Network) -> dict[str, str]:
-        """The chat template, of a model whose start had another or none."""
-        return {"chat_template.jinja": str(self.tokenizer.chat_template)} if self.task.template == "plain" else {}
+    def files(self, directory: Path, network: Network) -> dict[str, str]:
+        """The chat template, of a model whose start had another or none; and that its answers end where it learned."""
+        path = directory / folders.GENERATION_FILE
+        how = artifacts.read_json(path) if path.exists() else {}
+        known = how.get("eos_token_id")
+        ends = known if isinstance(known, list) else [] if known is None else [known]
+        how["eos_token_id"] = [self._template.end, *(end for end in ends if end != self._template.end)]
+        found = {folders.GENERATION_FILE: artifacts.to_json(how)}
+        if self.task.template == "plain":
+            found["chat_template.jinja"] = str(self.tokenizer.chat_template)
+        return found

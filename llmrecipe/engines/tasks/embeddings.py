@@ -195,7 +195,7 @@ class EmbeddingsWork(Work[Embeddings]):
         """Tokens to compare what models compute by, `int64[1, length]`."""
         return torch.tensor([items[0].sequences[_QUERY]])
 
-    def files(self, network: Network) -> dict[str, str]:
+    def files(self, directory: Path, network: Network) -> dict[str, str]:
         """What sentence-transformers reads beside the model: the modules that a text goes through."""
         modules = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
         found: dict[str, Any] = {

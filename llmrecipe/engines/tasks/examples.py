@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,7 @@ def _flat(groups: list[list[Example]]) -> list[Example]:
     return [example for group in groups for example in group]
 
 
-def in_training_too(splits: Mapping[str, Sequence[Example]], content: Sequence[str]) -> dict[str, int]:
-    """By split, how many of its examples ask what a training example asks, by these keys."""
-
-    def asked(example: Example) -> str:
-        return json.dumps([example[key] for key in content if key in example])
-
-    known = {asked(example) for example in splits["train"]}
-    return {split: sum(asked(each) in known for each in splits[split]) for split in SPLITS[1:]}
+def in_training_too(splits: Mapping[str, Sequence[Example]], asked: Callable[[Example], Any]) -> dict[str, int]:
+    """By split, of how many of its examples what they ask is asked by a training example, too."""
+    known = {json.dumps(asked(example)) for example in splits["train"]}
+    return {split: sum(json.dumps(asked(each)) in known for each in splits[split]) for split in SPLITS[1:]}

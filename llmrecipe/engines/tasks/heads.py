@@ -43,9 +43,9 @@ _DECIDING = ("classifier.", "score.", "qa_outputs.")
 """What transformers calls the layer that decides."""
 
 
-def card_of(task: Task, labels: tuple[str, ...], network: Network | None = None) -> TaskCard:
+def card_of(task: Task, labels: tuple[str, ...], network: Network) -> TaskCard:
     """What a model's card says of a task that it learns; of vectors, how this network gives them."""
-    pooling = task.pooling(network) if isinstance(task, Embeddings) and network is not None else None
+    pooling = task.pooling(network) if isinstance(task, Embeddings) else None
     return TaskCard(task=task.on_examples, labels=labels, pooling=pooling)
 
 
@@ -83,6 +83,8 @@ def with_head(start: Path, work: Work[Any], *, seed: int, dropout: float | None)
         except ValueError as error:
             raise StageError(f"{start}: transformers has no {work.head} for this network: {error}") from error
     own, weights = drawn.state_dict(), (source if work.head else source.base_model).state_dict()
+    if work.head and source.base_model is source:
+        weights = {f"{drawn.base_model_prefix}.{name}": weight for name, weight in weights.items()}
     taken = {name: weight.float() for name, weight in weights.items() if _is_kept(name, weight, own)}
     body = f"{drawn.base_model_prefix}." if work.head and not work.task.keeps_text else ""
     missing = [name for name in own if name.startswith(body) and _POOLER not in f".{name}" and name not in taken]

@@ -20,7 +20,7 @@ _SHOWN = 400
 
 
 @attrs.frozen(kw_only=True)
-class Pair:
+class Choice:
     """Two answers to a question, each behind it, with labels at the answer's tokens."""
 
     chosen: Item
@@ -68,7 +68,7 @@ class PreferencesWork(ChatWork[Preferences]):
 
     when_too_long: ClassVar[str] = "the end of an answer is left out, and a pair whose answers don't differ before it"
 
-    def items(self, examples: Sequence[Example]) -> tuple[list[Pair], int]:
+    def items(self, examples: Sequence[Example]) -> tuple[list[Choice], int]:
         """Pairs of sequences."""
         pairs, too_long, most = [], 0, self.task.max_length
         for index, example in enumerate(examples):
@@ -83,10 +83,10 @@ class PreferencesWork(ChatWork[Preferences]):
             too_long += max(len(chosen.input_ids), len(rejected.input_ids)) > most
             one, other = chosen.item(most, index), rejected.item(most, index)
             if one is not None and other is not None and one != other:
-                pairs.append(Pair(chosen=one, rejected=other))
+                pairs.append(Choice(chosen=one, rejected=other))
         return pairs, too_long
 
-    def batch(self, items: Sequence[Pair], fillers: int = 0) -> Batch:
+    def batch(self, items: Sequence[Choice], fillers: int = 0) -> Batch:
         """All chosen sequences, and behind them all rejected ones; `start`, `float32[2, pairs]`, if that is known."""
         sequences = [pair.chosen for pair in items] + [pair.rejected for pair in items]
         made = Padding(token_id=self.fill_id, has_labels_by_token=True).batch(sequences)
@@ -94,7 +94,7 @@ class PreferencesWork(ChatWork[Preferences]):
         known = [pair.start for pair in items if pair.start is not None]
         return made | ({"start": torch.tensor(known).T} if known else {})
 
-    def prepared(self, items: Sequence[Pair], says: Callable[[Sequence[Pair]], Answers]) -> list[Pair]:
+    def prepared(self, items: Sequence[Choice], says: Callable[[Sequence[Choice]], Answers]) -> list[Choice]:
         """Pairs with how likely the start holds their answers."""
         said = says(items)
         return [attrs.evolve(pair, start=said[pair.example, 0].logs) for pair in items]
@@ -112,7 +112,7 @@ class PreferencesWork(ChatWork[Preferences]):
         """How many pairs count."""
         return batch["counts"].sum()
 
-    def answered(self, outputs: Any, batch: Batch, items: Sequence[Pair]) -> list[tuple[int, int, Held]]:
+    def answered(self, outputs: Any, batch: Batch, items: Sequence[Choice]) -> list[tuple[int, int, Held]]:
         """How likely both answers of each pair are."""
         logs = _logs(outputs, batch)
         losses = self._losses(logs, batch).tolist() if "start" in batch else [None] * len(items)
@@ -151,7 +151,7 @@ class PreferencesWork(ChatWork[Preferences]):
         errors.sort(key=lambda error: (error["margin"], error["id"]))
         return Verdict(numbers=numbers, scores=scores, errors=errors)
 
-    def probe(self, items: Sequence[Pair]) -> torch.Tensor:
+    def probe(self, items: Sequence[Choice]) -> torch.Tensor:
         """The tokens of a chat with the chosen answer."""
         return torch.tensor([items[0].chosen.input_ids])
 

@@ -2,7 +2,7 @@
 
 import re
 
-_FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL | re.IGNORECASE)
+_FENCED = re.compile(r"```(?:python|py)?\d*[ \t]*\r?\n(.*?)(?:\n```|\Z)", re.DOTALL | re.IGNORECASE)
 
 
 def program_of(answer: str, tests: str) -> str:

@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+FEW = 2
+"""Examples of which no interval is taken."""
+
 _DRAWS = 4000
 
 _SEED = 0

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import attrs
@@ -19,7 +20,7 @@ from llmrecipe.recipe.networks.network import Network
 
 T = TypeVar("T", bound=kinds.Task)
 
-_TOKENS_AT_ONCE = 1 << 13
+_TOKENS_AT_ONCE, _LOGITS_AT_ONCE = 1 << 13, 1 << 26
 
 _READ = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
@@ -111,8 +112,8 @@ class Work(ABC, Generic[T]):
         """What a program gets of the model that knows of it what transformers does; nothing if that is all there is."""
         return {}
 
-    def files(self, network: Network) -> dict[str, str]:
-        """By path in a model's folder, the texts that programs need beside its weights and tokenizer."""
+    def files(self, directory: Path, network: Network) -> dict[str, str]:
+        """By path in a model's folder, as it is by now, the texts that programs need beside weights and tokenizer."""
         return {}
 
     def probe(self, items: Sequence[Any]) -> torch.Tensor:
@@ -136,7 +137,10 @@ class Work(ABC, Generic[T]):
     ) -> Answers:
         """What a model says of items."""
         found: Answers = {}
-        for chosen in told(of_like_length(items)):
+        most = _TOKENS_AT_ONCE
+        if self.task.keeps_text:
+            most = min(most, _LOGITS_AT_ONCE // model.config.vocab_size)
+        for chosen in told(_of_like_length(items, most)):
             batch = {name: each.to(model.device) for name, each in self.batch(chosen).items()}
             for example, place, said in self.answered(model(**inputs(batch)), batch, chosen):
                 found[example, place] = said
@@ -149,11 +153,11 @@ def inputs(batch: Batch) -> dict[str, Any]:
     return {name: batch[name] for name in _READ if name in batch} | ({"use_cache": False} if "owners" in batch else {})
 
 
-def of_like_length(items: Sequence[Any]) -> list[list[Any]]:
-    """The items in batches of about as many tokens."""
+def _of_like_length(items: Sequence[Any], most: int) -> list[list[Any]]:
+    """The items in batches of about as many tokens, at most `most` if there are several."""
     found: list[list[Any]] = []
     for item in sorted(items, key=lambda each: each.length):
-        if found and item.length * (len(found[-1]) + 1) <= _TOKENS_AT_ONCE:
+        if found and item.length * (len(found[-1]) + 1) <= most:
             found[-1].append(item)
         else:
             found.append([item])

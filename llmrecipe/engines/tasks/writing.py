@@ -1,5 +1,6 @@
 """What a decoder writes behind prompts."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from llmrecipe.engines.models.drawing import Draw
 from llmrecipe.errors import StageError
+
+log = logging.getLogger(__name__)
 
 _TOKENS_AT_ONCE, _MOST_AT_ONCE = 1 << 13, 32
 
@@ -47,6 +50,15 @@ def written(
         raise StageError(
             f"max_new_tokens = {max_new_tokens}, and the model reads at most {positions} tokens, prompt included; use "
             f"at most {positions // 2}"
+        )
+    cut = sum(len(tokens) > room for tokens, _ in prompts)
+    if cut:
+        log.warning(
+            "of %s of %s prompts the beginning is left out: beside max_new_tokens = %d the model reads %d tokens",
+            f"{cut:,}",
+            f"{len(prompts):,}",
+            max_new_tokens,
+            room,
         )
     generator: Any = model
     published = generator.generation_config

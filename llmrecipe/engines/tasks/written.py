@@ -9,14 +9,11 @@ from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from llmrecipe.engines.tasks.resampling import interval
+from llmrecipe.engines.tasks.resampling import FEW, interval
 from llmrecipe.engines.tasks.score import Score, mean
 from llmrecipe.errors import StageError
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
-
-_FEW = 2
-"""Examples of which no interval is taken."""
 
 
 def overlaps(said: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[dict[str, Any], dict[str, Score]]:
@@ -48,7 +45,7 @@ def overlaps(said: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[
     for name, metric in together.items():
         counts = _counts(metric, said, columns)
         numbers[name] = _number(metric, counts.sum(axis=0))
-        if len(said) >= _FEW:
+        if len(said) >= FEW:
             low, high = interval(counts, partial(_number, metric))
             numbers["intervals"][name] = {"low": low, "high": high}
         numbers["signatures"][name] = metric.get_signature().format()

@@ -64,7 +64,7 @@ def starts(tmp_path_factory):
 
 
 def tones(start):
-    return work_of(card_of(TONES, ("a", "b")), folders.load_tokenizer(start))
+    return work_of(card_of(TONES, ("a", "b"), cards.read(start, ModelCard).network), folders.load_tokenizer(start))
 
 
 def column(run, name):
@@ -166,7 +166,7 @@ def test_a_kept_adapter_names_every_layer_in_full(tmp_path):
     tiny_model.write_tokenizer(tmp_path / "tokenizer")
     model = known.transformers_class(known.transformers_config(network, 320, 0))
     start = tiny_model.write_model(model, tmp_path / "tokenizer", tmp_path / "start", network=network)
-    work = work_of(card_of(NAMES, ("O", "B-X")), folders.load_tokenizer(start))
+    work = work_of(card_of(NAMES, ("O", "B-X"), cards.read(start, ModelCard).network), folders.load_tokenizer(start))
     hand = adapting.adapted(with_head(start, work, seed=0, dropout=None), work, adapter.LoRA(), seed=0)
     adapting.save(hand, tmp_path / "adapter")
     config = artifacts.read_json(tmp_path / "adapter" / "adapter_config.json")

@@ -99,7 +99,7 @@ def plain_losses(made, training, steps):
     """Of a plain loop with torch's AdamW over the same items."""
     what = tiny_tasks.NAMES
     known = examples.card_of(made["examples"])
-    work = work_of(card_of(what, known.labels), folders.load_tokenizer(made["start"]))
+    work = work_of(card_of(what, known.labels, tiny_distillation.ENCODER), folders.load_tokenizer(made["start"]))
     items, _ = work.items(examples.read(made["examples"], "train"))
     model = with_head(made["start"], work, seed=training.seed, dropout=0.0).train()
     decayed = [weight for weight in model.parameters() if weight.dim() == 2]
@@ -346,7 +346,7 @@ def test_a_modern_bert_keeps_its_own_head(tmp_path):
         theirs, tmp_path / "tokenizer", tmp_path / "start", network=network, objective=tiny_distillation.MASKED
     )
     for what in (tiny_tasks.NAMES, TONES, QUESTIONS):
-        work = work_of(card_of(what, ("a", "b")), folders.load_tokenizer(start))
+        work = work_of(card_of(what, ("a", "b"), network), folders.load_tokenizer(start))
         own, known = with_head(start, work, seed=0, dropout=None).state_dict(), theirs.state_dict()
         assert torch.equal(own["head.dense.weight"], known["head.dense.weight"])
         assert torch.equal(own["model.layers.0.mlp.Wi.weight"], known["model.layers.0.mlp.Wi.weight"])

@@ -3,6 +3,7 @@
 import json
 import math
 from importlib.metadata import files
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -232,7 +233,7 @@ def test_files_for_sentence_transformers_are_as_it_writes_them(tokenizer):
     """As those of a model that was published with it."""
 
     def written(work, network):
-        return {name: json.loads(text) for name, text in work.files(network).items()}
+        return {name: json.loads(text) for name, text in work.files(Path(), network).items()}
 
     found = written(work_with(tokenizer, max_length=256), evolve(ENCODER, hidden_size=384))
     published = {

@@ -53,7 +53,7 @@ def moved():
 
 
 def work(tokenizer, what=CHOICES):
-    return PreferencesWork(card_of(what, ()), tokenizer)
+    return PreferencesWork(card_of(what, (), tiny_model.NETWORK), tokenizer)
 
 
 def examples(count=12):

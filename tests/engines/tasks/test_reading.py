@@ -237,4 +237,4 @@ def test_examples_that_say_what_a_training_example_says_are_counted():
         "validation": [{"id": "2", "text": "a"}, {"id": "3", "text": "b"}],
         "test": [{"id": "4", "text": "b"}],
     }
-    assert examples.in_training_too(splits, ("text", "second_text")) == {"validation": 1, "test": 0}
+    assert examples.in_training_too(splits, reader_of(TEXTS).asked) == {"validation": 1, "test": 0}

@@ -1,5 +1,6 @@
 """Files of chats, a JSON line each."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,24 +24,28 @@ class ChatsReader(Reader[Instructions]):
 
     tag: ClassVar[str] = Instructions.tag
 
-    content: ClassVar[tuple[str, ...]] = ("messages",)
+    def asked(self, example: Example) -> Any:
+        """What comes before the last answer."""
+        return example["messages"][:-1]
 
     def read(self, path: Path, name: str) -> list[list[Example]]:
-        """The chats, each by itself."""
-        faults, found = Faults(name), []
+        """The chats, those that ask the same together."""
+        faults, groups = Faults(name), dict[str, list[Example]]()
         for number, row in files.json_rows(path, name, faults):
             given = files.value(row, self.task.messages_field, number, faults)
-            example: Example = {"id": str(number), "messages": given}
-            if given is not None:
-                for reason in wrong_turns(given, self.task.messages_field):
-                    faults.add(number, reason)
+            example: Example = {"id": str(number)}
+            wrong = [] if given is None else wrong_turns(given, self.task.messages_field)
+            for reason in wrong:
+                faults.add(number, reason)
             if self.task.tests_field in row:
                 example["tests"] = files.text(row, self.task.tests_field, number, faults)
-            found.append([example])
+            if given is not None and not wrong:
+                example["messages"] = bare(given)
+                groups.setdefault(json.dumps(self.asked(example)), []).append(example)
         faults.refuse()
-        if not found:
+        if not groups:
             raise StageError(f"{name}: holds no chat")
-        return [[each | {"messages": bare(each["messages"])}] for (each,) in found]
+        return list(groups.values())
 
     def counted(self, rows: Sequence[Example]) -> dict[str, int]:
         """How many messages there are of each role."""

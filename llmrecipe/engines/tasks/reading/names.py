@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llmrecipe.engines.tasks import files, tags
 from llmrecipe.engines.tasks.examples import Example
@@ -20,7 +20,9 @@ class NamesReader(Reader[NamedEntities]):
 
     tag: ClassVar[str] = NamedEntities.tag
 
-    content: ClassVar[tuple[str, ...]] = ("words",)
+    def asked(self, example: Example) -> Any:
+        """The words of a sentence."""
+        return example["words"]
 
     def read(self, path: Path, name: str) -> list[list[Example]]:
         """The sentences of each document; where none is marked, each is one."""

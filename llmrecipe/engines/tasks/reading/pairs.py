@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llmrecipe.engines.tasks import files
 from llmrecipe.engines.tasks.examples import Example
@@ -21,7 +21,9 @@ class PairsReader(Reader[Embeddings]):
 
     tag: ClassVar[str] = Embeddings.tag
 
-    content: ClassVar[tuple[str, ...]] = ("query",)
+    def asked(self, example: Example) -> Any:
+        """A query."""
+        return example["query"]
 
     def read(self, path: Path, name: str) -> list[list[Example]]:
         """The pairs; those of one query stay together, so that all that is right for it is known where it is asked."""

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llmrecipe.engines.tasks import files
 from llmrecipe.engines.tasks.examples import Example
@@ -19,7 +19,9 @@ class PreferencesReader(Reader[Preferences]):
 
     tag: ClassVar[str] = Preferences.tag
 
-    content: ClassVar[tuple[str, ...]] = ("messages",)
+    def asked(self, example: Example) -> Any:
+        """What both answers are to."""
+        return example["messages"]
 
     def read(self, path: Path, name: str) -> list[list[Example]]:
         """The pairs, those of the same chat together."""

@@ -28,7 +28,9 @@ class QuestionsReader(Reader[QuestionAnswering]):
 
     tag: ClassVar[str] = QuestionAnswering.tag
 
-    content: ClassVar[tuple[str, ...]] = ("context", "question")
+    def asked(self, example: Example) -> Any:
+        """A question and its context."""
+        return [example["context"], example["question"]]
 
     def read(self, path: Path, name: str) -> list[list[Example]]:
         """The questions of each article; where none is named, of each context."""

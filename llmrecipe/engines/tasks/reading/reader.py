@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.errors import StageError
@@ -18,9 +18,6 @@ class Reader(ABC, Generic[T]):
 
     tag: ClassVar[str]
     """That of the task."""
-
-    content: ClassVar[tuple[str, ...]]
-    """What of an example a model is asked: two that have it in common are the same question."""
 
     def __init__(self, task: T) -> None:
         """For files as this task says that they are."""
@@ -37,6 +34,10 @@ class Reader(ABC, Generic[T]):
         Raises:
             StageError: with everything that is wrong with it.
         """
+
+    @abstractmethod
+    def asked(self, example: Example) -> Any:
+        """What a model is asked by an example: two of which it is the same are the same question."""
 
     def labels_of(self, splits: Mapping[str, Sequence[Example]]) -> list[str]:
         """What is predicted, in the order of a model's outputs; nothing where that is no label.

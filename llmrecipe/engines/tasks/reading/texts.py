@@ -20,7 +20,9 @@ class TextsReader(Reader[Classification]):
 
     tag: ClassVar[str] = Classification.tag
 
-    content: ClassVar[tuple[str, ...]] = ("text", "second_text")
+    def asked(self, example: Example) -> Any:
+        """A text, and the other one if there is one."""
+        return [example["text"], example.get("second_text")]
 
     def read(self, path: Path, name: str) -> list[list[Example]]:
         """The texts, each by itself."""
