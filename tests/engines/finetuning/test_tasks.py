@@ -99,7 +99,9 @@ def plain_losses(made, training, steps):
     """Of a plain loop with torch's AdamW over the same items."""
     what = tiny_tasks.NAMES
     known = examples.card_of(made["examples"])
-    work = work_of(card_of(what, known.labels, tiny_distillation.ENCODER), folders.load_tokenizer(made["start"]))
+    work = work_of(
+        card_of(what, known.labels, cards.read(made["start"], ModelCard).network), folders.load_tokenizer(made["start"])
+    )
     items, _ = work.items(examples.read(made["examples"], "train"))
     model = with_head(made["start"], work, seed=training.seed, dropout=0.0).train()
     decayed = [weight for weight in model.parameters() if weight.dim() == 2]
@@ -501,26 +503,44 @@ def test_two_ranks_learn_questions_as_one_does(questions, tmp_path):
         assert column(together, name) == pytest.approx(column(alone, name), rel=1e-4)
 
 
-def test_what_has_told_tags_apart_learns_where_answers_are(made, questions, tmp_path):
+def headed(start, what, labels, seed, directory):
+    """A model artifact with the head of a task, as it is before it learns."""
+    task = card_of(what, labels, cards.read(start, ModelCard).network)
+    model = with_head(start, work_of(task, folders.load_tokenizer(start)), seed=seed, dropout=None)
+    folders.save_model(model, start, directory)
+    cards.write(directory, evolve(cards.read(start, ModelCard), task=task))
+    artifacts.seal(directory, "model")
+    return model
+
+
+def test_what_has_told_tags_apart_learns_where_answers_are(made, tmp_path):
     """Its configuration has as many labels as there are tags, and an answer has a beginning and an end."""
-
-    def headed(start, what, examples_, seed, name):
-        task = card_of(what, examples.card_of(examples_).labels)
-        work = work_of(task, folders.load_tokenizer(start))
-        model = with_head(start, work, seed=seed, dropout=None)
-        folders.save_model(model, start, tmp_path / name)
-        cards.write(tmp_path / name, evolve(cards.read(start, ModelCard), task=task))
-        artifacts.seal(tmp_path / name, "model")
-        return model
-
-    headed(made["start"], tiny_tasks.NAMES, made["examples"], 0, "tagger")
-    first = headed(tmp_path / "tagger", QUESTIONS, questions["examples"], 0, "first")
+    headed(made["start"], tiny_tasks.NAMES, ("O", "B-A", "I-A"), 0, tmp_path / "tagger")
+    first = headed(tmp_path / "tagger", QUESTIONS, (), 0, tmp_path / "first")
     assert type(first).__name__ == "BertForQuestionAnswering"
     assert first(torch.tensor([[1, 2, 3]])).start_logits.shape == (1, 3)
     # Where it has learned that already, what decides is drawn anew.
-    second = headed(tmp_path / "first", QUESTIONS, questions["examples"], 9, "second").state_dict()
+    second = headed(tmp_path / "first", QUESTIONS, (), 9, tmp_path / "second").state_dict()
     changed = {name for name, weight in first.state_dict().items() if not torch.equal(weight, second[name])}
     assert changed == {"qa_outputs.weight"}
+
+
+@pytest.mark.parametrize("what", [tiny_tasks.NAMES, TONES, QUESTIONS], ids=lambda each: each.tag)
+def test_what_gives_vectors_learns_other_tasks(made, tmp_path, what):
+    """It has no head, so its weights have other names."""
+    vectors = headed(made["start"], PAIRS, (), 0, tmp_path / "vectors")
+    other = headed(tmp_path / "vectors", what, ("a", "b"), 0, tmp_path / "other")
+    for name, weight in vectors.state_dict().items():
+        if not name.startswith("pooler."):
+            assert torch.equal(other.base_model.state_dict()[name], weight)
+
+
+@pytest.mark.parametrize("what", [TONES, PAIRS], ids=lambda each: each.tag)
+def test_what_writes_learns_to_tell_apart_and_to_compare(chatting, tmp_path, what):
+    writer = headed(chatting["start"], CHATS, (), 0, tmp_path / "writer")
+    other = headed(tmp_path / "writer", what, ("a", "b"), 0, tmp_path / "other")
+    for name, weight in writer.base_model.state_dict().items():
+        assert torch.equal(other.base_model.state_dict()[name], weight)
 
 
 def of_pairs(made, tmp_path, what=PAIRS):
