@@ -45,7 +45,7 @@ def lexicons() -> dict[str, Peer]:
 
 def linear(texts: Sequence[str], labels: Sequence[str]) -> dict[str, Peer]:
     """Support vector machines on TF-IDF, of several strengths."""
-    found = {}
+    found: dict[str, Peer] = {}
     for strength in (1.0, 0.1, 0.3, 3.0, 10.0):
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
         model = make_pipeline(words, LinearSVC(C=strength, random_state=0)).fit(texts, labels)
