@@ -58,7 +58,7 @@ def taught(what: Task, epochs: float) -> FineTuned:
 def translation() -> Recipe:
     """What Django and Wagtail say to their users, in French."""
     what = task.Instructions(name="translation", train="data/translations.jsonl", max_length=256)
-    return Recipe(name="translation", models=(taught(what, 2),), measures=(measure.Task(max_new_tokens=96),))
+    return Recipe(name="translation", models=(taught(what, 1),), measures=(measure.Task(max_new_tokens=96),))
 
 
 def summaries() -> Recipe:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import attrs
 import gguf
+import numpy as np
 import pytest
 import tiny_translator
 import torch
@@ -326,7 +327,7 @@ def test_an_endless_word_is_cut_without_a_look_at_the_whole():
 
 def test_drawing_follows_the_models_probabilities_within_the_nucleus():
     logits = torch.tensor([2.0, 1.0, 0.0, -3.0])
-    draw = Draw(Sampling(temperature=0.5, top_p=0.9), seeds=range(4000))
+    draw = Draw([np.random.default_rng(seed) for seed in range(4000)], temperature=0.5, top_p=0.9)
     counts = torch.bincount(draw(None, logits.repeat(4000, 1)).argmax(-1), minlength=4) / 4000
     kept = torch.softmax(logits[:2] / 0.5, 0)
     assert counts[:2].tolist() == pytest.approx(kept.tolist(), abs=0.02)

@@ -54,7 +54,6 @@ _HEADS = (
     (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
     (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
     (AutoModelForQuestionAnswering, MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES),
-    (AutoModel, MODEL_MAPPING_NAMES),
 )
 """transformers' classes by what they predict, but for the next token."""
 
@@ -76,6 +75,8 @@ def load_model(directory: Path) -> PreTrainedModel:
         raise StageError(f"{directory}: transformers can't load this model: {error}") from error
     name = (config.architectures or [""])[0]
     auto: Any = next((auto for auto, names in _HEADS if name in names.values()), AutoModelForCausalLM)
+    if name in MODEL_MAPPING_NAMES.values() and _gives_vectors(directory):
+        auto = AutoModel
     model: Any = load_weights(auto, directory, dtype="auto", local_files_only=True)
     if hasattr(config, "quantization_config"):
         # Else it waits for a first pass through the whole model, and an encoder's parts are called by themselves.
@@ -86,6 +87,12 @@ def load_model(directory: Path) -> PreTrainedModel:
         remove_dispatch(model)
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _gives_vectors(directory: Path) -> bool:
+    """Whether a model is a body alone; publishers name that also of models that have a head."""
+    task = cards.read(directory, ModelCard).task
+    return task is not None and task.pooling is not None
 
 
 def load_weights(

@@ -100,16 +100,19 @@ class Bare(ClassificationWork):
     head = ""
 
 
-class Writing(ClassificationWork):
-    """A task by the head that predicts text."""
-
-    head, writes = "CausalLM", True
+def bare(start):
+    return Bare(tones(start).card, folders.load_tokenizer(start))
 
 
-@pytest.mark.parametrize("kind", [Bare, Writing])
+def writing(start):
+    network = cards.read(start, ModelCard).network
+    return work_of(card_of(tiny_tasks.CHATS, (), network), folders.load_tokenizer(start))
+
+
+@pytest.mark.parametrize("kind", [bare, writing])
 def test_without_a_new_head_the_adapter_alone_learns(starts, kind):
     start = starts["llama"]
-    work = kind(tones(start).card, folders.load_tokenizer(start))
+    work = kind(start)
     model = with_head(start, work, seed=0, dropout=None)
     # By the names of a model with a head, also of one without.
     adapting.adapted(model, work, adapter.LoRA(layers=("model.layers.0.*",)), seed=0)

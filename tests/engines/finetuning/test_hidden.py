@@ -185,5 +185,7 @@ def test_a_model_without_layers_in_a_list_is_refused(made):
     teacher = folders.load_model(made["teacher"])
     student = folders.load_model(made["teacher"])
     student.config.num_hidden_layers = 7
-    with pytest.raises(StageError, match=r"LlamaForCausalLM has no list of its 7 layers, which hidden_states"):
+    with pytest.raises(
+        StageError, match=r"LlamaForCausalLM has no list of its 7 layers, which adapters, hidden_states"
+    ):
         Matching.of(student, teacher, 1.0, 0)
