@@ -184,7 +184,8 @@ def test_an_adapter_for_no_layer_is_refused(starts):
 
 def plain_losses(made, training, steps):
     """Of a plain loop with peft and torch's AdamW over the same items."""
-    work = work_of(card_of(NAMES, examples.card_of(made["examples"]).labels), folders.load_tokenizer(made["start"]))
+    network, labels = cards.read(made["start"], ModelCard).network, examples.card_of(made["examples"]).labels
+    work = work_of(card_of(NAMES, labels, network), folders.load_tokenizer(made["start"]))
     items, _ = work.items(examples.read(made["examples"], "train"))
     plain = with_head(made["start"], work, seed=training.seed, dropout=0.0)
     names = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
