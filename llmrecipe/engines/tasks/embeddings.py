@@ -8,17 +8,13 @@ import attrs
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import PreTrainedModel
 
-from llmrecipe import artifacts, cards
-from llmrecipe.cards import ModelCard
-from llmrecipe.engines.models import folders
+from llmrecipe import artifacts
 from llmrecipe.engines.tasks import ranking
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import Batch, Item, Padding
 from llmrecipe.engines.tasks.score import Score
 from llmrecipe.engines.tasks.work import Answers, Verdict, Work
-from llmrecipe.errors import StageError
 from llmrecipe.recipe.networks.network import Network
 from llmrecipe.recipe.task import Embeddings
 
@@ -240,7 +236,7 @@ def _joined(one: Score, other: Score) -> Score:
 class Embedder:
     """A model that was fine-tuned for `Embeddings`, for programs.
 
-    The folder works with sentence-transformers' own `SentenceTransformer` as well.
+    In the folder lie the files by which `SentenceTransformer` of sentence-transformers finds its way.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -249,16 +245,11 @@ class Embedder:
         Raises:
             StageError: there is none that was fine-tuned for this.
         """
-        folder = Path(directory)
-        self._model: PreTrainedModel = folders.load_model(folder)
-        card = cards.read(folder, ModelCard)
-        if card.task is None or card.task.task.tag != Embeddings.tag:
-            raise StageError(f"{folder}: this model wasn't fine-tuned for Embeddings")
-        self._work, self._size = EmbeddingsWork(card.task, folders.load_tokenizer(folder)), card.network.hidden_size
+        self._model, self._work = EmbeddingsWork.opened(directory)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """The vectors of texts, each of length 1, `float32[texts, hidden]`: their products are cosines."""
-        found = np.empty((len(texts), self._size), np.float32)
+        found = np.empty((len(texts), self._model.config.hidden_size), np.float32)
         if texts:
             items, _ = self._work.items([{"query": text} for text in texts])
             for (index, _), vector in self._work.answers(self._model, items).items():

@@ -13,9 +13,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrecipe import cards
-from llmrecipe.cards import ModelCard, TaskCard
-from llmrecipe.engines.models import folders
+from llmrecipe.cards import TaskCard
 from llmrecipe.engines.tasks.counting import Counts, report
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import UNLABELLED, Batch, Item, Padding
@@ -23,7 +21,6 @@ from llmrecipe.engines.tasks.score import Score
 from llmrecipe.engines.tasks.tags import OUTSIDE, entities
 from llmrecipe.engines.tasks.viterbi import likeliest
 from llmrecipe.engines.tasks.work import Answers, Verdict, Work, balanced
-from llmrecipe.errors import StageError
 from llmrecipe.recipe.task import CASES, NamedEntities
 
 _LOWER, _CAPITALIZED, _UPPER, _MIXED = range(len(CASES))
@@ -298,12 +295,7 @@ class Tagger:
         Raises:
             StageError: there is none that was fine-tuned for this.
         """
-        folder = Path(directory)
-        self._model: PreTrainedModel = folders.load_model(folder)
-        card = cards.read(folder, ModelCard).task
-        if card is None or card.task.tag != NamedEntities.tag:
-            raise StageError(f"{folder}: this model wasn't fine-tuned for NamedEntities")
-        self._work = NamedEntitiesWork(card, folders.load_tokenizer(folder))
+        self._model, self._work = NamedEntitiesWork.opened(directory)
 
     def __call__(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
         """The tags of the words of each sentence, such as `[["Ada", "writes"]]`; each is read by itself."""

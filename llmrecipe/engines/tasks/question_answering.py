@@ -9,18 +9,15 @@ from typing import Any, ClassVar
 import attrs
 import torch
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from llmrecipe import cards
-from llmrecipe.cards import ModelCard, TaskCard
-from llmrecipe.engines.models import folders
+from llmrecipe.cards import TaskCard
 from llmrecipe.engines.tasks import squad
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import Batch, Padding
 from llmrecipe.engines.tasks.score import mean
 from llmrecipe.engines.tasks.windows import NOWHERE, Frame, Span, Window, Windows
 from llmrecipe.engines.tasks.work import Answers, Verdict, Work
-from llmrecipe.errors import StageError
 from llmrecipe.recipe.task import QuestionAnswering
 
 _BEST = 20
@@ -221,12 +218,7 @@ class Answerer:
         Raises:
             StageError: there is none that was fine-tuned for this.
         """
-        folder = Path(directory)
-        self._model: PreTrainedModel = folders.load_model(folder)
-        card = cards.read(folder, ModelCard).task
-        if card is None or card.task.tag != QuestionAnswering.tag:
-            raise StageError(f"{folder}: this model wasn't fine-tuned for QuestionAnswering")
-        self._work = QuestionAnsweringWork(card, folders.load_tokenizer(folder))
+        self._model, self._work = QuestionAnsweringWork.opened(directory)
 
     def __call__(self, question: str, context: str) -> str:
         """The words of a context that answer a question; nothing if there are none."""

@@ -3,13 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import attrs
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrecipe.cards import TaskCard
+from llmrecipe import cards
+from llmrecipe.cards import ModelCard, TaskCard
+from llmrecipe.engines.models import folders
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import Batch
 from llmrecipe.engines.tasks.score import Score
@@ -65,6 +67,19 @@ class Work(ABC, Generic[T]):
         """For a model with this card and tokenizer."""
         self.card, self.tokenizer = card, tokenizer
         self.task = cast(T, card.task)
+
+    @classmethod
+    def opened(cls, directory: str | Path) -> tuple[PreTrainedModel, Self]:
+        """The model in a folder, and the task that it has learned, for programs.
+
+        Raises:
+            StageError: there is none that was fine-tuned for this.
+        """
+        folder = Path(directory)
+        model, card = folders.load_model(folder), cards.read(folder, ModelCard).task
+        if card is None or card.task.tag != cls.tag:
+            raise StageError(f"{folder}: this model wasn't fine-tuned for {cls.__name__.removesuffix('Work')}")
+        return model, cls(card, folders.load_tokenizer(folder))
 
     @abstractmethod
     def items(self, examples: Sequence[Example]) -> tuple[list[Any], int]:
