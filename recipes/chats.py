@@ -140,8 +140,14 @@ def main() -> None:
     parser.add_argument("language", nargs="?", choices=LANGUAGES)
     parser.add_argument("output", type=Path)
     asked = parser.parse_args()
+    if (asked.what == "translations") != (asked.language is not None):
+        parser.error("translations need a language, and nothing else does: " + ", ".join(LANGUAGES))
+    if not asked.packages.is_dir():
+        parser.error(f"there is no folder {str(asked.packages)!r}; recipes/assistant.py says how packages come there")
     options = {"language": asked.language} if asked.what == "translations" else {}
     rows = list(MADE[asked.what](asked.packages, **options))
+    if not rows:
+        parser.error(f"{str(asked.packages)!r} holds nothing of that; recipes/assistant.py says which packages do")
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
     asked.output.write_text(text, encoding="utf-8")
