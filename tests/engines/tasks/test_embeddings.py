@@ -229,6 +229,7 @@ def test_an_error_says_what_was_expected_what_came_first_and_how_far_down_it_is(
     ]
 
 
+@pytest.mark.slow
 def test_files_for_sentence_transformers_are_as_it_writes_them(tokenizer):
     """As those of a model that was published with it."""
 
