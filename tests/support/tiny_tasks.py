@@ -217,18 +217,28 @@ def train_here(arguments: list[str]) -> None:
         torch.set_num_threads(threads)
 
 
-def killed(what: FineTuneSection, inputs: dict[str, Path], scratch: Path, event: str, path: str) -> int | None:
+def killed(
+    what: FineTuneSection,
+    inputs: dict[str, Path],
+    scratch: Path,
+    event: str,
+    path: str,
+    *,
+    checkpoint_interval: int = 2,
+) -> int | None:
     """The exit status of a process that runs as `tuned` does, and is killed as it does such a thing to a path."""
     start_server()
     process = multiprocessing.get_context("forkserver").Process(
-        target=_run_into, args=(what, inputs, scratch, event, path)
+        target=_run_into, args=(what, inputs, scratch, event, path, checkpoint_interval)
     )
     process.start()
     process.join(120)
     return process.exitcode
 
 
-def _run_into(what: FineTuneSection, inputs: dict[str, Path], scratch: Path, event: str, path: str) -> None:
+def _run_into(
+    what: FineTuneSection, inputs: dict[str, Path], scratch: Path, event: str, path: str, interval: int
+) -> None:
     def watch(name: str, arguments: tuple) -> None:
         # Python raises an event before it does what the event says.
         subject = str(arguments[1] if name == "os.rename" else arguments[0]) if name == event else ""
@@ -236,7 +246,7 @@ def _run_into(what: FineTuneSection, inputs: dict[str, Path], scratch: Path, eve
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    tuned(what, inputs, scratch, checkpoint_interval=2)
+    tuned(what, inputs, scratch, checkpoint_interval=interval)
 
 
 def stage_inputs(directory: Path) -> dict[str, Path]:

@@ -83,6 +83,16 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(made, tmp_path, straig
     assert digests(resumed) == digests(straight)
 
 
+def test_killed_after_an_epoch_it_goes_on_from_there_however_seldom_the_machine_keeps_checkpoints(
+    made, tmp_path, straight
+):
+    seldom = {"checkpoint_interval": 100}
+    assert killed(section(), made, tmp_path, "os.rename", r"/checkpoints/12$", **seldom) == -signal.SIGKILL
+    (folder,) = tmp_path.glob("*/checkpoints")
+    assert [step for step, _ in checkpoints(folder)] == [6]
+    assert digests(tuned(section(), made, tmp_path, **seldom)) == digests(straight)
+
+
 @pytest.mark.parametrize("kind", [adapter.LoRA, adapter.DoRA])
 def test_an_adapter_killed_on_the_way_ends_with_the_same_bytes(made, tmp_path, kind):
     training = evolve(TUNING, adapter=kind(rank=4, dropout=0.2), optimizer=AdamW(learning_rate=2e-2))

@@ -93,9 +93,8 @@ class Job(Word):
         return step % self.training.validation_interval == 0 or step == self.num_steps
 
     def saves(self, step: int) -> bool:
-        """Whether a checkpoint is written after a step; one where the run may end early, too."""
-        is_due = step % self.machine.checkpoint_interval == 0 or step == self.num_steps
-        return is_due or (self.tuning.early_stopping is not None and self.validates(step))
+        """Whether a checkpoint is written after a step: after each epoch too, where the run may also end early."""
+        return step % self.machine.checkpoint_interval == 0 or self.validates(step)
 
     def work(self) -> Work[Any]:
         """The task, for this model."""
