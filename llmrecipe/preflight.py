@@ -13,11 +13,13 @@ from typing import Any
 from llmrecipe import hardware, origins
 from llmrecipe.errors import Violation
 from llmrecipe.pretrained.place import Missing, locate, source_of
-from llmrecipe.pretrained.vocabulary import ids_for
+from llmrecipe.pretrained.vocabulary import has_chat_template, ids_for
 from llmrecipe.recipe import augment, checks, names
+from llmrecipe.recipe.chat_tasks import ChatTask
 from llmrecipe.recipe.corpus import ANY_SHARDS, Corpus
 from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.fine_tuned import FineTuned
+from llmrecipe.recipe.fine_tuned_checks import has_chatted
 from llmrecipe.recipe.kinds import SPLITS, Augmenter, Task
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.measure import LMEval
@@ -82,6 +84,8 @@ def violations(recipe: Recipe, root: Path, planned: Collection[str] = ()) -> lis
     for path, word in words:
         if isinstance(word, Distilled) and fields.has(word, "vocabulary") and fields.has(word, "teacher.vocabulary"):
             found += _other_tokens(path, word, root)
+        if isinstance(word, FineTuned) and fields.has(word, "task.template") and fields.has(word, "vocabulary.origin"):
+            found += _no_template(path, word, root)
     return found
 
 
@@ -332,6 +336,16 @@ def _other_tokens(path: str, model: Distilled, root: Path) -> Iterator[Violation
             f"differ, such as {differing[0]!r}; what the one predicts means nothing to the other: use a teacher and a "
             "student with one tokenizer",
         )
+
+
+def _no_template(path: str, model: FineTuned, root: Path) -> Iterator[Violation]:
+    """Why a model whose files are there can't learn from chats."""
+    task, tokenizer = model.task, model.vocabulary.origin
+    if not isinstance(task, ChatTask) or task.template == "plain" or has_chatted(model.start):
+        return
+    if has_chat_template(tokenizer, root) is False:
+        reason = f"'own', and the tokenizer of {tokenizer.name} has no chat template; use 'plain', which gives it one"
+        yield Violation(f"{path}.task.template", reason)
 
 
 def _special_tokens(directory: Path) -> set[str]:

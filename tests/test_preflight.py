@@ -3,6 +3,7 @@ import re
 
 import attrs
 import pytest
+from published import write_folder, write_gguf
 from strategies import SMALL, SMALL_MODEL, small
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -11,6 +12,7 @@ from llmrecipe import (
     CausalLM,
     Distilled,
     FillInTheMiddle,
+    FineTuned,
     Machine,
     MaskedLM,
     Mixture,
@@ -27,6 +29,7 @@ from llmrecipe import (
     place,
     preflight,
     source,
+    task,
 )
 from llmrecipe.engines.tokenizing import folders
 from llmrecipe.pretrained.completed import made_by
@@ -427,6 +430,33 @@ def test_a_student_and_a_teacher_that_exist_have_the_same_tokens(project):
     # A folder that isn't there yet says nothing, and its stage will.
     gone = evolve(alike, name="gone", path="gone")
     assert found(Recipe(name="small", models=(evolve(taught, teacher=gone),)), project) == {}
+
+
+def test_a_tokenizer_that_exists_has_a_chat_template_or_chats_are_written_plainly(project):
+    write_folder(project / "folder")
+    start = PretrainedModel(name="m", path="folder", network=SMALL_MODEL.start, objective=SMALL_MODEL.objective)
+    chats = task.Instructions(name="chats", train="data/chats.jsonl")
+    (project / chats.train).write_text("")
+    chatting = FineTuned(name="chatting", start=start, task=chats)
+
+    def refused(model):
+        return found(Recipe(name="small", models=(model,)), project).get("small.models[0].task.template")
+
+    assert refused(chatting) == "'own', and the tokenizer of m has no chat template; use 'plain', which gives it one"
+    assert refused(evolve(chatting, task__template="plain")) is None
+    # What has learned from chats has one, wherever it began.
+    taught = FineTuned(name="taught", start=start, task=evolve(chats, template="plain"))
+    assert refused(evolve(chatting, start=taught)) is None
+    for number, values in enumerate(({}, {"tokenizer.chat_template": "{{ messages }}"})):
+        write_gguf(project / f"{number}.gguf", values=values)
+        assert bool(refused(evolve(chatting, start__path=f"{number}.gguf"))) is (number == 0)
+    (project / "folder/chat_template.jinja").write_text("{{ messages }}")
+    assert refused(chatting) is None
+    (project / "folder/chat_template.jinja").unlink()
+    assert refused(chatting) is not None
+    written = project / "folder/tokenizer_config.json"
+    written.write_text(json.dumps(json.loads(written.read_text()) | {"chat_template": "{{ messages }}"}))
+    assert refused(chatting) is None
 
 
 def test_replicas_of_a_student_wait_for_cores_as_others_do(machine):
