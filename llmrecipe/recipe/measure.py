@@ -241,8 +241,7 @@ class Task(Measure):
     written ones ROUGE (Lin 2004), BLEU and chrF as sacrebleu has them, exact match and F1 as in SQuAD, and pass@k (Chen
     et al. 2021). `Preferences`: how often the chosen answer is held likelier by token. `Embeddings`: `ndcg_at_10`,
     `recall_at_1`, `recall_at_10` and `mrr` of what is right for a query among all positives of the split. Each with the
-    ends of its 95 % interval, by drawing examples with replacement (Efron
-    1979).
+    ends of its 95 % interval, by drawing examples with replacement (Efron 1979), but for those of single classes.
 
     `calibration_error` says how far the share of right answers is from how likely they were held (Guo et al. 2017).
     `answers.svg` shows what was taken for what and how sure a model was, `errors.jsonl` the examples that were most

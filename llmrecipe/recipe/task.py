@@ -118,13 +118,13 @@ class Classification(Task):
     @property
     def scores(self) -> tuple[str, ...]:
         """What counts of an answer."""
-        known = {"one": ("accuracy",), "several": ("micro_f1", "accuracy"), "score": ("mean_squared_error",)}
+        known = {"one": ("accuracy", "loss"), "several": ("micro_f1", "accuracy"), "score": ("mean_squared_error",)}
         return known[self.answer]
 
     @property
     def numbers(self) -> tuple[str, ...]:
         """The mean over classes, or the correlation."""
-        return {"one": ("macro_f1", "loss"), "several": ("macro_f1",), "score": ("pearson",)}[self.answer]
+        return {"one": ("macro_f1",), "several": ("macro_f1",), "score": ("pearson",)}[self.answer]
 
     @property
     def has_classes(self) -> bool:

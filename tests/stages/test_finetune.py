@@ -148,6 +148,8 @@ def test_intervals_scores_errors_and_the_picture_are_left(made, measured):
     low, high = ratio(np.array(each["documents"]), np.array(each["over"]))
     assert numbers["intervals"]["entity_f1"] == {"low": low, "high": high}
     assert low <= numbers["entity_f1"] <= high
+    assert numbers["intervals"].keys() == {*tiny_tasks.NAMES.scores, *tiny_tasks.NAMES.numbers}
+    assert all(ends["low"] <= numbers[name] <= ends["high"] for name, ends in numbers["intervals"].items())
     errors = [json.loads(line) for line in (measured / ERRORS).read_text().splitlines()]
     assert errors == sorted(errors, key=lambda error: -error["surprise"])
     wrong = sum(one != other for one, other in zip(each["documents"], each["over"], strict=True))

@@ -15,8 +15,8 @@ from llmrecipe.engines.evaluation.calibration import bins_of, calibration_error
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tasks import examples as folder
 from llmrecipe.engines.tasks.heads import work_of
-from llmrecipe.engines.tasks.resampling import FEW
-from llmrecipe.engines.tasks.score import Score
+from llmrecipe.engines.tasks.resampling import FEW, interval
+from llmrecipe.engines.tasks.score import Pooled, Score
 from llmrecipe.errors import StageError
 from llmrecipe.progress import told
 from llmrecipe.recipe.measure import ANSWERS, ERRORS, SCORES, Task
@@ -53,7 +53,7 @@ def measured(
     answers = work.answers(model, items, lambda batches: told(batches, "measuring"))
     verdict = work.verdict(rows, answers | work.written(model, rows, asked, lambda batches: told(batches, "writing")))
     found = {name: with_interval(score) for name, score in verdict.scores.items()}
-    found |= verdict.numbers.pop("intervals", {})
+    found |= {name: pooled_interval(each) for name, each in verdict.pooled.items()}
     of = artifacts.file_digest(examples / f"{asked.split}.jsonl")
     artifacts.write_json(output / SCORES, {name: stored(score, of) for name, score in verdict.scores.items()})
     artifacts.write_jsonl(output / ERRORS, verdict.errors[:MOST_ERRORS])
@@ -71,6 +71,14 @@ def with_interval(score: Score) -> dict[str, float]:
         return {}
     ends = bootstrap.ratio(np.array(score.above), np.array(score.below))
     return {} if ends is None else {"low": ends[0], "high": ends[1]}
+
+
+def pooled_interval(number: Pooled) -> dict[str, float]:
+    """The ends of its 95 % interval."""
+    if len(number.counts) < FEW:
+        return {}
+    low, high = interval(number)
+    return {"low": low, "high": high}
 
 
 def stored(score: Score, of: str) -> dict[str, Any]:

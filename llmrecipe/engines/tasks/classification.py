@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional
 
-from llmrecipe.engines.tasks.counting import Counts, report
+from llmrecipe.engines.tasks.counting import ByClass, added, by_class, macro_f1, report
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import Batch, Item, Padding
-from llmrecipe.engines.tasks.score import Score
+from llmrecipe.engines.tasks.score import Score, correlation
 from llmrecipe.engines.tasks.work import Answers, Verdict, Work, balanced
 from llmrecipe.recipe.task import Classification
 
@@ -127,27 +127,37 @@ class ClassificationWork(Work[Classification]):
         labels = self.card.labels
         said = [labels[max(range(len(row)), key=row.__getitem__)] for row in rows]
         own = [example["label"] for example in examples]
-        found = report(_counts([{each} for each in own], [{each} for each in said], labels))
+        by_text = _counted([{each} for each in own], [{each} for each in said])
+        found = report(added(by_text, labels))
         right = [float(one == other) for one, other in zip(own, said, strict=True)]
         accuracy = Score(better="higher", above=right, below=[1.0] * len(right))
+        surprises = [-row[labels.index(one)] for row, one in zip(rows, own, strict=True)]
+        loss = Score(better="lower", above=surprises, below=[1.0] * len(surprises))
         numbers = {
             "accuracy": accuracy.value,
             "macro_f1": found["macro"]["f1"],
-            "loss": -math.fsum(row[labels.index(one)] for row, one in zip(rows, own, strict=True)) / len(rows),
+            "loss": loss.value,
             "labels": found,
         }
         together = Counter(zip(own, said, strict=True))
         pairs = [(one, other, together[one, other]) for one in labels for other in labels]
-        surprises = [-row[labels.index(one)] for row, one in zip(rows, own, strict=True)]
         errors = _errors(examples, own, said, surprises)
         sure = [(math.exp(max(row)), bool(hit)) for row, hit in zip(rows, right, strict=True)]
-        return Verdict(numbers=numbers, scores={"accuracy": accuracy}, errors=errors, pairs=pairs, sure=sure)
+        return Verdict(
+            numbers=numbers,
+            scores={"accuracy": accuracy, "loss": loss},
+            pooled={"macro_f1": macro_f1(by_text, labels)},
+            errors=errors,
+            pairs=pairs,
+            sure=sure,
+        )
 
     def _of_several(self, examples: Sequence[Example], rows: Sequence[Sequence[float]]) -> Verdict:
         labels, half = self.card.labels, math.log(0.5)
         said = [{label for label, log in zip(labels, row, strict=True) if log > half} for row in rows]
         own = [set(example["labels"]) for example in examples]
-        found = report(_counts(own, said, labels))
+        by_text = _counted(own, said)
+        found = report(added(by_text, labels))
         f1 = Score(
             better="higher",
             above=[2.0 * len(one & other) for one, other in zip(own, said, strict=True)],
@@ -177,34 +187,26 @@ class ClassificationWork(Work[Classification]):
             for label, chance in zip(labels, map(math.exp, row), strict=True)
         ]
         scores = {"micro_f1": f1, "accuracy": exact}
-        return Verdict(numbers=numbers, scores=scores, errors=errors, pairs=pairs, sure=sure)
+        pooled = {"macro_f1": macro_f1(by_text, labels)}
+        return Verdict(numbers=numbers, scores=scores, pooled=pooled, errors=errors, pairs=pairs, sure=sure)
 
 
 def _of_scores(examples: Sequence[Example], said: Sequence[float]) -> Verdict:
     own = [example["score"] for example in examples]
     errors = [(one - other) ** 2 for one, other in zip(own, said, strict=True)]
     mean_squared = Score(better="lower", above=errors, below=[1.0] * len(errors))
-    numbers = {"mean_squared_error": mean_squared.value, "pearson": _pearson(own, said)}
+    pearson = correlation(own, said)
     return Verdict(
-        numbers=numbers,
+        numbers={"mean_squared_error": mean_squared.value, "pearson": pearson.value},
         scores={"mean_squared_error": mean_squared},
+        pooled={"pearson": pearson},
         errors=_errors(examples, [f"{each:g}" for each in own], [f"{each:.4g}" for each in said], errors),
     )
 
 
-def _pearson(own: Sequence[float], said: Sequence[float]) -> float:
-    """Their correlation; 0 where one of both is always the same."""
-    means = [math.fsum(each) / len(each) for each in (own, said)]
-    centred = [[value - mean for value in each] for each, mean in zip((own, said), means, strict=True)]
-    sizes = [math.sqrt(math.fsum(value * value for value in each)) for each in centred]
-    product = math.fsum(one * other for one, other in zip(*centred, strict=True))
-    return product / (sizes[0] * sizes[1]) if all(sizes) else 0.0
-
-
-def _counts(own: Sequence[set[str]], said: Sequence[set[str]], labels: Sequence[str]) -> dict[str, Counts]:
-    right = Counter(label for one, other in zip(own, said, strict=True) for label in one & other)
-    counts = [Counter(label for each in side for label in each) for side in (said, own)]
-    return {label: Counts(right[label], counts[0][label], counts[1][label]) for label in labels}
+def _counted(own: Sequence[set[str]], said: Sequence[set[str]]) -> list[ByClass]:
+    """Of each text, the counts of its labels."""
+    return [by_class(one, other, str) for one, other in zip(own, said, strict=True)]
 
 
 def _errors(

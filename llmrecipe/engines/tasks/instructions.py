@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -16,12 +17,15 @@ from llmrecipe.engines.tasks.items import UNLABELLED, Batch
 from llmrecipe.engines.tasks.packs import Pack, batch_of, packed
 from llmrecipe.engines.tasks.passing import pass_at
 from llmrecipe.engines.tasks.programs import program_of
-from llmrecipe.engines.tasks.score import Score
+from llmrecipe.engines.tasks.score import Pooled, Score
 from llmrecipe.engines.tasks.work import Answers, Verdict
 from llmrecipe.engines.tasks.writing import written
 from llmrecipe.errors import StageError
 from llmrecipe.recipe.measure import Task
 from llmrecipe.recipe.task import Instructions
+
+_LARGEST = 700
+"""The largest loss that a perplexity is told of: e to the power of more is no number."""
 
 _SHOWN = 400
 """Characters of a text among the errors."""
@@ -116,17 +120,19 @@ class InstructionsWork(ChatWork[Instructions]):
         """The loss of known answers, and what written ones are like."""
         costs = [answers.get((index, 0), (0.0, 0)) for index in range(len(examples))]
         loss = Score(better="lower", above=[each[0] for each in costs], below=[float(each[1]) for each in costs])
-        numbers: dict[str, Any] = {"loss": loss.value, "perplexity": math.exp(min(loss.value, 700))}
+        perplexity = Pooled(counts=np.array([loss.above, loss.below]).T, number=_perplexity)
+        numbers: dict[str, Any] = {"loss": loss.value, "perplexity": perplexity.value}
+        pooled = {"perplexity": perplexity}
         if (0, 1) not in answers:
-            return Verdict(numbers=numbers, scores={"loss": loss}, errors=[])
+            return Verdict(numbers=numbers, scores={"loss": loss}, pooled=pooled, errors=[])
         # It imports what takes long, for which a rank that trains has no use.
         from llmrecipe.engines.tasks.written import overlaps
 
         own = [example["messages"][-1]["content"].strip() for example in examples]
         said = [answers[index, 1] for index in range(len(examples))]
         texts = [text for text, _ in said]
-        more, scores = overlaps(texts, [[each] for each in own])
-        scores |= squad.scores(texts, [[each] for each in own])
+        common = overlaps(texts, [[each] for each in own])
+        scores = common.scores | squad.scores(texts, [[each] for each in own])
         if said[0][1] is not None:
             samples = sum((0, place) in answers for place in range(1, len(answers) + 1))
             passed = [
@@ -135,14 +141,19 @@ class InstructionsWork(ChatWork[Instructions]):
             ]
             scores |= {f"pass_at_{k}": pass_at(k, passed, samples) for k in sorted({1, samples})}
         return Verdict(
-            numbers=numbers | more | {name: score.value for name, score in scores.items()},
+            numbers=numbers | common.numbers | {name: score.value for name, score in scores.items()},
             scores={"loss": loss, **scores},
+            pooled=pooled | common.pooled,
             errors=_errors(examples, costs, said, scores["rougeL"].above),
         )
 
     def probe(self, items: Sequence[Pack]) -> torch.Tensor:
         """The tokens of a chat."""
         return torch.tensor([items[0].items[0].input_ids])
+
+
+def _perplexity(sums: np.ndarray) -> float:
+    return math.exp(min(float(sums[0] / max(sums[1], 1.0)), _LARGEST))
 
 
 def _errors(

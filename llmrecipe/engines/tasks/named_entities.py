@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipe.cards import TaskCard
-from llmrecipe.engines.tasks.counting import Counts, report
+from llmrecipe.engines.tasks.counting import ByClass, Counts, added, by_class, macro_f1, report
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import UNLABELLED, Batch, Item, Padding
 from llmrecipe.engines.tasks.score import Score
@@ -165,7 +165,8 @@ class NamedEntitiesWork(Work[NamedEntities]):
         """Reports on entities and on tags of words."""
         said = self.tags_of(examples, answers)
         own = [example["tags"] for example in examples]
-        sums = [sum(_entity_counts(*pair).values(), Counts()) for pair in zip(own, said, strict=True)]
+        of_entities, of_words = _counted(own, said)
+        sums = [sum(each.values(), Counts()) for each in of_entities]
         entity_f1 = Score(
             better="higher",
             above=[2.0 * each.right for each in sums],
@@ -174,8 +175,12 @@ class NamedEntitiesWork(Work[NamedEntities]):
         right = [sum(one == other for one, other in zip(*pair, strict=True)) for pair in zip(own, said, strict=True)]
         accuracy = Score(better="higher", above=list(map(float, right)), below=[float(len(each)) for each in own])
         return Verdict(
-            numbers=self._numbers_of(own, said),
+            numbers=self._reports(of_entities, of_words),
             scores={"entity_f1": entity_f1, "word_micro_f1": accuracy},
+            pooled={
+                "entity_macro_f1": macro_f1(of_entities, self._kinds),
+                "word_macro_f1": macro_f1(of_words, self.card.labels),
+            },
             errors=self._errors(examples, answers, own, said),
             pairs=_pairs(own, said, self.card.labels),
             sure=[
@@ -185,27 +190,27 @@ class NamedEntitiesWork(Work[NamedEntities]):
             ],
         )
 
-    def _numbers_of(self, own: Sequence[Sequence[str]], said: Sequence[Sequence[str]]) -> dict[str, Any]:
-        kinds = sorted({label.partition("-")[2] for label in self.card.labels} - {""})
-        by_sentence = [_entity_counts(*pair) for pair in zip(own, said, strict=True)]
-        of_entities = report(
-            {kind: sum((each.get(kind, Counts()) for each in by_sentence), Counts()) for kind in kinds}
-        )
-        of_words = report(_word_counts(own, said, self.card.labels))
+    @property
+    def _kinds(self) -> list[str]:
+        """Of entities."""
+        return sorted({label.partition("-")[2] for label in self.card.labels} - {""})
+
+    def _reports(self, of_entities: Sequence[ByClass], of_words: Sequence[ByClass]) -> dict[str, Any]:
+        entities, words = report(added(of_entities, self._kinds)), report(added(of_words, self.card.labels))
         return {
-            "entity_f1": of_entities["micro"]["f1"],
-            "entity_macro_f1": of_entities["macro"]["f1"],
-            "word_micro_f1": of_words["micro"]["f1"],
-            "word_macro_f1": of_words["macro"]["f1"],
-            "entities": of_entities,
-            "words": of_words,
+            "entity_f1": entities["micro"]["f1"],
+            "entity_macro_f1": entities["macro"]["f1"],
+            "word_micro_f1": words["micro"]["f1"],
+            "word_macro_f1": words["macro"]["f1"],
+            "entities": entities,
+            "words": words,
         }
 
     def plain(self, model: PreTrainedModel, items: Sequence[Item], examples: Sequence[Example]) -> dict[str, Any]:
         """The means where every word is read as a lower one, and gets the likeliest tag by itself."""
         untold = [attrs.evolve(item, token_types=None) for item in items]
         said = self.tags_of(examples, self.answers(model, untold), free=True)
-        numbers = self._numbers_of([example["tags"] for example in examples], said)
+        numbers = self._reports(*_counted([example["tags"] for example in examples], said))
         return {name: number for name, number in numbers.items() if isinstance(number, float)}
 
     def _errors(self, examples: Sequence[Example], answers: Answers, own: Any, said: Any) -> list[dict[str, Any]]:
@@ -234,30 +239,12 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     return empty[:before], empty[before:]
 
 
-def _entity_counts(own: Sequence[str], said: Sequence[str]) -> dict[str, Counts]:
-    there, found = entities(own), entities(said)
-    return {
-        kind: Counts(
-            right=len({each for each in found if each.kind == kind} & set(there)),
-            said=sum(each.kind == kind for each in found),
-            there=sum(each.kind == kind for each in there),
-        )
-        for kind in {each.kind for each in (*there, *found)}
-    }
-
-
-def _word_counts(
-    own: Sequence[Sequence[str]], said: Sequence[Sequence[str]], labels: Sequence[str]
-) -> dict[str, Counts]:
-    pairs = [pair for row in zip(own, said, strict=True) for pair in zip(*row, strict=True)]
-    return {
-        label: Counts(
-            right=sum(one == other == label for one, other in pairs),
-            said=sum(other == label for _, other in pairs),
-            there=sum(one == label for one, _ in pairs),
-        )
-        for label in labels
-    }
+def _counted(own: Sequence[Sequence[str]], said: Sequence[Sequence[str]]) -> tuple[list[ByClass], list[ByClass]]:
+    """Of each sentence, the counts of its entities by kind, and those of its words by tag."""
+    pairs = list(zip(own, said, strict=True))
+    of_entities = [by_class(entities(one), entities(other), lambda entity: entity.kind) for one, other in pairs]
+    of_words = [by_class(enumerate(one), enumerate(other), lambda word: word[1]) for one, other in pairs]
+    return of_entities, of_words
 
 
 def _pairs(

@@ -15,7 +15,7 @@ from llmrecipe.cards import TaskCard
 from llmrecipe.engines.tasks import squad
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import Batch, Padding
-from llmrecipe.engines.tasks.score import mean
+from llmrecipe.engines.tasks.score import Pooled, mean_where
 from llmrecipe.engines.tasks.windows import NOWHERE, Frame, Span, Window, Windows
 from llmrecipe.engines.tasks.work import Answers, Verdict, Work
 from llmrecipe.recipe.task import QuestionAnswering
@@ -143,16 +143,18 @@ class QuestionAnsweringWork(Work[QuestionAnswering]):
         scores = squad.scores([best[0][0] for best in found], own)
         f1, exact = scores["f1"], scores["exact_match"]
         numbers: dict[str, Any] = {name: score.value for name, score in scores.items()}
+        pooled: dict[str, Pooled] = {}
         if self.task.unanswerable:
-            pairs = list(zip(f1.above, own, strict=True))
-            parts = {"has_answer_f1": [one for one, gold in pairs if gold]}
-            parts["no_answer_accuracy"] = [one for one, gold in pairs if not gold]
+            has_one = [bool(gold) for gold in own]
+            parts = {"has_answer_f1": has_one, "no_answer_accuracy": [not each for each in has_one]}
             # Of none, nothing is said.
-            numbers |= {name: mean(values).value for name, values in parts.items() if values}
+            pooled = {name: mean_where(f1.above, there) for name, there in parts.items() if any(there)}
+            numbers |= {name: each.value for name, each in pooled.items()}
         is_right = [bool(one) for one in exact.above]
         return Verdict(
             numbers=numbers,
             scores={"f1": f1, "exact_match": exact},
+            pooled=pooled,
             errors=_errors(examples, found, is_right),
             sure=[(math.exp(best[0][1]), right) for best, right in zip(found, is_right, strict=True)],
         )

@@ -1,8 +1,10 @@
 """Examples drawn again: how far a number may be from what it is on the ones there are."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
+
+from llmrecipe.engines.tasks.score import Pooled
 
 FEW = 2
 """Examples of which no interval is taken."""
@@ -36,12 +38,7 @@ def ends(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def interval(counts: np.ndarray, number: Callable[[np.ndarray], float]) -> tuple[float, float]:
-    """The ends of the 95 % interval of a number of all examples together.
-
-    Args:
-        counts: what each example adds to sums, `[examples, sums]`.
-        number: the number, of the sums.
-    """
-    samples = (sample for some in drawn(len(counts), generator()) for sample in some)
-    return ends(np.array([number(counts[sample].sum(axis=0)) for sample in samples]))
+def interval(of: Pooled) -> tuple[float, float]:
+    """The ends of the 95 % interval of a number of all examples together."""
+    samples = (sample for some in drawn(len(of.counts), generator()) for sample in some)
+    return ends(np.array([of.number(of.counts[sample].sum(axis=0)) for sample in samples]))

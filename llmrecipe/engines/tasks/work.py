@@ -14,7 +14,7 @@ from llmrecipe.cards import ModelCard, TaskCard
 from llmrecipe.engines.models import folders
 from llmrecipe.engines.tasks.examples import Example
 from llmrecipe.engines.tasks.items import Batch
-from llmrecipe.engines.tasks.score import Score
+from llmrecipe.engines.tasks.score import Pooled, Score
 from llmrecipe.errors import StageError
 from llmrecipe.recipe import kinds
 from llmrecipe.recipe.measure import Task
@@ -39,6 +39,9 @@ class Verdict:
 
     errors: list[dict[str, Any]]
     """Examples that were answered wrongly, the clearest first."""
+
+    pooled: dict[str, Pooled] = attrs.field(factory=dict)
+    """Others of them, so that they can be had of any examples."""
 
     pairs: list[tuple[str, str, int]] = attrs.field(factory=list)
     """Label, answer, and how often one was taken for the other; none where there are no labels."""

@@ -4,26 +4,46 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import attrs
 import numpy as np
 from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from llmrecipe.engines.tasks.resampling import FEW, interval
-from llmrecipe.engines.tasks.score import Score, mean
+from llmrecipe.engines.tasks.score import Pooled, Score, mean
 from llmrecipe.errors import StageError
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
-def overlaps(said: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[dict[str, Any], dict[str, Score]]:
-    """The numbers of texts, and those of them that are means over examples.
+@attrs.frozen(kw_only=True, eq=False)
+class Overlaps:
+    """What texts have in common with others."""
+
+    scores: dict[str, Score]
+    """Numbers that are means over texts."""
+
+    pooled: dict[str, Pooled]
+    """Those of all texts together."""
+
+    signatures: dict[str, str]
+    """How sacrebleu computed those that are its."""
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """All of them."""
+        means = {name: each.value for name, each in self.scores.items()}
+        together = {name: each.value for name, each in self.pooled.items()}
+        return {**means, **together, "signatures": self.signatures}
+
+
+def overlaps(said: Sequence[str], references: Sequence[Sequence[str]]) -> Overlaps:
+    """What texts have in common with their references.
 
     BLEU (Papineni et al. 2002) and chrF (Popović 2015) are sacrebleu's, from 0 to 100. `bleu` and `chrf` are those of
-    all texts together, which are no means of those of single ones: `intervals` holds the ends of their 95 % intervals,
-    and `signatures` how sacrebleu computed them. `sentence_bleu` and `sentence_chrf` are means over texts, of which
-    the one takes only the lengths of n-grams that a text has. BLEU takes words apart as `13a` does, which is for
-    languages with spaces between them.
+    all texts together, which are no means of those of single ones. `sentence_bleu` and `sentence_chrf` are means over
+    texts, of which the one takes only the lengths of n-grams that a text has. BLEU takes words apart as `13a` does,
+    which is for languages with spaces between them.
 
     `rouge1`, `rouge2` and `rougeL` (Lin 2004) are means of rouge-score's F1, from 0 to 1, without a stemmer. ROUGE
     reads letters from a to z and digits, and nothing else: a text in another script has none of it.
@@ -39,22 +59,18 @@ def overlaps(said: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[
     # sacrebleu has the first of all references together, then the second.
     most = max(map(len, references))
     columns = [[each[place] if place < len(each) else None for each in references] for place in range(most)]
-    numbers: dict[str, Any] = {"intervals": {}, "signatures": {}}
-    scores: dict[str, Score] = {}
     together: Mapping[str, Metric] = {"bleu": BLEU(), "chrf": CHRF()}
-    for name, metric in together.items():
-        counts = _counts(metric, said, columns)
-        numbers[name] = _number(metric, counts.sum(axis=0))
-        if len(said) >= FEW:
-            low, high = interval(counts, partial(_number, metric))
-            numbers["intervals"][name] = {"low": low, "high": high}
-        numbers["signatures"][name] = metric.get_signature().format()
+    pooled = {
+        name: Pooled(counts=_counts(metric, said, columns), number=partial(_number, metric))
+        for name, metric in together.items()
+    }
     alone: Mapping[str, Metric] = {"sentence_bleu": BLEU(effective_order=True), "sentence_chrf": CHRF()}
-    for name, metric in alone.items():
-        scores[name] = mean([_number(metric, row) for row in _counts(metric, said, columns)])
-        numbers["signatures"][name] = metric.get_signature().format()
-    scores |= _rouge(said, references)
-    return numbers | {name: score.value for name, score in scores.items()}, scores
+    scores = {
+        name: mean([_number(metric, row) for row in _counts(metric, said, columns)]) for name, metric in alone.items()
+    }
+    # They know how only when they have counted.
+    signatures = {name: metric.get_signature().format() for name, metric in {**together, **alone}.items()}
+    return Overlaps(scores=scores | _rouge(said, references), pooled=pooled, signatures=signatures)
 
 
 def _check(references: Sequence[Sequence[str]]) -> None:

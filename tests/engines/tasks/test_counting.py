@@ -2,18 +2,21 @@
 
 from itertools import chain
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics import classification_report as of_entities
-from sklearn.metrics import classification_report, precision_recall_fscore_support
+from sklearn.metrics import classification_report, f1_score, precision_recall_fscore_support
 
 from llmrecipe import evolve, task
 from llmrecipe.cards import TaskCard
 from llmrecipe.engines.tasks import tags
-from llmrecipe.engines.tasks.classification import ClassificationWork, _pearson
-from llmrecipe.engines.tasks.counting import Counts, report
+from llmrecipe.engines.tasks.classification import ClassificationWork
+from llmrecipe.engines.tasks.counting import Counts, by_class, macro_f1, report
 from llmrecipe.engines.tasks.named_entities import NamedEntitiesWork
+from llmrecipe.engines.tasks.resampling import interval
+from llmrecipe.engines.tasks.score import correlation
 
 LABELS = tuple(tags.labels_of(("LOC", "PER")))
 
@@ -139,6 +142,44 @@ def test_a_report_by_hand():
 
 
 def test_a_correlation_by_hand():
-    assert _pearson([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
-    assert _pearson([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
-    assert _pearson([1, 1], [1, 2]) == 0.0
+    assert correlation([1, 2, 3], [2, 4, 6]).value == pytest.approx(1)
+    assert correlation([1, 2, 3], [3, 2, 1]).value == pytest.approx(-1)
+    assert correlation([1, 1], [1, 2]).value == 0.0
+
+
+of_some = st.lists(st.integers(0, 5), min_size=2, max_size=8)
+"""Which of six examples are drawn."""
+
+six = st.lists(st.tuples(st.sampled_from(TONES), st.sampled_from(TONES)), min_size=6, max_size=6)
+
+
+def on(drawn, number):
+    """A number on the examples that are drawn."""
+    return number.number(number.counts[drawn].sum(axis=0))
+
+
+@given(six, of_some)
+def test_a_macro_f1_on_other_examples_is_that_of_scikit_learn(pairs, drawn):
+    classes = [by_class([own], [said], str) for own, said in pairs]
+    own, said = zip(*(pairs[index] for index in drawn), strict=True)
+    expected = f1_score(own, said, labels=TONES, average="macro", zero_division=0)
+    assert on(drawn, macro_f1(classes, TONES)) == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=6, max_size=6), of_some)
+def test_a_correlation_on_other_examples_is_that_of_numpy(pairs, drawn):
+    found = on(drawn, correlation(*zip(*pairs, strict=True)))
+    own, said = np.array([pairs[index] for index in drawn]).T
+    expected = np.corrcoef(own, said)[0, 1] if own.std() and said.std() else 0.0
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_every_number_of_all_examples_together_has_an_interval():
+    """Of the tasks that have classes."""
+    examples = [{"id": str(index), "text": "t", "label": own} for index, own in enumerate(TONES * 4)]
+    answers = {(index, 0): [0.0, -1.0, -2.0] for index in range(len(examples))}
+    verdict = work(TONES, ClassificationWork, TEXTS).verdict(examples, answers)
+    assert verdict.pooled["macro_f1"].value == verdict.numbers["macro_f1"]
+    low, high = interval(verdict.pooled["macro_f1"])
+    assert low < verdict.numbers["macro_f1"] < high
+    assert {*TEXTS.scores, *TEXTS.numbers} == verdict.scores.keys() | verdict.pooled.keys()

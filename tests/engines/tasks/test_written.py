@@ -10,6 +10,7 @@ from transformers.data.metrics.squad_metrics import compute_exact, compute_f1, n
 
 from llmrecipe.engines.tasks import squad
 from llmrecipe.engines.tasks.passing import pass_at
+from llmrecipe.engines.tasks.resampling import interval
 from llmrecipe.engines.tasks.written import overlaps
 from llmrecipe.errors import StageError
 
@@ -34,7 +35,7 @@ def columns(references):
 
 @pytest.mark.parametrize("references", [ONE_EACH, OWN])
 def test_bleu_and_chrf_of_all_texts_are_those_of_sacrebleu(references):
-    numbers, _ = overlaps(SAID, references)
+    numbers = overlaps(SAID, references).numbers
     bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
     assert numbers["bleu"] == bleu.corpus_score(SAID, columns(references)).score
     assert numbers["chrf"] == chrf.corpus_score(SAID, columns(references)).score
@@ -46,7 +47,8 @@ def test_bleu_and_chrf_of_all_texts_are_those_of_sacrebleu(references):
 @given(st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=3)), min_size=1, max_size=4))
 def test_means_over_texts_are_of_what_sacrebleu_says_of_each(pairs):
     said, references = [each[0] for each in pairs], [each[1] for each in pairs]
-    numbers, scores = overlaps(said, references)
+    found = overlaps(said, references)
+    numbers, scores = found.numbers, found.scores
     for name, alone in (("sentence_bleu", sacrebleu.sentence_bleu), ("sentence_chrf", sacrebleu.sentence_chrf)):
         expected = [alone(text, own).score for text, own in pairs]
         assert scores[name].above == pytest.approx(expected)
@@ -54,7 +56,8 @@ def test_means_over_texts_are_of_what_sacrebleu_says_of_each(pairs):
 
 
 def test_bleu_of_all_texts_is_no_mean_over_them():
-    numbers, scores = overlaps(SAID, OWN)
+    found = overlaps(SAID, OWN)
+    numbers, scores = found.numbers, found.scores
     assert numbers["bleu"] != pytest.approx(numbers["sentence_bleu"], rel=0.01)
     assert set(scores) == {"sentence_bleu", "sentence_chrf", "rouge1", "rouge2", "rougeL"}
     assert "eff:no" in numbers["signatures"]["bleu"]
@@ -63,44 +66,40 @@ def test_bleu_of_all_texts_is_no_mean_over_them():
 
 def test_intervals_are_about_as_wide_as_sacrebleus():
     said, references = SAID * 40, ONE_EACH * 40
-    numbers, _ = overlaps(said, references)
+    found = overlaps(said, references)
     for name, metric in (("bleu", sacrebleu.BLEU()), ("chrf", sacrebleu.CHRF())):
         theirs = metric.corpus_score(said, columns(references), n_bootstrap=2000)
-        ends = numbers["intervals"][name]
-        assert ends["low"] < numbers[name] < ends["high"]
-        assert (ends["high"] - ends["low"]) / 2 == pytest.approx(theirs._ci, rel=0.1)
+        low, high = interval(found.pooled[name])
+        assert low < found.pooled[name].value < high
+        assert (high - low) / 2 == pytest.approx(theirs._ci, rel=0.1)
 
 
 def test_intervals_are_the_same_whatever_the_environment_says(monkeypatch):
-    first, _ = overlaps(SAID, OWN)
+    first = interval(overlaps(SAID, OWN).pooled["bleu"])
     monkeypatch.setenv("SACREBLEU_SEED", "none")
-    assert overlaps(SAID, OWN)[0] == first
-
-
-def test_one_text_has_no_interval():
-    assert overlaps(SAID[:1], OWN[:1])[0]["intervals"] == {}
+    assert interval(overlaps(SAID, OWN).pooled["bleu"]) == first
 
 
 def test_rouge_by_hand():
     # Of five words and five, four are the same; pairs: "one two" and "four five"; "one two four five" in this order.
-    _, scores = overlaps(["one two three four five"], [["one two four five six"]])
+    scores = overlaps(["one two three four five"], [["one two four five six"]]).scores
     assert [scores[name].above for name in ("rouge1", "rouge2", "rougeL")] == [
         [pytest.approx(0.8)],
         [pytest.approx(0.5)],
         [pytest.approx(0.8)],
     ]
     # The order counts for the longest common subsequence alone.
-    _, scores = overlaps(["b a"], [["a b"]])
+    scores = overlaps(["b a"], [["a b"]]).scores
     assert (scores["rouge1"].value, scores["rouge2"].value, scores["rougeL"].value) == (1.0, 0.0, 0.5)
 
 
 def test_rouge_takes_the_best_reference_of_each():
-    _, scores = overlaps(["a b", "c"], [["x", "a b c d"], ["c"]])
+    scores = overlaps(["a b", "c"], [["x", "a b c d"], ["c"]]).scores
     assert scores["rouge1"].above == [pytest.approx(2 / 3), 1.0]
 
 
 def test_rouge_reads_no_other_script():
-    numbers, _ = overlaps(["Привет мир"], [["Привет мир"]])
+    numbers = overlaps(["Привет мир"], [["Привет мир"]]).numbers
     assert (numbers["rouge1"], numbers["chrf"]) == (0.0, 100.0)
 
 
