@@ -44,12 +44,22 @@ def share(model: PreTrainedModel, device: torch.device, *parts: nn.Module, is_ha
         param_dtype=torch.bfloat16 if is_half else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     for module in (*layers_of(model), *parts):
+        # So do norms, which autocast leaves in float32; on CPUs they refuse other weights.
+        norms = [each for each in module.modules() if _is_norm(each)] if is_half else []
+        if norms:
+            fully_shard(norms, mesh=mesh)
         fully_shard(module, mesh=mesh, mp_policy=policy)
     # Else it would stay gathered after a pass that isn't followed by one backward, as the teacher's and those on
     # held-out text.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
     # What accelerate leaves alone: it would make replicas of it.
     model._is_accelerate_prepared = True
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether it has weights of its own, and multiplies by no matrix."""
+    has_own = any(True for _ in module.parameters(recurse=False))
+    return has_own and all(weight.dim() == 1 for weight in module.parameters())
 
 
 def placed_like(tensor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

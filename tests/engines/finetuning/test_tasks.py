@@ -164,6 +164,13 @@ def test_ranks_that_share_weights_learn_what_one_does(made, tmp_path):
     assert all(shape == shapes[0] for shape in shapes)
 
 
+def test_in_bfloat16_ranks_that_share_weights_learn_what_one_does(made, tmp_path):
+    training = evolve(EXACT, precision="bfloat16")
+    alone = tuned(section(training=training), made, tmp_path / "alone")
+    together = tuned(section(data=2, zero_stage=3, training=training), made, tmp_path / "together", ranks=True)
+    assert column(together, "loss") == pytest.approx(column(alone, "loss"), rel=2e-2)
+
+
 def test_an_epoch_whose_last_step_is_short_counts_each_example_once(made, tmp_path):
     """48 sentences: 20, 20 and 8 at a step, of which one rank has but a filler in the end. Nothing is learned."""
     frozen = {"optimizer": AdamW(learning_rate=1e-30), "schedule": Constant(warmup=Steps(0))}
