@@ -43,8 +43,8 @@ class Pair:
 
     @property
     def length(self) -> int:
-        """Tokens of the longest."""
-        return max(map(len, self.sequences))
+        """Tokens that are read of it: as many of each text as the longest has."""
+        return len(self.sequences) * max(map(len, self.sequences))
 
 
 class EmbeddingsWork(Work[Embeddings]):
