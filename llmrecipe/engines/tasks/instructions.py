@@ -126,7 +126,7 @@ class InstructionsWork(ChatWork[Instructions]):
         if (0, 1) not in answers:
             return Verdict(numbers=numbers, scores={"loss": loss}, pooled=pooled, errors=[])
         # It imports what takes long, for which a rank that trains has no use.
-        from llmrecipe.engines.tasks.written import overlaps
+        from llmrecipe.engines.tasks.overlap import overlaps
 
         own = [example["messages"][-1]["content"].strip() for example in examples]
         said = [answers[index, 1] for index in range(len(examples))]

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from transformers.data.metrics.squad_metrics import compute_exact, compute_f1, normalize_answer
 
 from llmrecipe.engines.tasks import squad
+from llmrecipe.engines.tasks.overlap import overlaps
 from llmrecipe.engines.tasks.passing import pass_at
 from llmrecipe.engines.tasks.resampling import interval
-from llmrecipe.engines.tasks.written import overlaps
 from llmrecipe.errors import StageError
 
 SAID = ["the cat sat on the mat .", "It's raining, again", "", "Über den Wolken", "one two three four five"]
