@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from llmrecipe.engines.models.drawing import Draw
+from llmrecipe.engines.models.grouped import grouped
 from llmrecipe.errors import StageError
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ def written(
             if temperature is not None:
                 seeds = [np.random.default_rng(prompts[index][1]) for index in chosen]
                 options["logits_processor"] = LogitsProcessorList([Draw(seeds, temperature)])
-            made = generator.generate(input_ids=ids, attention_mask=mask, **options)[:, longest:].tolist()
+            with grouped(model):
+                made = generator.generate(input_ids=ids, attention_mask=mask, **options)[:, longest:].tolist()
             for index, row in zip(chosen, made, strict=True):
                 answers[index] = row[: row.index(end)] if end in row else row
     finally:
