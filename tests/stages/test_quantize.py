@@ -71,6 +71,8 @@ from llmrecipe.sections import MeasureSection, QuantizeSection
 from llmrecipe.stages import measure, quantize
 from llmrecipe.wiring import Wiring
 
+pytestmark = pytest.mark.slow
+
 LENGTH = tiny_model.SEQUENCE_LENGTH
 NEAREST = RoundToNearest()
 SCHEMES = {
@@ -890,7 +892,6 @@ def test_the_card_tells_what_the_model_was_made_from(made, tmp_path):
     assert [getattr(card, fact) for fact in facts] == [getattr(before, fact) for fact in facts]
 
 
-@pytest.mark.slow
 def test_importing_the_stage_leaves_the_process_as_it_was():
     program = (
         "import os, sys; before = dict(os.environ); from llmrecipe.stages import quantize; "
@@ -963,7 +964,6 @@ def test_a_saved_model_that_computes_something_else_is_refused(made, tmp_path, m
         quantized(made, tmp_path / "out", W4A16(group_size=32))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_process")
 @pytest.mark.parametrize("name", ["w4a16-asymmetric", "w4afp8", "w8a8", "fp8", "nvfp4"])
 def test_another_process_computes_the_same_bits_with_what_was_saved(made, tmp_path, name):
@@ -1008,7 +1008,6 @@ def test_a_saved_model_that_a_plain_transformers_cannot_load_is_refused(tmp_path
         reloading.logits_in_a_fresh_process(tmp_path / "model", torch.tensor([[1]]), tmp_path)
 
 
-@pytest.mark.slow
 def test_two_projects_get_the_same_bytes_in_any_order_and_nothing_beside_them(made, tmp_path):
     names = ["w4a16", "w8a8", "fp8"]
     run = (
