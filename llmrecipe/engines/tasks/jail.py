@@ -42,7 +42,8 @@ _HARNESS = """
 import os, sys, traceback, types
 
 
-def main(read=os.read, write=os.write, leave=os._exit, lines=traceback.format_exception_only):
+def main(read=os.read, write=os.write, leave=os._exit, who=os.getpid, lines=traceback.format_exception_only):
+    started = who()
     program, token, result = map(int, sys.argv[1:])
     with open(program, "rb") as file:
         source = file.read()
@@ -50,16 +51,18 @@ def main(read=os.read, write=os.write, leave=os._exit, lines=traceback.format_ex
     module = sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         exec(compile(source, "program", "exec"), module.__dict__)
-        line = read(token, 64)
+        line = read(token, 64) if who() == started else b""
     except BaseException as error:
         line = lines(error)[-1].strip().encode("utf-8", "backslashreplace")
-    write(result, line)
+    if who() == started:
+        write(result, line)
     leave(0)
 
 
 main()
 """
-"""It reads the token only once the program is over, and leaves before what that may have asked to be run at its end."""
+"""It reads the token only once the program is over, and leaves before what that may have asked to be run at its end.
+Where a program forks, the process that was started says how it ended: who writes first would be left to chance."""
 
 _SHOWN = 4096
 """Bytes of what a program says that are handed on."""

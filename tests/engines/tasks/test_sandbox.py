@@ -73,8 +73,12 @@ def test_one_that_ends_before_its_tests_does_not_pass(run, ending):
 
 
 def test_one_that_forks_does_not_pass_by_the_half_that_does(run):
-    assert run("import os\nassert os.fork()").verdict == "failed"
-    # Neither do both write what shows that they have passed.
+    """Whichever of both is first."""
+    for late in ("os.fork()", "not os.fork()"):
+        forked = f"import os, time\nif {late}: time.sleep(0.3)\n"
+        # The program itself is the second process where it is locked in.
+        assert run(forked + "assert os.getpid() != 2").verdict == "failed"
+        assert run(forked + "assert os.getpid() == 2").verdict == "passed"
     assert run("import os\nif os.fork(): os.wait()").verdict == "passed"
 
 
