@@ -2,8 +2,8 @@
 
 from llmrecipe.plan.draft import Draft, Products, plans
 from llmrecipe.recipe.cleaning import CustomCleaner
+from llmrecipe.recipe.custom_measure import CustomMeasure, CustomScores, MeasuredModel
 from llmrecipe.recipe.kinds import Model, Objective, Text, Tokenizer
-from llmrecipe.recipe.measure import CustomMeasure, CustomScores, MeasuredModel
 from llmrecipe.recipe.model import Derived
 from llmrecipe.recipe.networks.decoder import Decoder
 from llmrecipe.recipe.networks.network import Network

@@ -15,11 +15,10 @@ from llmrecipe.errors import Violation
 from llmrecipe.pretrained.place import Missing, locate, source_of
 from llmrecipe.pretrained.vocabulary import has_chat_template, ids_for
 from llmrecipe.recipe import augment, checks, names
-from llmrecipe.recipe.chat_tasks import ChatTask
 from llmrecipe.recipe.corpus import ANY_SHARDS, Corpus
 from llmrecipe.recipe.distilled import Distilled
 from llmrecipe.recipe.fine_tuned import FineTuned
-from llmrecipe.recipe.fine_tuned_checks import has_chatted
+from llmrecipe.recipe.fine_tuned_checks import needs_template
 from llmrecipe.recipe.kinds import SPLITS, Augmenter, Task
 from llmrecipe.recipe.machine import Machine
 from llmrecipe.recipe.measure import LMEval
@@ -340,10 +339,8 @@ def _other_tokens(path: str, model: Distilled, root: Path) -> Iterator[Violation
 
 def _no_template(path: str, model: FineTuned, root: Path) -> Iterator[Violation]:
     """Why a model whose files are there can't learn from chats."""
-    task, tokenizer = model.task, model.vocabulary.origin
-    if not isinstance(task, ChatTask) or task.template == "plain" or has_chatted(model.start):
-        return
-    if has_chat_template(tokenizer, root) is False:
+    tokenizer = model.vocabulary.origin
+    if needs_template(model) and has_chat_template(tokenizer, root) is False:
         reason = f"'own', and the tokenizer of {tokenizer.name} has no chat template; use 'plain', which gives it one"
         yield Violation(f"{path}.task.template", reason)
 

@@ -21,18 +21,21 @@ rules = Rules()
 
 @rules.add("task.template", "start", of=FineTuned)
 def _no_template(model: FineTuned) -> Findings:
-    task, tokenizer = model.task, model.vocabulary.origin
-    if not isinstance(task, ChatTask) or task.template == "plain" or has_chatted(model.start):
-        return
-    if isinstance(tokenizer, TrainedTokenizer):
+    tokenizer = model.vocabulary.origin
+    if needs_template(model) and isinstance(tokenizer, TrainedTokenizer):
         yield "task.template", f"'own', and {tokenizer.name}, which is trained here, has none; use 'plain'"
 
 
-def has_chatted(model: Model) -> bool:
+def needs_template(model: FineTuned) -> bool:
+    """Whether it learns from chats by a template that its tokenizer has had from the first."""
+    return isinstance(model.task, ChatTask) and model.task.template == "own" and not _has_chatted(model.start)
+
+
+def _has_chatted(model: Model) -> bool:
     """Whether it, or what it was made of, has learned from chats, and so has a template."""
     # What is trained on text has the tokenizer that was trained, without what a model had learned besides.
     is_made = not isinstance(model, Trained) and model.parents
-    return isinstance(model.task, ChatTask) or bool(is_made and has_chatted(model.parents[0]))
+    return isinstance(model.task, ChatTask) or bool(is_made and _has_chatted(model.parents[0]))
 
 
 @rules.add("task", "start.network", of=FineTuned)

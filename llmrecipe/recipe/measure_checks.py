@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 from llmrecipe.recipe.chat_tasks import Instructions
+from llmrecipe.recipe.custom_measure import CustomScores
 from llmrecipe.recipe.kinds import Model
-from llmrecipe.recipe.measure import TAKEN, CustomScores, Measure, Perplexity, Samples, Task
+from llmrecipe.recipe.measure import TAKEN, Measure, Perplexity, Samples, Task
 from llmrecipe.recipe.model import Calibrated
 from llmrecipe.recipe.names import name_of
 from llmrecipe.recipe.recipe import Recipe

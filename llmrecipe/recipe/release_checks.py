@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from llmrecipe.errors import suggestion
+from llmrecipe.recipe.custom_measure import CustomScores
 from llmrecipe.recipe.gate import Recovery, Score, Speed
 from llmrecipe.recipe.kinds import Gate, Model
 from llmrecipe.recipe.measure import (
-    CustomScores,
     LayerErrors,
     LMEval,
     Measure,

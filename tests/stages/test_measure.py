@@ -22,15 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmrecipe import artifacts, cards
 from llmrecipe.cards import MixtureCard, TokensCard
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.measure import (
-    CustomMeasure,
-    CustomScores,
-    LayerErrors,
-    Measure,
-    Perplexity,
-    PseudoPerplexity,
-    Samples,
-)
+from llmrecipe.recipe.custom_measure import CustomMeasure, CustomScores
+from llmrecipe.recipe.measure import LayerErrors, Measure, Perplexity, PseudoPerplexity, Samples
 from llmrecipe.recipe.objective import CausalLM
 from llmrecipe.recipe.schema import define
 from llmrecipe.recipe.scheme import W4A16

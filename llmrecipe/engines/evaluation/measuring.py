@@ -25,12 +25,11 @@ from llmrecipe.engines.models.vocabulary import check_embeddings, check_tokenize
 from llmrecipe.engines.tokens.inputs import Tokens
 from llmrecipe.errors import StageError
 from llmrecipe.progress import told
+from llmrecipe.recipe.custom_measure import CustomMeasure, CustomScores
 from llmrecipe.recipe.measure import (
     LAYERS,
     SCORES,
     TASK_FILES,
-    CustomMeasure,
-    CustomScores,
     LayerErrors,
     LMEval,
     Measure,

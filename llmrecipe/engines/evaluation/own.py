@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmrecipe.errors import StageError
-from llmrecipe.recipe.measure import CustomMeasure, CustomScores, MeasuredModel
+from llmrecipe.recipe.custom_measure import CustomMeasure, CustomScores, MeasuredModel
 
 HELPS = "most often by a learning rate that is too high; a lower one, or a longer warm-up, may help"
 """How a training diverges."""

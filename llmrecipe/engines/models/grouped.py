@@ -1,7 +1,7 @@
 """Attention of a token that is written: query heads that share a key read it together.
 
 transformers copies keys and values for each of these heads as soon as prompts are of different lengths: a third of the
-time that a CPU takes for a new token of a 135M Llama.
+time that an Intel Xeon takes for a new token of a 135M Llama.
 """
 
 from collections.abc import Iterator
