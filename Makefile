@@ -2,7 +2,7 @@
 # first.
 #
 # make quickstart   trains, quantizes and measures a small model
-# make check        what to run before a commit: ten minutes on two cores
+# make check        what to run before a commit: some six minutes on two cores
 # make test         all of it: what a change must pass
 # make gpu          what works on this machine's GPUs, and how fast: ten minutes; docs/gpu.md
 
